@@ -1,0 +1,175 @@
+/**
+ * The native addon, typed. It runs on threads of its own, never on libuv's; a job's promise settles when the job's
+ * thread is back in its own netns. No file descriptor crosses this boundary.
+ */
+import { fileURLToPath } from 'node:url';
+import bindings from 'bindings';
+import type { Family, Match, Rule, Ruleset, TableName } from './ruleset/model.ts';
+
+/** A backend that can write rules. */
+export type Backend = 'iptables-legacy';
+
+/** A netns, named for this boot. */
+export interface Netns {
+  path: string;
+  dev: number;
+  /** Reused by the kernel at once: never an identity by itself. */
+  ino: number;
+  /** SO_NETNS_COOKIE: unique until the next boot. */
+  cookie: bigint;
+}
+
+export interface Identity extends Netns {
+  /** Families with a global unicast address on an interface other than lo; empty in a netns not yet connected. */
+  families: Family[];
+  /** Whether the kernel's IPv6 is there and not disabled on lo in this netns. */
+  ipv6: boolean;
+  loUp: boolean;
+}
+
+/** Microseconds. `queue` is the wait for a thread; `total` is the thread's own time, without `queue`. */
+export interface Timings {
+  queue: number;
+  enter: number;
+  v4: number;
+  v6: number;
+  routes: number;
+  verify: number;
+  total: number;
+}
+
+export interface TableResult {
+  family: Family;
+  table: TableName;
+  /**
+   * replayed: the table was pristine, the compiled bytes went in with one setsockopt; merged: through libiptc, others'
+   * rules kept; unchanged: our rules stood there already; cleaned: rules of ours that no longer belong were removed.
+   */
+  how: 'replayed' | 'merged' | 'unchanged' | 'cleaned';
+}
+
+export interface ApplyResult {
+  backend: Backend;
+  /** False when all of it stood there already. */
+  changed: boolean;
+  tables: TableResult[];
+  /** What was added or removed, in `ip` syntax: `-4 rule add fwmark 1337 lookup 133`. */
+  routes: string[];
+  timings: Timings;
+}
+
+/** A match this version does not know, as the kernel holds it. */
+export interface OpaqueMatch {
+  kind: 'opaque';
+  name: string;
+  revision: number;
+  /** Hex. */
+  data: string;
+}
+
+export interface OpaqueTarget {
+  kind: 'opaque';
+  name: string;
+  revision: number;
+  data: string;
+}
+
+/** A rule as read from the kernel. */
+export interface ActualRule extends Omit<Rule, 'matches' | 'target'> {
+  matches: (Match | OpaqueMatch)[];
+  target: Rule['target'] | OpaqueTarget;
+}
+
+export interface ActualChain {
+  name: string;
+  builtin: boolean;
+  /** In a builtin chain only the rules that are ours. */
+  rules: ActualRule[];
+}
+
+export interface ActualTable {
+  family: Family;
+  table: TableName;
+  chains: ActualChain[];
+}
+
+export interface VerifyResult {
+  backend: Backend;
+  /** Rules, routes and addresses all stand as compiled. */
+  ok: boolean;
+  /** Tables that differ, as they are now. */
+  tables: ActualTable[];
+  /** Missing and surplus routes, rules and addresses, in `ip` syntax. */
+  routes: { missing: string[]; surplus: string[] };
+  timings: Timings;
+}
+
+export interface CleanResult {
+  changed: boolean;
+  tables: TableResult[];
+  routes: string[];
+  timings: Timings;
+}
+
+/** A ruleset as kernel-ready bytes. Safe to use for any number of netns at once. */
+export interface Compiled {
+  readonly backend: Backend;
+  /** All or nothing. `target` must be what `identify` said; another netns at that path is ESTALE. */
+  apply(target: Netns): Promise<ApplyResult>;
+  verify(target: Netns): Promise<VerifyResult>;
+}
+
+/** What the kernel and this process allow. */
+export interface Probe {
+  /** Legacy tables, each tried for real in a scratch netns; an errno name where it failed. */
+  legacy: { 4: Record<TableName, true | string>; 6: Record<TableName, true | string> };
+  /** nf_tables answered a netlink request in a scratch netns. */
+  nftables: true | string;
+  /** setns and unshare(CLONE_NEWNET) work. */
+  netns: true | string;
+  /** Matches and targets a rule of ours needs and this kernel lacks, `xt_owner rev 1 (IPv4)`. */
+  missingExtensions: string[];
+}
+
+/** What every rejected promise of the addon carries. */
+export interface NativeError extends Error {
+  /** An errno name (`ESTALE`), or `ERR_HOST_NETNS`, `ERR_NOT_NETNS`, `ERR_QUEUE_FULL`, `ERR_VERIFY`. */
+  code: string;
+  /** Negative errno, as Node has it; absent for the ERR_ codes. */
+  errno?: number;
+  syscall?: string;
+  path?: string;
+  /** `IPv4 nat`, where a table was at hand. */
+  table?: string;
+}
+
+interface Addon {
+  probe(): Promise<Probe>;
+  /** `path` is a file of nsfs: /run/netns/x, /proc/1234/ns/net. Enters it to read its cookie and addresses. */
+  identify(path: string): Promise<Identity>;
+  /** Builds the tables in a scratch netns and reads them back: what this kernel refuses is refused here. */
+  compile(ruleset: Ruleset, backend: Backend): Promise<Compiled>;
+  /** Removes the chains, rules, routes and addresses that are ours, whatever configuration they came from. */
+  clean(target: Netns): Promise<CleanResult>;
+}
+
+let addon: Addon | undefined;
+
+/** Loads the addon at the first call, so that what needs no kernel (`plan`, `--help`) works without it. */
+export function native(): Addon {
+  if (addon === undefined) {
+    try {
+      addon = bindings({
+        bindings: 'ipnc',
+        module_root: fileURLToPath(new URL('..', import.meta.url)),
+        try: [['module_root', 'build', process.env.IPNC_BUILD ?? 'Release', 'bindings']],
+      }) as Addon;
+    } catch (cause) {
+      throw new Error(
+        'the native addon is not built or cannot be loaded; run ./setup in the project folder, which says what is missing',
+        { cause },
+      );
+    }
+  }
+  return addon;
+}
