@@ -114,8 +114,14 @@ export interface CleanResult {
 /** A ruleset as kernel-ready bytes. Safe to use for any number of netns at once. */
 export interface Compiled {
   readonly backend: Backend;
-  /** All or nothing. `target` must be what `identify` said; another netns at that path is ESTALE. */
-  apply(target: Netns): Promise<ApplyResult>;
+  /**
+   * All or nothing. `target` must be what `identify` said; another netns at that path is ESTALE.
+   *
+   * `fresh`: the caller knows that nobody has installed anything there yet, as in a sandbox that was made just now.
+   * Saves the search for leftovers of ours in tables that this ruleset does not use; if a table turns out to have rules
+   * after all, the search is made.
+   */
+  apply(target: Netns, options?: { fresh?: boolean }): Promise<ApplyResult>;
   verify(target: Netns): Promise<VerifyResult>;
 }
 

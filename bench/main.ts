@@ -1,0 +1,180 @@
+/**
+ * What an install costs, and what the other ways cost, side by side in one run: each round makes one fresh netns a way
+ * and installs Istio's default rules, IPv4 and IPv6, in each, in an order that rotates. Absolute figures move from
+ * machine to machine; the ratios are what counts.
+ *
+ *   npm run bench [-- --rounds 200 --installs 2000 --json FILE]
+ */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { type Compiled, native } from '../lib/native.ts';
+import { redirect } from '../lib/redirect.ts';
+import { iptablesText } from '../lib/ruleset/iptables.ts';
+import type { Family } from '../lib/ruleset/model.ts';
+import { plan } from '../lib/ruleset/plan.ts';
+import { Coprocess } from './coprocess.ts';
+import { figure, percentile, table } from './report.ts';
+
+const BUILD = new URL('../build/Release/', import.meta.url);
+const { values } = parseArgs({
+  options: { rounds: { type: 'string' }, installs: { type: 'string' }, json: { type: 'string' } },
+});
+const rounds = Number(values.rounds ?? 200);
+const installs = Number(values.installs ?? 2000);
+if (!(rounds >= 1 && installs >= 64)) throw new Error('--rounds must be at least 1, --installs at least 64');
+
+const families: Family[] = [4, 6];
+const ruleset = plan(redirect({ flags: {}, environment: {} }).spec, families);
+const folder = mkdtempSync(join(tmpdir(), 'ipnc-bench-'));
+
+/** The plan's text as one iptables command a rule: the original controller's way. */
+function script(): string {
+  return families
+    .flatMap((family) => {
+      const program = family === 4 ? 'iptables-legacy' : 'ip6tables-legacy';
+      return iptablesText(ruleset, family)
+        .split('\n')
+        .flatMap((line) => {
+          if (line.startsWith('-')) return `${program} -t nat ${line}`;
+          const chain = /^:(ISTIO_\S+)/.exec(line)?.[1];
+          return chain === undefined ? [] : `${program} -t nat -N ${chain}`;
+        });
+    })
+    .join('\n');
+}
+
+interface Way {
+  name: string;
+  /** Installs in the netns at `path`; microseconds. */
+  install(path: string): Promise<number>;
+  samples: number[];
+}
+
+/** The ways, against each other, one install at a time. */
+async function oneAtATime(farm: Coprocess, drivers: Coprocess, compiled: Compiled): Promise<Way[]> {
+  const files = families.map((family) => {
+    const file = join(folder, `rules.v${family}`);
+    writeFileSync(file, iptablesText(ruleset, family));
+    return file;
+  });
+  const commands = join(folder, 'commands.sh');
+  writeFileSync(commands, script());
+  const driver = async (line: string) => Number(await drivers.ask(line)) / 1000;
+  const timed = async (job: () => Promise<unknown>) => {
+    const start = performance.now();
+    await job();
+    return (performance.now() - start) * 1000;
+  };
+
+  const ways: Way[] = [
+    { name: 'floor: setns + setsockopt, C++', install: (path) => driver(`replay ${path}`), samples: [] },
+    {
+      name: 'ipnc apply, from JavaScript',
+      install: async (path) => {
+        const netns = await native().identify(path);
+        return timed(() => compiled.apply(netns, { fresh: true }));
+      },
+      samples: [],
+    },
+    {
+      name: 'ipnc identify + apply',
+      install: (path) => timed(async () => compiled.apply(await native().identify(path), { fresh: true })),
+      samples: [],
+    },
+    {
+      name: 'nsenter + iptables-restore',
+      install: (path) => driver(`restore ${path} ${files.join(' ')}`),
+      samples: [],
+    },
+    { name: 'nsenter + an iptables exec a rule', install: (path) => driver(`script ${path} ${commands}`), samples: [] },
+  ];
+
+  const first = join(folder, 'template');
+  await farm.ask(`add ${first}`);
+  await compiled.apply(await native().identify(first));
+  await drivers.ask(`template ${first}`);
+
+  for (let round = -3; round < rounds; round++) {
+    for (let i = 0; i < ways.length; i++) {
+      const way = ways[(i + round + ways.length) % ways.length];
+      if (way === undefined) throw new Error('no way');
+      const path = join(folder, 'pod');
+      await farm.ask(`add ${path}`);
+      const took = await way.install(path);
+      if (round < 0) {
+        // A warm-up, and the proof that each way installs the same.
+        const { tables } = await compiled.verify(await native().identify(path));
+        if (tables.length > 0) throw new Error(`${way.name} did not install the rules`);
+      } else way.samples.push(took);
+      await farm.ask(`del ${path}`);
+    }
+  }
+  await farm.ask(`del ${first}`);
+  return ways;
+}
+
+/** Installs per second, and what each costs the main thread. */
+async function throughput(farm: Coprocess, compiled: Compiled, concurrency: number) {
+  const paths = Array.from({ length: installs }, (_, i) => join(folder, `pod${i}`));
+  for (const path of paths) await farm.ask(`add ${path}`);
+  const targets = await Promise.all(paths.map((path) => native().identify(path)));
+  const start = performance.now();
+  const cpu = process.threadCpuUsage();
+  let next = 0;
+  const lane = async () => {
+    for (let target = targets[next++]; target !== undefined; target = targets[next++])
+      await compiled.apply(target, { fresh: true });
+  };
+  await Promise.all(Array.from({ length: concurrency }, lane));
+  const { user, system } = process.threadCpuUsage(cpu);
+  const seconds = (performance.now() - start) / 1000;
+  for (const path of paths) await farm.ask(`del ${path}`);
+  return { concurrency, perSecond: installs / seconds, mainThread: (user + system) / installs };
+}
+
+try {
+  await using farm = new Coprocess(fileURLToPath(new URL('toolbox', BUILD)), 'netns');
+  await using drivers = new Coprocess(fileURLToPath(new URL('drivers', BUILD)));
+  const compiled = await native().compile(ruleset, 'iptables-legacy');
+
+  console.log(`One install into a fresh netns, IPv4 and IPv6, ${rounds} rounds, microseconds\n`);
+  const ways = await oneAtATime(farm, drivers, compiled);
+  const [floor, ours] = ways.map((way) => percentile(way.samples, 0.5));
+  if (floor === undefined || ours === undefined) throw new Error('no samples');
+  const latency = ways.map(({ name, samples }) => {
+    const [p50, p99] = [percentile(samples, 0.5), percentile(samples, 0.99)];
+    return { name, p50, p99, toFloor: p50 / floor, toOurs: p50 / ours };
+  });
+  console.log(
+    table(
+      ['', 'p50', 'p99', 'p50 / floor', 'p50 / ours'],
+      latency.map(({ name, p50, p99, toFloor, toOurs }) => [
+        name,
+        figure(p50),
+        figure(p99),
+        `${figure(toFloor)}x`,
+        `${figure(toOurs)}x`,
+      ]),
+    ),
+  );
+
+  console.log(`Many installs at a time, ${installs} each\n`);
+  const rates = [];
+  for (const concurrency of [1, 8, 64]) rates.push(await throughput(farm, compiled, concurrency));
+  console.log(
+    table(
+      ['at a time', 'installs/s', 'main thread, us each'],
+      rates.map(({ concurrency, perSecond, mainThread }) => [
+        String(concurrency),
+        figure(perSecond),
+        figure(mainThread),
+      ]),
+    ),
+  );
+  if (values.json !== undefined) writeFileSync(values.json, JSON.stringify({ latency, rates }, null, 2));
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}

@@ -1,0 +1,79 @@
+{
+  # Release is what ships; Debug is the same under AddressSanitizer and UndefinedBehaviorSanitizer.
+  'target_defaults': {
+    'include_dirs': ['.'],
+    'defines': ['_GNU_SOURCE'],
+    'cflags': ['-Wall', '-Wextra', '-Werror', '-Wno-missing-field-initializers', '-fvisibility=hidden'],
+    'cflags_cc': ['-std=c++20'],
+    'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
+    'configurations': {
+      'Release': {
+        'cflags': ['-O2', '-D_FORTIFY_SOURCE=2', '-fstack-protector-strong'],
+        'ldflags': ['-Wl,-z,relro,-z,now'],
+      },
+      'Debug': {
+        'cflags': ['-g', '-O1', '-fno-omit-frame-pointer', '-fsanitize=address,undefined',
+                   '-fno-sanitize-recover=undefined'],
+        'ldflags': ['-fsanitize=address,undefined'],
+      },
+    },
+  },
+  'targets': [
+    {
+      'target_name': 'core',
+      'type': 'static_library',
+      'cflags': ['-fPIC'],
+      'sources': [
+        'native/install.cc',
+        'native/netns.cc',
+        'native/route.cc',
+        'native/workers.cc',
+        'native/xtables/decode.cc',
+        'native/xtables/encode.cc',
+        'native/xtables/install.cc',
+        'native/xtables/replay.cc',
+        'native/xtables/table.cc',
+      ],
+      'link_settings': {'libraries': ['-lip4tc', '-lip6tc', '-lmnl']},
+    },
+    {
+      'target_name': 'ipnc',
+      'dependencies': ['core'],
+      'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
+      'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS'],
+      'sources': ['native/addon.cc', 'native/marshal.cc'],
+    },
+    {
+      # Stand-ins for the demo and the tests; static, so that it runs in any mount namespace and under any uid.
+      'target_name': 'toolbox',
+      'type': 'executable',
+      'sources': [
+        'native/toolbox/common.cc',
+        'native/toolbox/deny.cc',
+        'native/toolbox/dial.cc',
+        'native/toolbox/farm.cc',
+        'native/toolbox/main.cc',
+        'native/toolbox/serve.cc',
+      ],
+      'ldflags': ['-static'],
+      'configurations': {
+        'Debug': {
+          'cflags!': ['-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'],
+          'ldflags!': ['-fsanitize=address,undefined'],
+        },
+      },
+    },
+    {
+      'target_name': 'native_test',
+      'type': 'executable',
+      'dependencies': ['core'],
+      'sources': ['<!@(ls test/native/*.cc)'],
+      'ldflags': ['-Wl,--wrap=setns', '-pthread'],
+    },
+    {
+      'target_name': 'drivers',
+      'type': 'executable',
+      'sources': ['bench/drivers.cc'],
+    },
+  ],
+}

@@ -1,0 +1,207 @@
+// What JavaScript sees: lib/native.ts has the types. Arguments are checked here and in marshal.cc, the work is done on
+// the threads of workers.cc, and promises are settled back here.
+#include <napi.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "native/install.h"
+#include "native/marshal.h"
+#include "native/workers.h"
+
+namespace ipnc {
+namespace {
+
+constexpr size_t kMostQueued = 4096;
+
+// Two keep the kernel's per-family table lock busy; more than four gain nothing.
+unsigned ThreadCount() {
+  return std::clamp(std::thread::hardware_concurrency(), 2U, 4U);
+}
+
+class PromiseJob : public Job {
+ public:
+  explicit PromiseJob(Napi::Env env) : deferred_(env) {}
+  Napi::Promise promise() const { return deferred_.Promise(); }
+  // On the JavaScript thread.
+  void Settle(Napi::Env env) {
+    if (error)
+      deferred_.Reject(ToJs(env, *error));
+    else
+      deferred_.Resolve(Result(env));
+  }
+
+ protected:
+  virtual Napi::Value Result(Napi::Env env) = 0;
+
+ private:
+  Napi::Promise::Deferred deferred_;
+};
+
+// `Work`: (Home&, Workers&) -> R, on a thread of ours. `Convert`: (env, const R&, microseconds waited) -> value.
+template <typename Work, typename Convert>
+class JobOf final : public PromiseJob {
+ public:
+  JobOf(Napi::Env env, Work work, Convert convert)
+      : PromiseJob(env), work_(std::move(work)), convert_(std::move(convert)) {}
+  void Run(Home& home, Workers& workers) override { result_.emplace(work_(home, workers)); }
+  Napi::Value Result(Napi::Env env) override { return convert_(env, *result_, waited); }
+
+ private:
+  Work work_;
+  Convert convert_;
+  std::optional<std::invoke_result_t<Work, Home&, Workers&>> result_;
+};
+
+class Addon;
+
+// A ruleset as kernel-ready bytes.
+class CompiledWrap : public Napi::ObjectWrap<CompiledWrap> {
+ public:
+  static Napi::Function Define(Napi::Env env) {
+    return DefineClass(env, "Compiled",
+                       {InstanceMethod<&CompiledWrap::Apply>("apply"), InstanceMethod<&CompiledWrap::Verify>("verify"),
+                        InstanceAccessor<&CompiledWrap::Backend>("backend")});
+  }
+  explicit CompiledWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+    if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "a Compiled is made by compile()");
+    compiled_ = *info[0].As<Napi::External<std::shared_ptr<const Compiled>>>().Data();
+  }
+
+ private:
+  Napi::Value Apply(const Napi::CallbackInfo& info);
+  Napi::Value Verify(const Napi::CallbackInfo& info);
+  Napi::Value Backend(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), "iptables-legacy"); }
+
+  std::shared_ptr<const Compiled> compiled_;
+};
+
+// One for each JavaScript environment that loads the addon.
+class Addon : public Napi::Addon<Addon> {
+ public:
+  Addon(Napi::Env env, Napi::Object exports) : env_(env) {
+    compiled_class_ = Napi::Persistent(CompiledWrap::Define(env));
+    wake_ = Wake::New(env, "ipnc", 0, 1, this);
+    wake_.Unref(env);
+    workers_ = std::make_unique<Workers>(ThreadCount(), kMostQueued,
+                                         [this](std::unique_ptr<Job> job) { Finished(std::move(job)); });
+    // Before the wake-up's own clean-up, which comes earlier in this list: nobody may call it by then.
+    env.AddCleanupHook([this] { workers_.reset(); });
+    DefineAddon(exports, {InstanceMethod<&Addon::Probe>("probe"), InstanceMethod<&Addon::Identify>("identify"),
+                          InstanceMethod<&Addon::Compile>("compile"), InstanceMethod<&Addon::Clean>("clean")});
+  }
+  template <typename Work, typename Convert>
+  Napi::Value Enqueue(Napi::Env env, Work work, Convert convert) {
+    auto job = std::make_unique<JobOf<Work, Convert>>(env, std::move(work), std::move(convert));
+    const Napi::Promise promise = job->promise();
+    if (pending_++ == 0) wake_.Ref(env);
+    if (!workers_->Submit(std::move(job))) {
+      if (--pending_ == 0) wake_.Unref(env);
+      const auto full = Napi::Promise::Deferred::New(env);
+      full.Reject(ToJs(
+          env, Error{.code = kQueueFull, .detail = std::to_string(kMostQueued) + " installs are waiting already"}));
+      return full.Promise();
+    }
+    return promise;
+  }
+
+ private:
+  static void Drain(Napi::Env env, Napi::Function, Addon* addon, void*) { addon->SettleFinished(env); }
+  using Wake = Napi::TypedThreadSafeFunction<Addon, void, Drain>;
+
+  // On a thread of ours. One wake-up does for all that finish until the JavaScript thread looks.
+  void Finished(std::unique_ptr<Job> job) {
+    bool first;
+    {
+      const std::lock_guard lock(mutex_);
+      first = finished_.empty();
+      finished_.push_back(std::move(job));
+    }
+    if (first) wake_.NonBlockingCall();
+  }
+
+  void SettleFinished(Napi::Env env) {
+    std::vector<std::unique_ptr<Job>> finished;
+    {
+      const std::lock_guard lock(mutex_);
+      finished.swap(finished_);
+    }
+    workers_->Replenish();
+    for (const auto& job : finished) {
+      const Napi::HandleScope scope(env);
+      static_cast<PromiseJob*>(job.get())->Settle(env);
+    }
+    pending_ -= finished.size();
+    if (pending_ == 0 && !finished.empty()) wake_.Unref(env);
+  }
+
+  Napi::Value Probe(const Napi::CallbackInfo& info) {
+    return Enqueue(
+        info.Env(), [](Home& home, Workers&) { return ipnc::Probe(home); },
+        [](Napi::Env env, const ProbeResult& result, double) { return ToJs(env, result); });
+  }
+
+  Napi::Value Identify(const Napi::CallbackInfo& info) {
+    std::string path = PathFromJs(info[0]);
+    return Enqueue(
+        info.Env(), [path](Home& home, Workers&) { return ipnc::Identify(home, path); },
+        [path](Napi::Env env, const Identity& identity, double) { return ToJs(env, identity, path); });
+  }
+
+  Napi::Value Compile(const Napi::CallbackInfo& info) {
+    const std::string backend = info[1].IsString() ? info[1].As<Napi::String>().Utf8Value() : "";
+    if (backend != "iptables-legacy") throw Napi::TypeError::New(info.Env(), "backend must be iptables-legacy");
+    return Enqueue(
+        info.Env(),
+        [ruleset = RulesetFromJs(info[0])](Home& home, Workers&) {
+          return std::make_shared<const Compiled>(home, ruleset);
+        },
+        [this](Napi::Env env, const std::shared_ptr<const Compiled>& compiled, double) -> Napi::Value {
+          auto holder = compiled;
+          return compiled_class_.New({Napi::External<std::shared_ptr<const Compiled>>::New(env, &holder)});
+        });
+  }
+
+  Napi::Value Clean(const Napi::CallbackInfo& info) {
+    return Enqueue(
+        info.Env(),
+        [netns = NetnsFromJs(info[0])](Home& home, Workers& workers) { return ipnc::Clean(home, workers, netns); },
+        [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
+  }
+
+  Napi::Env env_;
+  Napi::FunctionReference compiled_class_;
+  Wake wake_;
+  std::unique_ptr<Workers> workers_;
+  size_t pending_ = 0;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Job>> finished_;
+};
+
+Napi::Value CompiledWrap::Apply(const Napi::CallbackInfo& info) {
+  return info.Env().GetInstanceData<Addon>()->Enqueue(
+      info.Env(),
+      [compiled = compiled_, netns = NetnsFromJs(info[0]), fresh = FreshFromJs(info[1])](Home& home, Workers& workers) {
+        return compiled->Apply(home, workers, netns, fresh);
+      },
+      [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
+}
+
+Napi::Value CompiledWrap::Verify(const Napi::CallbackInfo& info) {
+  return info.Env().GetInstanceData<Addon>()->Enqueue(
+      info.Env(),
+      [compiled = compiled_, netns = NetnsFromJs(info[0])](Home& home, Workers&) {
+        return compiled->Verify(home, netns);
+      },
+      [](Napi::Env env, const VerifyResult& result, double waited) { return ToJs(env, result, waited); });
+}
+
+}  // namespace
+}  // namespace ipnc
+
+using ipnc::Addon;
+NODE_API_ADDON(Addon)

@@ -1,0 +1,46 @@
+// What a job fails with, and how. Thrown inside the native code only: workers.cc catches it, marshal.cc makes it a
+// JavaScript Error shaped like Node's own.
+#pragma once
+
+#include <cerrno>
+#include <string>
+#include <utility>
+
+namespace ipnc {
+
+// Codes that are no errno. `Error::code` is empty otherwise.
+inline constexpr char kHostNetns[] = "ERR_HOST_NETNS";
+inline constexpr char kNotNetns[] = "ERR_NOT_NETNS";
+inline constexpr char kInvalidRule[] = "ERR_INVALID_RULE";
+inline constexpr char kQueueFull[] = "ERR_QUEUE_FULL";
+inline constexpr char kVerify[] = "ERR_VERIFY";
+
+struct Error {
+  int number = 0;            // errno; 0 where `code` says it
+  std::string code = {};     // one of the above, or empty
+  std::string syscall = {};  // "setns", "setsockopt(SO_SET_REPLACE)"
+  std::string detail = {};   // a sentence, or empty
+  std::string path = {};
+  std::string table = {};     // "IPv4 nat"
+  std::string rollback = {};  // what could not be put back, or empty
+};
+
+[[noreturn]] inline void ThrowErrno(int number, std::string syscall, std::string detail = {}) {
+  throw Error{.number = number, .syscall = std::move(syscall), .detail = std::move(detail)};
+}
+
+[[noreturn]] inline void ThrowCode(const char* code, std::string detail) {
+  throw Error{.code = code, .detail = std::move(detail)};
+}
+
+[[noreturn]] inline void InvalidRule(std::string detail) {
+  ThrowCode(kInvalidRule, std::move(detail));
+}
+
+// For system calls that answer -1 and set errno.
+inline int Check(int result, const char* syscall) {
+  if (result < 0) ThrowErrno(errno, syscall);
+  return result;
+}
+
+}  // namespace ipnc

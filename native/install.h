@@ -1,0 +1,92 @@
+// The whole of an install, a check and a clean-up of one netns: enter, tables of both families, routes, read back,
+// come home. All or nothing. Runs on a thread of workers.cc.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "native/netns.h"
+#include "native/route.h"
+#include "native/rule.h"
+#include "native/workers.h"
+#include "native/xtables/install.h"
+
+namespace ipnc {
+
+struct NetnsRef {
+  std::string path;
+  NetnsIdentity identity;
+};
+
+// Microseconds.
+struct Timings {
+  double enter = 0;
+  double v4 = 0;
+  double v6 = 0;
+  double routes = 0;
+  double verify = 0;
+  double total = 0;
+};
+
+struct Identity {
+  NetnsIdentity netns;
+  std::vector<Family> families;  // with a global address
+  bool ipv6 = false;             // the kernel has it, and it is not disabled on lo
+  bool loopback_up = false;
+};
+
+struct ApplyResult {
+  bool changed = false;
+  std::vector<xtables::TableResult> tables;
+  std::vector<std::string> routes;  // "add -4 rule fwmark 0x539 lookup 133"
+  Timings timings;
+};
+
+struct VerifyResult {
+  std::vector<xtables::ActualTable> tables;  // those that differ
+  std::vector<std::string> missing_routes;
+  std::vector<std::string> surplus_routes;
+  Timings timings;
+};
+
+// What a thing of the kernel's is good for: empty where it works, else the error's name.
+struct ProbeResult {
+  int netns = 0;  // errno of unshare or setns; 0 where they work
+  struct Table {
+    Family family;
+    TableName name;
+    int error;
+  };
+  std::vector<Table> legacy;
+  int nftables = 0;
+  std::vector<std::string> missing_extensions;
+};
+
+Identity Identify(Home& home, const std::string& path);
+ProbeResult Probe(Home& home);
+// Removes everything of ours.
+ApplyResult Clean(Home& home, Workers& workers, const NetnsRef& target);
+
+class Compiled {
+ public:
+  // Builds the tables in a scratch netns: what this kernel refuses is refused here.
+  Compiled(Home& home, Ruleset ruleset);
+
+  // `fresh`: the caller knows that nobody installed anything there yet, so leftovers in tables that the ruleset does
+  // not use need no search. If a table turns out to have rules after all, the search is made.
+  ApplyResult Apply(Home& home, Workers& workers, const NetnsRef& target, bool fresh) const;
+  VerifyResult Verify(Home& home, const NetnsRef& target) const;
+
+ private:
+  friend ApplyResult Clean(Home& home, Workers& workers, const NetnsRef& target);
+  explicit Compiled(Ruleset ruleset);
+  void InstallFresh(const Visit& visit, Home& home, Workers& workers, ApplyResult& result, Undo& undo) const;
+  void Install(const Visit& visit, ApplyResult& result, Undo& undo) const;
+
+  Ruleset ruleset_;
+  std::vector<RouteItem> routes_;
+  xtables::Tables<xtables::V4> v4_;
+  xtables::Tables<xtables::V6> v6_;
+};
+
+}  // namespace ipnc

@@ -1,0 +1,26 @@
+// JavaScript <-> C++. The shapes are those of lib/ruleset/model.ts and lib/native.ts. What comes in is checked again:
+// this side runs as root.
+#pragma once
+
+#include <napi.h>
+
+#include "native/error.h"
+#include "native/install.h"
+
+namespace ipnc {
+
+// Throw Napi::TypeError, naming the property.
+Ruleset RulesetFromJs(const Napi::Value& value);
+NetnsRef NetnsFromJs(const Napi::Value& value);
+std::string PathFromJs(const Napi::Value& value);
+// Of `{ fresh: boolean }`; false where it is absent.
+bool FreshFromJs(const Napi::Value& value);
+
+Napi::Value ToJs(Napi::Env env, const ProbeResult& result);
+Napi::Value ToJs(Napi::Env env, const Identity& identity, const std::string& path);
+Napi::Value ToJs(Napi::Env env, const ApplyResult& result, double waited);
+Napi::Value ToJs(Napi::Env env, const VerifyResult& result, double waited);
+// An Error shaped like Node's own: code, errno, syscall, path; and table, rollback.
+Napi::Value ToJs(Napi::Env env, const Error& error);
+
+}  // namespace ipnc

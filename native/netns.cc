@@ -1,0 +1,131 @@
+#include "native/netns.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/nsfs.h>
+#include <sched.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <ctime>
+
+#include "native/error.h"
+
+#ifndef SO_NETNS_COOKIE  // asm-generic/socket.h, Linux 5.14
+#define SO_NETNS_COOKIE 71
+#endif
+
+namespace ipnc {
+namespace {
+
+// The host's netns has a fixed inode number since Linux 6.18 (NET_NS_INIT_INO, linux/nsfs.h); no other netns ever had
+// it, as the numbers that are given out start above.
+constexpr uint64_t kHostInode = 0xEFFFFFF9U;
+
+void RequireNetns(bool yes, const std::string& path) {
+  if (!yes) throw Error{.code = kNotNetns, .detail = "not a network namespace", .path = path};
+}
+
+Fd Open(const std::string& path) {
+  // Looked at before it is opened: opening a device or a pipe can do things.
+  struct statfs fs;
+  if (statfs(path.c_str(), &fs) != 0) throw Error{.number = errno, .syscall = "open", .path = path};
+  RequireNetns(fs.f_type == NSFS_MAGIC, path);
+  Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!fd) throw Error{.number = errno, .syscall = "open", .path = path};
+  if (fstatfs(fd.get(), &fs) != 0) throw Error{.number = errno, .syscall = "fstatfs", .path = path};
+  RequireNetns(fs.f_type == NSFS_MAGIC && ioctl(fd.get(), NS_GET_NSTYPE) == CLONE_NEWNET, path);
+  return fd;
+}
+
+// One writer a netns, over all processes of this project. Others' tools do not take it: for them there is EAGAIN.
+void Lock(const Fd& fd, const std::string& path) {
+  constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 100'000};
+  constexpr int kAttempts = 2'000;
+  for (int attempt = 0; flock(fd.get(), LOCK_EX | LOCK_NB) != 0; ++attempt) {
+    if (errno != EWOULDBLOCK && errno != EINTR) throw Error{.number = errno, .syscall = "flock", .path = path};
+    if (attempt == kAttempts)
+      throw Error{.number = EBUSY,
+                  .syscall = "flock",
+                  .detail = "another process has been holding this namespace's lock for 200 ms",
+                  .path = path};
+    nanosleep(&kPause, nullptr);
+  }
+}
+
+}  // namespace
+
+Home::Home() : fd_(Check(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC), "open(/proc/thread-self/ns/net)")) {
+  struct stat st;
+  Check(fstat(fd_.get(), &st), "fstat");
+  own_ = {.dev = st.st_dev, .ino = st.st_ino};
+  if (stat("/proc/1/ns/net", &st) == 0) init_ = {.dev = st.st_dev, .ino = st.st_ino};
+}
+
+Visit::Visit(Home& home, const std::string& path, const NetnsIdentity* expected) : home_(home), fd_(Open(path)) {
+  struct stat st;
+  if (fstat(fd_.get(), &st) != 0) throw Error{.number = errno, .syscall = "fstat", .path = path};
+  identity_.dev = st.st_dev;
+  identity_.ino = st.st_ino;
+  if (identity_.SameFile(home.own_) || identity_.SameFile(home.init_) || identity_.ino == kHostInode)
+    throw Error{.code = kHostNetns, .detail = "this is the namespace of the host, not of a pod", .path = path};
+  const auto stale = [&path] {
+    throw Error{.number = ESTALE,
+                .syscall = "setns",
+                .detail = "the namespace at this path is not the one that was identified",
+                .path = path};
+  };
+  if (expected && !expected->SameFile(identity_)) stale();
+  Lock(fd_, path);
+  if (setns(fd_.get(), CLONE_NEWNET) != 0) throw Error{.number = errno, .syscall = "setns", .path = path};
+  try {
+    Arrive();
+    if (expected && expected->cookie != identity_.cookie) stale();
+  } catch (Error& error) {
+    Leave();
+    error.path = path;
+    throw;
+  } catch (...) {
+    Leave();
+    throw;
+  }
+}
+
+Visit::Visit(Home& home, const Visit& host) : home_(home), has_ipv6_(host.has_ipv6_), identity_(host.identity_) {
+  Check(setns(host.fd_.get(), CLONE_NEWNET), "setns");
+}
+
+Visit::Visit(Home& home) : home_(home) {
+  Check(unshare(CLONE_NEWNET), "unshare(CLONE_NEWNET)");
+  try {
+    Arrive();
+  } catch (...) {
+    Leave();
+    throw;
+  }
+}
+
+Visit::~Visit() {
+  Leave();
+}
+
+void Visit::Arrive() {
+  socket_ = Fd(::socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket_) {
+    if (errno != EAFNOSUPPORT) ThrowErrno(errno, "socket(AF_INET6)");
+    has_ipv6_ = false;
+    socket_ = Fd(Check(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket(AF_INET)"));
+  }
+  socklen_t length = sizeof(identity_.cookie);
+  if (getsockopt(socket_.get(), SOL_SOCKET, SO_NETNS_COOKIE, &identity_.cookie, &length) != 0)
+    ThrowErrno(errno, "getsockopt(SO_NETNS_COOKIE)", "Linux 5.14 or newer is needed to tell namespaces apart");
+}
+
+void Visit::Leave() {
+  if (setns(home_.fd_.get(), CLONE_NEWNET) != 0) home_.lost_ = true;
+}
+
+}  // namespace ipnc

@@ -1,0 +1,72 @@
+// Network namespaces: open, identify, enter, come home.
+//
+// setns() moves one thread. A thread that stays in a pod's netns keeps the netns alive after the pod, and whatever it
+// does next it does to the pod. So only threads of our own (workers.cc) ever enter, inside a Visit, and a thread that
+// cannot come home must end.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "native/fd.h"
+
+namespace ipnc {
+
+struct NetnsIdentity {
+  uint64_t dev = 0;
+  uint64_t ino = 0;     // reused by the kernel at once: never an identity by itself
+  uint64_t cookie = 0;  // SO_NETNS_COOKIE, unique until the next boot
+
+  // The same file: enough for namespaces that are held open.
+  bool SameFile(const NetnsIdentity& other) const { return dev == other.dev && ino == other.ino; }
+};
+
+// The calling thread's own netns, held open to come back to.
+class Home {
+ public:
+  Home();  // throws Error
+  // The thread could not come home: it must not run anything any more.
+  bool lost() const { return lost_; }
+
+ private:
+  friend class Visit;
+  Fd fd_;
+  NetnsIdentity own_;   // dev and ino
+  NetnsIdentity init_;  // process 1's, where this process may look
+  bool lost_ = false;
+};
+
+// The calling thread's stay in another netns. Throws Error, and is home again by then:
+//   ERR_NOT_NETNS   the path is no network namespace
+//   ERR_HOST_NETNS  it is the one this process lives in, or the host's
+//   ESTALE          it is not the one that was identified
+//   EBUSY           another process holds its lock (flock on the namespace's file) for longer than 200 ms
+class Visit {
+ public:
+  // A null `expected` takes whatever netns is there.
+  Visit(Home& home, const std::string& path, const NetnsIdentity* expected);
+  // Where another thread is staying, under its lock, for no longer than it.
+  Visit(Home& home, const Visit& host);
+  // A stay in a netns made for it, which is gone when the stay ends.
+  explicit Visit(Home& home);
+  ~Visit();
+  Visit(const Visit&) = delete;
+  Visit& operator=(const Visit&) = delete;
+
+  // A datagram socket in the visited netns: AF_INET6 where the kernel has it, which does for both families.
+  int socket() const { return socket_.get(); }
+  bool has_ipv6() const { return has_ipv6_; }
+  const NetnsIdentity& identity() const { return identity_; }
+
+ private:
+  void Arrive();
+  void Leave();
+
+  Home& home_;
+  Fd fd_;
+  Fd socket_;
+  bool has_ipv6_ = true;
+  NetnsIdentity identity_;
+};
+
+}  // namespace ipnc

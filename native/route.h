@@ -1,0 +1,67 @@
+// What the rules need besides rules, over rtnetlink: `lo` up, `::6/128` on lo, and for TPROXY a policy rule and a local
+// route a family. Works on the netns that the calling thread is in.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "native/rule.h"
+#include "native/undo.h"
+
+struct mnl_socket;
+
+namespace ipnc {
+
+// One thing of ours: a policy rule, a local default route, or the address.
+struct RouteItem {
+  enum class Kind : uint8_t { kRule, kRoute, kAddress };
+  Kind kind = Kind::kAddress;
+  Family family = Family::kV6;
+  uint32_t mark = 0;   // rules
+  uint32_t table = 0;  // rules and routes
+  bool operator==(const RouteItem&) const = default;
+};
+
+// In ip(8)'s words: "-4 rule fwmark 0x539 lookup 133".
+std::string ToString(const RouteItem& item);
+
+// What `routes` asks for in these families, in the order in which it is to be added.
+std::vector<RouteItem> WantedRoutes(const Ruleset& ruleset);
+
+// What is in this netns. Rules and routes are ours by their protocol number, the address by what it is.
+struct PresentRoutes {
+  std::vector<RouteItem> all;
+  std::vector<RouteItem> ours;
+};
+
+class Rtnetlink {
+ public:
+  Rtnetlink();
+
+  PresentRoutes List();
+  // False if it was there already. A rule is looked for with List: the kernel takes the same one twice.
+  bool Add(const RouteItem& item);
+  // False if it was not there.
+  bool Remove(const RouteItem& item);
+
+  // Families with a global unicast address on an interface other than lo.
+  std::vector<Family> GlobalFamilies();
+
+ private:
+  struct Closer {
+    void operator()(mnl_socket* socket) const;
+  };
+  // Sends one request, hands every answer to `each` (nullable), returns 0 or the kernel's errno.
+  int Request(void* message, void (*each)(const void* message, void* context), void* context);
+  void Dump(uint16_t type, Family family, void (*each)(const void* message, void* context), void* context);
+
+  std::unique_ptr<mnl_socket, Closer> socket_;
+  uint32_t sequence_ = 0;
+};
+
+// Any socket of the netns will do.
+bool LoopbackIsUp(int socket);
+void SetLoopback(int socket, bool up);
+
+}  // namespace ipnc

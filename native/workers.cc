@@ -1,0 +1,151 @@
+#include "native/workers.h"
+
+#include <csignal>
+
+#include <exception>
+#include <new>
+#include <utility>
+
+namespace ipnc {
+
+Workers::Workers(unsigned threads, size_t most_queued, std::function<void(std::unique_ptr<Job>)> done)
+    : most_threads_(threads), most_queued_(most_queued), done_(std::move(done)) {}
+
+Workers::~Workers() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    queue_.clear();
+  }
+  wake_.notify_all();
+  for (Thread& thread : threads_) thread.thread.join();
+}
+
+bool Workers::Submit(std::unique_ptr<Job> job) {
+  Replenish();
+  {
+    const std::lock_guard lock(mutex_);
+    if (queue_.size() >= most_queued_) return false;
+    job->submitted_ = std::chrono::steady_clock::now();
+    queue_.push_back(std::move(job));
+  }
+  wake_.notify_one();
+  return true;
+}
+
+void Workers::Replenish() {
+  const std::lock_guard lock(mutex_);
+  for (auto thread = threads_.begin(); thread != threads_.end();) {
+    if (!thread->ended) {
+      ++thread;
+      continue;
+    }
+    thread->thread.join();
+    thread = threads_.erase(thread);
+  }
+  // The process's signals are for its own threads.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  while (threads_.size() < most_threads_) {
+    Thread& self = threads_.emplace_back();
+    try {
+      self.thread = std::thread([this, &self] { Work(self); });
+    } catch (...) {  // EAGAIN: no more threads to be had now
+      threads_.pop_back();
+      break;
+    }
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void Workers::Work(Thread& self) {
+  std::optional<Home> home;
+  for (;;) {
+    std::unique_ptr<Job> job;
+    Aside* aside = nullptr;
+    {
+      std::unique_lock lock(mutex_);
+      ++idle_;
+      wake_.wait(lock, [this] { return stop_ || !queue_.empty() || !asides_.empty(); });
+      --idle_;
+      if (!asides_.empty()) {
+        aside = asides_.front();
+        asides_.pop_front();
+        aside->state_ = Aside::State::kTaken;
+      } else if (stop_) {
+        return;
+      } else {
+        job = std::move(queue_.front());
+        queue_.pop_front();
+      }
+    }
+    if (aside)
+      aside->RunTaken(home);
+    else
+      RunJob(home, job);
+    const bool lost = home && home->lost();
+    if (lost) {
+      const std::lock_guard lock(mutex_);
+      ++lost_;
+      self.ended = true;
+    }
+    if (job) done_(std::move(job));
+    if (lost) return;
+  }
+}
+
+void Workers::RunJob(std::optional<Home>& home, std::unique_ptr<Job>& job) {
+  job->waited = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - job->submitted_).count();
+  try {
+    if (!home) home.emplace();
+    job->Run(*home, *this);
+  } catch (Error& error) {
+    job->error = std::move(error);
+  } catch (const std::bad_alloc&) {
+    job->error = Error{.number = ENOMEM, .syscall = "malloc"};
+  } catch (const std::exception& error) {
+    job->error = Error{.number = EINVAL, .detail = error.what()};
+  }
+}
+
+Workers::Aside::Aside(Workers& workers, std::function<void(Home&)> task) : workers_(workers), task_(std::move(task)) {
+  const std::lock_guard lock(workers_.mutex_);
+  if (workers_.idle_ == 0 || !workers_.queue_.empty()) return;
+  workers_.asides_.push_back(this);
+  workers_.wake_.notify_one();
+}
+
+// On the thread that took it.
+void Workers::Aside::RunTaken(std::optional<Home>& home) {
+  try {
+    if (!home) home.emplace();
+    task_(*home);
+  } catch (...) {
+    failure_ = std::current_exception();
+  }
+  const std::lock_guard lock(workers_.mutex_);
+  state_ = State::kDone;
+  workers_.aside_done_.notify_all();
+}
+
+void Workers::Aside::Join(Home& home) {
+  {
+    std::unique_lock lock(workers_.mutex_);
+    std::erase(workers_.asides_, this);
+    workers_.aside_done_.wait(lock, [this] { return state_ != State::kTaken; });
+    if (std::exchange(state_, State::kDone) == State::kDone) {
+      if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+      return;
+    }
+  }
+  task_(home);
+}
+
+Workers::Aside::~Aside() {
+  std::unique_lock lock(workers_.mutex_);
+  std::erase(workers_.asides_, this);
+  workers_.aside_done_.wait(lock, [this] { return state_ != State::kTaken; });
+}
+
+}  // namespace ipnc

@@ -1,0 +1,206 @@
+#include "native/xtables/install.h"
+
+#include <fcntl.h>
+#include <linux/netfilter/x_tables.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstring>
+#include <ctime>
+#include <string_view>
+
+#include "native/error.h"
+#include "native/fd.h"
+
+namespace ipnc::xtables {
+namespace {
+
+size_t Index(TableName table) {
+  return static_cast<size_t>(table);
+}
+
+template <typename F>
+std::string Name(TableName table) {
+  return std::string(F::kName) + " " + ToString(table);
+}
+
+// Reads a table, lets `change` say what it is to be, writes it; again if somebody was faster. `change` returns nullopt
+// for "as it is". Returns whether it wrote.
+template <typename F, typename Change>
+bool ReadModifyWrite(TableName table, Change change) {
+  constexpr int kAttempts = 64;
+  for (int attempt = 1;; ++attempt) {
+    Libiptc<F> libiptc(table);
+    const std::optional<State> wanted = change(libiptc.Read());
+    if (!wanted) return false;
+    libiptc.Write(*wanted);
+    if (libiptc.Commit()) return true;
+    if (attempt == kAttempts)
+      throw Error{.number = EAGAIN,
+                  .syscall = "iptc_commit",
+                  .detail = "another process keeps changing this table",
+                  .table = Name<F>(table)};
+    const timespec pause{.tv_sec = 0, .tv_nsec = 20'000L * attempt};
+    nanosleep(&pause, nullptr);
+  }
+}
+
+// Makes ours `wanted`, whatever else is there, and remembers how it was.
+template <typename F>
+bool MergeInto(TableName table, const Wanted& wanted, Undo& undo) {
+  State before;
+  const bool wrote = ReadModifyWrite<F>(table, [&](State current) -> std::optional<State> {
+    if (Stands(current, wanted)) return std::nullopt;
+    before = std::move(current);
+    return Merge(before, wanted);
+  });
+  if (wrote)
+    undo.Add([table, before = std::move(before)] {
+      ReadModifyWrite<F>(table, [&](const State& current) { return std::optional(PutBack(before, current)); });
+    });
+  return wrote;
+}
+
+template <typename F>
+Chain Decoded(const std::string& name, bool builtin, const std::vector<Entry>& entries) {
+  Chain chain{.name = name, .builtin = builtin, .inserts = {}, .rules = {}};
+  for (const Entry& entry : entries) chain.rules.push_back(Decode<F>(entry));
+  return chain;
+}
+
+}  // namespace
+
+template <typename F>
+TableSet Existing() {
+  // Lines: "nat\nmangle\n", newest first; at most five tables, so one read has them all.
+  const char* path =
+      F::kFamily == Family::kV4 ? "/proc/thread-self/net/ip_tables_names" : "/proc/thread-self/net/ip6_tables_names";
+  TableSet existing{};
+  const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) {
+    if (errno == ENOENT) return existing;  // this kernel has no legacy iptables
+    throw Error{.number = errno, .syscall = "open", .path = path};
+  }
+  char text[256];
+  const ssize_t length = read(fd.get(), text, sizeof(text));
+  if (length < 0) throw Error{.number = errno, .syscall = "read", .path = path};
+  std::string_view rest(text, static_cast<size_t>(length));
+  for (size_t end; (end = rest.find('\n')) != std::string_view::npos; rest.remove_prefix(end + 1))
+    for (TableName table : kTableNames)
+      if (rest.substr(0, end) == ToString(table)) existing[Index(table)] = true;
+  return existing;
+}
+
+template <typename F>
+Tables<F>::Tables(const Ruleset& ruleset)
+    : order_(ruleset.routes.tproxy ? std::array{TableName::kRaw, TableName::kMangle, TableName::kNat}
+                                   : std::array{TableName::kRaw, TableName::kNat, TableName::kMangle}) {
+  if (!ruleset.Has(F::kFamily)) return;
+  for (const Table& table : ruleset.tables)
+    tables_[Index(table.name)] = Compiled{.wanted = Encode<F>(table), .pristine = {}, .installed = {}};
+}
+
+template <typename F>
+void Tables<F>::BuildTemplates(int socket) {
+  for (TableName table : kTableNames) {
+    std::optional<Compiled>& compiled = tables_[Index(table)];
+    if (!compiled) continue;
+    compiled->pristine = Read<F>(socket, table);
+    Undo nothing;
+    MergeInto<F>(table, compiled->wanted, nothing);
+    compiled->installed = Read<F>(socket, table);
+    GuardBy<F>(compiled->installed, compiled->pristine);
+  }
+}
+
+template <typename F>
+How Tables<F>::Install(int socket, TableName table, const Compiled& compiled, bool exists, Undo& undo) const {
+  // The number of entries alone would miss a changed policy: look first, if there is anything to look at.
+  if ((!exists || xtables::Stands<F>(socket, compiled.pristine)) && Replace<F>(socket, compiled.installed)) {
+    undo.Add(
+        [table] { ReadModifyWrite<F>(table, [](const State& current) { return std::optional(Merge(current, {})); }); });
+    return How::kReplayed;
+  }
+  return MergeInto<F>(table, compiled.wanted, undo) ? How::kMerged : How::kUnchanged;
+}
+
+template <typename F>
+void Tables<F>::Apply(int socket, const TableSet& existing, std::vector<TableResult>& results, Undo& undo) const {
+  for (TableName table : order_)
+    if (const auto& compiled = tables_[Index(table)])
+      results.push_back({F::kFamily, table, Install(socket, table, *compiled, existing[Index(table)], undo)});
+  for (TableName table : order_)
+    if (!tables_[Index(table)] && existing[Index(table)] && MergeInto<F>(table, {}, undo))
+      results.push_back({F::kFamily, table, How::kCleaned});
+}
+
+template <typename F>
+void Tables<F>::RequireStanding(int socket, const std::vector<TableResult>& results) const {
+  for (const TableResult& result : results) {
+    if (result.family != F::kFamily || result.how == How::kUnchanged) continue;
+    const std::optional<Compiled>& compiled = tables_[Index(result.table)];
+    if (result.how == How::kReplayed && LooksLike<F>(socket, compiled->installed)) continue;
+    if (!xtables::Stands(Libiptc<F>(result.table).Read(), compiled ? compiled->wanted : Wanted{}))
+      throw Error{.code = kVerify,
+                  .detail = "what the kernel holds is not what was installed: another process changed our rules",
+                  .table = Name<F>(result.table)};
+  }
+}
+
+template <typename F>
+std::vector<ActualTable> Tables<F>::Drift(const TableSet& existing) const {
+  std::vector<ActualTable> drift;
+  for (TableName table : kTableNames) {
+    const std::optional<Compiled>& compiled = tables_[Index(table)];
+    const State state = existing[Index(table)] ? Libiptc<F>(table).Read() : State{};
+    if (compiled ? existing[Index(table)] && xtables::Stands(state, compiled->wanted) : !state.HasOurs()) continue;
+    ActualTable actual{.family = F::kFamily, .table = table, .chains = {}};
+    for (const auto& [name, slots] : state.builtin) {
+      std::vector<Entry> ours;
+      for (const Slot& slot : slots)
+        if (slot) ours.push_back(*slot);
+      actual.chains.push_back(Decoded<F>(name, true, ours));
+    }
+    for (const auto& [name, entries] : state.chains) actual.chains.push_back(Decoded<F>(name, false, entries));
+    drift.push_back(std::move(actual));
+  }
+  return drift;
+}
+
+template <typename F>
+std::vector<std::string> MissingExtensions(int socket) {
+  struct Extension {
+    const char* name;
+    uint8_t revision;
+    bool target;
+  };
+  constexpr Extension kNeeded[] = {
+      {"tcp", 0, false},       {"udp", 0, false},   {"multiport", 1, false}, {"owner", 1, false},
+      {"conntrack", 3, false}, {"mark", 1, false},  {"connmark", 1, false},  {"comment", 0, false},
+      {"REDIRECT", 0, true},   {"TPROXY", 1, true}, {"MARK", 2, true},       {"CONNMARK", 2, true},
+      {"CT", 2, true},
+  };
+  std::vector<std::string> missing;
+  for (const Extension& extension : kNeeded) {
+    xt_get_revision request{};
+    std::strcpy(request.name, extension.name);
+    request.revision = extension.revision;
+    socklen_t length = sizeof(request);
+    const int option = F::kFamily == Family::kV4
+                           ? (extension.target ? IPT_SO_GET_REVISION_TARGET : IPT_SO_GET_REVISION_MATCH)
+                           : (extension.target ? IP6T_SO_GET_REVISION_TARGET : IP6T_SO_GET_REVISION_MATCH);
+    if (getsockopt(socket, F::kSocketLevel, option, &request, &length) != 0)
+      missing.push_back(std::string(extension.name) + (extension.target ? " target" : " match") + ", revision " +
+                        std::to_string(extension.revision) + " (" + F::kName + ")");
+  }
+  return missing;
+}
+
+template TableSet Existing<V4>();
+template TableSet Existing<V6>();
+template class Tables<V4>;
+template class Tables<V6>;
+template std::vector<std::string> MissingExtensions<V4>(int);
+template std::vector<std::string> MissingExtensions<V6>(int);
+
+}  // namespace ipnc::xtables

@@ -1,0 +1,218 @@
+#include "native/xtables/table.h"
+
+#include <algorithm>
+#include <array>
+
+#include "native/error.h"
+
+namespace ipnc::xtables {
+namespace {
+
+// lib/ruleset/model.ts has the same list: OUR_CHAINS, RULE_COMMENT.
+constexpr std::array<std::string_view, 8> kOurChains{
+    "ISTIO_DIVERT", "ISTIO_DROP",       "ISTIO_INBOUND",  "ISTIO_IN_REDIRECT",
+    "ISTIO_OUTPUT", "ISTIO_OUTPUT_DNS", "ISTIO_REDIRECT", "ISTIO_TPROXY",
+};
+constexpr std::string_view kComment = "istio-pod-network-controller";
+
+// In a chain of the kernel's.
+template <typename F>
+bool IsOurs(const Entry& entry) {
+  const Rule rule = Decode<F>(entry);
+  if (const auto* jump = std::get_if<Jump>(&rule.target); jump && IsOurChain(jump->chain)) return true;
+  return std::any_of(rule.matches.begin(), rule.matches.end(), [](const Match& match) {
+    const auto* comment = std::get_if<CommentMatch>(&match);
+    return comment && comment->text == kComment;
+  });
+}
+
+std::vector<Entry> Ours(const std::vector<Slot>& slots) {
+  std::vector<Entry> ours;
+  for (const Slot& slot : slots)
+    if (slot) ours.push_back(*slot);
+  return ours;
+}
+
+std::vector<Entry> All(const Wanted::Builtin& wanted) {
+  std::vector<Entry> all = wanted.inserts;
+  all.insert(all.end(), wanted.appends.begin(), wanted.appends.end());
+  return all;
+}
+
+}  // namespace
+
+bool IsOurChain(std::string_view name) {
+  return std::find(kOurChains.begin(), kOurChains.end(), name) != kOurChains.end();
+}
+
+bool State::HasOurs() const {
+  return !chains.empty() ||
+         std::any_of(builtin.begin(), builtin.end(), [](const auto& chain) { return !Ours(chain.second).empty(); });
+}
+
+template <typename F>
+Wanted Encode(const Table& table) {
+  Wanted wanted;
+  for (const Chain& chain : table.chains) {
+    const auto encode = [](const std::vector<Rule>& rules) {
+      std::vector<Entry> entries;
+      for (const Rule& rule : rules)
+        if (!rule.family || *rule.family == F::kFamily) entries.push_back(Encode<F>(rule));
+      return entries;
+    };
+    if (chain.builtin) {
+      wanted.builtin[chain.name] = {.inserts = encode(chain.inserts), .appends = encode(chain.rules)};
+    } else if (IsOurChain(chain.name)) {
+      wanted.chains[chain.name] = encode(chain.rules);
+    } else {
+      InvalidRule("chain " + chain.name + " is none of ours");
+    }
+  }
+  return wanted;
+}
+
+State Merge(const State& current, const Wanted& wanted) {
+  State merged{.chains = wanted.chains, .builtin = {}};
+  for (const auto& [name, slots] : current.builtin) {
+    const auto found = wanted.builtin.find(name);
+    const Wanted::Builtin builtin = found == wanted.builtin.end() ? Wanted::Builtin{} : found->second;
+    // Ours at the head of the chain was inserted or stood alone there; the first of ours after that marks the place.
+    size_t place = slots.size();
+    const auto first_foreign = std::find(slots.begin(), slots.end(), std::nullopt);
+    const auto first_appended =
+        std::find_if(first_foreign, slots.end(), [](const Slot& slot) { return slot.has_value(); });
+    if (first_appended != slots.end())
+      place = static_cast<size_t>(first_appended - slots.begin());
+    else if (builtin.inserts.empty() && first_foreign != slots.begin())
+      place = 0;
+    std::vector<Slot> layout(builtin.inserts.begin(), builtin.inserts.end());
+    for (size_t i = 0; i <= slots.size(); ++i) {
+      if (i == place) layout.insert(layout.end(), builtin.appends.begin(), builtin.appends.end());
+      if (i < slots.size() && !slots[i]) layout.push_back(std::nullopt);
+    }
+    merged.builtin[name] = std::move(layout);
+  }
+  return merged;
+}
+
+State PutBack(const State& before, const State& current) {
+  State state{.chains = before.chains, .builtin = {}};
+  for (const auto& [name, now] : current.builtin) {
+    auto foreign = std::count(now.begin(), now.end(), std::nullopt);
+    std::vector<Slot>& layout = state.builtin[name];
+    if (const auto then = before.builtin.find(name); then != before.builtin.end())
+      for (const Slot& slot : then->second)
+        if (slot || foreign-- > 0) layout.push_back(slot);
+    for (; foreign > 0; --foreign) layout.push_back(std::nullopt);
+  }
+  return state;
+}
+
+bool Stands(const State& current, const Wanted& wanted) {
+  if (current.chains != wanted.chains) return false;
+  for (const auto& [name, slots] : current.builtin) {
+    const auto found = wanted.builtin.find(name);
+    if (Ours(slots) != (found == wanted.builtin.end() ? std::vector<Entry>{} : All(found->second))) return false;
+  }
+  return true;
+}
+
+template <typename F>
+Libiptc<F>::Libiptc(TableName table) : table_(table), handle_(F::Init(ToString(table))) {
+  if (!handle_) Throw("iptc_init");
+}
+
+template <typename F>
+void Libiptc<F>::Throw(const char* call) const {
+  throw Error{.number = errno, .syscall = call, .table = std::string(F::kName) + " " + ToString(table_)};
+}
+
+template <typename F>
+std::vector<std::string> Libiptc<F>::ChainNames() const {
+  std::vector<std::string> names;
+  for (const char* name = F::FirstChain(handle_.get()); name; name = F::NextChain(handle_.get()))
+    names.emplace_back(name);
+  return names;
+}
+
+template <typename F>
+State Libiptc<F>::Read() const {
+  State state;
+  for (const std::string& name : ChainNames()) {
+    const bool builtin = F::Builtin(name.c_str(), handle_.get());
+    if (!builtin && !IsOurChain(name)) continue;
+    auto* chain = builtin ? nullptr : &state.chains[name];
+    auto* slots = builtin ? &state.builtin[name] : nullptr;
+    for (const auto* rule = F::FirstRule(name.c_str(), handle_.get()); rule; rule = F::NextRule(rule, handle_.get())) {
+      Entry entry = Canonical<F>(rule, rule->next_offset, F::GetTarget(rule, handle_.get()));
+      if (chain)
+        chain->push_back(std::move(entry));
+      else
+        slots->push_back(IsOurs<F>(entry) ? Slot(std::move(entry)) : std::nullopt);
+    }
+  }
+  return state;
+}
+
+template <typename F>
+template <typename Predicate>
+void Libiptc<F>::DeleteIf(const std::string& chain, Predicate predicate) {
+  std::vector<unsigned> positions;
+  unsigned position = 0;
+  for (const auto* rule = F::FirstRule(chain.c_str(), handle_.get()); rule; rule = F::NextRule(rule, handle_.get())) {
+    if (predicate(rule, F::GetTarget(rule, handle_.get()))) positions.push_back(position);
+    ++position;
+  }
+  for (auto at = positions.rbegin(); at != positions.rend(); ++at)
+    if (!F::Delete(chain.c_str(), *at, handle_.get())) Throw("iptc_delete_num_entry");
+}
+
+template <typename F>
+void Libiptc<F>::Write(const State& wanted) {
+  xtc_handle* handle = handle_.get();
+  const auto raw = [](const Entry& entry) { return reinterpret_cast<const typename F::Entry*>(entry.data()); };
+  const std::vector<std::string> names = ChainNames();
+  const auto dropped = [&wanted](std::string_view chain) {
+    return IsOurChain(chain) && !wanted.chains.contains(std::string(chain));
+  };
+  const auto ours = [](const auto* rule, const char* target) {
+    return IsOurs<F>(Canonical<F>(rule, rule->next_offset, target));
+  };
+  for (const std::string& name : names) {
+    if (F::Builtin(name.c_str(), handle)) {
+      DeleteIf(name, ours);
+    } else if (IsOurChain(name)) {
+      if (!F::Flush(name.c_str(), handle)) Throw("iptc_flush_entries");
+    }
+  }
+  for (const auto& [name, entries] : wanted.chains)
+    if (!F::IsChain(name.c_str(), handle) && !F::CreateChain(name.c_str(), handle)) Throw("iptc_create_chain");
+  for (const auto& [name, entries] : wanted.chains)
+    for (const Entry& entry : entries)
+      if (!F::Append(name.c_str(), raw(entry), handle)) Throw("iptc_append_entry");
+  for (const auto& [name, slots] : wanted.builtin)
+    for (size_t i = 0; i < slots.size(); ++i)
+      if (slots[i] && !F::Insert(name.c_str(), raw(*slots[i]), static_cast<unsigned>(i), handle))
+        Throw("iptc_insert_entry");
+  // A chain can go once nobody jumps there: not even from a chain of somebody else's.
+  if (std::none_of(names.begin(), names.end(), dropped)) return;
+  for (const std::string& name : names)
+    if (!F::Builtin(name.c_str(), handle) && !IsOurChain(name))
+      DeleteIf(name, [&dropped](const auto*, const char* target) { return dropped(target); });
+  for (const std::string& name : names)
+    if (dropped(name) && !F::DeleteChain(name.c_str(), handle)) Throw("iptc_delete_chain");
+}
+
+template <typename F>
+bool Libiptc<F>::Commit() {
+  if (F::Commit(handle_.get())) return true;
+  if (errno == EAGAIN) return false;
+  Throw("iptc_commit");
+}
+
+template Wanted Encode<V4>(const Table&);
+template Wanted Encode<V6>(const Table&);
+template class Libiptc<V4>;
+template class Libiptc<V6>;
+
+}  // namespace ipnc::xtables

@@ -1,0 +1,77 @@
+// One table of one family through libiptc: read what is ours, merge in what is wanted, keep everything else.
+//
+// Ours are the chains with our names (Istio's, whoever made them), and in the kernel's own chains the jumps to them and
+// the rules that carry our comment. Nothing else is ever deleted.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "native/xtables/encode.h"
+
+namespace ipnc::xtables {
+
+bool IsOurChain(std::string_view name);
+
+// A rule in a chain of the kernel's: ours, or a place that somebody else's rule holds.
+using Slot = std::optional<Entry>;
+
+// What a table holds, as far as it is ours.
+struct State {
+  std::map<std::string, std::vector<Entry>> chains;
+  std::map<std::string, std::vector<Slot>> builtin;
+
+  bool HasOurs() const;
+};
+
+// What a table is to hold.
+struct Wanted {
+  struct Builtin {
+    std::vector<Entry> inserts;  // at the top
+    std::vector<Entry> appends;  // where ours stood, else at the end
+  };
+  std::map<std::string, std::vector<Entry>> chains;
+  std::map<std::string, Builtin> builtin;
+};
+
+template <typename F>
+Wanted Encode(const Table& table);
+
+// The state in which `wanted` stands and others' rules keep their order.
+State Merge(const State& current, const Wanted& wanted);
+
+// The state in which ours stands as it did `before`, among others' rules as they are now.
+State PutBack(const State& before, const State& current);
+
+// Whether all of ours in `current` is what is wanted, rule by rule in order, and nothing besides.
+bool Stands(const State& current, const Wanted& wanted);
+
+// A table read once and committed at most once. Belongs to the netns the thread was in when it was made.
+template <typename F>
+class Libiptc {
+ public:
+  explicit Libiptc(TableName table);  // throws Error
+  State Read() const;
+  // Changes the copy at hand so that ours becomes `wanted`.
+  void Write(const State& wanted);
+  // One setsockopt. False: somebody changed the table meanwhile, nothing was written.
+  bool Commit();
+
+ private:
+  struct Free {
+    void operator()(xtc_handle* handle) const { F::Free(handle); }
+  };
+  std::vector<std::string> ChainNames() const;
+  // predicate(const F::Entry* rule, const char* target_name)
+  template <typename Predicate>
+  void DeleteIf(const std::string& chain, Predicate predicate);
+  [[noreturn]] void Throw(const char* call) const;
+
+  TableName table_;
+  std::unique_ptr<xtc_handle, Free> handle_;
+};
+
+}  // namespace ipnc::xtables
