@@ -67,7 +67,7 @@
       'target_name': 'native_test',
       'type': 'executable',
       'dependencies': ['core'],
-      'sources': ['<!@(ls test/native/*.cc)'],
+      'sources': ['test/native/main.cc', 'test/native/encode_test.cc', 'test/native/netns_test.cc'],
       'ldflags': ['-Wl,--wrap=setns', '-pthread'],
     },
     {

@@ -53,7 +53,7 @@ export interface ApplyResult {
   /** False when all of it stood there already. */
   changed: boolean;
   tables: TableResult[];
-  /** What was added or removed, in `ip` syntax: `-4 rule add fwmark 1337 lookup 133`. */
+  /** What was added or removed, as arguments of `ip`: `-4 rule add fwmark 0x539 lookup 133`. */
   routes: string[];
   timings: Timings;
 }
@@ -99,7 +99,7 @@ export interface VerifyResult {
   ok: boolean;
   /** Tables that differ, as they are now. */
   tables: ActualTable[];
-  /** Missing and surplus routes, rules and addresses, in `ip` syntax. */
+  /** Missing and surplus routes, rules and addresses, as the arguments of `ip` that make them. */
   routes: { missing: string[]; surplus: string[] };
   timings: Timings;
 }

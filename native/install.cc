@@ -46,26 +46,29 @@ std::vector<RouteItem> Without(const std::vector<RouteItem>& items, const std::v
 // `done` and `undo` get what was changed.
 void BringLoopbackUp(const Visit& visit, std::vector<std::string>& done, Undo& undo) {
   if (LoopbackIsUp(visit.socket())) return;
-  SetLoopback(visit.socket(), true);
-  done.push_back("set lo up");
   undo.Add([&visit] { SetLoopback(visit.socket(), false); });
+  SetLoopback(visit.socket(), true);
+  done.push_back("link set lo up");
 }
 
 void Add(const std::shared_ptr<Rtnetlink>& netlink, const std::vector<RouteItem>& items, std::vector<std::string>& done,
          Undo& undo) {
   for (const RouteItem& item : items) {
-    if (!netlink->Add(item)) continue;
-    done.push_back("add " + ToString(item));
-    undo.Add([netlink, item] { netlink->Remove(item); });
+    const auto added = std::make_shared<bool>(false);
+    undo.Add([netlink, item, added] {
+      if (*added) netlink->Remove(item);
+    });
+    *added = netlink->Add(item);
+    if (*added) done.push_back(IpCommand(item, "add"));
   }
 }
 
 void Remove(const std::shared_ptr<Rtnetlink>& netlink, const std::vector<RouteItem>& items,
             std::vector<std::string>& done, Undo& undo) {
   for (const RouteItem& item : items) {
-    if (!netlink->Remove(item)) continue;
-    done.push_back("delete " + ToString(item));
     undo.Add([netlink, item] { netlink->Add(item); });
+    netlink->Remove(item);
+    done.push_back(IpCommand(item, "delete"));
   }
 }
 
@@ -118,9 +121,11 @@ ApplyResult Compiled::Apply(Home& home, Workers& workers, const NetnsRef& target
   const Visit visit(home, target.path, &target.identity);
   result.timings.enter = watch.Lap();
   Undo undo;
+  Undo undo_routes;
+  const auto roll_back = [&] { return undo_routes.Run() + undo.Run(); };
   try {
     if (fresh) {
-      InstallFresh(visit, home, workers, result, undo);
+      InstallFresh(visit, home, workers, result, undo, undo_routes);
       fresh = std::all_of(result.tables.begin(), result.tables.end(),
                           [](const auto& table) { return table.how == xtables::How::kReplayed; });
     }
@@ -130,10 +135,10 @@ ApplyResult Compiled::Apply(Home& home, Workers& workers, const NetnsRef& target
     v6_.RequireStanding(visit.socket(), result.tables);
     result.timings.verify = watch.Lap();
   } catch (Error& error) {
-    error.rollback = undo.Run();
+    error.rollback = roll_back();
     throw;
   } catch (...) {
-    undo.Run();
+    roll_back();
     throw;
   }
   result.changed =
@@ -145,32 +150,26 @@ ApplyResult Compiled::Apply(Home& home, Workers& workers, const NetnsRef& target
 
 // Nothing of ours is there and no traffic yet, so nothing has to wait for anything: another thread adds the routes
 // meanwhile, if one is idle.
-void Compiled::InstallFresh(const Visit& visit, Home& home, Workers& workers, ApplyResult& result, Undo& undo) const {
+void Compiled::InstallFresh(const Visit& visit, Home& home, Workers& workers, ApplyResult& result, Undo& undo,
+                            Undo& undo_routes) const {
   Stopwatch watch;
   BringLoopbackUp(visit, result.routes, undo);
-  Undo undo_routes;
-  try {
-    const auto add_routes = [&, caller = std::this_thread::get_id()](Home& own) {
-      Stopwatch watch;
-      std::optional<Visit> stay;
-      if (std::this_thread::get_id() != caller) stay.emplace(own, visit);
-      const auto netlink = std::make_shared<Rtnetlink>();
-      const PresentRoutes present = ruleset_.routes.tproxy ? netlink->List() : PresentRoutes{};
-      ipnc::Add(netlink, Without(routes_, present.all), result.routes, undo_routes);
-      result.timings.routes = watch.Lap();
-    };
-    std::optional<Workers::Aside> aside;
-    if (!routes_.empty()) aside.emplace(workers, add_routes);
-    v4_.Apply(visit.socket(), {}, result.tables, undo);
-    result.timings.v4 = watch.Lap();
-    v6_.Apply(visit.socket(), {}, result.tables, undo);
-    result.timings.v6 = watch.Lap();
-    if (aside) aside->Join(home);
-  } catch (...) {
-    undo.Absorb(std::move(undo_routes));
-    throw;
-  }
-  undo.Absorb(std::move(undo_routes));
+  const auto add_routes = [&, caller = std::this_thread::get_id()](Home& own) {
+    Stopwatch watch;
+    std::optional<Visit> stay;
+    if (std::this_thread::get_id() != caller) stay.emplace(own, visit);
+    const auto netlink = std::make_shared<Rtnetlink>();
+    const PresentRoutes present = ruleset_.routes.tproxy ? netlink->List() : PresentRoutes{};
+    ipnc::Add(netlink, Without(routes_, present.all), result.routes, undo_routes);
+    result.timings.routes = watch.Lap();
+  };
+  std::optional<Workers::Aside> aside;
+  if (!routes_.empty()) aside.emplace(workers, add_routes);
+  v4_.Apply(visit.socket(), {}, result.tables, undo);
+  result.timings.v4 = watch.Lap();
+  v6_.Apply(visit.socket(), {}, result.tables, undo);
+  result.timings.v6 = watch.Lap();
+  if (aside) aside->Join(home);
 }
 
 void Compiled::Install(const Visit& visit, ApplyResult& result, Undo& undo) const {
@@ -205,9 +204,10 @@ VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
   result.tables.insert(result.tables.end(), v6.begin(), v6.end());
   result.timings.v6 = watch.Lap();
   const PresentRoutes present = Rtnetlink().List();
-  for (const RouteItem& item : Without(routes_, present.all)) result.missing_routes.push_back(ToString(item));
-  for (const RouteItem& item : Without(present.ours, routes_)) result.surplus_routes.push_back(ToString(item));
-  if (!ruleset_.tables.empty() && !LoopbackIsUp(visit.socket())) result.missing_routes.push_back("link lo up");
+  for (const RouteItem& item : Without(routes_, present.all)) result.missing_routes.push_back(IpCommand(item, "add"));
+  for (const RouteItem& item : Without(present.ours, routes_))
+    result.surplus_routes.push_back(IpCommand(item, "add"));
+  if (!ruleset_.tables.empty() && !LoopbackIsUp(visit.socket())) result.missing_routes.push_back("link set lo up");
   result.timings.routes = watch.Lap();
   result.timings.total = watch.Total();
   return result;

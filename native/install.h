@@ -38,13 +38,13 @@ struct Identity {
 struct ApplyResult {
   bool changed = false;
   std::vector<xtables::TableResult> tables;
-  std::vector<std::string> routes;  // "add -4 rule fwmark 0x539 lookup 133"
+  std::vector<std::string> routes;  // what was done, as IpCommand has it
   Timings timings;
 };
 
 struct VerifyResult {
   std::vector<xtables::ActualTable> tables;  // those that differ
-  std::vector<std::string> missing_routes;
+  std::vector<std::string> missing_routes;   // the commands that would mend it
   std::vector<std::string> surplus_routes;
   Timings timings;
 };
@@ -80,7 +80,8 @@ class Compiled {
  private:
   friend ApplyResult Clean(Home& home, Workers& workers, const NetnsRef& target);
   explicit Compiled(Ruleset ruleset);
-  void InstallFresh(const Visit& visit, Home& home, Workers& workers, ApplyResult& result, Undo& undo) const;
+  void InstallFresh(const Visit& visit, Home& home, Workers& workers, ApplyResult& result, Undo& undo,
+                    Undo& undo_routes) const;
   void Install(const Visit& visit, ApplyResult& result, Undo& undo) const;
 
   Ruleset ruleset_;

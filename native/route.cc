@@ -154,14 +154,20 @@ void OnAddress(const nlmsghdr* message, PresentRoutes& present) {
 
 }  // namespace
 
-std::string ToString(const RouteItem& item) {
-  if (item.kind == RouteItem::Kind::kAddress) return "-6 address ::6/128 dev lo";
-  const std::string family = item.family == Family::kV4 ? "-4 " : "-6 ";
-  if (item.kind == RouteItem::Kind::kRoute)
-    return family + "route local default dev lo table " + std::to_string(item.table);
-  char mark[16];
-  std::snprintf(mark, sizeof(mark), "0x%x", item.mark);
-  return family + "rule fwmark " + mark + " lookup " + std::to_string(item.table);
+std::string IpCommand(const RouteItem& item, const char* verb) {
+  const std::string family = item.family == Family::kV4 ? "-4" : "-6";
+  switch (item.kind) {
+    case RouteItem::Kind::kRule: {
+      char mark[16];
+      std::snprintf(mark, sizeof(mark), "0x%x", item.mark);
+      return family + " rule " + verb + " fwmark " + mark + " lookup " + std::to_string(item.table);
+    }
+    case RouteItem::Kind::kRoute:
+      return family + " route " + verb + " local default dev lo table " + std::to_string(item.table);
+    case RouteItem::Kind::kAddress:
+      break;
+  }
+  return family + " address " + verb + " ::6/128 dev lo";
 }
 
 std::vector<RouteItem> WantedRoutes(const Ruleset& ruleset) {
@@ -250,7 +256,7 @@ bool Rtnetlink::Add(const RouteItem& item) {
     const std::vector<RouteItem> all = List().all;
     if (std::find(all.begin(), all.end(), item) != all.end()) return false;
   }
-  ThrowErrno(error, "rtnetlink", "ip " + ToString(item));
+  ThrowErrno(error, "rtnetlink", "ip " + IpCommand(item, "add"));
 }
 
 bool Rtnetlink::Remove(const RouteItem& item) {
@@ -258,7 +264,7 @@ bool Rtnetlink::Remove(const RouteItem& item) {
   const int error = Request(Put(buffer, item, false), nullptr, nullptr);
   if (error == 0) return true;
   if (error == ENOENT || error == ESRCH || error == EADDRNOTAVAIL) return false;
-  ThrowErrno(error, "rtnetlink", "ip " + ToString(item));
+  ThrowErrno(error, "rtnetlink", "ip " + IpCommand(item, "delete"));
 }
 
 std::vector<Family> Rtnetlink::GlobalFamilies() {

@@ -23,8 +23,8 @@ struct RouteItem {
   bool operator==(const RouteItem&) const = default;
 };
 
-// In ip(8)'s words: "-4 rule fwmark 0x539 lookup 133".
-std::string ToString(const RouteItem& item);
+// The ip(8) command that does `verb` to it, without "ip": "-4 rule add fwmark 0x539 lookup 133".
+std::string IpCommand(const RouteItem& item, const char* verb);
 
 // What `routes` asks for in these families, in the order in which it is to be added.
 std::vector<RouteItem> WantedRoutes(const Ruleset& ruleset);

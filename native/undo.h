@@ -12,13 +12,11 @@ namespace ipnc {
 
 class Undo {
  public:
+  // Before the change, so that no change goes unremembered for want of memory: a step must do no harm where nothing was
+  // changed.
   void Add(std::function<void()> step) { steps_.push_back(std::move(step)); }
-
-  // Takes over another's steps, as newer than its own.
-  void Absorb(Undo&& other) {
-    for (auto& step : other.steps_) steps_.push_back(std::move(step));
-    other.steps_.clear();
-  }
+  // The newest step: there was nothing to change.
+  void Drop() { steps_.pop_back(); }
 
   // Runs every step, whatever the others do. Returns what went wrong, or nothing.
   std::string Run() {

@@ -46,92 +46,113 @@ void Append(Entry& entry, std::string_view name, uint8_t revision, const void* d
   std::memcpy(entry.data() + at + sizeof(Header), data, size);
 }
 
+// Of the kernel's types, with the bytes between the members zero as well: the whole is compared.
 template <typename Info>
-void AppendMatch(Entry& entry, const char* name, uint8_t revision, const Info& info) {
-  Append<xt_entry_match>(entry, name, revision, &info, sizeof(info));
+class Zeroed {
+ public:
+  Zeroed() { std::memset(&info_, 0, sizeof(info_)); }
+  Info* operator->() { return &info_; }
+  const Info* get() const { return &info_; }
+
+ private:
+  Info info_;
+};
+
+template <typename Info>
+void AppendMatch(Entry& entry, const char* name, uint8_t revision, const Zeroed<Info>& info) {
+  Append<xt_entry_match>(entry, name, revision, info.get(), sizeof(Info));
 }
 
 template <typename Info>
-void AppendTarget(Entry& entry, const char* name, uint8_t revision, const Info& info) {
-  Append<xt_entry_target>(entry, name, revision, &info, sizeof(info));
+void AppendTarget(Entry& entry, const char* name, uint8_t revision, const Zeroed<Info>& info) {
+  Append<xt_entry_target>(entry, name, revision, info.get(), sizeof(Info));
 }
 
 void CheckRange(const PortRange& range) {
   if (range.first > range.last) InvalidRule("a port range starts above its end");
 }
 
+// xt_tcp and xt_udp: the same, but for what we leave at 0.
+template <typename Info>
+void EncodePorts(Entry& entry, const char* name, uint8_t inverted_source, uint8_t inverted_destination,
+                 const PortMatch& match) {
+  Zeroed<Info> info;
+  info->spts[1] = info->dpts[1] = 0xffff;
+  auto* ports = match.source ? info->spts : info->dpts;
+  ports[0] = match.range.first;
+  ports[1] = match.range.last;
+  if (match.inverted) info->invflags = match.source ? inverted_source : inverted_destination;
+  AppendMatch(entry, name, 0, info);
+}
+
 void Encode(Entry& entry, uint8_t protocol, const PortMatch& match) {
   CheckRange(match.range);
-  if (protocol == IPPROTO_TCP) {
-    xt_tcp info{.spts = {0, 0xffff}, .dpts = {0, 0xffff}, .option = 0, .flg_mask = 0, .flg_cmp = 0, .invflags = 0};
-    auto* ports = match.source ? info.spts : info.dpts;
-    ports[0] = match.range.first;
-    ports[1] = match.range.last;
-    if (match.inverted) info.invflags = match.source ? XT_TCP_INV_SRCPT : XT_TCP_INV_DSTPT;
-    AppendMatch(entry, "tcp", 0, info);
-  } else if (protocol == IPPROTO_UDP) {
-    xt_udp info{.spts = {0, 0xffff}, .dpts = {0, 0xffff}, .invflags = 0};
-    auto* ports = match.source ? info.spts : info.dpts;
-    ports[0] = match.range.first;
-    ports[1] = match.range.last;
-    if (match.inverted) info.invflags = match.source ? XT_UDP_INV_SRCPT : XT_UDP_INV_DSTPT;
-    AppendMatch(entry, "udp", 0, info);
-  } else {
+  if (protocol == IPPROTO_TCP)
+    EncodePorts<xt_tcp>(entry, "tcp", XT_TCP_INV_SRCPT, XT_TCP_INV_DSTPT, match);
+  else if (protocol == IPPROTO_UDP)
+    EncodePorts<xt_udp>(entry, "udp", XT_UDP_INV_SRCPT, XT_UDP_INV_DSTPT, match);
+  else
     InvalidRule("a port needs protocol tcp or udp");
-  }
 }
 
 void Encode(Entry& entry, uint8_t protocol, const MultiportMatch& match) {
   if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP) InvalidRule("multiport needs protocol tcp or udp");
-  xt_multiport_v1 info{};
-  info.flags = XT_MULTIPORT_DESTINATION;
-  info.invert = match.inverted;
+  Zeroed<xt_multiport_v1> info;
+  info->flags = XT_MULTIPORT_DESTINATION;
+  info->invert = match.inverted;
   size_t slots = 0;
   for (const PortRange& range : match.ports) {
     CheckRange(range);
     const bool single = range.first == range.last;
     if (slots + (single ? 1 : 2) > XT_MULTI_PORTS) InvalidRule("multiport holds 15 ports; a range takes two");
     if (!single) {
-      info.pflags[slots] = 1;
-      info.ports[slots++] = range.first;
+      info->pflags[slots] = 1;
+      info->ports[slots++] = range.first;
     }
-    info.ports[slots++] = range.last;
+    info->ports[slots++] = range.last;
   }
   if (slots == 0) InvalidRule("multiport needs a port");
-  info.count = static_cast<uint8_t>(slots);
+  info->count = static_cast<uint8_t>(slots);
   AppendMatch(entry, "multiport", 1, info);
 }
 
 void Encode(Entry& entry, uint8_t, const OwnerMatch& match) {
-  xt_owner_match_info info{};
-  info.match = match.gid ? XT_OWNER_GID : XT_OWNER_UID;
-  if (match.inverted) info.invert = info.match;
-  (match.gid ? info.gid_min : info.uid_min) = match.id;
-  (match.gid ? info.gid_max : info.uid_max) = match.id;
+  Zeroed<xt_owner_match_info> info;
+  info->match = match.gid ? XT_OWNER_GID : XT_OWNER_UID;
+  if (match.inverted) info->invert = info->match;
+  (match.gid ? info->gid_min : info->uid_min) = match.id;
+  (match.gid ? info->gid_max : info->uid_max) = match.id;
   AppendMatch(entry, "owner", 1, info);
 }
 
 void Encode(Entry& entry, uint8_t, const ConntrackMatch& match) {
-  xt_conntrack_mtinfo3 info{};
-  info.match_flags = XT_CONNTRACK_STATE;
-  info.state_mask = match.states;
+  Zeroed<xt_conntrack_mtinfo3> info;
+  info->match_flags = XT_CONNTRACK_STATE;
+  info->state_mask = match.states;
   if (match.states == 0) InvalidRule("a conntrack match needs a state");
   AppendMatch(entry, "conntrack", 3, info);
 }
 
+template <typename Info>
+void EncodeMark(Entry& entry, const char* name, const MarkMatch& match) {
+  Zeroed<Info> info;
+  info->mark = match.value;
+  info->mask = UINT32_MAX;
+  info->invert = match.inverted;
+  AppendMatch(entry, name, 1, info);
+}
+
 void Encode(Entry& entry, uint8_t, const MarkMatch& match) {
-  if (match.connection) {
-    AppendMatch(entry, "connmark", 1,
-                xt_connmark_mtinfo1{.mark = match.value, .mask = UINT32_MAX, .invert = match.inverted});
-  } else {
-    AppendMatch(entry, "mark", 1, xt_mark_mtinfo1{.mark = match.value, .mask = UINT32_MAX, .invert = match.inverted});
-  }
+  if (match.connection)
+    EncodeMark<xt_connmark_mtinfo1>(entry, "connmark", match);
+  else
+    EncodeMark<xt_mark_mtinfo1>(entry, "mark", match);
 }
 
 void Encode(Entry& entry, uint8_t, const CommentMatch& match) {
-  xt_comment_info info{};
-  if (match.text.size() >= sizeof(info.comment)) InvalidRule("a comment is at most 255 bytes");
-  std::memcpy(info.comment, match.text.data(), match.text.size());
+  Zeroed<xt_comment_info> info;
+  if (match.text.size() >= sizeof(info->comment)) InvalidRule("a comment is at most 255 bytes");
+  std::memcpy(info->comment, match.text.data(), match.text.size());
   AppendMatch(entry, "comment", 0, info);
 }
 
@@ -159,37 +180,40 @@ void EncodeTarget(Entry& entry, const Target& target) {
                  },
                  [&](const Redirect& redirect) {
                    if constexpr (F::kFamily == Family::kV4) {
-                     nf_nat_ipv4_multi_range_compat info{};
-                     info.rangesize = 1;
-                     info.range[0].flags = NF_NAT_RANGE_PROTO_SPECIFIED;
-                     info.range[0].min.all = info.range[0].max.all = htons(redirect.port);
+                     Zeroed<nf_nat_ipv4_multi_range_compat> info;
+                     info->rangesize = 1;
+                     info->range[0].flags = NF_NAT_RANGE_PROTO_SPECIFIED;
+                     info->range[0].min.all = info->range[0].max.all = htons(redirect.port);
                      AppendTarget(entry, "REDIRECT", 0, info);
                    } else {
-                     nf_nat_range info{};
-                     info.flags = NF_NAT_RANGE_PROTO_SPECIFIED;
-                     info.min_proto.all = info.max_proto.all = htons(redirect.port);
+                     Zeroed<nf_nat_range> info;
+                     info->flags = NF_NAT_RANGE_PROTO_SPECIFIED;
+                     info->min_proto.all = info->max_proto.all = htons(redirect.port);
                      AppendTarget(entry, "REDIRECT", 0, info);
                    }
                  },
                  [&](const Tproxy& tproxy) {
-                   xt_tproxy_target_info_v1 info{};
-                   info.mark_mask = UINT32_MAX;
-                   info.mark_value = tproxy.mark;
-                   info.lport = htons(tproxy.port);
+                   Zeroed<xt_tproxy_target_info_v1> info;
+                   info->mark_mask = UINT32_MAX;
+                   info->mark_value = tproxy.mark;
+                   info->lport = htons(tproxy.port);
                    AppendTarget(entry, "TPROXY", 1, info);
                  },
                  [&](const SetMark& mark) {
-                   AppendTarget(entry, "MARK", 2, xt_mark_tginfo2{.mark = mark.value, .mask = UINT32_MAX});
+                   Zeroed<xt_mark_tginfo2> info;
+                   info->mark = mark.value;
+                   info->mask = UINT32_MAX;
+                   AppendTarget(entry, "MARK", 2, info);
                  },
                  [&](const CopyMark& copy) {
-                   xt_connmark_tginfo2 info{};
-                   info.ctmask = info.nfmask = UINT32_MAX;
-                   info.mode = copy.save ? XT_CONNMARK_SAVE : XT_CONNMARK_RESTORE;
+                   Zeroed<xt_connmark_tginfo2> info;
+                   info->ctmask = info->nfmask = UINT32_MAX;
+                   info->mode = copy.save ? XT_CONNMARK_SAVE : XT_CONNMARK_RESTORE;
                    AppendTarget(entry, "CONNMARK", 2, info);
                  },
                  [&](const CtZone& ct) {
-                   xt_ct_target_info_v1 info{};
-                   info.zone = ct.zone;
+                   Zeroed<xt_ct_target_info_v1> info;
+                   info->zone = ct.zone;
                    AppendTarget(entry, "CT", 2, info);
                  },
                  [&](const Opaque& opaque) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <ctime>
+#include <memory>
 #include <string_view>
 
 #include "native/error.h"
@@ -45,19 +46,21 @@ bool ReadModifyWrite(TableName table, Change change) {
   }
 }
 
-// Makes ours `wanted`, whatever else is there, and remembers how it was.
+// Makes ours `wanted`, whatever else is there, and remembers how it was. Returns whether there was anything to do.
 template <typename F>
 bool MergeInto(TableName table, const Wanted& wanted, Undo& undo) {
-  State before;
-  const bool wrote = ReadModifyWrite<F>(table, [&](State current) -> std::optional<State> {
-    if (Stands(current, wanted)) return std::nullopt;
-    before = std::move(current);
-    return Merge(before, wanted);
+  const auto before = std::make_shared<std::optional<State>>();
+  undo.Add([table, before] {
+    if (*before)
+      ReadModifyWrite<F>(table, [&](const State& current) { return std::optional(PutBack(**before, current)); });
   });
-  if (wrote)
-    undo.Add([table, before = std::move(before)] {
-      ReadModifyWrite<F>(table, [&](const State& current) { return std::optional(PutBack(before, current)); });
-    });
+  const bool wrote = ReadModifyWrite<F>(table, [&](State current) -> std::optional<State> {
+    before->reset();
+    if (Stands(current, wanted)) return std::nullopt;
+    *before = std::move(current);
+    return Merge(**before, wanted);
+  });
+  if (!wrote) undo.Drop();
   return wrote;
 }
 
@@ -116,10 +119,15 @@ void Tables<F>::BuildTemplates(int socket) {
 template <typename F>
 How Tables<F>::Install(int socket, TableName table, const Compiled& compiled, bool exists, Undo& undo) const {
   // The number of entries alone would miss a changed policy: look first, if there is anything to look at.
-  if ((!exists || xtables::Stands<F>(socket, compiled.pristine)) && Replace<F>(socket, compiled.installed)) {
-    undo.Add(
-        [table] { ReadModifyWrite<F>(table, [](const State& current) { return std::optional(Merge(current, {})); }); });
-    return How::kReplayed;
+  if (!exists || xtables::Stands<F>(socket, compiled.pristine)) {
+    undo.Add([table] {
+      ReadModifyWrite<F>(table, [](const State& current) -> std::optional<State> {
+        if (!current.HasOurs()) return std::nullopt;
+        return Merge(current, {});
+      });
+    });
+    if (Replace<F>(socket, compiled.installed)) return How::kReplayed;
+    undo.Drop();
   }
   return MergeInto<F>(table, compiled.wanted, undo) ? How::kMerged : How::kUnchanged;
 }

@@ -1,0 +1,32 @@
+import { constants } from 'node:os';
+import { Command } from 'commander';
+import { demo } from '../demo/demo.ts';
+import { Failure } from '../netns/errors.ts';
+import { runInSandbox } from '../userns.ts';
+import type { Context } from './shared.ts';
+
+export function demoCommand({ io, exit }: Context): Command {
+  return new Command('demo')
+    .summary('the whole path on this machine, no cluster needed')
+    .description(
+      'Makes a pod (a network namespace with an app and a stand-in for its sidecar) and a client outside of it, shows\n' +
+        'who answers whom, installs the rules as "apply" does, and shows it again. Exit code 1 if any connection goes\n' +
+        'another way than it should.\n\n' +
+        'All of it happens in namespaces of its own, which go with it, even on Ctrl-C. An ordinary user gets a user\n' +
+        'namespace.',
+    )
+    .action(async () => {
+      const sandbox = await runInSandbox();
+      if (sandbox.ran) {
+        exit(sandbox.exitCode);
+        return;
+      }
+      if (sandbox.lack !== undefined)
+        throw new Failure('EPERM', 'no network namespaces can be made here', sandbox.lack);
+      // What the demo made goes when the process ends, in whatever way; a signal must only end it in an orderly one.
+      for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+        process.on(signal, () => process.exit(128 + constants.signals[signal]));
+      }
+      await demo(io);
+    });
+}

@@ -1,0 +1,168 @@
+/** The whole path on this machine: a pod, traffic, the rules through the very code of `apply`, traffic again. */
+import { phases } from '../commands/apply.ts';
+import { type ApplyResult, type Compiled, type Identity, native } from '../native.ts';
+import { explain, Failure } from '../netns/errors.ts';
+import { familiesOf, locate } from '../netns/target.ts';
+import { columns, type Io, paint } from '../output.ts';
+import { flagSource } from '../redirect/sources.ts';
+import { redirect } from '../redirect.ts';
+import { iptablesText, routeLines } from '../ruleset/iptables.ts';
+import type { Family, Ruleset } from '../ruleset/model.ts';
+import { plan } from '../ruleset/plan.ts';
+import { canBecome, UID_MAP_REMEDY } from '../userns.ts';
+import { APP_PORTS, OUTSIDE, OUTSIDE_PORTS, POD, SIDECAR_PORTS, Stage } from './stage.ts';
+import { destinationText, type Observation, observe } from './traffic.ts';
+
+/** As on the command line. */
+const FLAGS = new Map<string, string | true>([
+  ['redirect-dns', true],
+  ['capture-all-dns', true],
+  ['istio-local-outbound-ports-exclude', String(OUTSIDE_PORTS.database)],
+]);
+
+export async function demo(io: Io): Promise<void> {
+  const shown = [...FLAGS].map(([flag, value]) => (value === true ? `--${flag}` : `--${flag} ${value}`)).join(' ');
+  if (!canBecome(1337)) {
+    const ruleset = plan(redirect({ flags: flagSource(FLAGS) }).spec, [4, 6]);
+    printRules(io, ruleset);
+    io.err(
+      `${paint(io, 'yellow', 'LEFT OUT: everything but the rules above.')} Only one uid can be had here, and the kernel\n` +
+        `refuses rules that name another. To see them at work, ${UID_MAP_REMEDY}.\n`,
+    );
+    return;
+  }
+  await using stage = await Stage.build();
+  printActors(io, stage);
+
+  const identity = await locate(stage.podPath);
+  const families = familiesOf(identity, 'auto');
+  heading(io, 'Before: everybody reaches whom they dial');
+  const before = await observe(stage, families, 'before');
+  printTraffic(io, before);
+
+  heading(io, `Installing: ipnc apply --netns ${stage.podPath} ${shown}`);
+  const { ruleset, compiled } = await install(io, stage.podPath);
+
+  heading(io, 'What stands there now');
+  printRules(io, ruleset);
+
+  heading(io, 'After: the sidecar gets what it should, and knows where it was going');
+  const after = await observe(stage, families, 'after');
+  printTraffic(io, after);
+
+  heading(io, 'And again');
+  const kept = await repeat(io, compiled, identity);
+  const failed = [...before, ...after].filter(({ asExpected }) => !asExpected).length;
+  if (failed > 0 || !kept) {
+    const what =
+      failed > 0 ? `${failed} of ${before.length + after.length} connections went` : 'the second install went';
+    throw new Failure(
+      'ERR_DEMO',
+      `${what} another way than they should`,
+      '"ipnc doctor" shows what this kernel can do',
+    );
+  }
+  io.out(`\n${paint(io, 'green', `All ${after.length} connections went the way they should.`)}\n`);
+}
+
+/** The stages of the real path, one after the other, with the time each took. */
+async function install(io: Io, path: string) {
+  const rows: string[][] = [];
+  const timed = async <T>(name: string, says: (result: T) => string, stage: () => T | Promise<T>): Promise<T> => {
+    const began = performance.now();
+    const result = await stage();
+    rows.push(['', name, `${((performance.now() - began) * 1000).toFixed(0)} us`, says(result)]);
+    return result;
+  };
+  try {
+    const { spec, families: wanted } = await timed(
+      'configure',
+      () => 'flags and annotations, checked',
+      () => redirect({ flags: flagSource(FLAGS) }),
+    );
+    const identity = await timed(
+      'locate',
+      ({ ino, cookie }: Identity) => `inode ${ino}, cookie ${cookie}`,
+      () => locate(path),
+    );
+    const ruleset = await timed('plan', countText, () => plan(spec, familiesOf(identity, wanted)));
+    const compiled = await timed(
+      'compile',
+      () => 'once for a configuration; serves every pod that shares it',
+      () => native().compile(ruleset, 'iptables-legacy'),
+    );
+    const result = await timed('install', howText, () => compiled.apply(identity));
+    io.out(`${columns(rows, [2])}\n${paint(io, 'dim', "  the install's own phases, as its thread saw them:")}\n`);
+    io.out(phases(io, result.timings));
+    return { ruleset, compiled };
+  } catch (error) {
+    throw explain(error, path);
+  }
+}
+
+async function repeat(io: Io, compiled: Compiled, identity: Identity): Promise<boolean> {
+  const { changed, timings } = await compiled.apply(identity);
+  const { ok } = await compiled.verify(identity);
+  const applied = changed ? 'changed something, which it should not' : 'changes nothing';
+  const verified = ok ? 'reads everything back as planned' : 'finds drift, which it should not';
+  const rows = [
+    ['', mark(io, !changed), 'apply', applied, `${timings.total.toFixed(0)} us`],
+    ['', mark(io, ok), 'verify', verified, ''],
+  ];
+  io.out(columns(rows, [4]));
+  return ok && !changed;
+}
+
+function heading(io: Io, text: string): void {
+  io.out(`\n${paint(io, 'bold', text)}\n\n`);
+}
+
+function printActors(io: Io, { podPath }: Stage): void {
+  const { web, database, dns } = OUTSIDE_PORTS;
+  heading(io, `A pod in ${podPath}, and a client outside of it`);
+  io.out(
+    columns([
+      ['', 'app', 'in the pod, uid 1000', `${POD[4]}  ${POD[6]}`, `serves ${Object.values(APP_PORTS).join(', ')}`],
+      ['', 'sidecar', 'in the pod, uid 1337', '', `serves ${Object.values(SIDECAR_PORTS).join(', ')}`],
+      ['', 'client', 'outside', `${OUTSIDE[4]}  ${OUTSIDE[6]}`, `serves ${web}, ${database}, ${dns}/udp`],
+    ]),
+  );
+}
+
+function printTraffic(io: Io, observations: Observation[]): void {
+  const rows = observations.map(({ what, from, to, reply, asExpected }) => {
+    const target = `${destinationText(to)}${to.protocol === 'udp' ? '/udp' : ''}`;
+    const captured = reply.ok && reply.port !== to.port;
+    const meant = captured && to.protocol === 'tcp' && reply.ok ? `, meant for ${reply.original}` : '';
+    const answer = reply.ok ? `${reply.by} on ${reply.port}${meant}` : reply.error;
+    return ['', mark(io, asExpected), what, from, '->', target, answer];
+  });
+  io.out(columns(rows));
+}
+
+function printRules(io: Io, ruleset: Ruleset): void {
+  const first = ruleset.families[0];
+  if (first === undefined) return;
+  const lines = iptablesText(ruleset, first).trimEnd().split('\n');
+  for (const line of lines) io.out(`  ${paint(io, line.startsWith('-A') ? 'cyan' : 'dim', line)}\n`);
+  for (const line of routeLines(ruleset)) io.out(`  ${paint(io, 'dim', `ip ${line}`)}\n`);
+  const others = ruleset.families.slice(1).map((family) => `${ruleCount(ruleset, family)} rules for IPv${family}`);
+  if (others.length > 0) io.out(paint(io, 'dim', `  and ${others.join(', ')}; "ipnc plan" prints them all\n`));
+}
+
+function mark(io: Io, good: boolean): string {
+  return paint(io, good ? 'green' : 'red', good ? 'ok' : 'WRONG');
+}
+
+function ruleCount(ruleset: Ruleset, family: Family): number {
+  return iptablesText(ruleset, family).match(/^-[AI] /gm)?.length ?? 0;
+}
+
+function countText(ruleset: Ruleset): string {
+  return ruleset.families.map((family) => `${ruleCount(ruleset, family)} rules for IPv${family}`).join(', ');
+}
+
+function howText({ tables, routes }: ApplyResult): string {
+  const written = tables.map(({ family, table, how }) => `IPv${family} ${table} ${how}`);
+  return [...written, ...routes.map((line) => `ip ${line}`)].join(', ');
+}

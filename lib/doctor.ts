@@ -1,0 +1,195 @@
+/** What this kernel, this process and this node allow, each with the remedy for what is lacking. */
+import { existsSync, readFileSync } from 'node:fs';
+import { release } from 'node:os';
+import { native, type Probe } from './native.ts';
+import type { TableName } from './ruleset/model.ts';
+
+export interface Check {
+  name: string;
+  /** `warn`: something that only some pods need; `missing`: nothing works without it. */
+  status: 'ok' | 'warn' | 'missing';
+  detail: string;
+  remedy?: string;
+}
+
+/** Bits of linux/capability.h, and what each is needed for. */
+const CAPABILITIES = [
+  { name: 'CAP_NET_ADMIN', bit: 12n, use: 'rules and routes' },
+  { name: 'CAP_NET_RAW', bit: 13n, use: 'the socket through which libiptc reads and writes tables' },
+  { name: 'CAP_SYS_ADMIN', bit: 21n, use: 'setns() into a pod' },
+];
+
+/** Where runtimes listen unless told otherwise. */
+const CRI_SOCKETS = [
+  ['containerd', '/run/containerd/containerd.sock'],
+  ['containerd of k3s or RKE2', '/run/k3s/containerd/containerd.sock'],
+  ['containerd of k0s', '/run/k0s/containerd.sock'],
+  ['containerd of MicroK8s', '/var/snap/microk8s/common/run/containerd.sock'],
+  ['CRI-O', '/run/crio/crio.sock'],
+  ['cri-dockerd', '/run/cri-dockerd.sock'],
+] as const;
+
+const NEEDS: Record<TableName, string> = {
+  nat: 'every redirect',
+  mangle: 'TPROXY, --drop-invalid',
+  raw: 'DNS capture',
+};
+
+/** All checks, in the order in which a reader wants them. */
+export async function examine(): Promise<Check[]> {
+  return [kernel(), ...capabilities(), userNamespace(), ...(await addon()), netnsFolder(), criSockets()];
+}
+
+/** SO_NETNS_COOKIE came with Linux 5.14 (e8b9eab99232). */
+function kernel(): Check {
+  const version = release();
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  const check = { name: 'kernel', detail: `Linux ${version}` };
+  if (major > 5 || (major === 5 && minor >= 14)) return { ...check, status: 'ok' };
+  return {
+    ...check,
+    status: 'warn',
+    remedy: 'Linux 5.14 or newer names a netns for good (SO_NETNS_COOKIE); older ones only where that was backported',
+  };
+}
+
+function capabilities(): Check[] {
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(read('/proc/self/status'))?.[1] ?? '0'}`);
+  return CAPABILITIES.map(({ name, bit, use }) => {
+    if ((effective & (1n << bit)) !== 0n) return { name, status: 'ok', detail: `effective; for ${use}` };
+    const remedy = `run as root, or add ${name.slice(4)} to the container's capabilities`;
+    return { name, status: 'missing', detail: `not effective; needed for ${use}`, remedy };
+  });
+}
+
+/** The initial user namespace maps every id to itself. */
+function userNamespace(): Check {
+  const map = read('/proc/self/uid_map').trim().split(/\s+/);
+  const name = 'user namespace';
+  if (map.join(' ') === '0 0 4294967295') return { name, status: 'ok', detail: 'the initial one' };
+  return {
+    name,
+    status: 'warn',
+    detail: `another than the initial one (uid_map: ${map.join(' ')})`,
+    remedy: 'only network namespaces made in here can be entered; run on the node itself for those of its pods',
+  };
+}
+
+async function addon(): Promise<Check[]> {
+  let probe: Probe;
+  try {
+    probe = await native().probe();
+  } catch (error) {
+    const detail = error instanceof Error ? error.message : String(error);
+    return [{ name: 'addon', status: 'missing', detail, remedy: 'run ./setup in the project folder' }];
+  }
+  return [{ name: 'addon', status: 'ok', detail: 'loaded' }, ...kernelSupport(probe)];
+}
+
+function kernelSupport({ legacy, nftables, netns, missingExtensions }: Probe): Check[] {
+  const checks: Check[] = [];
+  checks.push(
+    netns === true
+      ? { name: 'netns', status: 'ok', detail: 'setns() and unshare() work' }
+      : {
+          name: 'netns',
+          status: 'missing',
+          detail: `setns() or unshare() is refused: ${netns}`,
+          remedy: 'CAP_SYS_ADMIN, and a seccomp profile that allows them (RuntimeDefault with CAP_SYS_ADMIN does)',
+        },
+  );
+  for (const family of [4, 6] as const) {
+    for (const table of ['nat', 'mangle', 'raw'] as const) {
+      const answer = legacy[family][table];
+      const name = `legacy IPv${family} ${table}`;
+      if (answer === true) {
+        checks.push({ name, status: 'ok', detail: `for ${NEEDS[table]}` });
+        continue;
+      }
+      checks.push({
+        name,
+        status: family === 4 && table === 'nat' ? 'missing' : 'warn',
+        detail: `${answer}; needed for ${NEEDS[table]}`,
+        remedy: `modprobe ${family === 4 ? 'iptable' : 'ip6table'}_${table}, or a kernel built with it`,
+      });
+    }
+  }
+  checks.push(
+    missingExtensions.length === 0
+      ? { name: 'extensions', status: 'ok', detail: 'every match and target our rules use' }
+      : {
+          name: 'extensions',
+          status: 'warn',
+          detail: `this kernel lacks ${missingExtensions.join(', ')}`,
+          remedy: 'load the modules of these names (modprobe xt_owner and the like)',
+        },
+  );
+  checks.push(
+    nftables === true
+      ? { name: 'nf_tables', status: 'ok', detail: 'answers' }
+      : { name: 'nf_tables', status: 'warn', detail: nftables, remedy: 'not used by this version' },
+  );
+  return checks;
+}
+
+interface Mount {
+  point: string;
+  type: string;
+  /** `shared:1`, `master:2`, as proc_pid_mountinfo(5) has them. */
+  propagation: string[];
+}
+
+/** Whether a netns that the node's runtime makes later will be seen here. */
+function netnsFolder(): Check {
+  const name = '/run/netns';
+  const mounts = read('/proc/self/mountinfo').split('\n').map(mount);
+  const holder = mounts
+    .filter(({ point }) => name === point || name.startsWith(point === '/' ? '/' : `${point}/`))
+    .reduce<Mount | undefined>(
+      (best, next) => (best && best.point.length > next.point.length ? best : next),
+      undefined,
+    );
+  const count = mounts.filter(({ point, type }) => type === 'nsfs' && point.startsWith(`${name}/`)).length;
+  if (!existsSync(name)) {
+    const remedy = "in a container, mount the host's /run/netns with mountPropagation: HostToContainer";
+    return { name, status: 'warn', detail: 'does not exist; the first "ip netns add" makes it', remedy };
+  }
+  const propagation = holder?.propagation.join(' ') ?? '';
+  const detail = `${count} namespaces; mounted on ${holder?.point ?? '?'}, ${propagation === '' ? 'private' : propagation}`;
+  if (propagation !== '') return { name, status: 'ok', detail };
+  return {
+    name,
+    status: 'warn',
+    detail,
+    remedy:
+      'namespaces made elsewhere later on are not seen here; in a container use mountPropagation: HostToContainer',
+  };
+}
+
+/** `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw` */
+function mount(line: string): Mount {
+  const [left = '', right = ''] = line.split(' - ');
+  const words = left.split(' ');
+  return { point: words[4] ?? '', type: right.split(' ')[0] ?? '', propagation: words.slice(6) };
+}
+
+function criSockets(): Check {
+  const found = CRI_SOCKETS.filter(([, path]) => existsSync(path)).map(([runtime, path]) => `${runtime} (${path})`);
+  const name = 'CRI socket';
+  if (found.length > 0) return { name, status: 'ok', detail: found.join(', ') };
+  const paths = CRI_SOCKETS.map(([, path]) => path).join(', ');
+  return {
+    name,
+    status: 'warn',
+    detail: 'none found; only a controller of pods needs one',
+    remedy: `looked for ${paths}; in a container, mount the one of this node`,
+  };
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,119 @@
+#!/usr/bin/env node
+/** The command line. Each verb has a file in commands/. */
+import { Command, CommanderError, Option } from 'commander';
+import manifest from '../package.json' with { type: 'json' };
+import { applyCommand } from './commands/apply.ts';
+import { cleanCommand } from './commands/clean.ts';
+import { demoCommand } from './commands/demo.ts';
+import { doctorCommand } from './commands/doctor.ts';
+import { planCommand } from './commands/plan.ts';
+import { type Context, EXIT, OTHER, printError } from './commands/shared.ts';
+import { verifyCommand } from './commands/verify.ts';
+import { Failure } from './netns/errors.ts';
+import { type Io, processIo } from './output.ts';
+import { ConfigError } from './redirect/config-error.ts';
+
+/** Room for a message and a suggestion; a word of a megabyte is not repeated. */
+const MESSAGE_LIMIT = 400;
+
+/** Wide enough for the longest flag and a few words; a terminal breaks lines by itself. */
+const HELP_WIDTH = 120;
+
+export async function run(words: readonly string[], io: Io = processIo): Promise<number> {
+  let code: number = EXIT.done;
+  const json = words.some((word, at) => word === '--output=json' || (word === '--output' && words[at + 1] === 'json'));
+  const context: Context = {
+    io,
+    exit: (value) => {
+      code = value;
+    },
+  };
+  try {
+    await program(context, json).parseAsync([...words], { from: 'user' });
+    return code;
+  } catch (error) {
+    return fail(error, io, json);
+  }
+}
+
+function program(context: Context, json: boolean): Command {
+  const { io } = context;
+  const program = new Command('ipnc')
+    .description("Installs a service mesh's redirect rules in network namespaces, in process. Pods need no privilege.")
+    .version(manifest.version, '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help; each verb has its own')
+    .helpCommand('help [verb]', 'print the help of a verb')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  ipnc doctor                        can this machine do it?
+  ipnc demo                          see it work, no cluster needed
+  ipnc plan                          the rules that Istio injects by default
+  ipnc apply --netns pod             install them in /run/netns/pod
+
+Exit codes: 0 done or nothing to do, 1 failed and nothing left half done, 2 usage or invalid configuration and
+nothing touched, 3 drift ("verify").`,
+    )
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => io.out(text),
+      writeErr: (text) => io.err(text),
+      outputError: (text) => printError(io, json, { code: 'ERR_USAGE', message: message(text) }),
+      getOutHasColors: () => io.colour,
+      getOutHelpWidth: () => HELP_WIDTH,
+      getErrHelpWidth: () => HELP_WIDTH,
+    });
+  program.hook('preAction', (_, verb) => {
+    const [excess] = verb.args;
+    if (excess !== undefined) {
+      const right = `"${verb.name()}" takes flags only; see "ipnc ${verb.name()} --help"`;
+      throw new ConfigError('argument', excess, right);
+    }
+  });
+  for (const verb of [planCommand, applyCommand, verifyCommand, cleanCommand, doctorCommand, demoCommand]) {
+    program.addCommand(
+      verb(context)
+        .copyInheritedSettings(program)
+        .allowExcessArguments()
+        .addHelpOption(new Option('-h, --help', 'print this help').helpGroup(OTHER)),
+    );
+  }
+  return program;
+}
+
+function fail(error: unknown, io: Io, json: boolean): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
+  if (error instanceof ConfigError) {
+    const { code, field, value, expected } = error;
+    const shownValue = value === undefined ? {} : { value: value.slice(0, MESSAGE_LIMIT) };
+    printError(io, json, { code, message: error.message, ...(json && { field, ...shownValue, expected }) });
+    return EXIT.usage;
+  }
+  if (error instanceof Failure) {
+    const { code, remedy } = error;
+    printError(io, json, { code, message: error.message, ...(remedy !== undefined && { remedy }) });
+    return EXIT.failed;
+  }
+  const thrown = error instanceof Error ? error : new Error(String(error));
+  const code = 'code' in thrown && typeof thrown.code === 'string' ? thrown.code : 'ERR_UNKNOWN';
+  printError(io, json, { code, message: thrown.message });
+  return EXIT.failed;
+}
+
+/** Commander repeats what it was given as it was given. */
+function message(text: string): string {
+  const line = text.replace(/^error: /, '').trimEnd();
+  const plain = line.replace(/[^\P{Cc}\n]|\p{Cf}/gu, '?');
+  return plain.length > MESSAGE_LIMIT ? `${plain.slice(0, MESSAGE_LIMIT)}...` : plain;
+}
+
+if (import.meta.main) {
+  // Whoever reads us may have had enough: `ipnc plan | head`.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit(EXIT.failed);
+  });
+  const code = await run(process.argv.slice(2));
+  if (code !== EXIT.done) process.exitCode = code;
+}

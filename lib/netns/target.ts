@@ -1,0 +1,77 @@
+/** From what a user typed to a netns that is known for what it is. */
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { type Identity, native } from '../native.ts';
+import { ConfigError } from '../redirect/config-error.ts';
+import type { Family } from '../ruleset/model.ts';
+import { explain, Failure } from './errors.ts';
+
+export interface TargetOptions {
+  netns?: string;
+  pid?: string;
+}
+
+/** The largest pid there can be (linux/threads.h, PID_MAX_LIMIT). */
+const MAX_PID = 4_194_304;
+
+/**
+ * The file of the netns: `--netns PATH`, `--netns NAME` for /run/netns/NAME as `ip netns` has it, or `--pid N` for
+ * /proc/N/ns/net. Exactly one of them, or it is a ConfigError.
+ */
+export function targetPath({ netns, pid }: TargetOptions): string {
+  if (netns !== undefined && pid !== undefined) {
+    throw new ConfigError(
+      '--pid',
+      pid,
+      'together with --netns; exactly one of --netns PATH and --pid N would be right',
+    );
+  }
+  if (pid !== undefined) {
+    if (!/^[1-9]\d{0,6}$/.test(pid) || Number(pid) > MAX_PID) {
+      throw new ConfigError('--pid', pid, `not the id of a process (1 to ${MAX_PID})`);
+    }
+    if (!existsSync(`/proc/${pid}`)) {
+      throw new Failure(
+        'ESRCH',
+        `there is no process ${pid}`,
+        'the pod may have ended; "ps" shows the processes there are',
+      );
+    }
+    return `/proc/${pid}/ns/net`;
+  }
+  if (netns === undefined) {
+    throw new ConfigError(
+      '--netns or --pid',
+      undefined,
+      'missing; exactly one of --netns PATH and --pid N would be right',
+    );
+  }
+  if (/^\.{0,2}$|\p{Cc}/u.test(netns)) {
+    throw new ConfigError('--netns', netns, 'not a path such as /run/netns/pod, nor a name in /run/netns');
+  }
+  return netns.includes('/') ? resolve(netns) : `/run/netns/${netns}`;
+}
+
+export async function locate(path: string): Promise<Identity> {
+  try {
+    return await native().identify(path);
+  } catch (error) {
+    throw explain(error, path);
+  }
+}
+
+/**
+ * The families to install. `auto` is those of the global addresses in the netns; while it has none yet, every family
+ * its kernel has, since an address may come later and rules that meet no packets do no harm.
+ */
+export function familiesOf({ path, families, ipv6 }: Identity, wanted: 'auto' | Family[]): Family[] {
+  if (wanted !== 'auto') {
+    if (wanted.includes(6) && !ipv6) {
+      const remedy = 'use --ip-families 4 or auto, or enable IPv6 there (sysctl net.ipv6.conf.all.disable_ipv6=0)';
+      throw new Failure('EAFNOSUPPORT', `IPv6 is off in ${path}`, remedy);
+    }
+    return wanted;
+  }
+  if (families.length > 0) return families;
+  return ipv6 ? [4, 6] : [4];
+}

@@ -1,0 +1,55 @@
+/** What a command says, and where: text for people, aligned and coloured where that helps, or JSON. */
+import { readFileSync } from 'node:fs';
+import { styleText } from 'node:util';
+
+/** The world of one run of the command line, so that a test can stand in for it. */
+export interface Io {
+  out(text: string): void;
+  err(text: string): void;
+  /** Whether text for people may carry colours. */
+  colour: boolean;
+  environment: Readonly<Record<string, string | undefined>>;
+  /** The whole of standard input. */
+  readInput(): string;
+}
+
+export type Style = 'bold' | 'dim' | 'green' | 'yellow' | 'red' | 'cyan';
+
+/** NO_COLOR (no-color.org) and a standard output that is no terminal both turn colours off. */
+export const processIo: Io = {
+  out: (text) => process.stdout.write(text),
+  err: (text) => process.stderr.write(text),
+  colour: process.stdout.isTTY === true && (process.env.NO_COLOR ?? '') === '',
+  environment: process.env,
+  readInput: () => readFileSync(0, 'utf8'),
+};
+
+export function paint({ colour }: Pick<Io, 'colour'>, style: Style, text: string): string {
+  return colour ? styleText(style, text, { validateStream: false }) : text;
+}
+
+/** One JSON document; a bigint is written as a decimal string. */
+export function printJson(io: Io, value: unknown): void {
+  io.out(`${toJson(value)}\n`);
+}
+
+export function toJson(value: unknown): string {
+  return JSON.stringify(value, (_, item: unknown) => (typeof item === 'bigint' ? item.toString() : item), 2);
+}
+
+/** Rows whose cells line up, two blanks between them; the cells of `right` are flush right. */
+export function columns(rows: readonly (readonly string[])[], right: readonly number[] = []): string {
+  const widths: number[] = [];
+  for (const row of rows) {
+    for (const [at, cell] of row.entries()) widths[at] = Math.max(widths[at] ?? 0, cell.length);
+  }
+  return rows
+    .map((row) => {
+      const cells = row.map((cell, at) => {
+        const width = widths[at] ?? 0;
+        return right.includes(at) ? cell.padStart(width) : cell.padEnd(width);
+      });
+      return `${cells.join('  ').trimEnd()}\n`;
+    })
+    .join('');
+}

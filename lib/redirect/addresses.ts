@@ -1,0 +1,77 @@
+/** Addresses and CIDRs, strictly read: net.isIP decides what an address is, ipaddr.js does the arithmetic. */
+import { isIP } from 'node:net';
+import ipaddr from 'ipaddr.js';
+import type { Cidr } from '../ruleset/model.ts';
+import { ConfigError } from './config-error.ts';
+import { list, type Parser } from './values.ts';
+
+const CIDR = 'not a CIDR (such as 10.0.0.0/8 or fd00::/8)';
+
+const cidr: Parser<Cidr> = (text, { field }) => {
+  const [address = '', length, ...more] = text.split('/');
+  if (more.length > 0) throw new ConfigError(field, text, CIDR);
+  const family = familyOf(address, text, field, CIDR);
+  const width = family === 4 ? 32 : 128;
+  if (length === undefined) throw new ConfigError(field, text, `${CIDR}; ${address}/${width} is this one address`);
+  const prefix = /^(0|[1-9]\d{0,2})$/.test(length) ? Number(length) : Number.NaN;
+  if (!(prefix <= width)) {
+    throw new ConfigError(field, text, `the prefix of an IPv${family} CIDR is a number from 0 to ${width}`);
+  }
+  const network = networkOf(address, prefix);
+  if (canonical(address) !== network) {
+    throw new ConfigError(field, text, `has host bits set; the network is ${network}/${prefix}`);
+  }
+  return { family, address: network, prefix };
+};
+
+/** A single address, as a CIDR of full length. */
+const address: Parser<Cidr> = (text, { field }) => {
+  const family = familyOf(text, text, field, 'not an IP address (such as 10.96.0.10 or fd00::a)');
+  return { family, address: canonical(text), prefix: family === 4 ? 32 : 128 };
+};
+
+/** Inside 127/8, mask 8 to 32 (istio/tools/istio-iptables/pkg/config: ValidateIPv4LoopbackCidr). */
+export const loopbackCidr: Parser<Cidr> = (text, origin) => {
+  const value = cidr(text, origin);
+  if (value.family !== 4 || value.prefix < 8 || !value.address.startsWith('127.')) {
+    throw new ConfigError(origin.field, text, 'not an IPv4 loopback CIDR (inside 127.0.0.0/8, such as 127.0.0.1/32)');
+  }
+  return value;
+};
+
+export const cidrText = ({ address, prefix }: Cidr): string => `${address}/${prefix}`;
+export const cidrs = list(cidr, cidrText);
+export const addresses = list(address, cidrText);
+
+/** Whether Go's netip.Addr.IsLoopback would say so of the CIDR's address, which is what Istio asks. */
+export function isLoopback({ family, address }: Cidr): boolean {
+  return family === 4 ? address.startsWith('127.') : address === '::1';
+}
+
+function familyOf(address: string, text: string, field: string, expected: string): 4 | 6 {
+  const family = isIP(address);
+  if (family !== 4 && family !== 6) throw new ConfigError(field, text, expected);
+  if (address.includes('%')) {
+    throw new ConfigError(field, text, 'a zone (%) has no meaning in a rule; leave it out');
+  }
+  if (family === 6) {
+    const parsed = ipaddr.IPv6.parse(address);
+    if (parsed.isIPv4MappedAddress()) {
+      const plain = parsed.toIPv4Address().toString();
+      throw new ConfigError(field, text, `an IPv4-mapped address never is on the wire; write ${plain} as IPv4`);
+    }
+  }
+  return family;
+}
+
+function canonical(address: string): string {
+  const parsed = ipaddr.parse(address);
+  return parsed.kind() === 'ipv6' ? (parsed as ipaddr.IPv6).toRFC5952String() : parsed.toString();
+}
+
+function networkOf(address: string, prefix: number): string {
+  const text = `${address}/${prefix}`;
+  return isIP(address) === 4
+    ? ipaddr.IPv4.networkAddressFromCIDR(text).toString()
+    : ipaddr.IPv6.networkAddressFromCIDR(text).toRFC5952String();
+}

@@ -1,0 +1,43 @@
+/**
+ * Flags of istio-iptables (istio/tools/istio-iptables/pkg/cmd/root.go) that have no place here. In the arguments of an
+ * injected init container they are passed over: they say how that program goes about it, not what is to stand. On our
+ * own command line they are refused with a word on what to use.
+ */
+export interface ForeignFlag {
+  flag: string;
+  short?: string;
+  /** Whether a value follows. */
+  value: boolean;
+  instead: string;
+}
+
+export const foreignFlags: readonly ForeignFlag[] = [
+  {
+    flag: 'dry-run',
+    short: 'n',
+    value: false,
+    instead: 'use the verb "plan", which prints the rules and touches nothing',
+  },
+  { flag: 'cleanup-only', value: false, instead: 'use the verb "clean"' },
+  { flag: 'reconcile', value: false, instead: 'leave it out: "apply" always replaces rules of ours that differ' },
+  { flag: 'force-apply', value: false, instead: 'leave it out: "apply" looks at what stands and changes what differs' },
+  { flag: 'run-validation', value: false, instead: 'use the verb "verify", which compares rule by rule' },
+  { flag: 'skip-rule-apply', value: false, instead: 'use the verb "plan" or "verify"; neither touches anything' },
+  {
+    flag: 'iptables-probe-port',
+    value: true,
+    instead: 'use the verb "verify", which reads the kernel and needs no port',
+  },
+  { flag: 'probe-timeout', value: true, instead: 'use the verb "verify", which waits for nothing' },
+  { flag: 'native-nftables', value: false, instead: 'use --backend' },
+  { flag: 'force-iptables-binary', value: true, instead: 'use --backend; no iptables program is ever run' },
+  { flag: 'network-namespace', value: true, instead: 'use --netns' },
+  { flag: 'cni-mode', value: false, instead: 'leave it out: a netns is always entered from outside' },
+  { flag: 'host-nsenter-exec', value: false, instead: 'leave it out: no program is run in the netns' },
+  { flag: 'iptables-trace-logging', value: false, instead: 'use --output json' },
+  { flag: 'restore-format', short: 'f', value: false, instead: 'use "plan --format iptables"' },
+  { flag: 'log_output_level', value: true, instead: 'use --output json for everything there is to say' },
+];
+
+/** Istio's logging flags (istio.io/istio/pkg/log) all begin like this, and all take a value. */
+export const LOG_FLAG = /^log_/;

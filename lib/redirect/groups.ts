@@ -1,0 +1,56 @@
+/** Group names, for the command line alone: /etc/group is the calling machine's and says nothing about a pod. */
+import { readFileSync } from 'node:fs';
+import { ConfigError } from './config-error.ts';
+import { id, list, type Parser } from './values.ts';
+
+/** istio/tools/istio-iptables/pkg/config (ValidateOwnerGroups): they all become matches of one rule. */
+const MAX_OWNER_GROUPS = 64;
+
+const NAME = /^[a-zA-Z_][a-zA-Z0-9_.-]*\$?$/;
+
+const group: Parser<number> = (text, origin) => {
+  if (!NAME.test(text)) return id(text, origin);
+  if (origin.source === 'pod') {
+    throw new ConfigError(
+      origin.field,
+      text,
+      "a group by name: this machine's /etc/group says nothing about the pod; a numeric id would be right",
+    );
+  }
+  const found = lookUp(text);
+  if (found === undefined) {
+    throw new ConfigError(origin.field, text, 'no such group in /etc/group; a numeric id would be right');
+  }
+  return found;
+};
+
+/** Numeric ids, or names resolved from /etc/group. */
+export const groups = list(group);
+
+/** As `groups`, at most 64. */
+export const ownerGroups: Parser<number[]> = (text, origin) => {
+  const found = groups(text, origin);
+  if (found.length > MAX_OWNER_GROUPS) {
+    throw new ConfigError(
+      origin.field,
+      text,
+      `at most ${MAX_OWNER_GROUPS} groups can be included, not ${found.length}`,
+    );
+  }
+  return found;
+};
+
+/** `name:password:gid:members`, see group(5). */
+function lookUp(name: string): number | undefined {
+  let text: string;
+  try {
+    text = readFileSync('/etc/group', 'utf8');
+  } catch {
+    return undefined;
+  }
+  for (const line of text.split('\n')) {
+    const [entry, , gid = ''] = line.split(':');
+    if (entry === name && /^\d+$/.test(gid)) return Number(gid);
+  }
+  return undefined;
+}

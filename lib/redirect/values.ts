@@ -1,0 +1,158 @@
+/**
+ * Parsers of single values. Each takes the text and where it came from, and returns a typed value or throws a
+ * ConfigError; none of them repairs or skips anything.
+ */
+import type { Family, PortRange } from '../ruleset/model.ts';
+import { ConfigError } from './config-error.ts';
+
+/** Where a value came from: the words for messages, and the kind of source, since some have less of a say. */
+export interface Origin {
+  field: string;
+  source: 'flag' | 'environment' | 'pod' | 'default';
+}
+
+export type Parser<T> = (text: string, origin: Origin) => T;
+
+/** The Linux kernel's -1, which chown and setuid read as "leave as it is": nobody's id. */
+const NO_ID = 0xffff_ffff;
+
+/**
+ * Rules are tried one by one for each new connection and live in the kernel's memory for each pod, and a pod's
+ * annotations together hold 256 KiB (k8s.io/apimachinery, TotalAnnotationSizeLimitB). A thousand is far above any
+ * list seen in use, and keeps a pod's tables below a megabyte.
+ */
+const MAX_LIST = 1000;
+
+const PORT = 'not a port (1 to 65535)';
+const RANGE = 'not a port or a range of ports (1 to 65535, such as 8080 or 8000-8100)';
+
+function fail(origin: Origin, text: string, expected: string): never {
+  throw new ConfigError(origin.field, text, expected);
+}
+
+/** A decimal number without sign, leading zeros or exponent, between `low` and `high`. */
+function integer(text: string, low: number, high: number): number | undefined {
+  if (!/^(0|[1-9]\d{0,9})$/.test(text)) return undefined;
+  const value = Number(text);
+  return value >= low && value <= high ? value : undefined;
+}
+
+export const port: Parser<number> = (text, origin) => integer(text, 1, 65535) ?? fail(origin, text, PORT);
+
+const portRange: Parser<PortRange> = (text, origin) => {
+  if (text === '*') fail(origin, text, '"*" has no meaning in this list; name ports or ranges of ports');
+  const [from = '', to = from, ...more] = text.split('-');
+  const first = integer(from, 1, 65535);
+  const last = integer(to, 1, 65535);
+  if (first === undefined || last === undefined || more.length > 0) fail(origin, text, RANGE);
+  if (first > last) fail(origin, text, `the range ends before it begins; ${last}-${first} would be right`);
+  return { first, last };
+};
+
+export const id: Parser<number> = (text, origin) =>
+  integer(text, 0, NO_ID - 1) ?? fail(origin, text, `not a numeric id (0 to ${NO_ID - 1}, such as 1337)`);
+
+/** Istio's CNI (cni/pkg/plugin) and the kernel (IFNAMSIZ) set these bounds. */
+const networkInterface: Parser<string> = (text, origin) => {
+  if (text.length > 15) fail(origin, text, 'not the name of an interface: at most 15 characters');
+  if (!/^[a-zA-Z][a-zA-Z0-9_.-]*$/.test(text)) {
+    fail(origin, text, 'not the name of an interface: a letter, then letters, digits, "_", "." and "-", such as eth0');
+  }
+  return text;
+};
+
+/** As Go's strconv.ParseBool reads them, which is what istio-iptables uses. */
+export const boolean: Parser<boolean> = (text, origin) => {
+  if (/^(1|t|T|true|TRUE|True)$/.test(text)) return true;
+  if (/^(0|f|F|false|FALSE|False)$/.test(text)) return false;
+  return fail(origin, text, 'not a boolean; true or false would be right');
+};
+
+/** One of `values`, spelt exactly so. */
+export function choice<const T extends string>(...values: T[]): Parser<T> {
+  return (text, origin) => {
+    const found = values.find((value) => value === text);
+    return found ?? fail(origin, text, `not one of ${values.join(', ')}`);
+  };
+}
+
+/** Marks that the rules themselves need: 0 is "no mark", 1338 marks what the proxy sends to its own pod. */
+export const OUTBOUND_MARK = 1338;
+
+export const mark: Parser<number> = (text, origin) => {
+  const value = /^0[xX][0-9a-fA-F]{1,8}$/.test(text) ? Number(text) : integer(text, 0, 0xffff_ffff);
+  if (value === undefined || value === 0) {
+    fail(origin, text, 'not a mark (1 to 4294967295 or 0x1 to 0xffffffff, such as 1337; masks are not supported)');
+  }
+  if (value === OUTBOUND_MARK)
+    fail(origin, text, `${OUTBOUND_MARK} marks the proxy's own traffic; choose another mark`);
+  return value;
+};
+
+/** Tables 253, 254 and 255 are default, main and local (linux/rtnetlink.h): a pod cannot do without them. */
+export const routeTable: Parser<number> = (text, origin) => {
+  const value = integer(text, 1, 0xffff_ffff);
+  if (value === undefined) fail(origin, text, 'not the number of a route table (1 to 4294967295, such as 133)');
+  if (value >= 253 && value <= 255) {
+    fail(origin, text, "253, 254 and 255 are the kernel's own route tables; choose another, such as 133");
+  }
+  return value;
+};
+
+export const families: Parser<'auto' | Family[]> = (text, origin) => {
+  switch (text) {
+    case 'auto':
+      return 'auto';
+    case '4':
+      return [4];
+    case '6':
+      return [6];
+    case '4,6':
+    case '6,4':
+      return [4, 6];
+    default:
+      return fail(origin, text, 'not one of auto, 4, 6 and 4,6');
+  }
+};
+
+/**
+ * A list separated by commas; blanks around an item are of no account, duplicates keep their first place, and the
+ * empty text is the empty list. `identity` names an item for the search for duplicates.
+ */
+export function list<T>(item: Parser<T>, identity: (value: T) => string = String): Parser<T[]> {
+  return (text, origin) => {
+    if (text.trim() === '') return [];
+    const parts = text.split(',', MAX_LIST + 1);
+    if (parts.length > MAX_LIST) fail(origin, text, `more than ${MAX_LIST} items in one list`);
+    const found = new Map<string, T>();
+    for (const part of parts) {
+      const trimmed = part.replace(/^ +| +$/g, '');
+      if (trimmed === '') fail(origin, text, 'an empty item; items are separated by single commas');
+      const value = item(trimmed, origin);
+      const name = identity(value);
+      if (!found.has(name)) found.set(name, value);
+    }
+    return [...found.values()];
+  };
+}
+
+/** `*` alone, or whatever `parser` reads. */
+export function wildcardOr<T>(parser: Parser<T>): Parser<'*' | T> {
+  return (text, origin) => {
+    if (text.trim() === '*') return '*';
+    if (/(^|,) *\* *(,|$)/.test(text)) fail(origin, text, '"*" stands for everything and must stand alone');
+    return parser(text, origin);
+  };
+}
+
+export const ports = list(portRange, ({ first, last }) => `${first}-${last}`);
+export const ids = list(id);
+export const interfaces = list(networkInterface);
+
+/** At least one item. */
+export function some<T>(parser: Parser<T[]>, expected: string): Parser<T[]> {
+  return (text, origin) => {
+    const values = parser(text, origin);
+    return values.length > 0 ? values : fail(origin, text, expected);
+  };
+}

@@ -1,0 +1,112 @@
+/** Collects rules in the order in which Istio writes them, and sorts them into a Ruleset. */
+import {
+  type Chain,
+  type Cidr,
+  type Family,
+  type Match,
+  OUR_CHAINS,
+  type PortRange,
+  type Routes,
+  RULE_COMMENT,
+  type Rule,
+  type Ruleset,
+  type Table,
+  type TableName,
+  type Target,
+} from './model.ts';
+
+/** A rule before it is complete: whatever is left out is absent, `matches` empty. */
+export type Draft = Omit<Rule, 'matches'> & { matches?: Match[] };
+
+type Builtin = 'PREROUTING' | 'OUTPUT';
+type Ours = (typeof OUR_CHAINS)[number];
+
+const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
+const BUILTINS: readonly string[] = ['PREROUTING', 'OUTPUT'] satisfies Builtin[];
+
+export class RulesetBuilder {
+  readonly #families: readonly Family[];
+  readonly #tables = new Map<TableName, Map<string, { top: Rule[]; rules: Rule[] }>>();
+
+  constructor(families: readonly Family[]) {
+    this.#families = families;
+  }
+
+  /** `-A`. A draft of another family is left out. */
+  append(table: TableName, chain: Builtin | Ours, ...drafts: Draft[]): void {
+    const rules = this.#rulesOf(chain, drafts);
+    if (rules.length > 0) this.#chain(table, chain).rules.push(...rules);
+  }
+
+  /** `-I CHAIN 1` for the whole of `drafts`, whose order is kept. */
+  prepend(table: TableName, chain: Builtin | Ours, ...drafts: Draft[]): void {
+    const rules = this.#rulesOf(chain, drafts);
+    if (rules.length > 0) this.#chain(table, chain).top.unshift(...rules);
+  }
+
+  build(routes: Routes): Ruleset {
+    const tables: Table[] = [];
+    for (const name of TABLES) {
+      const chains = this.#tables.get(name);
+      if (chains !== undefined) tables.push({ name, chains: [...chains].map(chain).sort(byPlace) });
+    }
+    return { families: [...this.#families], tables, routes };
+  }
+
+  #rulesOf(chain: string, drafts: Draft[]): Rule[] {
+    return drafts
+      .filter(({ family }) => family === undefined || this.#families.includes(family))
+      .map((draft) => complete(chain, draft));
+  }
+
+  #chain(table: TableName, chain: string): { top: Rule[]; rules: Rule[] } {
+    const chains = this.#tables.get(table) ?? new Map<string, { top: Rule[]; rules: Rule[] }>();
+    this.#tables.set(table, chains);
+    const found = chains.get(chain) ?? { top: [], rules: [] };
+    chains.set(chain, found);
+    return found;
+  }
+}
+
+/** In the kernel's own chains a rule that does not lead into a chain of ours would not be known for ours. */
+function complete(chain: string, draft: Draft): Rule {
+  const matches = [...(draft.matches ?? [])];
+  const ours = draft.target.kind === 'jump' && (OUR_CHAINS as readonly string[]).includes(draft.target.chain);
+  if (isBuiltin(chain) && !ours) matches.push({ kind: 'comment', text: RULE_COMMENT });
+  return { ...draft, matches };
+}
+
+function chain([name, { top, rules }]: [string, { top: Rule[]; rules: Rule[] }]): Chain {
+  return isBuiltin(name)
+    ? { name, builtin: true, inserts: top, rules }
+    : { name, builtin: false, inserts: [], rules: [...top, ...rules] };
+}
+
+/** The kernel's chains first, in its order; then ours by name, as libiptc keeps them. */
+function byPlace(a: Chain, b: Chain): number {
+  const place = ({ name, builtin }: Chain) => (builtin ? BUILTINS.indexOf(name) : BUILTINS.length);
+  return place(a) - place(b) || (a.name < b.name ? -1 : 1);
+}
+
+function isBuiltin(name: string): boolean {
+  return BUILTINS.includes(name);
+}
+
+export const toPort = (port: number | PortRange, not = false): Match => ({
+  kind: 'port',
+  side: 'destination',
+  range: range(port),
+  not,
+});
+
+export const fromPort = (port: number): Match => ({ kind: 'port', side: 'source', range: range(port), not: false });
+
+function range(port: number | PortRange): PortRange {
+  return typeof port === 'number' ? { first: port, last: port } : port;
+}
+
+export const jump = (chain: Ours): Target => ({ kind: 'jump', chain });
+export const RETURN: Target = { kind: 'return' };
+
+export const is = (cidr: Cidr) => ({ cidr, not: false });
+export const isNot = (cidr: Cidr) => ({ cidr, not: true });

@@ -1,0 +1,251 @@
+// Threads and netns: who comes home, who does not, and what is left behind. Real namespaces, faults on demand.
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "native/install.h"
+#include "native/workers.h"
+#include "test/native/check.h"
+
+namespace {
+
+using namespace ipnc;
+
+// A netns held by a thread of its own.
+class Pod {
+ public:
+  Pod()
+      : thread_([this] {
+          CHECK(unshare(CLONE_NEWNET) == 0);
+          path_ = "/proc/" + std::to_string(getpid()) + "/task/" + std::to_string(gettid()) + "/ns/net";
+          std::unique_lock lock(mutex_);
+          ready_ = true;
+          changed_.notify_all();
+          changed_.wait(lock, [this] { return leave_; });
+        }) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return ready_; });
+  }
+  ~Pod() {
+    {
+      const std::lock_guard lock(mutex_);
+      leave_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ready_ = false;
+  bool leave_ = false;
+  std::string path_;
+  std::thread thread_;
+};
+
+ino_t OwnNetns() {
+  struct stat st;
+  CHECK(stat("/proc/thread-self/ns/net", &st) == 0);
+  return st.st_ino;
+}
+
+class FunctionJob : public Job {
+ public:
+  explicit FunctionJob(std::function<void(Home&, Workers&)> body) : body_(std::move(body)) {}
+  void Run(Home& home, Workers& workers) override { body_(home, workers); }
+
+ private:
+  std::function<void(Home&, Workers&)> body_;
+};
+
+// Workers whose jobs can be waited for.
+class Crew {
+ public:
+  explicit Crew(unsigned threads = 2, size_t bound = 16)
+      : workers_(threads, bound, [this](std::unique_ptr<Job> job) {
+          const std::lock_guard lock(mutex_);
+          last_ = std::move(job);
+          ++done_;
+          changed_.notify_all();
+        }) {}
+  // Runs `body` as a job; what it failed with.
+  std::optional<Error> Run(std::function<void(Home&, Workers&)> body) {
+    std::unique_lock lock(mutex_);
+    const int before = done_;
+    lock.unlock();
+    CHECK(workers_.Submit(std::make_unique<FunctionJob>(std::move(body))));
+    lock.lock();
+    changed_.wait(lock, [&] { return done_ > before; });
+    return last_->error;
+  }
+  Workers& workers() { return workers_; }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::unique_ptr<Job> last_;
+  int done_ = 0;
+  Workers workers_;
+};
+
+Ruleset SomeRules() {
+  Ruleset ruleset{.families = {Family::kV4, Family::kV6}, .tables = {}, .routes = {.loopback6 = true, .tproxy = {}}};
+  ruleset.routes.tproxy = TproxyRoute{1337, 133};
+  const Rule redirect{.protocol = IPPROTO_TCP, .target = Redirect{15001}};
+  const Rule jump{.protocol = IPPROTO_TCP, .target = Jump{"ISTIO_REDIRECT"}};
+  const Rule jump_mark{.protocol = IPPROTO_TCP, .target = Jump{"ISTIO_DIVERT"}};
+  const Rule mark{.target = SetMark{1337}};
+  ruleset.tables.push_back(
+      {TableName::kMangle, {{"ISTIO_DIVERT", false, {}, {mark}}, {"PREROUTING", true, {}, {jump_mark}}}});
+  ruleset.tables.push_back(
+      {TableName::kNat, {{"ISTIO_REDIRECT", false, {}, {redirect}}, {"OUTPUT", true, {}, {jump}}}});
+  return ruleset;
+}
+
+TEST("workers: a thread that cannot come home runs nothing more, and is replaced by one that is at home") {
+  Crew crew(1);
+  const ino_t home_netns = OwnNetns();
+  const Pod pod;
+  pid_t lost = 0;
+  crew.Run([&](Home& home, Workers&) {
+    lost = gettid();
+    const Visit visit(home, pod.path(), nullptr);
+    check::FailSetns(1);
+  });
+  CHECK(lost != 0);
+  for (int i = 0; i < 20; ++i) {
+    const auto error = crew.Run([&](Home&, Workers&) {
+      CHECK(gettid() != lost);
+      CHECK(OwnNetns() == home_netns);
+    });
+    CHECK(!error);
+  }
+  CHECK(crew.workers().lost() == 1);
+}
+
+TEST("workers: a queue that is full says so and takes nothing") {
+  Crew crew(1, 2);
+  std::mutex gate;
+  gate.lock();
+  std::atomic<bool> started = false;
+  auto& workers = crew.workers();
+  CHECK(workers.Submit(std::make_unique<FunctionJob>([&](Home&, Workers&) {
+    started = true;
+    const std::lock_guard wait(gate);
+  })));
+  while (!started) std::this_thread::yield();
+  for (int i = 0; i < 2; ++i) CHECK(workers.Submit(std::make_unique<FunctionJob>([](Home&, Workers&) {})));
+  CHECK(!workers.Submit(std::make_unique<FunctionJob>([](Home&, Workers&) {})));
+  gate.unlock();
+}
+
+TEST("workers: an aside that nobody is idle for is done by the job itself") {
+  Crew crew(1);
+  const auto error = crew.Run([](Home& home, Workers& workers) {
+    pid_t who = 0;
+    Workers::Aside aside(workers, [&](Home&) { who = gettid(); });
+    aside.Join(home);
+    CHECK(who == gettid());
+  });
+  CHECK(!error);
+}
+
+TEST("workers: what an aside throws, the job throws") {
+  Crew crew(2);
+  for (int i = 0; i < 200; ++i) {
+    const auto error = crew.Run([](Home& home, Workers& workers) {
+      Workers::Aside aside(workers, [](Home&) { ThrowErrno(EXDEV, "aside"); });
+      aside.Join(home);
+    });
+    CHECK(error && error->number == EXDEV);
+  }
+}
+
+TEST("netns: refuses the namespace it lives in, by each of its names") {
+  Crew crew;
+  for (const char* path : {"/proc/self/ns/net", "/proc/thread-self/ns/net"}) {
+    const auto error = crew.Run([path](Home& home, Workers&) { const Visit visit(home, path, nullptr); });
+    CHECK(error && error->code == kHostNetns);
+  }
+}
+
+TEST("netns: a failed entry leaves the thread at home") {
+  Crew crew(1);
+  const ino_t home_netns = OwnNetns();
+  const Pod pod;
+  for (int i = 0; i < 3; ++i) {
+    const auto error = crew.Run([&](Home& home, Workers&) {
+      check::FailSetns(1);
+      const Visit visit(home, pod.path(), nullptr);
+    });
+    CHECK(error && error->number == EPERM && error->path == pod.path());
+    CHECK(!crew.Run([&](Home&, Workers&) { CHECK(OwnNetns() == home_netns); }));
+  }
+}
+
+// Installs with the n-th allocation failing, for every n there is.
+TEST("install: out of memory at every single allocation leaves all or nothing, and every thread at home") {
+  Crew crew(1);
+  const ino_t home_netns = OwnNetns();
+  std::shared_ptr<const Compiled> compiled;
+  std::shared_ptr<const Compiled> nothing;
+  CHECK(!crew.Run([&](Home& home, Workers&) {
+    compiled = std::make_shared<Compiled>(home, SomeRules());
+    nothing = std::make_shared<Compiled>(home, Ruleset{});
+  }));
+  for (const bool fresh : {true, false}) {
+    long failures = 0;
+    for (long n = 1;; ++n) {
+      const Pod pod;
+      NetnsRef target;
+      CHECK(!crew.Run([&](Home& home, Workers&) { target = {pod.path(), Identify(home, pod.path()).netns}; }));
+      bool reached = false;
+      const auto error = crew.Run([&](Home& home, Workers& workers) {
+        check::FailAllocation(n);
+        try {
+          compiled->Apply(home, workers, target, fresh);
+        } catch (...) {
+          reached = check::FailAllocation(0) >= n;
+          throw;
+        }
+        reached = check::FailAllocation(0) >= n;
+      });
+      bool whole = false;
+      bool none = false;
+      CHECK(!crew.Run([&](Home& home, Workers&) {
+        CHECK(OwnNetns() == home_netns);
+        const auto stands = [&](const Compiled& what) {
+          const VerifyResult result = what.Verify(home, target);
+          return result.tables.empty() && result.missing_routes.empty() && result.surplus_routes.empty();
+        };
+        whole = stands(*compiled);
+        none = stands(*nothing);
+      }));
+      if (error) {
+        CHECK(error->number == ENOMEM);
+        CHECK(error->rollback.empty());
+        if (!none)
+          std::fprintf(stderr, "n %ld fresh %d rollback %s syscall %s\n", n, fresh, error->rollback.c_str(),
+                       error->syscall.c_str());
+        CHECK(none);
+        ++failures;
+      } else {
+        CHECK(whole);
+      }
+      if (!reached) break;
+    }
+    CHECK(failures > 10);
+  }
+  CHECK(crew.workers().lost() == 0);
+}
+
+}  // namespace

@@ -1,0 +1,56 @@
+/** What a test may lack on this machine, and how that is found out. Each answer is asked once a process. */
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { canBecome, UID_MAP_REMEDY } from '../lib/userns.ts';
+
+/** What can be asked for by name; any other name is a command to be found in PATH. */
+const probes: Record<string, () => string | undefined> = {
+  root: () => (process.geteuid?.() === 0 ? undefined : 'not root here, and no user namespace could be had'),
+  netns: () =>
+    hasCapabilities()
+      ? undefined
+      : 'CAP_SYS_ADMIN and CAP_NET_ADMIN are needed for network namespaces; run as root, or allow user namespaces',
+  /** More than one uid and gid: owner rules and a sidecar of its own uid need them. */
+  'uid-map': () =>
+    [1000, 1337, 65534].every(canBecome)
+      ? undefined
+      : `uids 1000, 1337 and 65534 are not mapped in this user namespace; ${UID_MAP_REMEDY}`,
+  ipv6: () => (existsSync('/proc/net/if_inet6') ? undefined : 'this kernel runs without IPv6'),
+  addon: () => built('bindings/ipnc.node', 'ipnc.node'),
+  toolbox: () => built('toolbox'),
+};
+
+const answers = new Map<string, string | undefined>();
+
+/** What is missing, in words, or undefined when the need is met. */
+export function lacking(need: string): string | undefined {
+  if (!answers.has(need)) {
+    answers.set(need, (probes[need] ?? (() => command(need)))());
+  }
+  return answers.get(need);
+}
+
+function command(name: string): string | undefined {
+  const found = (process.env.PATH ?? '').split(delimiter).some((folder) => {
+    try {
+      accessSync(join(folder, name), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+  return found ? undefined : `the command ${name} is not in PATH`;
+}
+
+function built(...names: string[]): string | undefined {
+  const folder = fileURLToPath(new URL(`../build/${process.env.IPNC_BUILD ?? 'Release'}/`, import.meta.url));
+  return names.some((name) => existsSync(join(folder, name))) ? undefined : `${names[0]} is not built; run ./setup`;
+}
+
+function hasCapabilities(): boolean {
+  const effective = BigInt(`0x${/^CapEff:\s*(\w+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`);
+  const netAdmin = 1n << 12n;
+  const sysAdmin = 1n << 21n;
+  return (effective & netAdmin) !== 0n && (effective & sysAdmin) !== 0n;
+}

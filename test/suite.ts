@@ -1,0 +1,215 @@
+/**
+ * `suite()` of uvu, for tests that may not fail silently.
+ *
+ * uvu 0.5.6 exits 0 when a hook throws, when a test throws something that is not an Error, and when a suite is never
+ * run; it has no time limits. Here all of these fail, a file's suites run by themselves once the file is loaded, and
+ * a test that is skipped says what it lacks.
+ */
+import { writeFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+import { inspect, styleText } from 'node:util';
+import { suite as uvu } from 'uvu';
+import { lacking } from './needs.ts';
+
+interface TestOptions {
+  /** Time limit; 20 s if absent. */
+  timeoutMs?: number;
+  /** What must be there, or the test is skipped: a name known to needs.ts, or a command. */
+  needs?: string[];
+}
+
+type Body = () => unknown;
+
+interface HookRegistrar {
+  (hook: Body): void;
+  /** Runs around each test, in the order of registration. */
+  each(hook: Body): void;
+}
+
+export interface Suite {
+  (name: string, body: Body, options?: TestOptions): void;
+  before: HookRegistrar;
+  after: HookRegistrar;
+  /** What every test of the suite needs. */
+  needs(...needs: string[]): void;
+}
+
+/** What a test file tells the runner. A file that ends without one has crashed. */
+export interface FileReport {
+  passed: number;
+  failed: number;
+  skipped: { suite: string; test: string; reason: string }[];
+}
+
+const TEST_LIMIT_MS = 20_000;
+const HOOK_LIMIT_MS = 60_000;
+/** How long a file may linger after its last test, for handles to close. */
+const LINGER_MS = 5_000;
+
+interface Registered {
+  name: string;
+  tests: { name: string; body: Body; options: TestOptions }[];
+  needs: string[];
+  before: Body[];
+  after: Body[];
+  beforeEach: Body[];
+  afterEach: Body[];
+}
+
+const suites: Registered[] = [];
+const report: FileReport = { passed: 0, failed: 0, skipped: [] };
+let started = false;
+/** Suites that have not come to their end. */
+let running = 0;
+
+export function suite(name: string): Suite {
+  const registered: Registered = { name, tests: [], needs: [], before: [], after: [], beforeEach: [], afterEach: [] };
+  if (suites.length === 0 && !started) setImmediate(start);
+  register(() => suites.push(registered));
+  const test = (name: string, body: Body, options: TestOptions = {}) =>
+    register(() => registered.tests.push({ name, body, options }));
+  return Object.assign(test, {
+    before: hook(registered.before, registered.beforeEach),
+    after: hook(registered.after, registered.afterEach),
+    needs: (...needs: string[]) => register(() => registered.needs.push(...needs)),
+  });
+}
+
+function hook(all: Body[], each: Body[]): HookRegistrar {
+  return Object.assign((body: Body) => register(() => all.push(body)), {
+    each: (body: Body) => register(() => each.push(body)),
+  });
+}
+
+function register(add: () => void): void {
+  if (started) {
+    const late = new Error('registered after the tests had started: it would never run');
+    fail('(file)', late);
+    throw late;
+  }
+  add();
+}
+
+/** The import is of the file being run, and settles when the whole of it, its top-level awaits included, is done. */
+async function start(): Promise<void> {
+  if (process.argv[1] !== undefined) await import(pathToFileURL(process.argv[1]).href);
+  started = true;
+  running = suites.length;
+  process.on('exit', finish);
+  for (const registered of suites) runSuite(registered);
+}
+
+function runSuite({ name, tests, needs, before, after, beforeEach, afterEach }: Registered): void {
+  const run = uvu(name);
+  let set: Promise<void> | undefined;
+  if (tests.length === 0) {
+    run('(suite)', () => {
+      report.failed++;
+      throw new Error('a suite without a test');
+    });
+  }
+  for (const { name: test, body, options } of tests) {
+    const reason = [...needs, ...(options.needs ?? [])].map(lacking).find((lack) => lack !== undefined);
+    if (reason !== undefined) {
+      report.skipped.push({ suite: name, test, reason });
+      run.skip();
+      continue;
+    }
+    run(test, async () => {
+      const errors: Error[] = [];
+      const attempt = async (what: string, step: () => Promise<void>) => {
+        try {
+          await step();
+        } catch (thrown) {
+          errors.push(asError(thrown, what));
+        }
+      };
+      await attempt('before', () => {
+        set ??= inTurn('before', before);
+        return set;
+      });
+      if (errors.length === 0) {
+        await attempt('before.each', () => inTurn('before.each', beforeEach));
+        if (errors.length === 0) {
+          await attempt('', () => within(options.timeoutMs ?? TEST_LIMIT_MS, 'the test', body));
+        }
+        await attempt('after.each', () => inTurn('after.each', afterEach));
+      }
+      const [first, ...rest] = errors;
+      if (first === undefined) {
+        report.passed++;
+        return;
+      }
+      report.failed++;
+      for (const error of rest) console.error(styleText('red', `\n${name}, ${test}: and then ${error.message}`));
+      throw first;
+    });
+  }
+  run.after(async () => {
+    try {
+      if (set !== undefined) await inTurn('after', after);
+    } catch (thrown) {
+      fail(name, asError(thrown, 'after'));
+    }
+  });
+  run.after(() => {
+    if (--running === 0) linger();
+  });
+  run.run();
+}
+
+async function inTurn(what: string, hooks: Body[]): Promise<void> {
+  for (const hook of hooks) await within(HOOK_LIMIT_MS, what, hook);
+}
+
+/** Starts `body` and waits for it no longer than `limit`. What it goes on doing after that is not waited for. */
+async function within(limit: number, what: string, body: Body): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const expired = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} took longer than its limit of ${limit} ms`)), limit);
+  });
+  try {
+    await Promise.race([body(), expired]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** uvu prints only what has a name, a message and a stack, and breaks on anything else. */
+function asError(thrown: unknown, hook: string): Error {
+  const printable = thrown instanceof Error && typeof thrown.name === 'string' && typeof thrown.stack === 'string';
+  const error = printable ? thrown : new Error(`thrown, and not an Error: ${inspect(thrown)}`);
+  if (hook !== '' && !error.message.startsWith(hook)) {
+    const prefixed = new Error(`${hook}: ${error.message}`, { cause: error });
+    if (error.stack !== undefined) prefixed.stack = error.stack;
+    return prefixed;
+  }
+  return error;
+}
+
+/** A failure that belongs to no test. */
+function fail(where: string, error: Error): void {
+  report.failed++;
+  process.exitCode = 1;
+  console.error(styleText('red', `\n  FAIL ${where}: ${error.stack ?? error.message}\n`));
+}
+
+/** Fires only while something else keeps the process alive. */
+function linger(): void {
+  setTimeout(() => {
+    const resources = [...new Set(process.getActiveResourcesInfo())].join(', ');
+    fail('(file)', new Error(`the tests are over and the process would not end; still open: ${resources}`));
+    process.exit(1);
+  }, LINGER_MS).unref();
+}
+
+function finish(): void {
+  if (running > 0) fail('(file)', new Error('the process ended before its tests did'));
+  for (const { suite, test, reason } of report.skipped) {
+    console.log(styleText('yellow', `  SKIPPED ${suite}, ${test}: ${reason}`));
+  }
+  if (report.failed > 0) process.exitCode = 1;
+  if (process.env.IPNC_TEST_REPORT !== undefined) {
+    writeFileSync(process.env.IPNC_TEST_REPORT, JSON.stringify(report));
+  }
+}

@@ -1,0 +1,30 @@
+/** The command line run in this process, with nothing of this process's environment in it. */
+
+import { run } from '../../lib/main.ts';
+import type { Io } from '../../lib/output.ts';
+
+export interface Outcome {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+export async function ipnc(
+  words: readonly string[],
+  { environment = {}, input = '' }: { environment?: Record<string, string>; input?: string } = {},
+): Promise<Outcome> {
+  const outcome: Outcome = { code: -1, stdout: '', stderr: '' };
+  const io: Io = {
+    out: (text) => {
+      outcome.stdout += text;
+    },
+    err: (text) => {
+      outcome.stderr += text;
+    },
+    colour: false,
+    environment,
+    readInput: () => input,
+  };
+  outcome.code = await run(words, io);
+  return outcome;
+}

@@ -1,0 +1,322 @@
+/**
+ * What must be captured and what must not, as a table that holds for any backend: which flags, who calls whom, and who
+ * is to answer. An answer counts only if the one who gives it knows where the caller wanted to go.
+ */
+import type { Family } from '../../lib/ruleset/model.ts';
+import type { Place, Who } from './world.ts';
+
+type Callee = `${'tcp' | 'udp'} ${Place}:${number}`;
+type Answerer = `${'app' | 'proxy' | 'world'}:${number}`;
+/** Who calls, whom, who answers, and from which source if it matters. */
+export type Line = [who: Who, callee: Callee, answers: Answerer, from?: Place];
+
+export interface TrafficCase {
+  name: string;
+  /** As for `apply`. */
+  flags: string[];
+  transparent?: true;
+  /** Both, if absent. */
+  families?: readonly Family[];
+  traffic: Line[];
+}
+
+/** With no flags, and whatever the mode of inbound capture. */
+const byDefault: Line[] = [
+  ['app', 'tcp world:80', 'proxy:15001'],
+  ['app', 'tcp world:443', 'proxy:15001'],
+  ['root', 'tcp world:80', 'proxy:15001'],
+  ['app', 'tcp second:80', 'proxy:15001'],
+  ['app', 'udp world:5000', 'world:5000'],
+  ['app', 'udp world:53', 'world:53'],
+  ['app', 'tcp loopback:8080', 'app:8080'],
+  ['app', 'tcp pod:8080', 'app:8080'],
+  ['proxy', 'tcp world:80', 'world:80'],
+  ['agent', 'tcp world:80', 'world:80'],
+  ['proxy', 'tcp loopback:8080', 'app:8080'],
+  ['proxy', 'tcp pod:8080', 'app:8080', 'passthrough'],
+  ['world', 'tcp pod:8080', 'proxy:15006'],
+  ['world', 'tcp pod:80', 'proxy:15006'],
+  ['world', 'tcp pod2:80', 'proxy:15006'],
+  ['world', 'tcp beyond:80', 'proxy:15006'],
+  ['world', 'tcp pod:15020', 'app:15020'],
+  ['world', 'tcp pod:15021', 'app:15021'],
+  ['world', 'tcp pod:15090', 'app:15090'],
+];
+
+export const cases: TrafficCase[] = [
+  {
+    name: "Istio's defaults",
+    flags: [],
+    traffic: [
+      ...byDefault,
+      ['proxy', 'tcp pod:8080', 'proxy:15006'],
+      // The rules of the uid come first, and let any other uid's loopback traffic be.
+      ['agent', 'tcp pod:8080', 'app:8080'],
+      ['proxy', 'tcp pod:15008', 'proxy:15008'],
+      ['world', 'tcp pod:15008', 'proxy:15008'],
+    ],
+  },
+  {
+    name: 'TPROXY',
+    flags: ['-m', 'TPROXY'],
+    transparent: true,
+    traffic: [
+      ...byDefault,
+      ['proxy', 'tcp pod:8080', 'proxy:15006'],
+      // Istio spares its tunnel port in nat alone.
+      ['proxy', 'tcp pod:15008', 'proxy:15006'],
+      ['world', 'tcp pod:15008', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'TPROXY with a mark and a table of its own, on some ports',
+    flags: ['-m', 'TPROXY', '-t', '4242', '-r', '77', '-b', '8080,9000-9100'],
+    transparent: true,
+    traffic: [
+      ['world', 'tcp pod:8080', 'proxy:15006'],
+      ['world', 'tcp pod:9050', 'proxy:15006'],
+      ['world', 'tcp beyond:9050', 'proxy:15006'],
+      ['world', 'tcp pod:9101', 'app:9101'],
+      ['world', 'tcp pod:80', 'app:80'],
+      ['app', 'tcp world:80', 'proxy:15001'],
+    ],
+  },
+  {
+    name: 'TPROXY with excluded ports',
+    flags: ['-m', 'TPROXY', '-d', '8080,9000-9100'],
+    transparent: true,
+    traffic: [
+      ['world', 'tcp pod:80', 'proxy:15006'],
+      ['world', 'tcp pod:8080', 'app:8080'],
+      ['world', 'tcp pod:9050', 'app:9050'],
+      ['world', 'tcp pod:9101', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'NONE',
+    flags: ['-m', 'NONE'],
+    traffic: [
+      ['app', 'tcp world:80', 'world:80'],
+      ['world', 'tcp pod:8080', 'app:8080'],
+    ],
+  },
+  {
+    name: 'inbound ports and ranges',
+    flags: ['-b', '8080,9000-9100'],
+    traffic: [
+      ['world', 'tcp pod:8080', 'proxy:15006'],
+      ['world', 'tcp pod:9050', 'proxy:15006'],
+      ['world', 'tcp pod:9101', 'app:9101'],
+      ['world', 'tcp pod:80', 'app:80'],
+      ['app', 'tcp world:80', 'proxy:15001'],
+    ],
+  },
+  {
+    name: 'no inbound capture',
+    flags: ['-b', ''],
+    traffic: [
+      ['world', 'tcp pod:8080', 'app:8080'],
+      ['app', 'tcp world:80', 'proxy:15001'],
+    ],
+  },
+  {
+    name: 'excluded inbound ports and ranges',
+    flags: ['-d', '8080,9000-9100'],
+    traffic: [
+      ['world', 'tcp pod:80', 'proxy:15006'],
+      ['world', 'tcp pod:8080', 'app:8080'],
+      ['world', 'tcp pod:9050', 'app:9050'],
+      ['world', 'tcp pod:9101', 'proxy:15006'],
+      ['world', 'tcp pod:15020', 'app:15020'],
+    ],
+  },
+  {
+    name: 'excluded outbound ports and ranges',
+    flags: ['-o', '443,5000-5010'],
+    traffic: [
+      ['app', 'tcp world:443', 'world:443'],
+      ['app', 'tcp world:5001', 'world:5001'],
+      ['app', 'tcp world:80', 'proxy:15001'],
+      ['app', 'tcp world:8443', 'proxy:15001'],
+      ['app', 'udp world:5000', 'world:5000'],
+    ],
+  },
+  {
+    name: 'outbound CIDRs',
+    flags: ['-i', '10.10.0.0/24,fd10::/64'],
+    traffic: [
+      ['app', 'tcp world:80', 'proxy:15001'],
+      ['app', 'tcp dns:80', 'proxy:15001'],
+      ['app', 'tcp second:80', 'world:80'],
+      ['app', 'tcp pod:8080', 'app:8080'],
+    ],
+  },
+  {
+    name: 'outbound ports are captured whatever the CIDRs',
+    flags: ['-i', '10.10.0.0/24,fd10::/64', '-q', '8443,5000-5010'],
+    traffic: [
+      ['app', 'tcp second:80', 'world:80'],
+      ['app', 'tcp second:8443', 'proxy:15001'],
+      ['app', 'tcp second:5001', 'proxy:15001'],
+      ['proxy', 'tcp second:8443', 'world:8443'],
+    ],
+  },
+  {
+    name: 'no outbound capture, but for a port',
+    flags: ['-i', '', '-q', '443'],
+    traffic: [
+      ['app', 'tcp world:80', 'world:80'],
+      ['app', 'tcp world:443', 'proxy:15001'],
+      ['world', 'tcp pod:80', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'excluded CIDRs',
+    flags: ['-x', '10.10.0.53/32,fd10::53/128,10.20.0.0/24,fd20::/64'],
+    traffic: [
+      ['app', 'tcp world:80', 'proxy:15001'],
+      ['app', 'tcp dns:80', 'world:80'],
+      ['app', 'tcp second:80', 'world:80'],
+    ],
+  },
+  {
+    name: 'loopback among the CIDRs',
+    flags: ['-i', '127.0.0.1/32,::1/128,10.10.0.2/32,fd10::2/128'],
+    traffic: [
+      ['app', 'tcp pod:8080', 'proxy:15001'],
+      ['app', 'tcp world:80', 'world:80'],
+    ],
+  },
+  {
+    name: 'excluded interfaces',
+    flags: ['-c', 'eth1'],
+    traffic: [
+      ['app', 'tcp second:80', 'world:80'],
+      ['world', 'tcp pod2:8080', 'app:8080'],
+      ['app', 'tcp world:80', 'proxy:15001'],
+      ['world', 'tcp pod:8080', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'excluded interfaces with TPROXY',
+    flags: ['-m', 'TPROXY', '-c', 'eth1'],
+    transparent: true,
+    traffic: [
+      ['app', 'tcp second:80', 'world:80'],
+      ['world', 'tcp pod2:8080', 'app:8080'],
+      ['app', 'tcp world:80', 'proxy:15001'],
+      ['world', 'tcp pod:8080', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'virtual interfaces',
+    flags: ['-k', 'vm0'],
+    traffic: [
+      ['vm', 'tcp world:80', 'proxy:15001'],
+      ['vm', 'tcp second:443', 'proxy:15001'],
+      ['app', 'tcp world:80', 'proxy:15001'],
+      ['world', 'tcp pod:80', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'virtual interfaces and CIDRs',
+    flags: ['-k', 'vm0', '-i', '10.20.0.0/24,fd20::/64'],
+    traffic: [
+      ['vm', 'tcp second:443', 'proxy:15001'],
+      ['vm', 'tcp gateway:8080', 'app:8080'],
+      ['app', 'tcp world:80', 'world:80'],
+    ],
+  },
+  {
+    name: 'without virtual interfaces that traffic is inbound',
+    flags: [],
+    traffic: [['vm', 'tcp gateway:8080', 'proxy:15006']],
+  },
+  {
+    name: 'owner groups',
+    flags: ['--owner-groups', '2000,3000'],
+    traffic: [
+      ['member', 'tcp world:80', 'proxy:15001'],
+      ['app', 'tcp world:80', 'world:80'],
+      ['proxy', 'tcp world:80', 'world:80'],
+    ],
+  },
+  {
+    name: 'excluded owner groups',
+    flags: ['--owner-groups-exclude', '2000'],
+    traffic: [
+      ['member', 'tcp world:80', 'world:80'],
+      ['app', 'tcp world:80', 'proxy:15001'],
+    ],
+  },
+  {
+    name: 'several proxy uids and gids',
+    flags: ['-u', '1337,1338', '-g', '1337,2000'],
+    traffic: [
+      ['proxy', 'tcp world:80', 'world:80'],
+      ['proxy2', 'tcp world:80', 'world:80'],
+      ['member', 'tcp world:80', 'world:80'],
+      ['app', 'tcp world:80', 'proxy:15001'],
+    ],
+  },
+  {
+    name: 'custom ports',
+    flags: ['-p', '16001', '-z', '16006', '-e', '16008'],
+    traffic: [
+      ['app', 'tcp world:80', 'proxy:16001'],
+      ['world', 'tcp pod:8080', 'proxy:16006'],
+      ['world', 'tcp pod:16008', 'proxy:16008'],
+      ['world', 'tcp pod:15008', 'proxy:16006'],
+    ],
+  },
+  {
+    name: 'the loopback CIDR, as it is',
+    flags: [],
+    families: [4],
+    traffic: [
+      ['proxy', 'tcp loopback2:8080', 'proxy:15006'],
+      ['app', 'tcp loopback2:8080', 'app:8080'],
+    ],
+  },
+  {
+    name: 'a wider loopback CIDR',
+    flags: ['--loopback-cidr', '127.0.0.0/8'],
+    families: [4],
+    traffic: [
+      ['proxy', 'tcp loopback2:8080', 'app:8080'],
+      ['proxy', 'tcp pod:8080', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'all DNS',
+    flags: ['--redirect-dns', '--capture-all-dns'],
+    traffic: [
+      ['app', 'udp world:53', 'proxy:15053'],
+      ['app', 'tcp world:53', 'proxy:15053'],
+      ['app', 'udp dns:53', 'proxy:15053'],
+      ['app', 'udp loopback:53', 'proxy:15053'],
+      ['app', 'tcp loopback:53', 'proxy:15053'],
+      ['proxy', 'udp world:53', 'world:53'],
+      ['proxy', 'tcp world:53', 'world:53'],
+      ['app', 'udp world:5000', 'world:5000'],
+      ...byDefault.filter(([, callee]) => !callee.endsWith(':53')),
+    ],
+  },
+  {
+    name: 'DNS of one server',
+    flags: ['--redirect-dns', '--dns-servers', '10.10.0.53,fd10::53'],
+    traffic: [
+      ['app', 'udp dns:53', 'proxy:15053'],
+      ['app', 'tcp dns:53', 'proxy:15053'],
+      ['app', 'udp world:53', 'world:53'],
+      ['app', 'tcp world:53', 'proxy:15001'],
+      ['proxy', 'udp dns:53', 'world:53'],
+      ['proxy', 'tcp dns:53', 'world:53'],
+    ],
+  },
+  {
+    name: 'drop-invalid lets through what is valid',
+    flags: ['--drop-invalid'],
+    traffic: byDefault,
+  },
+];
