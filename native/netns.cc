@@ -29,11 +29,12 @@ void RequireNetns(bool yes, const std::string& path) {
   if (!yes) throw Error{.code = kNotNetns, .detail = "not a network namespace", .path = path};
 }
 
-Fd Open(const std::string& path) {
-  // Looked at before it is opened: opening a device or a pipe can do things.
+Fd Open(const std::string& path, bool known) {
   struct statfs fs;
-  if (statfs(path.c_str(), &fs) != 0) throw Error{.number = errno, .syscall = "open", .path = path};
-  RequireNetns(fs.f_type == NSFS_MAGIC, path);
+  if (!known) {  // looked at before it is opened: opening a device can do things
+    if (statfs(path.c_str(), &fs) != 0) throw Error{.number = errno, .syscall = "open", .path = path};
+    RequireNetns(fs.f_type == NSFS_MAGIC, path);
+  }
   Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd) throw Error{.number = errno, .syscall = "open", .path = path};
   if (fstatfs(fd.get(), &fs) != 0) throw Error{.number = errno, .syscall = "fstatfs", .path = path};
@@ -65,7 +66,8 @@ Home::Home() : fd_(Check(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC),
   if (stat("/proc/1/ns/net", &st) == 0) init_ = {.dev = st.st_dev, .ino = st.st_ino};
 }
 
-Visit::Visit(Home& home, const std::string& path, const NetnsIdentity* expected) : home_(home), fd_(Open(path)) {
+Visit::Visit(Home& home, const std::string& path, const NetnsIdentity* expected)
+    : home_(home), fd_(Open(path, expected != nullptr)) {
   struct stat st;
   if (fstat(fd_.get(), &st) != 0) throw Error{.number = errno, .syscall = "fstat", .path = path};
   identity_.dev = st.st_dev;
@@ -110,6 +112,7 @@ Visit::Visit(Home& home) : home_(home) {
 
 Visit::~Visit() {
   Leave();
+  home_.left_open_ = {std::move(socket_), std::move(fd_)};
 }
 
 void Visit::Arrive() {

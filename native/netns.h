@@ -5,6 +5,7 @@
 // cannot come home must end.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -27,12 +28,15 @@ class Home {
   Home();  // throws Error
   // The thread could not come home: it must not run anything any more.
   bool lost() const { return lost_; }
+  // Closes what the last stay left open. Closing takes as long as entering does, and nobody need wait for it.
+  void Sweep() { left_open_ = {}; }
 
  private:
   friend class Visit;
   Fd fd_;
   NetnsIdentity own_;   // dev and ino
   NetnsIdentity init_;  // process 1's, where this process may look
+  std::array<Fd, 2> left_open_;
   bool lost_ = false;
 };
 

@@ -35,6 +35,8 @@ bool Workers::Submit(std::unique_ptr<Job> job) {
 
 void Workers::Replenish() {
   const std::lock_guard lock(mutex_);
+  if (threads_.size() == most_threads_ && !any_ended_) return;
+  any_ended_ = false;
   for (auto thread = threads_.begin(); thread != threads_.end();) {
     if (!thread->ended) {
       ++thread;
@@ -88,10 +90,11 @@ void Workers::Work(Thread& self) {
     if (lost) {
       const std::lock_guard lock(mutex_);
       ++lost_;
-      self.ended = true;
+      self.ended = any_ended_ = true;
     }
     if (job) done_(std::move(job));
     if (lost) return;
+    if (home) home->Sweep();
   }
 }
 

@@ -87,6 +87,7 @@ class Workers {
   std::deque<Aside*> asides_;
   unsigned idle_ = 0;
   std::list<Thread> threads_;
+  bool any_ended_ = false;
   unsigned lost_ = 0;
   bool stop_ = false;
 };
