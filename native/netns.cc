@@ -112,6 +112,7 @@ Visit::Visit(Home& home) : home_(home) {
 
 Visit::~Visit() {
   Leave();
+  if (fd_) flock(fd_.get(), LOCK_UN);
   home_.left_open_ = {std::move(socket_), std::move(fd_)};
 }
 

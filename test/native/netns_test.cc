@@ -77,6 +77,12 @@ class Crew {
           ++done_;
           changed_.notify_all();
         }) {}
+  // Runs `body` as a job that must not fail.
+  void MustRun(std::function<void(Home&, Workers&)> body) {
+    if (const auto error = Run(std::move(body)))
+      throw std::runtime_error(error->code + std::to_string(error->number) + " " + error->syscall + " " +
+                               error->detail);
+  }
   // Runs `body` as a job; what it failed with.
   std::optional<Error> Run(std::function<void(Home&, Workers&)> body) {
     std::unique_lock lock(mutex_);
@@ -188,7 +194,7 @@ TEST("netns: a failed entry leaves the thread at home") {
       const Visit visit(home, pod.path(), nullptr);
     });
     CHECK(error && error->number == EPERM && error->path == pod.path());
-    CHECK(!crew.Run([&](Home&, Workers&) { CHECK(OwnNetns() == home_netns); }));
+    crew.MustRun([&](Home&, Workers&) { CHECK(OwnNetns() == home_netns); });
   }
 }
 
@@ -198,16 +204,16 @@ TEST("install: out of memory at every single allocation leaves all or nothing, a
   const ino_t home_netns = OwnNetns();
   std::shared_ptr<const Compiled> compiled;
   std::shared_ptr<const Compiled> nothing;
-  CHECK(!crew.Run([&](Home& home, Workers&) {
+  crew.MustRun([&](Home& home, Workers&) {
     compiled = std::make_shared<Compiled>(home, SomeRules());
     nothing = std::make_shared<Compiled>(home, Ruleset{});
-  }));
+  });
   for (const bool fresh : {true, false}) {
     long failures = 0;
     for (long n = 1;; ++n) {
       const Pod pod;
       NetnsRef target;
-      CHECK(!crew.Run([&](Home& home, Workers&) { target = {pod.path(), Identify(home, pod.path()).netns}; }));
+      crew.MustRun([&](Home& home, Workers&) { target = {pod.path(), Identify(home, pod.path()).netns}; });
       bool reached = false;
       const auto error = crew.Run([&](Home& home, Workers& workers) {
         check::FailAllocation(n);
@@ -221,7 +227,7 @@ TEST("install: out of memory at every single allocation leaves all or nothing, a
       });
       bool whole = false;
       bool none = false;
-      CHECK(!crew.Run([&](Home& home, Workers&) {
+      crew.MustRun([&](Home& home, Workers&) {
         CHECK(OwnNetns() == home_netns);
         const auto stands = [&](const Compiled& what) {
           const VerifyResult result = what.Verify(home, target);
@@ -229,13 +235,10 @@ TEST("install: out of memory at every single allocation leaves all or nothing, a
         };
         whole = stands(*compiled);
         none = stands(*nothing);
-      }));
+      });
       if (error) {
         CHECK(error->number == ENOMEM);
         CHECK(error->rollback.empty());
-        if (!none)
-          std::fprintf(stderr, "n %ld fresh %d rollback %s syscall %s\n", n, fresh, error->rollback.c_str(),
-                       error->syscall.c_str());
         CHECK(none);
         ++failures;
       } else {
