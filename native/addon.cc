@@ -42,19 +42,19 @@ class PromiseJob : public Job {
   Napi::Promise::Deferred deferred_;
 };
 
-// `Work`: (Home&, Workers&) -> R, on a thread of ours. `Convert`: (env, const R&, microseconds waited) -> value.
+// `Work`: Home& -> R, on a thread of ours. `Convert`: (env, const R&, microseconds waited) -> value.
 template <typename Work, typename Convert>
 class JobOf final : public PromiseJob {
  public:
   JobOf(Napi::Env env, Work work, Convert convert)
       : PromiseJob(env), work_(std::move(work)), convert_(std::move(convert)) {}
-  void Run(Home& home, Workers& workers) override { result_.emplace(work_(home, workers)); }
+  void Run(Home& home) override { result_.emplace(work_(home)); }
   Napi::Value Result(Napi::Env env) override { return convert_(env, *result_, waited); }
 
  private:
   Work work_;
   Convert convert_;
-  std::optional<std::invoke_result_t<Work, Home&, Workers&>> result_;
+  std::optional<std::invoke_result_t<Work, Home&>> result_;
 };
 
 class Addon;
@@ -141,14 +141,14 @@ class Addon : public Napi::Addon<Addon> {
 
   Napi::Value Probe(const Napi::CallbackInfo& info) {
     return Enqueue(
-        info.Env(), [](Home& home, Workers&) { return ipnc::Probe(home); },
+        info.Env(), [](Home& home) { return ipnc::Probe(home); },
         [](Napi::Env env, const ProbeResult& result, double) { return ToJs(env, result); });
   }
 
   Napi::Value Identify(const Napi::CallbackInfo& info) {
     std::string path = PathFromJs(info[0]);
     return Enqueue(
-        info.Env(), [path](Home& home, Workers&) { return ipnc::Identify(home, path); },
+        info.Env(), [path](Home& home) { return ipnc::Identify(home, path); },
         [path](Napi::Env env, const Identity& identity, double) { return ToJs(env, identity, path); });
   }
 
@@ -157,9 +157,7 @@ class Addon : public Napi::Addon<Addon> {
     if (backend != "iptables-legacy") throw Napi::TypeError::New(info.Env(), "backend must be iptables-legacy");
     return Enqueue(
         info.Env(),
-        [ruleset = RulesetFromJs(info[0])](Home& home, Workers&) {
-          return std::make_shared<const Compiled>(home, ruleset);
-        },
+        [ruleset = RulesetFromJs(info[0])](Home& home) { return std::make_shared<const Compiled>(home, ruleset); },
         [this](Napi::Env env, const std::shared_ptr<const Compiled>& compiled, double) -> Napi::Value {
           auto holder = compiled;
           return compiled_class_.New({Napi::External<std::shared_ptr<const Compiled>>::New(env, &holder)});
@@ -168,8 +166,7 @@ class Addon : public Napi::Addon<Addon> {
 
   Napi::Value Clean(const Napi::CallbackInfo& info) {
     return Enqueue(
-        info.Env(),
-        [netns = NetnsFromJs(info[0])](Home& home, Workers& workers) { return ipnc::Clean(home, workers, netns); },
+        info.Env(), [netns = NetnsFromJs(info[0])](Home& home) { return ipnc::Clean(home, netns); },
         [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
   }
 
@@ -185,8 +182,8 @@ class Addon : public Napi::Addon<Addon> {
 Napi::Value CompiledWrap::Apply(const Napi::CallbackInfo& info) {
   return info.Env().GetInstanceData<Addon>()->Enqueue(
       info.Env(),
-      [compiled = compiled_, netns = NetnsFromJs(info[0]), fresh = FreshFromJs(info[1])](Home& home, Workers& workers) {
-        return compiled->Apply(home, workers, netns, fresh);
+      [compiled = compiled_, netns = NetnsFromJs(info[0]), fresh = FreshFromJs(info[1])](Home& home) {
+        return compiled->Apply(home, netns, fresh);
       },
       [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
 }
@@ -194,9 +191,7 @@ Napi::Value CompiledWrap::Apply(const Napi::CallbackInfo& info) {
 Napi::Value CompiledWrap::Verify(const Napi::CallbackInfo& info) {
   return info.Env().GetInstanceData<Addon>()->Enqueue(
       info.Env(),
-      [compiled = compiled_, netns = NetnsFromJs(info[0])](Home& home, Workers&) {
-        return compiled->Verify(home, netns);
-      },
+      [compiled = compiled_, netns = NetnsFromJs(info[0])](Home& home) { return compiled->Verify(home, netns); },
       [](Napi::Env env, const VerifyResult& result, double waited) { return ToJs(env, result, waited); });
 }
 

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
-#include <thread>
 
 #include "native/error.h"
 
@@ -51,23 +50,21 @@ void BringLoopbackUp(const Visit& visit, std::vector<std::string>& done, Undo& u
   done.push_back("link set lo up");
 }
 
-void Add(const std::shared_ptr<Rtnetlink>& netlink, const std::vector<RouteItem>& items, std::vector<std::string>& done,
-         Undo& undo) {
+void Add(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector<std::string>& done, Undo& undo) {
   for (const RouteItem& item : items) {
     const auto added = std::make_shared<bool>(false);
-    undo.Add([netlink, item, added] {
-      if (*added) netlink->Remove(item);
+    undo.Add([&netlink, item, added] {
+      if (*added) netlink.Remove(item);
     });
-    *added = netlink->Add(item);
+    *added = netlink.Add(item);
     if (*added) done.push_back(IpCommand(item, "add"));
   }
 }
 
-void Remove(const std::shared_ptr<Rtnetlink>& netlink, const std::vector<RouteItem>& items,
-            std::vector<std::string>& done, Undo& undo) {
+void Remove(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector<std::string>& done, Undo& undo) {
   for (const RouteItem& item : items) {
-    undo.Add([netlink, item] { netlink->Add(item); });
-    netlink->Remove(item);
+    undo.Add([&netlink, item] { netlink.Add(item); });
+    netlink.Remove(item);
     done.push_back(IpCommand(item, "delete"));
   }
 }
@@ -115,30 +112,24 @@ Compiled::Compiled(Home& home, Ruleset ruleset) : Compiled(std::move(ruleset)) {
   if (ruleset_.Has(Family::kV6)) v6_.BuildTemplates(scratch.socket());
 }
 
-ApplyResult Compiled::Apply(Home& home, Workers& workers, const NetnsRef& target, bool fresh) const {
+ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, bool fresh) const {
   Stopwatch watch;
   ApplyResult result;
-  const Visit visit(home, target.path, &target.identity);
+  Visit visit(home, target.path, &target.identity);
+  Rtnetlink netlink(visit.route_socket());
   result.timings.enter = watch.Lap();
   Undo undo;
-  Undo undo_routes;
-  const auto roll_back = [&] { return undo_routes.Run() + undo.Run(); };
   try {
-    if (fresh) {
-      InstallFresh(visit, home, workers, result, undo, undo_routes);
-      fresh = std::all_of(result.tables.begin(), result.tables.end(),
-                          [](const auto& table) { return table.how == xtables::How::kReplayed; });
-    }
-    if (!fresh) Install(visit, result, undo);
+    if (!Install(visit, netlink, fresh, result, undo)) Install(visit, netlink, false, result, undo);
     watch.Lap();
     v4_.RequireStanding(visit.socket(), result.tables);
     v6_.RequireStanding(visit.socket(), result.tables);
     result.timings.verify = watch.Lap();
   } catch (Error& error) {
-    error.rollback = roll_back();
+    error.rollback = undo.Run();
     throw;
   } catch (...) {
-    roll_back();
+    undo.Run();
     throw;
   }
   result.changed =
@@ -148,39 +139,15 @@ ApplyResult Compiled::Apply(Home& home, Workers& workers, const NetnsRef& target
   return result;
 }
 
-// Nothing of ours is there and no traffic yet, so nothing has to wait for anything: another thread adds the routes
-// meanwhile, if one is idle.
-void Compiled::InstallFresh(const Visit& visit, Home& home, Workers& workers, ApplyResult& result, Undo& undo,
-                            Undo& undo_routes) const {
-  Stopwatch watch;
-  BringLoopbackUp(visit, result.routes, undo);
-  const auto add_routes = [&, caller = std::this_thread::get_id()](Home& own) {
-    Stopwatch watch;
-    std::optional<Visit> stay;
-    if (std::this_thread::get_id() != caller) stay.emplace(own, visit);
-    const auto netlink = std::make_shared<Rtnetlink>();
-    const PresentRoutes present = ruleset_.routes.tproxy ? netlink->List() : PresentRoutes{};
-    ipnc::Add(netlink, Without(routes_, present.all), result.routes, undo_routes);
-    result.timings.routes = watch.Lap();
-  };
-  std::optional<Workers::Aside> aside;
-  if (!routes_.empty()) aside.emplace(workers, add_routes);
-  v4_.Apply(visit.socket(), {}, result.tables, undo);
-  result.timings.v4 = watch.Lap();
-  v6_.Apply(visit.socket(), {}, result.tables, undo);
-  result.timings.v6 = watch.Lap();
-  if (aside) aside->Join(home);
-}
-
-void Compiled::Install(const Visit& visit, ApplyResult& result, Undo& undo) const {
+// False if it was said to be fresh and was not: leftovers are still to be looked for.
+bool Compiled::Install(const Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const {
   Stopwatch watch;
   Timings& timings = result.timings;
   result.tables.clear();
-  const TableSet v4 = xtables::Existing<V4>();
-  const TableSet v6 = xtables::Existing<V6>();
-  const auto netlink = std::make_shared<Rtnetlink>();
+  const TableSet v4 = fresh ? TableSet{} : xtables::Existing<V4>();
+  const TableSet v6 = fresh ? TableSet{} : xtables::Existing<V6>();
   // Two equal policy rules can stand side by side, so the kernel's EEXIST is no answer for them: look first.
-  const PresentRoutes present = netlink->List();
+  const PresentRoutes present = fresh && !ruleset_.routes.tproxy ? PresentRoutes{} : netlink.List();
   // Routes first: a packet that TPROXY marks must find its way from the first one on.
   if (!ruleset_.tables.empty()) BringLoopbackUp(visit, result.routes, undo);
   ipnc::Add(netlink, Without(routes_, present.all), result.routes, undo);
@@ -191,11 +158,13 @@ void Compiled::Install(const Visit& visit, ApplyResult& result, Undo& undo) cons
   timings.v6 += watch.Lap();
   ipnc::Remove(netlink, Without(present.ours, routes_), result.routes, undo);
   timings.routes += watch.Lap();
+  return !fresh || std::all_of(result.tables.begin(), result.tables.end(),
+                               [](const auto& table) { return table.how == xtables::How::kReplayed; });
 }
 
 VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
   Stopwatch watch;
-  const Visit visit(home, target.path, &target.identity);
+  Visit visit(home, target.path, &target.identity);
   VerifyResult result;
   result.timings.enter = watch.Lap();
   result.tables = v4_.Drift(xtables::Existing<V4>());
@@ -203,24 +172,23 @@ VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
   const auto v6 = v6_.Drift(xtables::Existing<V6>());
   result.tables.insert(result.tables.end(), v6.begin(), v6.end());
   result.timings.v6 = watch.Lap();
-  const PresentRoutes present = Rtnetlink().List();
+  const PresentRoutes present = Rtnetlink(visit.route_socket()).List();
   for (const RouteItem& item : Without(routes_, present.all)) result.missing_routes.push_back(IpCommand(item, "add"));
-  for (const RouteItem& item : Without(present.ours, routes_))
-    result.surplus_routes.push_back(IpCommand(item, "add"));
+  for (const RouteItem& item : Without(present.ours, routes_)) result.surplus_routes.push_back(IpCommand(item, "add"));
   if (!ruleset_.tables.empty() && !LoopbackIsUp(visit.socket())) result.missing_routes.push_back("link set lo up");
   result.timings.routes = watch.Lap();
   result.timings.total = watch.Total();
   return result;
 }
 
-ApplyResult Clean(Home& home, Workers& workers, const NetnsRef& target) {
-  return Compiled(Ruleset{}).Apply(home, workers, target, false);
+ApplyResult Clean(Home& home, const NetnsRef& target) {
+  return Compiled(Ruleset{}).Apply(home, target, false);
 }
 
 Identity Identify(Home& home, const std::string& path) {
-  const Visit visit(home, path, nullptr);
+  Visit visit(home, path, nullptr);
   return {.netns = visit.identity(),
-          .families = Rtnetlink().GlobalFamilies(),
+          .families = Rtnetlink(visit.route_socket()).GlobalFamilies(),
           .ipv6 = HasIpv6(visit),
           .loopback_up = LoopbackIsUp(visit.socket())};
 }

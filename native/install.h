@@ -8,7 +8,6 @@
 #include "native/netns.h"
 #include "native/route.h"
 #include "native/rule.h"
-#include "native/workers.h"
 #include "native/xtables/install.h"
 
 namespace ipnc {
@@ -65,7 +64,7 @@ struct ProbeResult {
 Identity Identify(Home& home, const std::string& path);
 ProbeResult Probe(Home& home);
 // Removes everything of ours.
-ApplyResult Clean(Home& home, Workers& workers, const NetnsRef& target);
+ApplyResult Clean(Home& home, const NetnsRef& target);
 
 class Compiled {
  public:
@@ -74,15 +73,13 @@ class Compiled {
 
   // `fresh`: the caller knows that nobody installed anything there yet, so leftovers in tables that the ruleset does
   // not use need no search. If a table turns out to have rules after all, the search is made.
-  ApplyResult Apply(Home& home, Workers& workers, const NetnsRef& target, bool fresh) const;
+  ApplyResult Apply(Home& home, const NetnsRef& target, bool fresh) const;
   VerifyResult Verify(Home& home, const NetnsRef& target) const;
 
  private:
-  friend ApplyResult Clean(Home& home, Workers& workers, const NetnsRef& target);
+  friend ApplyResult Clean(Home& home, const NetnsRef& target);
   explicit Compiled(Ruleset ruleset);
-  void InstallFresh(const Visit& visit, Home& home, Workers& workers, ApplyResult& result, Undo& undo,
-                    Undo& undo_routes) const;
-  void Install(const Visit& visit, ApplyResult& result, Undo& undo) const;
+  bool Install(const Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const;
 
   Ruleset ruleset_;
   std::vector<RouteItem> routes_;

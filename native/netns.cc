@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/netlink.h>
 #include <linux/nsfs.h>
 #include <sched.h>
 #include <sys/file.h>
@@ -96,10 +97,6 @@ Visit::Visit(Home& home, const std::string& path, const NetnsIdentity* expected)
   }
 }
 
-Visit::Visit(Home& home, const Visit& host) : home_(home), has_ipv6_(host.has_ipv6_), identity_(host.identity_) {
-  Check(setns(host.fd_.get(), CLONE_NEWNET), "setns");
-}
-
 Visit::Visit(Home& home) : home_(home) {
   Check(unshare(CLONE_NEWNET), "unshare(CLONE_NEWNET)");
   try {
@@ -113,7 +110,13 @@ Visit::Visit(Home& home) : home_(home) {
 Visit::~Visit() {
   Leave();
   if (fd_) flock(fd_.get(), LOCK_UN);
-  home_.left_open_ = {std::move(socket_), std::move(fd_)};
+  home_.left_open_ = {std::move(route_socket_), std::move(socket_), std::move(fd_)};
+}
+
+int Visit::route_socket() {
+  if (!route_socket_)
+    route_socket_ = Fd(Check(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), "socket(NETLINK_ROUTE)"));
+  return route_socket_.get();
 }
 
 void Visit::Arrive() {

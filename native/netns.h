@@ -36,7 +36,7 @@ class Home {
   Fd fd_;
   NetnsIdentity own_;   // dev and ino
   NetnsIdentity init_;  // process 1's, where this process may look
-  std::array<Fd, 2> left_open_;
+  std::array<Fd, 3> left_open_;
   bool lost_ = false;
 };
 
@@ -49,8 +49,6 @@ class Visit {
  public:
   // A null `expected` takes whatever netns is there.
   Visit(Home& home, const std::string& path, const NetnsIdentity* expected);
-  // Where another thread is staying, under its lock, for no longer than it.
-  Visit(Home& home, const Visit& host);
   // A stay in a netns made for it, which is gone when the stay ends.
   explicit Visit(Home& home);
   ~Visit();
@@ -59,6 +57,8 @@ class Visit {
 
   // A datagram socket in the visited netns: AF_INET6 where the kernel has it, which does for both families.
   int socket() const { return socket_.get(); }
+  // A NETLINK_ROUTE socket in the visited netns, opened at first use. Throws Error.
+  int route_socket();
   bool has_ipv6() const { return has_ipv6_; }
   const NetnsIdentity& identity() const { return identity_; }
 
@@ -69,6 +69,7 @@ class Visit {
   Home& home_;
   Fd fd_;
   Fd socket_;
+  Fd route_socket_;
   bool has_ipv6_ = true;
   NetnsIdentity identity_;
 };

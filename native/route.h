@@ -1,15 +1,12 @@
 // What the rules need besides rules, over rtnetlink: `lo` up, `::6/128` on lo, and for TPROXY a policy rule and a local
-// route a family. Works on the netns that the calling thread is in.
+// route a family. Works on the netns that the socket belongs to.
 #pragma once
 
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "native/rule.h"
 #include "native/undo.h"
-
-struct mnl_socket;
 
 namespace ipnc {
 
@@ -37,7 +34,8 @@ struct PresentRoutes {
 
 class Rtnetlink {
  public:
-  Rtnetlink();
+  // A NETLINK_ROUTE socket, which stays the caller's.
+  explicit Rtnetlink(int socket) : socket_(socket) {}
 
   PresentRoutes List();
   // False if it was there already. A rule is looked for with List: the kernel takes the same one twice.
@@ -49,14 +47,11 @@ class Rtnetlink {
   std::vector<Family> GlobalFamilies();
 
  private:
-  struct Closer {
-    void operator()(mnl_socket* socket) const;
-  };
   // Sends one request, hands every answer to `each` (nullable), returns 0 or the kernel's errno.
   int Request(void* message, void (*each)(const void* message, void* context), void* context);
   void Dump(uint16_t type, Family family, void (*each)(const void* message, void* context), void* context);
 
-  std::unique_ptr<mnl_socket, Closer> socket_;
+  const int socket_;
   uint32_t sequence_ = 0;
 };
 

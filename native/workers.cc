@@ -65,90 +65,34 @@ void Workers::Work(Thread& self) {
   std::optional<Home> home;
   for (;;) {
     std::unique_ptr<Job> job;
-    Aside* aside = nullptr;
     {
       std::unique_lock lock(mutex_);
-      ++idle_;
-      wake_.wait(lock, [this] { return stop_ || !queue_.empty() || !asides_.empty(); });
-      --idle_;
-      if (!asides_.empty()) {
-        aside = asides_.front();
-        asides_.pop_front();
-        aside->state_ = Aside::State::kTaken;
-      } else if (stop_) {
-        return;
-      } else {
-        job = std::move(queue_.front());
-        queue_.pop_front();
-      }
+      wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+      if (stop_) return;
+      job = std::move(queue_.front());
+      queue_.pop_front();
     }
-    if (aside)
-      aside->RunTaken(home);
-    else
-      RunJob(home, job);
+    job->waited = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - job->submitted_).count();
+    try {
+      if (!home) home.emplace();
+      job->Run(*home);
+    } catch (Error& error) {
+      job->error = std::move(error);
+    } catch (const std::bad_alloc&) {
+      job->error = Error{.number = ENOMEM, .syscall = "malloc"};
+    } catch (const std::exception& error) {
+      job->error = Error{.number = EINVAL, .detail = error.what()};
+    }
     const bool lost = home && home->lost();
     if (lost) {
       const std::lock_guard lock(mutex_);
       ++lost_;
       self.ended = any_ended_ = true;
     }
-    if (job) done_(std::move(job));
+    done_(std::move(job));
     if (lost) return;
     if (home) home->Sweep();
   }
-}
-
-void Workers::RunJob(std::optional<Home>& home, std::unique_ptr<Job>& job) {
-  job->waited = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - job->submitted_).count();
-  try {
-    if (!home) home.emplace();
-    job->Run(*home, *this);
-  } catch (Error& error) {
-    job->error = std::move(error);
-  } catch (const std::bad_alloc&) {
-    job->error = Error{.number = ENOMEM, .syscall = "malloc"};
-  } catch (const std::exception& error) {
-    job->error = Error{.number = EINVAL, .detail = error.what()};
-  }
-}
-
-Workers::Aside::Aside(Workers& workers, std::function<void(Home&)> task) : workers_(workers), task_(std::move(task)) {
-  const std::lock_guard lock(workers_.mutex_);
-  if (workers_.idle_ == 0 || !workers_.queue_.empty()) return;
-  workers_.asides_.push_back(this);
-  workers_.wake_.notify_one();
-}
-
-// On the thread that took it.
-void Workers::Aside::RunTaken(std::optional<Home>& home) {
-  try {
-    if (!home) home.emplace();
-    task_(*home);
-  } catch (...) {
-    failure_ = std::current_exception();
-  }
-  const std::lock_guard lock(workers_.mutex_);
-  state_ = State::kDone;
-  workers_.aside_done_.notify_all();
-}
-
-void Workers::Aside::Join(Home& home) {
-  {
-    std::unique_lock lock(workers_.mutex_);
-    std::erase(workers_.asides_, this);
-    workers_.aside_done_.wait(lock, [this] { return state_ != State::kTaken; });
-    if (std::exchange(state_, State::kDone) == State::kDone) {
-      if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
-      return;
-    }
-  }
-  task_(home);
-}
-
-Workers::Aside::~Aside() {
-  std::unique_lock lock(workers_.mutex_);
-  std::erase(workers_.asides_, this);
-  workers_.aside_done_.wait(lock, [this] { return state_ != State::kTaken; });
 }
 
 }  // namespace ipnc

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
-#include <exception>
 #include <functional>
 #include <list>
 #include <memory>
@@ -22,7 +21,7 @@ class Job {
  public:
   virtual ~Job() = default;
   // On a thread of ours. May throw Error and std::bad_alloc; that becomes `error`.
-  virtual void Run(Home& home, class Workers& workers) = 0;
+  virtual void Run(Home& home) = 0;
 
   std::optional<Error> error;
   double waited = 0;  // microseconds in the queue
@@ -34,27 +33,6 @@ class Job {
 
 class Workers {
  public:
-  // A piece of a job that an idle thread may do while the job's own goes on; the job's own does it if none is idle.
-  class Aside {
-   public:
-    Aside(Workers& workers, std::function<void(Home&)> task);
-    // Waits for it, or does it. Throws what the task threw.
-    void Join(Home& home);
-    ~Aside();
-    Aside(const Aside&) = delete;
-    Aside& operator=(const Aside&) = delete;
-
-   private:
-    friend class Workers;
-    enum class State { kOffered, kTaken, kDone };
-    void RunTaken(std::optional<Home>& home);
-
-    Workers& workers_;
-    const std::function<void(Home&)> task_;
-    State state_ = State::kOffered;
-    std::exception_ptr failure_;
-  };
-
   // `done` is called on a thread of ours, in its own netns or on its way out.
   Workers(unsigned threads, size_t most_queued, std::function<void(std::unique_ptr<Job>)> done);
   // Lets running jobs end, drops those that wait.
@@ -75,17 +53,13 @@ class Workers {
     bool ended = false;
   };
   void Work(Thread& self);
-  void RunJob(std::optional<Home>& home, std::unique_ptr<Job>& job);
 
   const unsigned most_threads_;
   const size_t most_queued_;
   const std::function<void(std::unique_ptr<Job>)> done_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::condition_variable aside_done_;
   std::deque<std::unique_ptr<Job>> queue_;
-  std::deque<Aside*> asides_;
-  unsigned idle_ = 0;
   std::list<Thread> threads_;
   bool any_ended_ = false;
   unsigned lost_ = 0;

@@ -60,11 +60,11 @@ ino_t OwnNetns() {
 
 class FunctionJob : public Job {
  public:
-  explicit FunctionJob(std::function<void(Home&, Workers&)> body) : body_(std::move(body)) {}
-  void Run(Home& home, Workers& workers) override { body_(home, workers); }
+  explicit FunctionJob(std::function<void(Home&)> body) : body_(std::move(body)) {}
+  void Run(Home& home) override { body_(home); }
 
  private:
-  std::function<void(Home&, Workers&)> body_;
+  std::function<void(Home&)> body_;
 };
 
 // Workers whose jobs can be waited for.
@@ -78,13 +78,13 @@ class Crew {
           changed_.notify_all();
         }) {}
   // Runs `body` as a job that must not fail.
-  void MustRun(std::function<void(Home&, Workers&)> body) {
+  void MustRun(std::function<void(Home&)> body) {
     if (const auto error = Run(std::move(body)))
       throw std::runtime_error(error->code + std::to_string(error->number) + " " + error->syscall + " " +
                                error->detail);
   }
   // Runs `body` as a job; what it failed with.
-  std::optional<Error> Run(std::function<void(Home&, Workers&)> body) {
+  std::optional<Error> Run(std::function<void(Home&)> body) {
     std::unique_lock lock(mutex_);
     const int before = done_;
     lock.unlock();
@@ -122,14 +122,14 @@ TEST("workers: a thread that cannot come home runs nothing more, and is replaced
   const ino_t home_netns = OwnNetns();
   const Pod pod;
   pid_t lost = 0;
-  crew.Run([&](Home& home, Workers&) {
+  crew.Run([&](Home& home) {
     lost = gettid();
     const Visit visit(home, pod.path(), nullptr);
     check::FailSetns(1);
   });
   CHECK(lost != 0);
   for (int i = 0; i < 20; ++i) {
-    const auto error = crew.Run([&](Home&, Workers&) {
+    const auto error = crew.Run([&](Home&) {
       CHECK(gettid() != lost);
       CHECK(OwnNetns() == home_netns);
     });
@@ -144,42 +144,20 @@ TEST("workers: a queue that is full says so and takes nothing") {
   gate.lock();
   std::atomic<bool> started = false;
   auto& workers = crew.workers();
-  CHECK(workers.Submit(std::make_unique<FunctionJob>([&](Home&, Workers&) {
+  CHECK(workers.Submit(std::make_unique<FunctionJob>([&](Home&) {
     started = true;
     const std::lock_guard wait(gate);
   })));
   while (!started) std::this_thread::yield();
-  for (int i = 0; i < 2; ++i) CHECK(workers.Submit(std::make_unique<FunctionJob>([](Home&, Workers&) {})));
-  CHECK(!workers.Submit(std::make_unique<FunctionJob>([](Home&, Workers&) {})));
+  for (int i = 0; i < 2; ++i) CHECK(workers.Submit(std::make_unique<FunctionJob>([](Home&) {})));
+  CHECK(!workers.Submit(std::make_unique<FunctionJob>([](Home&) {})));
   gate.unlock();
-}
-
-TEST("workers: an aside that nobody is idle for is done by the job itself") {
-  Crew crew(1);
-  const auto error = crew.Run([](Home& home, Workers& workers) {
-    pid_t who = 0;
-    Workers::Aside aside(workers, [&](Home&) { who = gettid(); });
-    aside.Join(home);
-    CHECK(who == gettid());
-  });
-  CHECK(!error);
-}
-
-TEST("workers: what an aside throws, the job throws") {
-  Crew crew(2);
-  for (int i = 0; i < 200; ++i) {
-    const auto error = crew.Run([](Home& home, Workers& workers) {
-      Workers::Aside aside(workers, [](Home&) { ThrowErrno(EXDEV, "aside"); });
-      aside.Join(home);
-    });
-    CHECK(error && error->number == EXDEV);
-  }
 }
 
 TEST("netns: refuses the namespace it lives in, by each of its names") {
   Crew crew;
   for (const char* path : {"/proc/self/ns/net", "/proc/thread-self/ns/net"}) {
-    const auto error = crew.Run([path](Home& home, Workers&) { const Visit visit(home, path, nullptr); });
+    const auto error = crew.Run([path](Home& home) { const Visit visit(home, path, nullptr); });
     CHECK(error && error->code == kHostNetns);
   }
 }
@@ -189,12 +167,12 @@ TEST("netns: a failed entry leaves the thread at home") {
   const ino_t home_netns = OwnNetns();
   const Pod pod;
   for (int i = 0; i < 3; ++i) {
-    const auto error = crew.Run([&](Home& home, Workers&) {
+    const auto error = crew.Run([&](Home& home) {
       check::FailSetns(1);
       const Visit visit(home, pod.path(), nullptr);
     });
     CHECK(error && error->number == EPERM && error->path == pod.path());
-    crew.MustRun([&](Home&, Workers&) { CHECK(OwnNetns() == home_netns); });
+    crew.MustRun([&](Home&) { CHECK(OwnNetns() == home_netns); });
   }
 }
 
@@ -204,7 +182,7 @@ TEST("install: out of memory at every single allocation leaves all or nothing, a
   const ino_t home_netns = OwnNetns();
   std::shared_ptr<const Compiled> compiled;
   std::shared_ptr<const Compiled> nothing;
-  crew.MustRun([&](Home& home, Workers&) {
+  crew.MustRun([&](Home& home) {
     compiled = std::make_shared<Compiled>(home, SomeRules());
     nothing = std::make_shared<Compiled>(home, Ruleset{});
   });
@@ -213,12 +191,12 @@ TEST("install: out of memory at every single allocation leaves all or nothing, a
     for (long n = 1;; ++n) {
       const Pod pod;
       NetnsRef target;
-      crew.MustRun([&](Home& home, Workers&) { target = {pod.path(), Identify(home, pod.path()).netns}; });
+      crew.MustRun([&](Home& home) { target = {pod.path(), Identify(home, pod.path()).netns}; });
       bool reached = false;
-      const auto error = crew.Run([&](Home& home, Workers& workers) {
+      const auto error = crew.Run([&](Home& home) {
         check::FailAllocation(n);
         try {
-          compiled->Apply(home, workers, target, fresh);
+          compiled->Apply(home, target, fresh);
         } catch (...) {
           reached = check::FailAllocation(0) >= n;
           throw;
@@ -227,7 +205,7 @@ TEST("install: out of memory at every single allocation leaves all or nothing, a
       });
       bool whole = false;
       bool none = false;
-      crew.MustRun([&](Home& home, Workers&) {
+      crew.MustRun([&](Home& home) {
         CHECK(OwnNetns() == home_netns);
         const auto stands = [&](const Compiled& what) {
           const VerifyResult result = what.Verify(home, target);
