@@ -21,14 +21,11 @@ export type SandboxOutcome =
 /** Runs this program again, with the same arguments, inside a sandbox; in the sandbox itself it does nothing. */
 export async function runInSandbox(): Promise<SandboxOutcome> {
   if (process.env[MARK] !== undefined) return { ran: false };
-  const unshare = ['--net', '--mount'];
-  if (process.geteuid?.() !== 0 || !(await works(unshare))) {
-    unshare.push('--user', '--map-root-user');
-    if (await works([...unshare, '--map-auto'])) unshare.push('--map-auto');
-    else if (!(await works(unshare))) {
-      return { ran: false, lack: remedy() };
-    }
-  }
+  const bare = ['--net', '--mount'];
+  const user = [...bare, '--user', '--map-root-user'];
+  const choices = [...(process.geteuid?.() === 0 ? [bare] : []), [...user, '--map-auto'], user];
+  const unshare = await firstThatWorks(choices);
+  if (unshare === undefined) return { ran: false, lack: remedy() };
   const child = spawn(
     'unshare',
     // /run/netns is where `ip netns` keeps its files, and /run/xtables.lock where iptables waits for others.
@@ -69,13 +66,16 @@ export function canBecome(id: number): boolean {
 export const UID_MAP_REMEDY =
   'run as root, or install the package uidmap and give this user a range in /etc/subuid and /etc/subgid';
 
-async function works(flags: string[]): Promise<boolean> {
-  try {
-    await run('unshare', [...flags, '--', 'sh', '-c', 'mount -t tmpfs tmpfs /run']);
-    return true;
-  } catch {
-    return false;
+async function firstThatWorks(choices: string[][]): Promise<string[] | undefined> {
+  for (const flags of choices) {
+    try {
+      await run('unshare', [...flags, '--', 'sh', '-c', 'mount -t tmpfs tmpfs /run']);
+      return flags;
+    } catch {
+      // The next one asks for less.
+    }
   }
+  return undefined;
 }
 
 function remedy(): string {

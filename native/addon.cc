@@ -166,7 +166,7 @@ class Addon : public Napi::Addon<Addon> {
 
   Napi::Value Clean(const Napi::CallbackInfo& info) {
     return Enqueue(
-        info.Env(), [netns = NetnsFromJs(info[0])](Home& home) { return ipnc::Clean(home, netns); },
+        info.Env(), [netns = NetnsFromJs(info)](Home& home) { return ipnc::Clean(home, netns); },
         [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
   }
 
@@ -182,7 +182,7 @@ class Addon : public Napi::Addon<Addon> {
 Napi::Value CompiledWrap::Apply(const Napi::CallbackInfo& info) {
   return info.Env().GetInstanceData<Addon>()->Enqueue(
       info.Env(),
-      [compiled = compiled_, netns = NetnsFromJs(info[0]), fresh = FreshFromJs(info[1])](Home& home) {
+      [compiled = compiled_, netns = NetnsFromJs(info), fresh = info[4].ToBoolean().Value()](Home& home) {
         return compiled->Apply(home, netns, fresh);
       },
       [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
@@ -191,7 +191,7 @@ Napi::Value CompiledWrap::Apply(const Napi::CallbackInfo& info) {
 Napi::Value CompiledWrap::Verify(const Napi::CallbackInfo& info) {
   return info.Env().GetInstanceData<Addon>()->Enqueue(
       info.Env(),
-      [compiled = compiled_, netns = NetnsFromJs(info[0])](Home& home) { return compiled->Verify(home, netns); },
+      [compiled = compiled_, netns = NetnsFromJs(info)](Home& home) { return compiled->Verify(home, netns); },
       [](Napi::Env env, const VerifyResult& result, double waited) { return ToJs(env, result, waited); });
 }
 

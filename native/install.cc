@@ -69,6 +69,21 @@ void Remove(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector
   }
 }
 
+// Of several passes over a table the last one that changed it counts.
+std::vector<xtables::TableResult> Condensed(const std::vector<xtables::TableResult>& passes) {
+  std::vector<xtables::TableResult> tables;
+  for (const xtables::TableResult& pass : passes) {
+    const auto known = std::find_if(tables.begin(), tables.end(), [&pass](const auto& table) {
+      return table.family == pass.family && table.table == pass.table;
+    });
+    if (known == tables.end())
+      tables.push_back(pass);
+    else if (pass.how != xtables::How::kUnchanged)
+      known->how = pass.how;
+  }
+  return tables;
+}
+
 // lo's IPv6 in the visited netns.
 bool HasIpv6(const Visit& visit) {
   if (!visit.has_ipv6()) return false;
@@ -120,11 +135,23 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, bool fresh) cons
   result.timings.enter = watch.Lap();
   Undo undo;
   try {
-    if (!Install(visit, netlink, fresh, result, undo)) Install(visit, netlink, false, result, undo);
-    watch.Lap();
-    v4_.RequireStanding(visit.socket(), result.tables);
-    v6_.RequireStanding(visit.socket(), result.tables);
-    result.timings.verify = watch.Lap();
+    // Another process that read a table before we wrote it can overwrite it: of its being changed the kernel sees only
+    // the number of entries.
+    constexpr int kAttempts = 8;
+    for (int attempt = 1;; ++attempt) {
+      fresh = fresh && Install(visit, netlink, true, result, undo);
+      if (!fresh) Install(visit, netlink, false, result, undo);
+      watch.Lap();
+      try {
+        v4_.RequireStanding(visit.socket(), result.tables);
+        v6_.RequireStanding(visit.socket(), result.tables);
+        result.timings.verify += watch.Lap();
+        break;
+      } catch (const Error& error) {
+        if (error.code != kVerify || attempt == kAttempts) throw;
+        fresh = false;
+      }
+    }
   } catch (Error& error) {
     error.rollback = undo.Run();
     throw;
@@ -132,9 +159,6 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, bool fresh) cons
     undo.Run();
     throw;
   }
-  result.changed =
-      !result.routes.empty() || std::any_of(result.tables.begin(), result.tables.end(),
-                                            [](const auto& table) { return table.how != xtables::How::kUnchanged; });
   result.timings.total = watch.Total();
   return result;
 }
@@ -143,7 +167,6 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, bool fresh) cons
 bool Compiled::Install(const Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const {
   Stopwatch watch;
   Timings& timings = result.timings;
-  result.tables.clear();
   const TableSet v4 = fresh ? TableSet{} : xtables::Existing<V4>();
   const TableSet v6 = fresh ? TableSet{} : xtables::Existing<V6>();
   // Two equal policy rules can stand side by side, so the kernel's EEXIST is no answer for them: look first.
@@ -158,6 +181,7 @@ bool Compiled::Install(const Visit& visit, Rtnetlink& netlink, bool fresh, Apply
   timings.v6 += watch.Lap();
   ipnc::Remove(netlink, Without(present.ours, routes_), result.routes, undo);
   timings.routes += watch.Lap();
+  result.tables = Condensed(result.tables);
   return !fresh || std::all_of(result.tables.begin(), result.tables.end(),
                                [](const auto& table) { return table.how == xtables::How::kReplayed; });
 }

@@ -35,7 +35,6 @@ struct Identity {
 };
 
 struct ApplyResult {
-  bool changed = false;
   std::vector<xtables::TableResult> tables;
   std::vector<std::string> routes;  // what was done, as IpCommand has it
   Timings timings;

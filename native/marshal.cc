@@ -42,12 +42,17 @@ bool BooleanOf(const Object& object, const char* name) {
   return value.As<Napi::Boolean>();
 }
 
-uint64_t NumberOf(const Object& object, const char* name, uint64_t most) {
-  const Value value = object.Get(name);
+constexpr uint64_t kMostExact = (1ULL << 53) - 1;
+
+uint64_t WholeOf(const Value& value, const char* name, uint64_t most = kMostExact) {
   const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
   if (!(number >= 0 && number <= static_cast<double>(most)) || number != std::floor(number))
     Wrong(value, name, ("a whole number from 0 to " + std::to_string(most)).c_str());
   return static_cast<uint64_t>(number);
+}
+
+uint64_t NumberOf(const Object& object, const char* name, uint64_t most) {
+  return WholeOf(object.Get(name), name, most);
 }
 
 template <typename Each>
@@ -381,24 +386,15 @@ std::string PathFromJs(const Value& value) {
   return path;
 }
 
-NetnsRef NetnsFromJs(const Value& value) {
-  const Object object = ObjectOf(value, "netns");
-  constexpr uint64_t kMostExact = (1ULL << 53) - 1;
-  NetnsRef netns{.path = PathFromJs(object.Get("path")), .identity = {}};
-  netns.identity.dev = NumberOf(object, "dev", kMostExact);
-  netns.identity.ino = NumberOf(object, "ino", kMostExact);
-  const Value cookie = object.Get("cookie");
-  if (!cookie.IsBigInt()) Wrong(cookie, "cookie", "a bigint");
+NetnsRef NetnsFromJs(const Napi::CallbackInfo& info) {
+  NetnsRef netns{.path = PathFromJs(info[0]), .identity = {}};
+  netns.identity.dev = WholeOf(info[1], "dev");
+  netns.identity.ino = WholeOf(info[2], "ino");
+  if (!info[3].IsBigInt()) Wrong(info[3], "cookie", "a bigint");
   bool lossless = false;
-  netns.identity.cookie = cookie.As<Napi::BigInt>().Uint64Value(&lossless);
-  if (!lossless) Wrong(cookie, "cookie", "a bigint of 64 bits");
+  netns.identity.cookie = info[3].As<Napi::BigInt>().Uint64Value(&lossless);
+  if (!lossless) Wrong(info[3], "cookie", "a bigint of 64 bits");
   return netns;
-}
-
-bool FreshFromJs(const Value& value) {
-  if (value.IsUndefined()) return false;
-  const Object options = ObjectOf(value, "options");
-  return Has(options, "fresh") && BooleanOf(options, "fresh");
 }
 
 Value ToJs(Env env, const ProbeResult& result) {
@@ -435,20 +431,18 @@ Value ToJs(Env env, const Identity& identity, const std::string& path) {
 }
 
 Value ToJs(Env env, const ApplyResult& result, double waited) {
-  constexpr const char* kHow[] = {"replayed", "merged", "unchanged", "cleaned"};
-  Object object = Object::New(env);
-  object.Set("backend", "iptables-legacy");
-  object.Set("changed", result.changed);
-  object.Set("tables", ArrayOf(env, result.tables, [env, &kHow](const xtables::TableResult& table) {
-               Object item = Object::New(env);
-               item.Set("family", FamilyToJs(env, table.family));
-               item.Set("table", ToString(table.table));
-               item.Set("how", kHow[static_cast<size_t>(table.how)]);
-               return item;
-             }));
-  object.Set("routes", Strings(env, result.routes));
-  object.Set("timings", TimingsToJs(env, result.timings, waited));
-  return object;
+  Array flat = Array::New(env);
+  uint32_t i = 0;
+  const Timings& timings = result.timings;
+  flat.Set(i++, Strings(env, result.routes));
+  for (double time : {waited, timings.enter, timings.v4, timings.v6, timings.routes, timings.verify, timings.total})
+    flat.Set(i++, Napi::Number::New(env, time));
+  for (const xtables::TableResult& table : result.tables) {
+    flat.Set(i++, FamilyToJs(env, table.family));
+    flat.Set(i++, Napi::Number::New(env, static_cast<double>(table.table)));
+    flat.Set(i++, Napi::Number::New(env, static_cast<double>(table.how)));
+  }
+  return flat;
 }
 
 Value ToJs(Env env, const VerifyResult& result, double waited) {

@@ -11,13 +11,13 @@ namespace ipnc {
 
 // Throw Napi::TypeError, naming the property.
 Ruleset RulesetFromJs(const Napi::Value& value);
-NetnsRef NetnsFromJs(const Napi::Value& value);
 std::string PathFromJs(const Napi::Value& value);
-// Of `{ fresh: boolean }`; false where it is absent.
-bool FreshFromJs(const Napi::Value& value);
+// Of four arguments: path, dev, ino, cookie.
+NetnsRef NetnsFromJs(const Napi::CallbackInfo& info);
 
 Napi::Value ToJs(Napi::Env env, const ProbeResult& result);
 Napi::Value ToJs(Napi::Env env, const Identity& identity, const std::string& path);
+// Flat, since it is made for every install: lib/native.ts makes the object of it (`ApplyTuple`).
 Napi::Value ToJs(Napi::Env env, const ApplyResult& result, double waited);
 Napi::Value ToJs(Napi::Env env, const VerifyResult& result, double waited);
 // An Error shaped like Node's own: code, errno, syscall, path; and table, rollback.

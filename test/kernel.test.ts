@@ -12,7 +12,7 @@ const FAMILIES = [4, 6] as const;
 type Family = (typeof FAMILIES)[number];
 
 const test = suite('kernel');
-test.needs('netns', 'ipv6', 'ip', 'iptables-legacy-restore', 'ip6tables-legacy-restore');
+test.needs('netns', 'uid-map', 'ipv6', 'ip', 'iptables-legacy-restore', 'ip6tables-legacy-restore');
 
 test.before.each(() => {
   for (const name of [OURS, TWIN]) {
@@ -26,13 +26,18 @@ test.after.each(() => {
 });
 
 for (const { name, args } of cases) {
-  test(`restore and save give the plan's text: ${name}`, async () => {
-    const plan = await textOf(args);
-    for (const family of FAMILIES) {
-      restore(TWIN, family, plan[family]);
-      assert.is(rulesOf(save(TWIN, family)), rulesOf(plan[family]));
-    }
-  });
+  const needs = args.includes('4294967294') ? ['every-uid'] : [];
+  test(
+    `restore and save give the plan's text: ${name}`,
+    async () => {
+      const plan = await textOf(args);
+      for (const family of FAMILIES) {
+        restore(TWIN, family, plan[family]);
+        assert.is(rulesOf(save(TWIN, family)), rulesOf(plan[family]));
+      }
+    },
+    { needs },
+  );
 
   test(
     `apply leaves what restore leaves: ${name}`,
@@ -62,7 +67,7 @@ for (const { name, args } of cases) {
       assert.not.match(ip('-n', OURS, 'rule', 'show') + ip('-n', OURS, '-6', 'rule', 'show'), 'fwmark');
       assert.not.match(ip('-n', OURS, '-6', 'addr', 'show', 'lo'), '::6/128');
     },
-    { needs: ['addon'] },
+    { needs: ['addon', ...needs] },
   );
 }
 

@@ -16,6 +16,10 @@ const probes: Record<string, () => string | undefined> = {
     [1000, 1337, 65534].every(canBecome)
       ? undefined
       : `uids 1000, 1337 and 65534 are not mapped in this user namespace; ${UID_MAP_REMEDY}`,
+  'every-uid': () =>
+    canBecome(4_294_967_294)
+      ? undefined
+      : 'a user namespace maps some uids only, and this one needs the largest there is',
   ipv6: () => (existsSync('/proc/net/if_inet6') ? undefined : 'this kernel runs without IPv6'),
   addon: () => built('bindings/ipnc.node', 'ipnc.node'),
   toolbox: () => built('toolbox'),

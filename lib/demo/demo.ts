@@ -9,30 +9,20 @@ import { redirect } from '../redirect.ts';
 import { iptablesText, routeLines } from '../ruleset/iptables.ts';
 import type { Family, Ruleset } from '../ruleset/model.ts';
 import { plan } from '../ruleset/plan.ts';
-import { canBecome, UID_MAP_REMEDY } from '../userns.ts';
+import { UID_MAP_REMEDY } from '../userns.ts';
 import { APP_PORTS, OUTSIDE, OUTSIDE_PORTS, POD, SIDECAR_PORTS, Stage } from './stage.ts';
 import { destinationText, type Observation, observe } from './traffic.ts';
 
-/** As on the command line. */
-const FLAGS = new Map<string, string | true>([
-  ['redirect-dns', true],
-  ['capture-all-dns', true],
-  ['istio-local-outbound-ports-exclude', String(OUTSIDE_PORTS.database)],
-]);
+type Flags = Map<string, string | true>;
 
 export async function demo(io: Io): Promise<void> {
-  const shown = [...FLAGS].map(([flag, value]) => (value === true ? `--${flag}` : `--${flag} ${value}`)).join(' ');
-  if (!canBecome(1337)) {
-    const ruleset = plan(redirect({ flags: flagSource(FLAGS) }).spec, [4, 6]);
-    printRules(io, ruleset);
-    io.err(
-      `${paint(io, 'yellow', 'LEFT OUT: everything but the rules above.')} Only one uid can be had here, and the kernel\n` +
-        `refuses rules that name another. To see them at work, ${UID_MAP_REMEDY}.\n`,
-    );
-    return;
-  }
   await using stage = await Stage.build();
   printActors(io, stage);
+  if (!stage.hasUids) {
+    const left =
+      'LEFT OUT: what the app sends. Only one uid can be had here, and the rules know the sidecar by its uid.';
+    io.err(`\n${paint(io, 'yellow', left)}\nTo see all of it, ${UID_MAP_REMEDY}.\n`);
+  }
 
   const identity = await locate(stage.podPath);
   const families = familiesOf(identity, 'auto');
@@ -40,8 +30,10 @@ export async function demo(io: Io): Promise<void> {
   const before = await observe(stage, families, 'before');
   printTraffic(io, before);
 
-  heading(io, `Installing: ipnc apply --netns ${stage.podPath} ${shown}`);
-  const { ruleset, compiled } = await install(io, stage.podPath);
+  const flags = flagsFor(stage);
+  const words = [...flags].map(([flag, value]) => (value === true ? `--${flag}` : `--${flag} ${value}`));
+  heading(io, `Installing: ipnc apply --netns ${stage.podPath} ${words.join(' ')}`);
+  const { ruleset, compiled } = await install(io, stage.podPath, flags);
 
   heading(io, 'What stands there now');
   printRules(io, ruleset);
@@ -65,8 +57,19 @@ export async function demo(io: Io): Promise<void> {
   io.out(`\n${paint(io, 'green', `All ${after.length} connections went the way they should.`)}\n`);
 }
 
+/** As on the command line. */
+function flagsFor({ hasUids, sidecarUid }: Stage): Flags {
+  const flags: Flags = new Map<string, string | true>([
+    ['redirect-dns', true],
+    ['capture-all-dns', true],
+    ['istio-local-outbound-ports-exclude', String(OUTSIDE_PORTS.database)],
+  ]);
+  if (!hasUids) flags.set('proxy-uid', String(sidecarUid)).set('proxy-gid', String(sidecarUid));
+  return flags;
+}
+
 /** The stages of the real path, one after the other, with the time each took. */
-async function install(io: Io, path: string) {
+async function install(io: Io, path: string, flags: Flags) {
   const rows: string[][] = [];
   const timed = async <T>(name: string, says: (result: T) => string, stage: () => T | Promise<T>): Promise<T> => {
     const began = performance.now();
@@ -78,7 +81,7 @@ async function install(io: Io, path: string) {
     const { spec, families: wanted } = await timed(
       'configure',
       () => 'flags and annotations, checked',
-      () => redirect({ flags: flagSource(FLAGS) }),
+      () => redirect({ flags: flagSource(flags) }),
     );
     const identity = await timed(
       'locate',
@@ -117,13 +120,19 @@ function heading(io: Io, text: string): void {
   io.out(`\n${paint(io, 'bold', text)}\n\n`);
 }
 
-function printActors(io: Io, { podPath }: Stage): void {
+function printActors(io: Io, { podPath, hasUids, sidecarUid }: Stage): void {
   const { web, database, dns } = OUTSIDE_PORTS;
   heading(io, `A pod in ${podPath}, and a client outside of it`);
   io.out(
     columns([
-      ['', 'app', 'in the pod, uid 1000', `${POD[4]}  ${POD[6]}`, `serves ${Object.values(APP_PORTS).join(', ')}`],
-      ['', 'sidecar', 'in the pod, uid 1337', '', `serves ${Object.values(SIDECAR_PORTS).join(', ')}`],
+      [
+        '',
+        'app',
+        `in the pod, uid ${hasUids ? 1000 : 0}`,
+        `${POD[4]}  ${POD[6]}`,
+        `serves ${Object.values(APP_PORTS).join(', ')}`,
+      ],
+      ['', 'sidecar', `in the pod, uid ${sidecarUid}`, '', `serves ${Object.values(SIDECAR_PORTS).join(', ')}`],
       ['', 'client', 'outside', `${OUTSIDE[4]}  ${OUTSIDE[6]}`, `serves ${web}, ${database}, ${dns}/udp`],
     ]),
   );

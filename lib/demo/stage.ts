@@ -1,4 +1,5 @@
 /** The demo's actors: a pod with an app and a stand-in for its sidecar, and a client that is outside of it. */
+import { canBecome } from '../userns.ts';
 import { Network } from './network.ts';
 import { type Actor, type Destination, dial, type Reply, type Server, serve } from './toolbox.ts';
 
@@ -12,10 +13,16 @@ export const APP_PORTS = { web: 8080, health: 15020 } as const;
 /** What runs outside; `database` is kept out of the mesh by a flag. */
 export const OUTSIDE_PORTS = { web: 80, database: 5432, dns: 53 } as const;
 
+const SIDECAR_UID = 1337;
+const APP_UID = 1000;
+
 export type Role = 'app' | 'sidecar' | 'client';
 
 export class Stage implements AsyncDisposable {
   readonly podPath: string;
+  /** False where all have to be root: then the rules take what the app sends for the sidecar's. */
+  readonly hasUids: boolean;
+  readonly sidecarUid: number;
   readonly #network: Network;
   readonly #actors: Record<Role, Actor>;
   readonly #servers: Server[] = [];
@@ -23,10 +30,13 @@ export class Stage implements AsyncDisposable {
   private constructor(network: Network) {
     this.#network = network;
     this.podPath = network.path('pod');
+    this.hasUids = canBecome(APP_UID) && canBecome(SIDECAR_UID);
+    this.sidecarUid = this.hasUids ? SIDECAR_UID : 0;
+    const as = (uid: number) => (this.hasUids ? { uid, gid: uid } : {});
     this.#actors = {
-      app: { netns: this.podPath, uid: 1000, gid: 1000 },
-      sidecar: { netns: this.podPath, uid: 1337, gid: 1337 },
-      client: { netns: network.path('client'), uid: 1000, gid: 1000 },
+      app: { netns: this.podPath, ...as(APP_UID) },
+      sidecar: { netns: this.podPath, ...as(SIDECAR_UID) },
+      client: { netns: network.path('client'), ...as(APP_UID) },
     };
   }
 

@@ -46,7 +46,7 @@ function attempts(families: readonly Family[]): Attempt[] {
 
 export async function observe(stage: Stage, families: readonly Family[], when: 'before' | 'after') {
   const seen: Observation[] = [];
-  for (const attempt of attempts(families)) {
+  for (const attempt of attempts(families).filter(({ from }) => from !== 'app' || stage.hasUids)) {
     const reply = await stage.dial(attempt.from, attempt.to);
     seen.push({ ...attempt, reply, asExpected: matches(attempt, attempt[when], reply) });
   }

@@ -25,6 +25,19 @@ std::string Name(TableName table) {
   return std::string(F::kName) + " " + ToString(table);
 }
 
+// False: somebody changed the table since it was read.
+template <typename F>
+bool Commit(Libiptc<F>& libiptc, TableName table, const State& wanted) {
+  try {
+    return libiptc.Commit();
+  } catch (const Error& error) {
+    // iptc_commit writes the table and then adds the old counters. To the second the kernel says EINVAL if somebody has
+    // changed the table in between; the first stands.
+    if (error.number != EINVAL || !SameOurs(Libiptc<F>(table).Read(), wanted)) throw;
+    return true;
+  }
+}
+
 // Reads a table, lets `change` say what it is to be, writes it; again if somebody was faster. `change` returns nullopt
 // for "as it is". Returns whether it wrote.
 template <typename F, typename Change>
@@ -35,7 +48,7 @@ bool ReadModifyWrite(TableName table, Change change) {
     const std::optional<State> wanted = change(libiptc.Read());
     if (!wanted) return false;
     libiptc.Write(*wanted);
-    if (libiptc.Commit()) return true;
+    if (Commit(libiptc, table, *wanted)) return true;
     if (attempt == kAttempts)
       throw Error{.number = EAGAIN,
                   .syscall = "iptc_commit",

@@ -50,6 +50,13 @@ bool State::HasOurs() const {
          std::any_of(builtin.begin(), builtin.end(), [](const auto& chain) { return !Ours(chain.second).empty(); });
 }
 
+bool SameOurs(const State& one, const State& other) {
+  return one.chains == other.chains && std::equal(one.builtin.begin(), one.builtin.end(), other.builtin.begin(),
+                                                  other.builtin.end(), [](const auto& a, const auto& b) {
+                                                    return a.first == b.first && Ours(a.second) == Ours(b.second);
+                                                  });
+}
+
 template <typename F>
 Wanted Encode(const Table& table) {
   Wanted wanted;

@@ -37,6 +37,9 @@ struct Wanted {
   std::map<std::string, Builtin> builtin;
 };
 
+// Whether ours is the same in both, whatever others have there.
+bool SameOurs(const State& one, const State& other);
+
 template <typename F>
 Wanted Encode(const Table& table);
 
