@@ -94,7 +94,7 @@ void Workers::Work(Thread& self) {
     done_(std::move(job));
     if (lost) return;
     if (home) home->Sweep();
-    AwaitJob();
+    if (!getenv("NOLOOK")) AwaitJob();
   }
 }
 

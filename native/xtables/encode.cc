@@ -43,7 +43,7 @@ void Append(Entry& entry, std::string_view name, uint8_t revision, const void* d
   else
     header.u.target_size = static_cast<uint16_t>(whole);
   std::memcpy(entry.data() + at, &header, sizeof(Header));
-  std::memcpy(entry.data() + at + sizeof(Header), data, size);
+  if (size > 0) std::memcpy(entry.data() + at + sizeof(Header), data, size);  // `data` may be null then
 }
 
 // Of the kernel's types, with the bytes between the members zero as well: the whole is compared.

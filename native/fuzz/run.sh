@@ -1,0 +1,31 @@
+#!/bin/sh
+# Builds the fuzz targets and gives each its share of the time: native/fuzz/run.sh [SECONDS], a minute in all if absent.
+# What they find stays in build/fuzz, to be run again with build/fuzz/TARGET FILE.
+set -eu
+cd "$(dirname "$0")/../.."
+
+targets='entry rule table'
+seconds=$((${1:-60} / 3))
+[ "$seconds" -gt 0 ] || seconds=1
+mkdir -p build/fuzz
+
+for target in $targets; do
+  clang++ -std=c++20 -g -O1 -D_GNU_SOURCE -I. -Wall -Wextra -Werror -Wno-missing-field-initializers \
+    -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+    "native/fuzz/$target.cc" native/xtables/encode.cc native/xtables/decode.cc native/xtables/replay.cc \
+    -o "build/fuzz/$target"
+done
+
+for target in $targets; do
+  mkdir -p "build/fuzz/$target.corpus"
+  log=build/fuzz/$target.log
+  if ! "build/fuzz/$target" -max_total_time="$seconds" -timeout=5 -max_len=4096 -print_final_stats=1 \
+    -artifact_prefix="build/fuzz/$target-" "build/fuzz/$target.corpus" >"$log" 2>&1; then
+    grep -v -e '^#' -e NEW_FUNC "$log" | tail -n 60
+    echo "FAIL $target"
+    exit 1
+  fi
+  count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  echo "ok   $target: ${count:-0} executions in $seconds s"
+  [ "${count:-0}" -gt 0 ]
+done
