@@ -41,7 +41,7 @@
       'dependencies': ['core'],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
       'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS'],
-      'sources': ['native/addon.cc', 'native/marshal.cc'],
+      'sources': ['native/addon.cc', 'native/from_js.cc', 'native/to_js.cc'],
     },
     {
       # Stand-ins for the demo and the tests; static, so that it runs in any mount namespace and under any uid.
@@ -67,8 +67,16 @@
       'target_name': 'native_test',
       'type': 'executable',
       'dependencies': ['core'],
-      'sources': ['test/native/main.cc', 'test/native/encode_test.cc', 'test/native/netns_test.cc'],
-      'ldflags': ['-Wl,--wrap=setns', '-pthread'],
+      'sources': [
+        'test/native/main.cc',
+        'test/native/encode_test.cc',
+        'test/native/netns_test.cc',
+        'test/native/rollback_test.cc',
+      ],
+      'ldflags': [
+        '-pthread', '-rdynamic', '-Wl,--wrap=setns', '-Wl,--wrap=send', '-Wl,--wrap=recv', '-Wl,--wrap=ioctl',
+        '-Wl,--wrap=flock', '-Wl,--wrap=read', '-Wl,--wrap=open64',
+      ],
     },
     {
       'target_name': 'drivers',

@@ -1,4 +1,4 @@
-// What JavaScript sees: lib/native.ts has the types. Arguments are checked here and in marshal.cc, the work is done on
+// What JavaScript sees: lib/native.ts has the types. Arguments are checked in from_js.cc, the work is done on
 // the threads of workers.cc, and promises are settled back here.
 #include <napi.h>
 
@@ -9,8 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "native/from_js.h"
 #include "native/install.h"
-#include "native/marshal.h"
+#include "native/to_js.h"
 #include "native/workers.h"
 
 namespace ipnc {

@@ -1,4 +1,4 @@
-// What a job fails with, and how. Thrown inside the native code only: workers.cc catches it, marshal.cc makes it a
+// What a job fails with, and how. Thrown inside the native code only: workers.cc catches it, to_js.cc makes it a
 // JavaScript Error shaped like Node's own.
 #pragma once
 

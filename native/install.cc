@@ -52,7 +52,9 @@ void BringLoopbackUp(const Visit& visit, std::vector<std::string>& done, Undo& u
 
 void Add(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector<std::string>& done, Undo& undo) {
   for (const RouteItem& item : items) {
-    const auto added = std::make_shared<bool>(false);
+    // Until the kernel says that it was there already: its answer may be lost. Where there is none of ours to remove,
+    // Remove does nothing.
+    const auto added = std::make_shared<bool>(true);
     undo.Add([&netlink, item, added] {
       if (*added) netlink.Remove(item);
     });

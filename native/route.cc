@@ -203,6 +203,9 @@ int Rtnetlink::Request(void* raw, void (*each)(const void*, void*), void* contex
   for (;;) {
     const ssize_t length = recv(socket_, buffer, sizeof(buffer), 0);
     if (length < 0) ThrowErrno(errno, "recv(NETLINK_ROUTE)");
+    // What is left of an earlier request whose answer could not be received.
+    const auto* first = reinterpret_cast<const nlmsghdr*>(buffer);
+    if (static_cast<size_t>(length) >= sizeof(*first) && first->nlmsg_seq != sequence_) continue;
     const int state = mnl_cb_run(buffer, static_cast<size_t>(length), sequence_, 0, callback, &call);
     if (state < 0) return errno;
     if (state == MNL_CB_STOP) return 0;

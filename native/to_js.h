@@ -1,5 +1,4 @@
-// JavaScript <-> C++. The shapes are those of lib/ruleset/model.ts and lib/native.ts. What comes in is checked again:
-// this side runs as root.
+// C++ -> JavaScript: the shapes of lib/native.ts.
 #pragma once
 
 #include <napi.h>
@@ -8,12 +7,6 @@
 #include "native/install.h"
 
 namespace ipnc {
-
-// Throw Napi::TypeError, naming the property.
-Ruleset RulesetFromJs(const Napi::Value& value);
-std::string PathFromJs(const Napi::Value& value);
-// Of four arguments: path, dev, ino, cookie.
-NetnsRef NetnsFromJs(const Napi::CallbackInfo& info);
 
 Napi::Value ToJs(Napi::Env env, const ProbeResult& result);
 Napi::Value ToJs(Napi::Env env, const Identity& identity, const std::string& path);
