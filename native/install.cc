@@ -42,14 +42,15 @@ std::vector<RouteItem> Without(const std::vector<RouteItem>& items, const std::v
   return rest;
 }
 
-// `done` and `undo` get what was changed.
-void BringLoopbackUp(const Visit& visit, std::vector<std::string>& done, Undo& undo) {
+// `done` gets what was changed. Not taken back when an install fails: setting lo down would take others' IPv6 addresses
+// and routes on it along.
+void BringLoopbackUp(const Visit& visit, std::vector<std::string>& done) {
   if (LoopbackIsUp(visit.socket())) return;
-  undo.Add([&visit] { SetLoopback(visit.socket(), false); });
-  SetLoopback(visit.socket(), true);
+  SetLoopbackUp(visit.socket());
   done.push_back("link set lo up");
 }
 
+// `done` and `undo` get what was changed.
 void Add(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector<std::string>& done, Undo& undo) {
   for (const RouteItem& item : items) {
     // Until the kernel says that it was there already: its answer may be lost. Where there is none of ours to remove,
@@ -65,7 +66,10 @@ void Add(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector<st
 
 void Remove(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector<std::string>& done, Undo& undo) {
   for (const RouteItem& item : items) {
-    undo.Add([&netlink, item] { netlink.Add(item); });
+    // Looked for first: it may not have been removed, and the kernel takes the same rule twice.
+    undo.Add([&netlink, item] {
+      for (const RouteItem& missing : Without({item}, netlink.List().all)) netlink.Add(missing);
+    });
     netlink.Remove(item);
     done.push_back(IpCommand(item, "delete"));
   }
@@ -174,7 +178,7 @@ bool Compiled::Install(const Visit& visit, Rtnetlink& netlink, bool fresh, Apply
   // Two equal policy rules can stand side by side, so the kernel's EEXIST is no answer for them: look first.
   const PresentRoutes present = fresh && !ruleset_.routes.tproxy ? PresentRoutes{} : netlink.List();
   // Routes first: a packet that TPROXY marks must find its way from the first one on.
-  if (!ruleset_.tables.empty()) BringLoopbackUp(visit, result.routes, undo);
+  if (!ruleset_.tables.empty()) BringLoopbackUp(visit, result.routes);
   ipnc::Add(netlink, Without(routes_, present.all), result.routes, undo);
   timings.routes += watch.Lap();
   v4_.Apply(visit.socket(), v4, result.tables, undo);

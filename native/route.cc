@@ -288,11 +288,11 @@ bool LoopbackIsUp(int socket) {
   return request.ifr_flags & IFF_UP;
 }
 
-void SetLoopback(int socket, bool up) {
+void SetLoopbackUp(int socket) {
   ifreq request{};
   std::strcpy(request.ifr_name, "lo");
   Check(ioctl(socket, SIOCGIFFLAGS, &request), "ioctl(SIOCGIFFLAGS)");
-  request.ifr_flags = static_cast<short>(up ? request.ifr_flags | IFF_UP : request.ifr_flags & ~IFF_UP);
+  request.ifr_flags |= IFF_UP;
   Check(ioctl(socket, SIOCSIFFLAGS, &request), "ioctl(SIOCSIFFLAGS)");
 }
 

@@ -57,6 +57,6 @@ class Rtnetlink {
 
 // Any socket of the netns will do.
 bool LoopbackIsUp(int socket);
-void SetLoopback(int socket, bool up);
+void SetLoopbackUp(int socket);
 
 }  // namespace ipnc

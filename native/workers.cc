@@ -28,7 +28,6 @@ bool Workers::Submit(std::unique_ptr<Job> job) {
     if (queue_.size() >= most_queued_) return false;
     job->submitted_ = std::chrono::steady_clock::now();
     queue_.push_back(std::move(job));
-    queued_ = queue_.size();
   }
   wake_.notify_one();
   return true;
@@ -72,8 +71,7 @@ void Workers::Work(Thread& self) {
       if (stop_) return;
       job = std::move(queue_.front());
       queue_.pop_front();
-      queued_ = queue_.size();
-    }
+      }
     job->waited = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - job->submitted_).count();
     try {
       if (!home) home.emplace();
@@ -94,18 +92,7 @@ void Workers::Work(Thread& self) {
     done_(std::move(job));
     if (lost) return;
     if (home) home->Sweep();
-    if (!getenv("NOLOOK")) AwaitJob();
   }
-}
-
-// Jobs come in pairs (identify, apply): for the time in which the second one comes, one thread stays awake, which saves
-// the kernel's waking it.
-void Workers::AwaitJob() {
-  constexpr std::chrono::microseconds kPatience(50);
-  if (lookout_.exchange(true)) return;
-  const auto until = std::chrono::steady_clock::now() + kPatience;
-  while (queued_ == 0 && std::chrono::steady_clock::now() < until) __builtin_ia32_pause();
-  lookout_ = false;
 }
 
 }  // namespace ipnc

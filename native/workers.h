@@ -2,7 +2,6 @@
 // the program's own file and DNS work there.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -54,7 +53,6 @@ class Workers {
     bool ended = false;
   };
   void Work(Thread& self);
-  void AwaitJob();
 
   const unsigned most_threads_;
   const size_t most_queued_;
@@ -62,8 +60,6 @@ class Workers {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::unique_ptr<Job>> queue_;
-  std::atomic<size_t> queued_ = 0;
-  std::atomic<bool> lookout_ = false;
   std::list<Thread> threads_;
   bool any_ended_ = false;
   unsigned lost_ = 0;
