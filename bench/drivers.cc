@@ -3,14 +3,17 @@
 //
 //   template PATH             read both families' nat tables of the netns at PATH, for `replay`
 //   replay PATH               the floor: open, setns, one socket, one setsockopt a family, home again; nothing else
+//   replay+address PATH       the same and ::6/128 on lo by rtnetlink, without which IPv6 is not whole
 //   restore PATH V4 V6        nsenter + iptables-restore, then nsenter + ip6tables-restore, of the files V4 and V6
 //   script PATH FILE          nsenter + sh FILE
 #include <net/if.h>
 #include <netinet/in.h>
 
 #include <fcntl.h>
+#include <linux/if_addr.h>
 #include <linux/netfilter_ipv4/ip_tables.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
+#include <linux/rtnetlink.h>
 #include <sched.h>
 #include <spawn.h>
 #include <sys/socket.h>
@@ -89,10 +92,44 @@ void Template(const std::string& path) {
   });
 }
 
-void Replay(const std::string& path) {
-  Inside(path, [](int fd) {
+// What native/route.cc sends, in bytes.
+void AddAddress() {
+  struct {
+    nlmsghdr header;
+    ifaddrmsg address;
+    rtattr local;
+    in6_addr value;
+    rtattr flags;
+    uint32_t flag_bits;
+  } request{
+      .header = {.nlmsg_len = sizeof(request),
+                 .nlmsg_type = RTM_NEWADDR,
+                 .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
+                 .nlmsg_seq = 1,
+                 .nlmsg_pid = 0},
+      .address = {.ifa_family = AF_INET6, .ifa_prefixlen = 128, .ifa_flags = 0, .ifa_scope = 0, .ifa_index = 1},
+      .local = {.rta_len = RTA_LENGTH(sizeof(in6_addr)), .rta_type = IFA_LOCAL},
+      .value = {{{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6}}},
+      .flags = {.rta_len = RTA_LENGTH(sizeof(uint32_t)), .rta_type = IFA_FLAGS},
+      .flag_bits = IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
+  };
+  struct {
+    nlmsghdr header;
+    nlmsgerr error;
+    char rest[512];
+  } answer{};
+  const int fd = Check(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), "socket");
+  Check(static_cast<int>(send(fd, &request, sizeof(request), 0)), "send");
+  Check(static_cast<int>(recv(fd, &answer, sizeof(answer), 0)), "recv");
+  close(fd);
+  if (answer.error.error != 0) throw Failure{-answer.error.error, "address"};
+}
+
+void Replay(const std::string& path, bool with_address) {
+  Inside(path, [with_address](int fd) {
     Check(setsockopt(fd, SOL_IP, IPT_SO_SET_REPLACE, v4.data(), static_cast<socklen_t>(v4.size())), "v4");
     Check(setsockopt(fd, SOL_IPV6, IP6T_SO_SET_REPLACE, v6.data(), static_cast<socklen_t>(v6.size())), "v6");
+    if (with_address) AddAddress();
   });
 }
 
@@ -115,7 +152,8 @@ void Run(const std::string& netns, std::vector<std::string> command, const char*
 
 void Do(const std::vector<std::string>& words) {
   if (words.at(0) == "template") return Template(words.at(1));
-  if (words.at(0) == "replay") return Replay(words.at(1));
+  if (words.at(0) == "replay") return Replay(words.at(1), false);
+  if (words.at(0) == "replay+address") return Replay(words.at(1), true);
   if (words.at(0) == "restore") {
     Run(words.at(1), {"iptables-legacy-restore", "--noflush"}, words.at(2).c_str());
     return Run(words.at(1), {"ip6tables-legacy-restore", "--noflush"}, words.at(3).c_str());

@@ -13,6 +13,11 @@ export function figure(value: number): string {
   return value < 100 ? value.toFixed(1) : grouped.format(value);
 }
 
+/** `1.37x`, `41.2x`, `355x`. */
+export function ratio(value: number): string {
+  return `${value < 10 ? value.toFixed(2) : figure(value)}x`;
+}
+
 /** Columns: the first to the left, the others to the right. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const all = [head, ...rows];
