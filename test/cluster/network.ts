@@ -77,12 +77,12 @@ export async function createNetwork(controlPlane: Sandbox): Promise<ClusterNetwo
           ...addresses(address, 'eth0'),
           'link set eth0 up',
           `route add default via ${at(1).v4}`,
-          `-6 route add default via ${at(1).v6}`,
+          `route add default via ${at(1).v6}`,
         ],
       );
       await ip(
         ['nsenter', '--target', `${controlPlane.pid}`, '--net', '--'],
-        [`route add ${pods.v4} via ${address.v4}`, `-6 route add ${pods.v6} via ${address.v6}`],
+        [`route add ${pods.v4} via ${address.v4}`, `route add ${pods.v6} via ${address.v6}`],
       );
       await forward(node);
       return { address, pods };

@@ -15,6 +15,8 @@ export interface Identity {
   name: string;
   /** Groups of the user. */
   groups?: string[];
+  /** Of its files, without extension; its name, if absent. */
+  file?: string;
   /** What a server is called: DNS names and IP addresses. */
   hosts?: string[];
 }
@@ -42,12 +44,12 @@ export async function createAuthority(folder: string): Promise<Authority> {
   const ca = await create('ca', '/CN=ipnc-cluster', ['basicConstraints=critical,CA:TRUE', 'keyUsage=keyCertSign']);
   return {
     cert: ca.cert,
-    issue: ({ name, groups = [], hosts = [] }) => {
+    issue: ({ name, file = name, groups = [], hosts = [] }) => {
       const subject = [...groups.map((group) => `/O=${group}`), `/CN=${name}`].join('');
       const names = hosts.map((host) => (/^[\d.]+$|:/.test(host) ? `IP:${host}` : `DNS:${host}`));
       const usage = 'extendedKeyUsage=clientAuth,serverAuth';
       const san = names.length > 0 ? [`subjectAltName=${names.join(',')}`] : [];
-      return create(name.replaceAll(/[^\w-]/g, '-'), subject, ['basicConstraints=CA:FALSE', usage, ...san], ca);
+      return create(file.replaceAll(/[^\w-]/g, '-'), subject, ['basicConstraints=CA:FALSE', usage, ...san], ca);
     },
   };
 }
