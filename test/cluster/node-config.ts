@@ -97,6 +97,8 @@ export function kubeProxy(kubeconfig: string, node: string) {
     apiVersion: 'kubeproxy.config.k8s.io/v1alpha1',
     kind: 'KubeProxyConfiguration',
     mode: 'nftables',
+    // Its 1 s is for clusters of thousands of services.
+    nftables: { minSyncPeriod: '50ms' },
     clientConnection: { kubeconfig },
     hostnameOverride: node,
     clusterCIDR: `${PODS.v4},${PODS.v6}`,

@@ -51,6 +51,7 @@ async function bundle(root: string): Promise<Buffer> {
     format: 'esm',
     target: 'node24',
     legalComments: 'none',
+    logLevel: 'silent', // what it throws says it all
     // CommonJS parts of the dependencies look for these.
     banner: {
       js: [

@@ -28,7 +28,8 @@ export function startService(sandbox: Sandbox, name: string, argv: string[], env
   const start = () => {
     const [command = '', ...rest] = sandbox.enter(argv);
     const out = openSync(log, 'a');
-    child = spawn(command, rest, { stdio: ['ignore', out, out], env, cwd: sandbox.folder });
+    // A session of its own: a terminal's Ctrl-C is for this process, which then closes the sandbox.
+    child = spawn(command, rest, { detached: true, stdio: ['ignore', out, out], env, cwd: sandbox.folder });
     closeSync(out);
     child.unref();
   };
