@@ -116,6 +116,35 @@ test("a pod's netns is where a node's agent looks for it, and can be opened from
   equal(`${statSync(node.path(`/run/netns/${names[0]}`)).ino}`, inside);
 });
 
+test('a pod can have a user namespace of its own, and a seccomp profile', async () => {
+  await runPod(
+    core,
+    pod('rootless', {
+      hostUsers: false,
+      securityContext: { seccompProfile: { type: 'RuntimeDefault' } },
+      containers: [toolbox('server', 'serve', '--tcp', '80')],
+    }),
+  );
+  const maps = await node.exec(['sh', '-c', 'cat /proc/[0-9]*/uid_map']);
+  ok(
+    maps.split('\n').some((map) => /^\s+0\s+[1-9]\d+\s+65536$/.test(map)),
+    `no such map: ${maps}`,
+  );
+  await deletePod(core, 'rootless');
+});
+
+test('pods outlive containerd', async () => {
+  const containerd = node.services.get('containerd');
+  const restarts = async () =>
+    (await core.readNamespacedPod({ namespace: 'default', name: 'server' })).status?.containerStatuses?.[0]
+      ?.restartCount;
+  await containerd?.kill();
+  containerd?.start();
+  await runPod(core, pod('later', { containers: [toolbox('server', 'serve', '--tcp', '80')] }));
+  equal(await restarts(), 0);
+  await deletePod(core, 'later');
+});
+
 test('a deleted pod goes', async () => {
   await deletePod(core, 'server');
   await until(

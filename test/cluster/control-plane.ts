@@ -7,7 +7,7 @@ import { type ClusterNetwork, createNetwork, SERVICES } from './network.ts';
 import { type Authority, createAuthority, createTokenKey, type KeyPair, writeKubeconfig } from './pki.ts';
 import { type Programs, programs } from './programs.ts';
 import { openSandbox, type Sandbox } from './sandbox/sandbox.ts';
-import { type Service, startService } from './sandbox/service.ts';
+import { launcher, type Service } from './sandbox/service.ts';
 import { type Progress, stopwatch } from './stopwatch.ts';
 
 export interface ControlPlaneOptions {
@@ -38,27 +38,22 @@ export interface ControlPlane {
   stop(): Promise<void>;
 }
 
-export interface ServiceAccount {
+interface ServiceAccount {
   namespace: string;
   name: string;
 }
 
+const ALONE = ['etcd', 'kube-apiserver'];
+const CONTROLLERS = ['kube-controller-manager', 'kube-scheduler'];
 const PORT = 6443;
 const ETCD = 'http://127.0.0.1:2379';
 const CLUSTER_DOMAIN = 'cluster.local';
 
 export async function startControlPlane(options: ControlPlaneOptions = {}): Promise<ControlPlane> {
   const timed = stopwatch(options.progress);
-  const tools = await timed('programs', programs());
+  const tools = await timed('programs', programs(options.controllers ? [...ALONE, ...CONTROLLERS] : ALONE));
   const sandbox = await timed('sandbox of the control plane', openSandbox());
-  const env = { PATH: tools.search, HOME: sandbox.folder };
-  const services = new Map<string, Service>();
-  const start = (name: string, flags: Record<string, string>) => {
-    const argv = [tools.path(name), ...Object.entries(flags).map(([flag, value]) => `--${flag}=${value}`)];
-    const service = startService(sandbox, name, argv, env);
-    services.set(name, service);
-    return service;
-  };
+  const { services, start } = launcher(sandbox, tools);
   try {
     const [network, authority] = await Promise.all([createNetwork(sandbox), createAuthority(sandbox.folder)]);
     const server = `https://${network.address.v4}:${PORT}`;

@@ -31,8 +31,8 @@ async function main(): Promise<number> {
   const stopped = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM'), once(process, 'SIGHUP')]);
   const began = performance.now();
   const lack = clusterLack();
-  // What is not built is built by startControlPlane, which says so; anything else it cannot help.
-  if (lack !== undefined && !lack.includes('test/cluster/build')) {
+  // Programs that are not built are built by startControlPlane, which says so; anything else it cannot help.
+  if (lack !== undefined && !lack.endsWith('test/cluster/build')) {
     console.error(styleText('red', lack));
     return 1;
   }

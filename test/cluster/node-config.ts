@@ -5,7 +5,7 @@ import { DNS_ADDRESS, type Dual, PODS } from './network.ts';
 import type { KeyPair } from './pki.ts';
 
 /** TOML, for containerd 2. */
-export function containerd(socket: string, cniFolder: string, optFolder: string): string {
+export function containerdConfig(socket: string, cniFolder: string, optFolder: string): string {
   return `version = 3
 
 [grpc]
@@ -34,7 +34,7 @@ export function containerd(socket: string, cniFolder: string, optFolder: string)
 }
 
 /** A network configuration list, as CNI has it. */
-export function bridge(pods: Dual) {
+export function bridgeConfig(pods: Dual) {
   return {
     cniVersion: '1.0.0',
     name: 'pods',
@@ -64,7 +64,7 @@ export interface KubeletSettings {
   resolvConf: string;
 }
 
-export function kubelet({ criSocket, cgroup, clientCa, serving, resolvConf }: KubeletSettings) {
+export function kubeletConfig({ criSocket, cgroup, clientCa, serving, resolvConf }: KubeletSettings) {
   return {
     apiVersion: 'kubelet.config.k8s.io/v1beta1',
     kind: 'KubeletConfiguration',
@@ -92,7 +92,7 @@ export function kubelet({ criSocket, cgroup, clientCa, serving, resolvConf }: Ku
   };
 }
 
-export function kubeProxy(kubeconfig: string, node: string) {
+export function kubeProxyConfig(kubeconfig: string, node: string) {
   return {
     apiVersion: 'kubeproxy.config.k8s.io/v1alpha1',
     kind: 'KubeProxyConfiguration',

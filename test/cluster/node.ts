@@ -6,11 +6,12 @@ import { type ControlPlane, coreApi } from './control-plane.ts';
 import { writeArchive } from './images/archive.ts';
 import { type ImageName, images } from './images/images.ts';
 import type { NodeNetwork } from './network.ts';
-import { bridge, containerd, kubelet, kubeProxy } from './node-config.ts';
-import { writeKubeconfig } from './pki.ts';
+import { bridgeConfig, containerdConfig, kubeletConfig, kubeProxyConfig } from './node-config.ts';
+import { type KeyPair, writeKubeconfig } from './pki.ts';
+import { programs } from './programs.ts';
 import { createCgroup } from './sandbox/cgroup.ts';
 import { openSandbox, type Sandbox } from './sandbox/sandbox.ts';
-import { type Service, startService } from './sandbox/service.ts';
+import { launcher, type Service } from './sandbox/service.ts';
 import { type Progress, stopwatch } from './stopwatch.ts';
 
 export interface NodeOptions {
@@ -45,116 +46,91 @@ export interface ClusterNode {
 /** As it is for every pod of a node with containerd. */
 const CRI_SOCKET = '/run/containerd/containerd.sock';
 
+/** runc is found by containerd's shim, and that by containerd. */
+const PROGRAMS = ['containerd', 'containerd-shim-runc-v2', 'runc', 'ctr', 'kubelet', 'kube-proxy'];
+
 const nodesOf = new WeakMap<ControlPlane, number>();
 
 export async function startNode(controlPlane: ControlPlane, options: NodeOptions = {}): Promise<ClusterNode> {
+  if (!controlPlane.services.has('kube-controller-manager')) {
+    throw new Error('no node without controllers: startControlPlane({ controllers: true })');
+  }
   const timed = stopwatch(options.progress);
   const index = (nodesOf.get(controlPlane) ?? 0) + 1;
   nodesOf.set(controlPlane, index);
   const name = options.name ?? `node-${index}`;
   const sandbox = await timed(`sandbox of ${name}`, openSandbox());
-  controlPlane.onStop(() => sandbox.close());
+  controlPlane.onStop(sandbox.close);
   try {
-    return await start(controlPlane, options, sandbox, name, index, timed);
+    createCgroup(sandbox.name);
+    const network = await controlPlane.network.attach(sandbox, index);
+    const files = await writeFiles(controlPlane, sandbox, name, network, options.kubeletConfiguration);
+    const tools = await programs(PROGRAMS);
+    const { services, start } = launcher(sandbox, tools);
+
+    const criSocket = sandbox.path(CRI_SOCKET);
+    const containerd = start('containerd', { config: files.containerd });
+    const answering = containerd.ready(() => answers(criSocket));
+    await timed('containerd', answering);
+
+    const load = async (image: ImageName) => {
+      const archive = join(sandbox.folder, `${image}.tar`);
+      const made = await images[image]();
+      writeArchive(archive, made);
+      await sandbox.exec([tools.path('ctr'), '--namespace', 'k8s.io', 'images', 'import', archive]);
+      rmSync(archive);
+      return made.name;
+    };
+    const loaded = inTurn(['pause', ...(options.images ?? [])], load);
+    const kubelet = start('kubelet', {
+      config: files.kubelet,
+      kubeconfig: files.kubeletKubeconfig,
+      'hostname-override': name,
+      'node-ip': `${network.address.v4},${network.address.v6}`,
+    });
+    start('kube-proxy', { config: files.kubeProxy });
+    const core = coreApi(controlPlane.kubeconfig);
+    const schedulable = kubelet.ready(async () => isSchedulable(await core.readNode({ name })));
+    await Promise.all([timed('images', loaded), timed('kubelet, node ready', schedulable)]);
+
+    const { path, exec, close: stop } = sandbox;
+    return { name, network, criSocket, path, exec, load, services, sandbox, stop };
   } catch (error) {
     await sandbox.close();
     throw error;
   }
 }
 
-async function start(
-  controlPlane: ControlPlane,
-  options: NodeOptions,
-  sandbox: Sandbox,
-  name: string,
-  index: number,
-  timed: ReturnType<typeof stopwatch>,
-): Promise<ClusterNode> {
-  const { programs, authority, server } = controlPlane;
-  const { folder } = sandbox;
-  const env = { PATH: programs.search, HOME: folder };
-  const services = new Map<string, Service>();
-  const startProgram = (program: string, flags: Record<string, string>) => {
-    const argv = [programs.path(program), ...Object.entries(flags).map(([flag, value]) => `--${flag}=${value}`)];
-    const service = startService(sandbox, program, argv, env);
-    services.set(program, service);
-    return service;
-  };
-  const write = (file: string, content: unknown) => {
+/** Certificates, kubeconfigs and configurations, in the sandbox's folder; the paths of those to be named in flags. */
+async function writeFiles(
+  { authority, server }: ControlPlane,
+  { folder, name: cgroup }: Sandbox,
+  node: string,
+  { address, pods }: NodeNetwork,
+  kubeletConfiguration: Record<string, unknown> = {},
+) {
+  const [serving, proxy] = await Promise.all([
+    authority.issue({ name: `system:node:${node}`, groups: ['system:nodes'], hosts: [node, address.v4, address.v6] }),
+    authority.issue({ name: 'system:kube-proxy', file: `system-kube-proxy-${node}` }),
+  ]);
+  const write = (file: string, content: string | object) => {
     const path = join(folder, file);
     writeFileSync(path, typeof content === 'string' ? content : JSON.stringify(content, null, 2));
     return path;
   };
-
-  createCgroup(sandbox.name);
-  const network = await controlPlane.network.attach(sandbox, index);
-  const [asKubelet, asProxy] = await Promise.all([
-    authority.issue({
-      name: `system:node:${name}`,
-      groups: ['system:nodes'],
-      hosts: [name, network.address.v4, network.address.v6],
-    }),
-    authority.issue({ name: 'system:kube-proxy', file: `system-kube-proxy-${name}` }),
-  ]);
-  const kubeconfig = (user: string, pair: typeof asKubelet) =>
+  const kubeconfig = (user: string, pair: KeyPair) =>
     writeKubeconfig(join(folder, `${user}.kubeconfig`), server, authority.cert, pair);
 
-  mkdirSync(join(folder, 'cni'));
-  write('cni/bridge.conflist', bridge(network.pods));
-  write('resolv.conf', '');
-  const runtime = startProgram('containerd', {
-    config: write('containerd.toml', containerd(CRI_SOCKET, join(folder, 'cni'), join(folder, 'opt'))),
-  });
-  const criSocket = sandbox.path(CRI_SOCKET);
-  await timed(
-    'containerd',
-    runtime.ready(() => answers(criSocket)),
-  );
-  const load = async (image: ImageName) => {
-    const archive = join(folder, `${image}.tar`);
-    const made = await images[image]();
-    writeArchive(archive, made);
-    await sandbox.exec([programs.path('ctr'), '--namespace', 'k8s.io', 'images', 'import', archive], { env });
-    rmSync(archive);
-    return made.name;
-  };
-
-  const agent = startProgram('kubelet', {
-    config: write('kubelet.json', {
-      ...kubelet({
-        criSocket: CRI_SOCKET,
-        cgroup: sandbox.name,
-        clientCa: authority.cert,
-        serving: asKubelet,
-        resolvConf: join(folder, 'resolv.conf'),
-      }),
-      ...options.kubeletConfiguration,
-    }),
-    kubeconfig: kubeconfig('kubelet', asKubelet),
-    'hostname-override': name,
-    'node-ip': `${network.address.v4},${network.address.v6}`,
-  });
-  startProgram('kube-proxy', {
-    config: write('kube-proxy.json', kubeProxy(kubeconfig('kube-proxy', asProxy), name)),
-  });
-  const core = coreApi(controlPlane.kubeconfig);
-  await Promise.all([
-    timed('images', inTurn(['pause', ...(options.images ?? [])], load)),
-    timed(
-      'kubelet, node ready',
-      agent.ready(async () => isSchedulable(await core.readNode({ name }))),
-    ),
-  ]);
+  const cni = join(folder, 'cni');
+  mkdirSync(cni);
+  write('cni/bridge.conflist', bridgeConfig(pods));
+  const resolvConf = write('resolv.conf', '');
+  const settings = { criSocket: CRI_SOCKET, cgroup, clientCa: authority.cert, serving, resolvConf };
   return {
-    name,
-    network,
-    criSocket,
-    path: sandbox.path,
-    exec: sandbox.exec,
-    load,
-    services,
-    sandbox,
-    stop: sandbox.close,
+    containerd: write('containerd.toml', containerdConfig(CRI_SOCKET, cni, join(folder, 'opt'))),
+    kubelet: write('kubelet.json', { ...kubeletConfig(settings), ...kubeletConfiguration }),
+    kubeletKubeconfig: kubeconfig('kubelet', serving),
+    kubeProxy: write('kube-proxy.json', kubeProxyConfig(kubeconfig('kube-proxy', proxy), node)),
   };
 }
 

@@ -10,7 +10,7 @@ export interface KeyPair {
   key: string;
 }
 
-export interface Identity {
+interface Identity {
   /** User name for a client, any name for a server. */
   name: string;
   /** Groups of the user. */

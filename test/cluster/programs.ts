@@ -9,24 +9,22 @@ const run = promisify(execFile);
 const here = import.meta.dirname;
 
 export interface Programs {
-  /** Full path of a program, or its name where it is the system's. */
+  /** Full path of a program. */
   path(name: string): string;
   /** Value of PATH for what runs in a sandbox: containerd finds its shim there, the kubelet and kube-proxy their tools. */
   search: string;
 }
 
-/** Builds them if need be, which takes minutes the first time on a machine; what it does is said on stderr. */
-export async function programs(): Promise<Programs> {
-  const { stdout } = await run(join(here, 'build'), { maxBuffer: Number.POSITIVE_INFINITY }).catch(explain);
-  return from(stdout.trim());
-}
-
-function from(built: string): Programs {
-  // The convention of controller-runtime's envtest.
+/**
+ * Finds these programs, and builds ours if need be, which takes minutes the first time on a machine; what it does is
+ * said on stderr. Those in KUBEBUILDER_ASSETS (the convention of controller-runtime's envtest) go before ours.
+ */
+export async function programs(needed: string[]): Promise<Programs> {
   const assets = process.env.KUBEBUILDER_ASSETS;
-  const search = [...(assets ? [assets] : []), built];
+  const provided = (name: string) => assets !== undefined && existsSync(join(assets, name));
+  const built = needed.every(provided) ? '' : (await run(join(here, 'build')).catch(explain)).stdout.trim();
   return {
-    path: (name) => search.map((folder) => join(folder, name)).find((path) => existsSync(path)) ?? name,
+    path: (name) => (assets !== undefined && provided(name) ? join(assets, name) : join(built, name)),
     search: [built, '/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'].join(':'),
   };
 }
@@ -39,14 +37,12 @@ function explain(error: Error & { stderr?: string }): never {
 export function clusterLack(): string | undefined {
   const namespaces = networkNamespaceLack();
   if (namespaces !== undefined) return namespaces;
-  for (const [script, remedy] of [
-    ['setup', undefined],
-    ['build', 'its programs are not built (once, about ten minutes): test/cluster/build'],
-  ] as const) {
+  for (const script of ['setup', 'build']) {
     try {
       execFileSync(join(here, script), ['--check'], { stdio: 'pipe' });
     } catch (error) {
-      return `no cluster: ${remedy ?? String((error as { stderr?: Buffer }).stderr).trim()}`;
+      const said = String((error as { stderr?: Buffer }).stderr ?? error).trim();
+      return `no cluster: ${said.replaceAll(/^cluster: /gm, '').replaceAll('\n', '; ')}`;
     }
   }
   return undefined;

@@ -11,7 +11,7 @@ import { createInterface } from 'node:readline';
 import { sweep } from './sweep.ts';
 
 /** Of the sandboxes' folders and cgroups. */
-export const PREFIX = 'ipnc-cluster-';
+const PREFIX = 'ipnc-cluster-';
 
 export interface Sandbox {
   /** Unique on the machine; also the name of its cgroup, in each hierarchy. */
@@ -39,25 +39,31 @@ export async function openSandbox(): Promise<Sandbox> {
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   const ended = once(keeper, 'exit');
-  const [line] = (await Promise.race([once(createInterface(keeper.stdout), 'line'), ended])) as [unknown];
-  const pid = Number(line);
-  if (typeof line !== 'string' || !(pid > 0)) throw new Error(`no sandbox could be made in ${folder}`);
+  const close = async () => {
+    keeper.ref();
+    keeper.stdin.end();
+    await ended;
+  };
+  const lines = createInterface(keeper.stdout);
+  const [pid] = (await Promise.race([once(lines, 'line'), once(lines, 'close')])) as [string?];
+  if (pid === undefined) {
+    const log = readFileSync(join(folder, 'sandbox.log'), { encoding: 'utf8', flag: 'a+' });
+    await close();
+    throw new Error(`no sandbox can be made here: ${log.trim() || 'the keeper ended'}`);
+  }
+  // Neither the keeper nor the pipe to it keeps this process from ending, and so from ending the sandbox.
   keeper.unref();
-  for (const end of [keeper.stdin, keeper.stdout]) (end as unknown as { unref(): void }).unref();
+  (keeper.stdin as unknown as { unref(): void }).unref();
 
-  const enter = (argv: string[]) => ['nsenter', '--target', `${pid}`, '--net', '--mount', '--pid', '--', ...argv];
+  const enter = (argv: string[]) => ['nsenter', '--target', pid, '--net', '--mount', '--pid', '--', ...argv];
   return {
     name,
     folder,
-    pid,
+    pid: Number(pid),
     path: (inside) => `/proc/${pid}/root${inside}`,
     enter,
     exec: (argv, options = {}) => output(enter(argv), options),
-    close: async () => {
-      keeper.ref();
-      keeper.stdin.end();
-      await ended;
-    },
+    close,
   };
 }
 

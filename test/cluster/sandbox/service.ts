@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Programs } from '../programs.ts';
 import type { Sandbox } from './sandbox.ts';
 
 export interface Service {
@@ -18,10 +19,31 @@ export interface Service {
   start(): void;
 }
 
+export interface Launcher {
+  /** By name of the program. */
+  services: ReadonlyMap<string, Service>;
+  start(program: string, flags: Record<string, string>): Service;
+}
+
+/** Starts programs in one sandbox. */
+export function launcher(sandbox: Sandbox, programs: Programs): Launcher {
+  const services = new Map<string, Service>();
+  const env = { PATH: programs.search, HOME: sandbox.folder };
+  return {
+    services,
+    start(program, flags) {
+      const argv = [programs.path(program), ...Object.entries(flags).map(([flag, value]) => `--${flag}=${value}`)];
+      const service = startService(sandbox, program, argv, env);
+      services.set(program, service);
+      return service;
+    },
+  };
+}
+
 const READY_LIMIT_MS = 60_000;
 const POLL_MS = 25;
 
-export function startService(sandbox: Sandbox, name: string, argv: string[], env: NodeJS.ProcessEnv): Service {
+function startService(sandbox: Sandbox, name: string, argv: string[], env: NodeJS.ProcessEnv): Service {
   const log = join(sandbox.folder, `${name}.log`);
   let child: ChildProcess;
 
