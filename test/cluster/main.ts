@@ -6,7 +6,8 @@ import { parseArgs, styleText } from 'node:util';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import type { ImageName } from './images/images.ts';
 import { startNode } from './node.ts';
-import { clusterLack } from './programs.ts';
+import { installPackages } from './programs.ts';
+import { networkNamespaceLack } from './sandbox/sandbox.ts';
 
 const HELP = `A real Kubernetes on this machine, until Ctrl-C.
 
@@ -30,11 +31,15 @@ else process.exitCode = await main();
 async function main(): Promise<number> {
   const stopped = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM'), once(process, 'SIGHUP')]);
   const began = performance.now();
-  const lack = clusterLack();
-  // Programs that are not built are built by startControlPlane, which says so; anything else it cannot help.
-  if (lack !== undefined && !lack.endsWith('test/cluster/build')) {
+  const lack = networkNamespaceLack();
+  if (lack !== undefined) {
     console.error(styleText('red', lack));
     return 1;
+  }
+  try {
+    installPackages();
+  } catch {
+    return 1; // it has said why
   }
   const controlPlane = await startControlPlane({ controllers: true, progress });
   try {

@@ -1,11 +1,11 @@
 /** Where the programs are that a cluster is made of. */
-import { execFile, execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
+import { text } from 'node:stream/consumers';
 import { networkNamespaceLack } from './sandbox/sandbox.ts';
 
-const run = promisify(execFile);
 const here = import.meta.dirname;
 
 export interface Programs {
@@ -22,15 +22,31 @@ export interface Programs {
 export async function programs(needed: string[]): Promise<Programs> {
   const assets = process.env.KUBEBUILDER_ASSETS;
   const provided = (name: string) => assets !== undefined && existsSync(join(assets, name));
-  const built = needed.every(provided) ? '' : (await run(join(here, 'build')).catch(explain)).stdout.trim();
+  const built = needed.every(provided) ? '' : await build();
   return {
     path: (name) => (assets !== undefined && provided(name) ? join(assets, name) : join(built, name)),
-    search: [built, '/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'].join(':'),
+    search: [
+      ...(built ? [built] : []),
+      '/usr/local/sbin',
+      '/usr/local/bin',
+      '/usr/sbin',
+      '/usr/bin',
+      '/sbin',
+      '/bin',
+    ].join(':'),
   };
 }
 
-function explain(error: Error & { stderr?: string }): never {
-  throw new Error(error.stderr?.trim() || error.message, { cause: error });
+async function build(): Promise<string> {
+  const child = spawn(join(here, 'build'), { stdio: ['ignore', 'pipe', 'inherit'] });
+  const [folder, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')]);
+  if (code !== 0) throw new Error('test/cluster/build failed, and has said why');
+  return folder.trim();
+}
+
+/** Installs the packages that a cluster needs, as root; says what it does. */
+export function installPackages(): void {
+  execFileSync(join(here, 'setup'), { stdio: 'inherit' });
 }
 
 /** What is missing on this machine for a cluster, in words, or undefined: a test's reason to be skipped. */
