@@ -21,7 +21,19 @@ const PARAMETERS = [
   ...['net/ipv4/ip_forward', 'net/ipv6/conf/all/forwarding', 'net/netfilter/nf_conntrack_max'],
 ];
 
-export function census(traces: Traces = { names: [], namespaces: [] }): Record<string, string[]> {
+export type Census = Record<string, string[]>;
+
+/** What there is now and was not before. What others took away meanwhile does not count. */
+export function added(before: Census, now: Census, except: string[] = []): string[] {
+  return Object.entries(now)
+    .filter(([kind]) => !except.includes(kind))
+    .flatMap(([kind, entries]) => {
+      const known = new Set(before[kind]);
+      return entries.filter((entry) => !known.has(entry)).map((entry) => `${kind}: ${entry}`);
+    });
+}
+
+export function census(traces: Traces = { names: [], namespaces: [] }): Census {
   const named = (text: string) => traces.names.some((name) => text.includes(name));
   return {
     processes: processes()

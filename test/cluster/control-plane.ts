@@ -3,8 +3,9 @@ import { readFileSync } from 'node:fs';
 import { request } from 'node:https';
 import { join } from 'node:path';
 import { CoreV1Api, KubeConfig } from '@kubernetes/client-node';
-import { type ClusterNetwork, createNetwork, SERVICES } from './network.ts';
-import { type Authority, createAuthority, createTokenKey, type KeyPair, writeKubeconfig } from './pki.ts';
+import { apiServerFlags, apiServerNames, controllerFlags, etcdFlags, PORT } from './control-plane-config.ts';
+import { type ClusterNetwork, createNetwork } from './network.ts';
+import { type Authority, createAuthority, createTokenKey, writeKubeconfig } from './pki.ts';
 import { type Programs, programs } from './programs.ts';
 import { openSandbox, type Sandbox } from './sandbox/sandbox.ts';
 import { launcher, type Service } from './sandbox/service.ts';
@@ -45,9 +46,6 @@ interface ServiceAccount {
 
 const ALONE = ['etcd', 'kube-apiserver'];
 const CONTROLLERS = ['kube-controller-manager', 'kube-scheduler'];
-const PORT = 6443;
-const ETCD = 'http://127.0.0.1:2379';
-const CLUSTER_DOMAIN = 'cluster.local';
 
 export async function startControlPlane(options: ControlPlaneOptions = {}): Promise<ControlPlane> {
   const timed = stopwatch(options.progress);
@@ -70,22 +68,18 @@ export async function startControlPlane(options: ControlPlaneOptions = {}): Prom
 
     start('etcd', etcdFlags());
     const apiServer = start('kube-apiserver', {
-      ...apiServerFlags(network, authority, serving, kubeletClient, tokenKey),
+      ...apiServerFlags({ network, authority, serving, kubeletClient, tokenKey }),
       ...options.apiServerFlags,
     });
     const ca = readFileSync(authority.cert);
-    await timed(
-      'etcd and kube-apiserver',
-      apiServer.ready(() => isReady(network.address.v4, ca)),
-    );
+    const answering = apiServer.ready(() => isReady(network.address.v4, ca));
+    await timed('etcd and kube-apiserver', answering);
     const core = coreApi(kubeconfig);
     if (options.controllers) {
-      for (const [name, flags] of Object.entries(controllerFlags(kubeconfig, authority, tokenKey.key)))
-        start(name, flags);
-      await timed(
-        'kube-controller-manager and kube-scheduler',
-        (services.get('kube-controller-manager') ?? apiServer).ready(() => hasDefaultAccount(core)),
-      );
+      const { manager, scheduler } = controllerFlags(kubeconfig, authority, tokenKey);
+      start('kube-scheduler', scheduler);
+      const working = start('kube-controller-manager', manager).ready(() => hasDefaultAccount(core));
+      await timed('kube-controller-manager and kube-scheduler', working);
     }
 
     const atStop: (() => Promise<void>)[] = [];
@@ -118,72 +112,6 @@ export function coreApi(kubeconfig: string): CoreV1Api {
   const config = new KubeConfig();
   config.loadFromFile(kubeconfig);
   return config.makeApiClient(CoreV1Api);
-}
-
-function apiServerNames({ address }: ClusterNetwork): string[] {
-  const service = [
-    'kubernetes',
-    'kubernetes.default',
-    'kubernetes.default.svc',
-    `kubernetes.default.svc.${CLUSTER_DOMAIN}`,
-  ];
-  return [address.v4, address.v6, SERVICES.v4.replace('0.0/16', '0.1'), SERVICES.v6.replace('/112', '1'), ...service];
-}
-
-function etcdFlags(): Record<string, string> {
-  return {
-    // Inside the sandbox this is memory.
-    'data-dir': '/run/etcd',
-    'listen-client-urls': ETCD,
-    'advertise-client-urls': ETCD,
-    'unsafe-no-fsync': 'true',
-    'log-level': 'warn',
-  };
-}
-
-function apiServerFlags(
-  network: ClusterNetwork,
-  authority: Authority,
-  serving: KeyPair,
-  kubeletClient: KeyPair,
-  tokenKey: { key: string; publicKey: string },
-): Record<string, string> {
-  return {
-    'advertise-address': network.address.v4,
-    'secure-port': `${PORT}`,
-    'etcd-servers': ETCD,
-    'tls-cert-file': serving.cert,
-    'tls-private-key-file': serving.key,
-    'client-ca-file': authority.cert,
-    'kubelet-certificate-authority': authority.cert,
-    'kubelet-client-certificate': kubeletClient.cert,
-    'kubelet-client-key': kubeletClient.key,
-    'kubelet-preferred-address-types': 'InternalIP',
-    'service-account-issuer': `https://kubernetes.default.svc.${CLUSTER_DOMAIN}`,
-    'service-account-key-file': tokenKey.publicKey,
-    'service-account-signing-key-file': tokenKey.key,
-    'service-cluster-ip-range': `${SERVICES.v4},${SERVICES.v6}`,
-    'authorization-mode': 'Node,RBAC',
-    'enable-admission-plugins': 'NodeRestriction',
-    'allow-privileged': 'true',
-    // Webhooks are reached at their pods' addresses: no kube-proxy runs beside the control plane.
-    'enable-aggregator-routing': 'true',
-    profiling: 'false',
-  };
-}
-
-function controllerFlags(kubeconfig: string, authority: Authority, tokenKey: string) {
-  const common = { kubeconfig, 'leader-elect': 'false', profiling: 'false' };
-  return {
-    'kube-controller-manager': {
-      ...common,
-      'secure-port': '0',
-      'service-account-private-key-file': tokenKey,
-      'root-ca-file': authority.cert,
-      'service-cluster-ip-range': `${SERVICES.v4},${SERVICES.v6}`,
-    },
-    'kube-scheduler': { ...common, 'secure-port': '0' },
-  };
 }
 
 function isReady(host: string, ca: Buffer): Promise<boolean> {

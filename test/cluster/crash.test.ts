@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { suite } from '../suite.ts';
-import { census } from './census.ts';
+import { added, census } from './census.ts';
 import type { Testimony } from './fixtures/victim.ts';
 import { until } from './pods.ts';
 import { openSandbox } from './sandbox/sandbox.ts';
@@ -41,7 +41,7 @@ test(
     victim.kill('SIGKILL');
     await until(
       'gone: the cluster',
-      async () => difference(census(testimony), before),
+      async () => added(before, census(testimony)),
       (left) => left.length === 0,
       10_000,
     );
@@ -60,24 +60,13 @@ test(
     victim.kill('SIGKILL');
     await until(
       'gone: what ran',
-      async () => difference(census(testimony), before, ['cgroups', 'folders']),
+      async () => added(before, census(testimony), ['cgroups', 'folders']),
       (left) => left.length === 0,
       10_000,
     );
     const next = await openSandbox();
     await next.close();
-    deepEqual(census(testimony), before);
+    deepEqual(added(before, census(testimony)), []);
   },
   { timeoutMs: LIMIT_MS },
 );
-
-/** What there is and was not before, and the other way round. */
-function difference(now: Record<string, string[]>, before: Record<string, string[]>, except: string[] = []): string[] {
-  return Object.keys(now)
-    .filter((kind) => !except.includes(kind))
-    .flatMap((kind) => {
-      const [was = [], is = []] = [before[kind], now[kind]];
-      const differing = [...was.filter((one) => !is.includes(one)), ...is.filter((one) => !was.includes(one))];
-      return differing.map((one) => `${kind}: ${one}`);
-    });
-}

@@ -1,8 +1,7 @@
 /** Clusters do not know of one another. */
 import { deepEqual, equal, match } from 'node:assert/strict';
-import { CoreV1Api, KubeConfig } from '@kubernetes/client-node';
 import { suite } from '../suite.ts';
-import { type ControlPlane, startControlPlane } from './control-plane.ts';
+import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { startNode } from './node.ts';
 import { pod, runPod, toolbox, until } from './pods.ts';
 
@@ -18,9 +17,7 @@ async function startCluster() {
   const controlPlane = await startControlPlane({ controllers: true });
   running.push(controlPlane);
   const node = await startNode(controlPlane, { images: ['toolbox'] });
-  const config = new KubeConfig();
-  config.loadFromFile(controlPlane.kubeconfig);
-  return { controlPlane, node, core: config.makeApiClient(CoreV1Api) };
+  return { controlPlane, node, core: coreApi(controlPlane.kubeconfig) };
 }
 
 test(

@@ -33,6 +33,8 @@ export interface NodeNetwork {
 /** As in most clusters, and the same in every one of ours. */
 export const SERVICES: Dual = { v4: '10.96.0.0/16', v6: 'fd00:10:96::/112' };
 export const PODS: Dual = { v4: '10.244.0.0/16', v6: 'fd00:10:244::/56' };
+/** Of the service `kubernetes`, which is the API: the first of the range. */
+export const KUBERNETES_ADDRESS: Dual = { v4: '10.96.0.1', v6: 'fd00:10:96::1' };
 /** Where pods look for a DNS server: nobody answers there unless a test makes a service of this address. */
 export const DNS_ADDRESS = '10.96.0.10';
 

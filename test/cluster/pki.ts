@@ -54,8 +54,13 @@ export async function createAuthority(folder: string): Promise<Authority> {
   };
 }
 
-/** The key with which service accounts' tokens are signed, and its public half. */
-export function createTokenKey(folder: string): { key: string; publicKey: string } {
+/** Paths of the key with which service accounts' tokens are signed, and of its public half. */
+export interface TokenKey {
+  key: string;
+  publicKey: string;
+}
+
+export function createTokenKey(folder: string): TokenKey {
   const pair = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const paths = { key: join(folder, 'token.key'), publicKey: join(folder, 'token.pub') };
   writeFileSync(paths.key, pair.privateKey.export({ type: 'sec1', format: 'pem' }), { mode: 0o600 });

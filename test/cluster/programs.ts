@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers';
 import { networkNamespaceLack } from './sandbox/sandbox.ts';
 
 const here = import.meta.dirname;
+const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 export interface Programs {
   /** Full path of a program. */
@@ -25,15 +26,7 @@ export async function programs(needed: string[]): Promise<Programs> {
   const built = needed.every(provided) ? '' : await build();
   return {
     path: (name) => (assets !== undefined && provided(name) ? join(assets, name) : join(built, name)),
-    search: [
-      ...(built ? [built] : []),
-      '/usr/local/sbin',
-      '/usr/local/bin',
-      '/usr/sbin',
-      '/usr/bin',
-      '/sbin',
-      '/bin',
-    ].join(':'),
+    search: built ? `${built}:${SYSTEM_PATH}` : SYSTEM_PATH,
   };
 }
 

@@ -17,10 +17,18 @@ export function sweep(prefix: string): void {
 }
 
 function isKept(folder: string): boolean {
-  try {
-    const pid = readFileSync(join(folder, 'keeper.pid'), 'utf8').trim();
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(basename(folder));
-  } catch {
+  const pid = read(join(folder, 'keeper.pid'))?.trim();
+  if (!pid) {
     return (statSync(folder, { throwIfNoEntry: false })?.ctimeMs ?? 0) > Date.now() - YOUNG_MS;
+  }
+  // A pid may have been given to another process meanwhile.
+  return read(`/proc/${pid}/cmdline`)?.includes(basename(folder)) === true;
+}
+
+function read(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return undefined;
   }
 }
