@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { canBecome, UID_MAP_REMEDY } from '../lib/userns.ts';
+import { clusterLack } from './cluster/programs.ts';
 
 /** What can be asked for by name; any other name is a command to be found in PATH. */
 const probes: Record<string, () => string | undefined> = {
@@ -23,6 +24,8 @@ const probes: Record<string, () => string | undefined> = {
   ipv6: () => (existsSync('/proc/net/if_inet6') ? undefined : 'this kernel runs without IPv6'),
   addon: () => built('bindings/ipnc.node', 'ipnc.node'),
   toolbox: () => built('toolbox'),
+  native_test: () => built('native_test'),
+  cluster: clusterLack,
 };
 
 const answers = new Map<string, string | undefined>();

@@ -1,0 +1,203 @@
+/** A pod runs, is reached, is read and goes; and so does all that was started for it. */
+import { deepEqual, equal, match, ok } from 'node:assert/strict';
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
+import { CoreV1Api, DiscoveryV1Api, KubeConfig } from '@kubernetes/client-node';
+import { suite } from '../suite.ts';
+import { added, type Census, census, namespacesOf } from './census.ts';
+import { type ControlPlane, startControlPlane } from './control-plane.ts';
+import { KUBERNETES_ADDRESS } from './network.ts';
+import { type ClusterNode, startNode } from './node.ts';
+import { deletePod, pod, runPod, toolbox, until } from './pods.ts';
+
+/** Bounds, on a machine of two CPUs; usual are 3 s and 5 s. */
+const CONTROL_PLANE_LIMIT_MS = 10_000;
+const NODE_LIMIT_MS = 25_000;
+/** For tests that wait for several pods, one after the other. */
+const SLOW = { timeoutMs: 60_000 };
+
+const TOOLBOX = join(import.meta.dirname, '../../build/Release/toolbox');
+
+const test = suite('cluster');
+test.needs('cluster', 'toolbox');
+
+const before = { census: {} as Census, time: 0 };
+let controlPlane: ControlPlane;
+let node: ClusterNode;
+let core: CoreV1Api;
+let discovery: DiscoveryV1Api;
+
+test.before(async () => {
+  before.census = census();
+  before.time = performance.now();
+  controlPlane = await startControlPlane({ controllers: true });
+  ok(performance.now() - before.time < CONTROL_PLANE_LIMIT_MS, 'the control plane is slow to start');
+  node = await startNode(controlPlane, { images: ['toolbox'] });
+  ok(performance.now() - before.time < NODE_LIMIT_MS, 'the node is slow to start');
+  const config = new KubeConfig();
+  config.loadFromFile(controlPlane.kubeconfig);
+  core = config.makeApiClient(CoreV1Api);
+  discovery = config.makeApiClient(DiscoveryV1Api);
+});
+test.after(() => controlPlane?.stop());
+
+test('a pod runs after its init container, with an address of each family', async () => {
+  const server = pod('server', {
+    initContainers: [toolbox('first', 'help')],
+    containers: [toolbox('server', 'serve', '--name', 'server', '--tcp', '8080', '--udp', '8080')],
+  });
+  const { status, spec } = await runPod(core, server);
+  equal(spec?.nodeName, node.name);
+  equal(status?.initContainerStatuses?.[0]?.state?.terminated?.exitCode, 0);
+  deepEqual(
+    status?.podIPs?.map(({ ip }) => ip?.includes(':')),
+    [false, true],
+  );
+});
+
+test('its logs are read through the API', async () => {
+  const read = (container: string) => core.readNamespacedPodLog({ namespace: 'default', name: 'server', container });
+  match(await read('first'), /toolbox serve/);
+  match(await read('server'), /"event":"listening"/);
+});
+
+test(
+  'a service with an address of each family leads to it, over TCP and UDP',
+  async () => {
+    const { spec } = await core.createNamespacedService({
+      namespace: 'default',
+      body: {
+        metadata: { name: 'server' },
+        spec: {
+          ipFamilyPolicy: 'RequireDualStack',
+          selector: { app: 'server' },
+          ports: ['TCP', 'UDP'].map((protocol) => ({
+            name: protocol.toLowerCase(),
+            protocol,
+            port: 80,
+            targetPort: 8080,
+          })),
+        },
+      },
+    });
+    deepEqual(spec?.ipFamilies, ['IPv4', 'IPv6']);
+    await until(
+      'in both families: the endpoints',
+      async () => (await discovery.listNamespacedEndpointSlice({ namespace: 'default' })).items,
+      (slices) =>
+        ['IPv4', 'IPv6'].every((family) =>
+          slices.some(
+            ({ addressType, endpoints, metadata }) =>
+              metadata?.name?.startsWith('server-') && addressType === family && endpoints?.[0]?.conditions?.ready,
+          ),
+        ),
+    );
+    for (const [at, address] of (spec?.clusterIPs ?? []).entries()) {
+      for (const protocol of ['tcp', 'udp']) {
+        const dial = ['dial', protocol, address, '80'];
+        await until(
+          `programmed: the service at ${address}`,
+          () => node.exec([TOOLBOX, ...dial]).catch(String),
+          (answer) => answer.includes('"ok":true'),
+        );
+        const name = `client-${protocol}-${at}`;
+        const client = pod(name, { restartPolicy: 'Never', containers: [toolbox('client', ...dial)] });
+        await core.createNamespacedPod({ namespace: 'default', body: client });
+        await until(
+          `over: ${name}`,
+          () => core.readNamespacedPod({ namespace: 'default', name }),
+          ({ status }) => status?.phase === 'Succeeded',
+        );
+        match(await core.readNamespacedPodLog({ namespace: 'default', name }), /"ok":true,"reply":"server 8080/);
+        await deletePod(core, name);
+      }
+    }
+  },
+  SLOW,
+);
+
+test('the API is a service too, for pods', async () => {
+  const dial = ['dial', 'tcp', KUBERNETES_ADDRESS.v4, '443', 'GET / HTTP/1.0'];
+  await core.createNamespacedPod({
+    namespace: 'default',
+    body: pod('client-api', { restartPolicy: 'Never', containers: [toolbox('client', ...dial)] }),
+  });
+  await until(
+    'over: client-api',
+    () => core.readNamespacedPod({ namespace: 'default', name: 'client-api' }),
+    ({ status }) => status?.phase === 'Succeeded',
+  );
+  match(await core.readNamespacedPodLog({ namespace: 'default', name: 'client-api' }), /HTTP\/1.0 400 Bad Request/);
+  await deletePod(core, 'client-api');
+});
+
+test("a pod's netns is where a node's agent looks for it, and can be opened from here", async () => {
+  const names = (await node.exec(['ls', '/run/netns'])).trim().split('\n');
+  equal(names.length, 1);
+  const inside = (await node.exec(['stat', '--format=%i', `/run/netns/${names[0]}`])).trim();
+  equal(`${statSync(node.path(`/run/netns/${names[0]}`)).ino}`, inside);
+});
+
+test('a pod can have a user namespace of its own, and a seccomp profile', async () => {
+  await runPod(
+    core,
+    pod('rootless', {
+      hostUsers: false,
+      securityContext: { seccompProfile: { type: 'RuntimeDefault' } },
+      containers: [toolbox('server', 'serve', '--tcp', '80')],
+    }),
+  );
+  const maps = await node.exec(['sh', '-c', 'cat /proc/[0-9]*/uid_map']);
+  ok(
+    maps.split('\n').some((map) => /^\s+0\s+[1-9]\d+\s+65536$/.test(map)),
+    `no such map: ${maps}`,
+  );
+  await deletePod(core, 'rootless');
+});
+
+test(
+  'pods outlive containerd',
+  async () => {
+    const containerd = node.services.get('containerd');
+    const restarts = async () =>
+      (await core.readNamespacedPod({ namespace: 'default', name: 'server' })).status?.containerStatuses?.[0]
+        ?.restartCount;
+    await containerd?.kill();
+    containerd?.start();
+    await runPod(core, pod('later', { containers: [toolbox('server', 'serve', '--tcp', '80')] }));
+    equal(await restarts(), 0);
+    await deletePod(core, 'later');
+  },
+  SLOW,
+);
+
+test('a deleted pod goes', async () => {
+  await deletePod(core, 'server');
+  await until(
+    'unmounted: the netns',
+    () => node.exec(['ls', '/run/netns']),
+    (names) => names === '',
+  );
+});
+
+test(
+  'stop() leaves nothing, not even of a pod that runs',
+  async () => {
+    await runPod(core, pod('last', { containers: [toolbox('server', 'serve', '--tcp', '8080')] }));
+    const sandboxes = [controlPlane.sandbox, node.sandbox];
+    const traces = {
+      names: sandboxes.map(({ name }) => name),
+      namespaces: sandboxes.flatMap(({ pid }) => namespacesOf(pid)),
+    };
+    const during = added(before.census, census(traces));
+    for (const kind of ['processes', 'links', 'routes', 'cgroups', 'folders']) {
+      ok(
+        during.some((entry) => entry.startsWith(kind)),
+        `the census sees no ${kind} of a running cluster`,
+      );
+    }
+    await controlPlane.stop();
+    deepEqual(added(before.census, census(traces)), []);
+  },
+  SLOW,
+);

@@ -1,0 +1,72 @@
+/** Whatever becomes of the process that started a cluster, nothing stays. */
+import { deepEqual, ok } from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { suite } from '../suite.ts';
+import { added, census } from './census.ts';
+import type { Testimony } from './fixtures/victim.ts';
+import { until } from './pods.ts';
+import { openSandbox } from './sandbox/sandbox.ts';
+
+const LIMIT_MS = 60_000;
+
+const test = suite('cluster, crash');
+test.needs('cluster', 'toolbox');
+
+const victims: ChildProcess[] = [];
+test.after(() => {
+  for (const victim of victims) victim.kill('SIGKILL');
+});
+
+async function startVictim(): Promise<{ victim: ChildProcess; testimony: Testimony }> {
+  const victim = spawn(process.execPath, [join(import.meta.dirname, 'fixtures/victim.ts')], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  victims.push(victim);
+  const lines = createInterface(victim.stdout);
+  const [line] = (await Promise.race([once(lines, 'line'), once(lines, 'close')])) as [string | undefined];
+  ok(line !== undefined, 'the victim ended before it was killed');
+  return { victim, testimony: JSON.parse(line) as Testimony };
+}
+
+test(
+  'a cluster goes with the process that started it, however that ends',
+  async () => {
+    const before = census();
+    const { victim, testimony } = await startVictim();
+    ok(census(testimony).processes?.length);
+    victim.kill('SIGKILL');
+    await until(
+      'gone: the cluster',
+      async () => added(before, census(testimony)),
+      (left) => left.length === 0,
+      10_000,
+    );
+  },
+  { timeoutMs: LIMIT_MS },
+);
+
+test(
+  'without its keepers too: the kernel ends it, and the next cluster takes its files away',
+  async () => {
+    const before = census();
+    const { victim, testimony } = await startVictim();
+    for (const folder of testimony.folders) {
+      process.kill(Number(readFileSync(join(folder, 'keeper.pid'), 'utf8')), 'SIGKILL');
+    }
+    victim.kill('SIGKILL');
+    await until(
+      'gone: what ran',
+      async () => added(before, census(testimony), ['cgroups', 'folders']),
+      (left) => left.length === 0,
+      10_000,
+    );
+    const next = await openSandbox();
+    await next.close();
+    deepEqual(added(before, census(testimony)), []);
+  },
+  { timeoutMs: LIMIT_MS },
+);

@@ -1,0 +1,67 @@
+/** Images are the same wherever and whenever they are made of the same files. */
+import { equal, notEqual } from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { suite } from '../suite.ts';
+import { writeArchive } from './images/archive.ts';
+import { type ImageName, images } from './images/images.ts';
+import { tar, withFolders } from './images/tar.ts';
+import { output } from './sandbox/sandbox.ts';
+
+const test = suite('cluster, images');
+const folder = mkdtempSync(join(tmpdir(), 'ipnc-images-'));
+test.after(() => rmSync(folder, { recursive: true, force: true }));
+
+const needs: Record<ImageName, string[]> = {
+  pause: ['gcc'],
+  toolbox: ['toolbox'],
+  'istio-pod-network-controller': ['addon', 'ldd'],
+};
+
+for (const [name, make] of Object.entries(images)) {
+  test(
+    `two builds of ${name} are one archive`,
+    async () => {
+      const [first, second] = [join(folder, 'first.tar'), join(folder, 'second.tar')];
+      equal(writeArchive(first, await make()), writeArchive(second, await make()));
+      const digests = [first, second].map((file) => createHash('sha256').update(readFileSync(file)).digest('hex'));
+      equal(digests[0], digests[1]);
+    },
+    { needs: needs[name as ImageName] },
+  );
+}
+
+test('another content is another digest', () => {
+  const image = (text: string) => ({
+    name: 'localhost/one:test',
+    layers: [[{ path: 'file', content: Buffer.from(text) }]],
+    entrypoint: ['/file'],
+  });
+  const file = join(folder, 'one.tar');
+  notEqual(writeArchive(file, image('a')), writeArchive(file, image('b')));
+});
+
+test(
+  'the archives are tar: folders first, long names, links, owned by root, of no time',
+  async () => {
+    const long = `${'folder/'.repeat(20)}file`;
+    const file = join(folder, 'any.tar');
+    const entries = withFolders([
+      { path: 'z', link: '/a/b' },
+      { path: long, mode: 0o755, content: Buffer.from('long') },
+      { path: 'a/b', content: Buffer.alloc(1024, 'x') },
+    ]);
+
+    writeFileSync(file, Buffer.concat(tar(entries)));
+    const listed = await output(['tar', '--utc', '--verbose', '--numeric-owner', '--list', '--file', file]);
+    const lines = listed.trim().split('\n');
+    equal(lines[0], 'drwxr-xr-x 0/0               0 1970-01-01 00:00 a/');
+    equal(lines[1], '-rw-r--r-- 0/0            1024 1970-01-01 00:00 a/b');
+    equal(lines.at(-2), `-rwxr-xr-x 0/0               4 1970-01-01 00:00 ${long}`);
+    equal(lines.at(-1), 'lrwxrwxrwx 0/0               0 1970-01-01 00:00 z -> /a/b');
+    equal(await output(['tar', '--extract', '--to-stdout', '--file', file, long]), 'long');
+  },
+  { needs: ['tar'] },
+);

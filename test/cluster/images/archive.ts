@@ -1,0 +1,82 @@
+/** OCI image archives, as `ctr images import` takes them. Equal inputs make equal archives, and equal digests. */
+import { createHash } from 'node:crypto';
+import { closeSync, openSync, writevSync } from 'node:fs';
+import { type Entry, tar, withFolders } from './tar.ts';
+
+export interface Image {
+  /** `localhost/name:tag` */
+  name: string;
+  /** From the bottom up. */
+  layers: Entry[][];
+  entrypoint: string[];
+  env?: string[];
+}
+
+interface Blob {
+  digest: string;
+  size: number;
+  pieces: Buffer[];
+}
+
+const MEDIA = 'application/vnd.oci.image';
+const ARCHITECTURE = { x64: 'amd64', arm64: 'arm64' }[process.arch as string];
+
+/** Writes the archive and returns the digest of its manifest. */
+export function writeArchive(path: string, image: Image): string {
+  const layers = image.layers.map((layer) => blob(tar(withFolders(layer))));
+  const config = json({
+    architecture: ARCHITECTURE,
+    os: 'linux',
+    config: { Entrypoint: image.entrypoint, Env: image.env ?? [], WorkingDir: '/' },
+    rootfs: { type: 'layers', diff_ids: layers.map(({ digest }) => digest) },
+  });
+  const manifest = json({
+    schemaVersion: 2,
+    mediaType: `${MEDIA}.manifest.v1+json`,
+    config: describe(config, 'config.v1+json'),
+    layers: layers.map((layer) => describe(layer, 'layer.v1.tar')),
+  });
+  const index = json({
+    schemaVersion: 2,
+    mediaType: `${MEDIA}.index.v1+json`,
+    manifests: [{ ...describe(manifest, 'manifest.v1+json'), annotations: { 'io.containerd.image.name': image.name } }],
+  });
+  const files: [path: string, pieces: Buffer[]][] = [
+    ['oci-layout', [Buffer.from('{"imageLayoutVersion":"1.0.0"}')]],
+    ['index.json', index.pieces],
+    ...[...new Map([config, manifest, ...layers].map((blob) => [blob.digest, blob])).values()].map(
+      ({ digest, pieces }): [string, Buffer[]] => [`blobs/${digest.replace(':', '/')}`, pieces],
+    ),
+  ];
+  const out = openSync(path, 'w');
+  try {
+    for (const piece of tar(files.map(([path, pieces]) => ({ path, content: Buffer.concat(pieces) })))) {
+      writeAll(out, piece);
+    }
+  } finally {
+    closeSync(out);
+  }
+  return manifest.digest;
+}
+
+function describe({ digest, size }: Blob, type: string) {
+  return { mediaType: `${MEDIA}.${type}`, digest, size };
+}
+
+function json(value: unknown): Blob {
+  return blob([Buffer.from(JSON.stringify(value))]);
+}
+
+function blob(pieces: Buffer[]): Blob {
+  const hash = createHash('sha256');
+  for (const piece of pieces) hash.update(piece);
+  return {
+    digest: `sha256:${hash.digest('hex')}`,
+    size: pieces.reduce((sum, piece) => sum + piece.length, 0),
+    pieces,
+  };
+}
+
+function writeAll(out: number, piece: Buffer): void {
+  for (let at = 0; at < piece.length; ) at += writevSync(out, [piece.subarray(at)]);
+}

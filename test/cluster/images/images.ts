@@ -1,0 +1,62 @@
+/** The images that pods of the tests are made of, from files of this machine. */
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { basename, join } from 'node:path';
+import { promisify } from 'node:util';
+import type { Image } from './archive.ts';
+import { controllerLayers, MAIN } from './controller.ts';
+
+const run = promisify(execFile);
+const root = join(import.meta.dirname, '../../..');
+const release = join(root, 'build/Release');
+
+export type ImageName = keyof typeof images;
+
+/** What to write as a container's `image`. */
+export const imageName = (name: ImageName): string => `localhost/${name}:test`;
+
+/** Each makes its image anew: they cost next to nothing, and are never stale. */
+export const images = {
+  /** Holds a pod's namespaces. */
+  pause: async (): Promise<Image> => ({
+    name: imageName('pause'),
+    layers: [[{ path: 'pause', mode: 0o755, content: await pauseProgram() }]],
+    entrypoint: ['/pause'],
+  }),
+
+  /** native/toolbox: servers and clients that tell what reached them. */
+  toolbox: async (): Promise<Image> => ({
+    name: imageName('toolbox'),
+    layers: [[{ path: 'toolbox', mode: 0o755, content: fileFromSetup(join(release, 'toolbox')) }]],
+    entrypoint: ['/toolbox'],
+  }),
+
+  /** The product: Node, the bundled command line, the addon with its libraries, the gate. */
+  'istio-pod-network-controller': async (): Promise<Image> => ({
+    name: imageName('istio-pod-network-controller'),
+    layers: await controllerLayers(root, release),
+    entrypoint: [MAIN],
+  }),
+} as const;
+
+function fileFromSetup(path: string): Buffer {
+  if (!existsSync(path)) throw new Error(`${path} is not built; run ./setup`);
+  return readFileSync(path);
+}
+
+/** Compiled once for each content of its source. */
+async function pauseProgram(): Promise<Buffer> {
+  const source = join(import.meta.dirname, 'pause.c');
+  const key = createHash('sha256').update(readFileSync(source)).digest('hex').slice(0, 16);
+  const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'istio-pod-network-controller/cluster');
+  const program = join(cache, `${basename(source, '.c')}-${key}`);
+  if (!existsSync(program)) {
+    mkdirSync(cache, { recursive: true });
+    const partial = `${program}.${process.pid}`;
+    await run('gcc', ['-static', '-O2', '-s', '-Wl,--build-id=none', '-o', partial, source]);
+    renameSync(partial, program);
+  }
+  return readFileSync(program);
+}

@@ -1,0 +1,84 @@
+/** `npm run cluster`: a cluster to play with, until Ctrl-C. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { delimiter, dirname } from 'node:path';
+import { parseArgs, styleText } from 'node:util';
+import { type ControlPlane, startControlPlane } from './control-plane.ts';
+import type { ImageName } from './images/images.ts';
+import { startNode } from './node.ts';
+import { installPackages } from './programs.ts';
+import { networkNamespaceLack } from './sandbox/sandbox.ts';
+
+const HELP = `A real Kubernetes on this machine, until Ctrl-C.
+
+  npm run cluster                          a control plane and a node
+  npm run cluster -- --nodes 2             0 for a control plane alone
+  npm run cluster -- --image toolbox,istio-pod-network-controller
+                                           what the nodes can run, beside pause; toolbox if absent
+  npm run cluster -- -- kubectl get pods   runs a command with the cluster, and stops with it`;
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    help: { type: 'boolean', short: 'h' },
+    nodes: { type: 'string', default: '1' },
+    image: { type: 'string', default: 'toolbox' },
+  },
+});
+if (values.help) console.log(HELP);
+else process.exitCode = await main();
+
+async function main(): Promise<number> {
+  const stopped = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM'), once(process, 'SIGHUP')]);
+  const began = performance.now();
+  const lack = networkNamespaceLack();
+  if (lack !== undefined) {
+    console.error(styleText('red', lack));
+    return 1;
+  }
+  try {
+    installPackages();
+  } catch {
+    return 1; // it has said why
+  }
+  const controlPlane = await startControlPlane({ controllers: true, progress });
+  try {
+    const images = values.image.split(',').filter(Boolean) as ImageName[];
+    const logs = [controlPlane.sandbox.folder];
+    for (let left = Number(values.nodes); left > 0; left--) {
+      logs.push((await startNode(controlPlane, { images, progress })).sandbox.folder);
+    }
+    progress('all of it', performance.now() - began);
+    if (positionals.length > 0) return await runCommand(controlPlane, positionals);
+    console.log(`
+In another shell:
+
+  export KUBECONFIG=${controlPlane.kubeconfig} PATH=${dirname(controlPlane.programs.path('kubectl'))}:$PATH
+  kubectl get nodes,pods -A
+
+Logs are in ${logs.join(' and ')}. Ctrl-C stops it and takes everything away.`);
+    const alive = setInterval(() => {}, 60_000);
+    await stopped;
+    clearInterval(alive);
+    return 0;
+  } finally {
+    const stopping = performance.now();
+    await controlPlane.stop();
+    progress('stopped', performance.now() - stopping);
+  }
+}
+
+function progress(part: string, ms: number): void {
+  console.error(styleText('dim', `${(ms / 1000).toFixed(1).padStart(6)} s  ${part}`));
+}
+
+async function runCommand({ kubeconfig, programs }: ControlPlane, [command = '', ...rest]: string[]): Promise<number> {
+  const env = {
+    ...process.env,
+    KUBECONFIG: kubeconfig,
+    PATH: `${dirname(programs.path('kubectl'))}${delimiter}${process.env.PATH}`,
+  };
+  const child = spawn(command, rest, { stdio: 'inherit', env });
+  const [code] = (await once(child, 'exit')) as [number | null];
+  return code ?? 1;
+}

@@ -1,0 +1,58 @@
+/** Where the programs are that a cluster is made of. */
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { networkNamespaceLack } from './sandbox/sandbox.ts';
+
+const here = import.meta.dirname;
+const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+export interface Programs {
+  /** Full path of a program. */
+  path(name: string): string;
+  /** Value of PATH for what runs in a sandbox: containerd finds its shim there, the kubelet and kube-proxy their tools. */
+  search: string;
+}
+
+/**
+ * Finds these programs, and builds ours if need be, which takes minutes the first time on a machine; what it does is
+ * said on stderr. Those in KUBEBUILDER_ASSETS (the convention of controller-runtime's envtest) go before ours.
+ */
+export async function programs(needed: string[]): Promise<Programs> {
+  const assets = process.env.KUBEBUILDER_ASSETS;
+  const provided = (name: string) => assets !== undefined && existsSync(join(assets, name));
+  const built = needed.every(provided) ? '' : await build();
+  return {
+    path: (name) => (assets !== undefined && provided(name) ? join(assets, name) : join(built, name)),
+    search: built ? `${built}:${SYSTEM_PATH}` : SYSTEM_PATH,
+  };
+}
+
+async function build(): Promise<string> {
+  const child = spawn(join(here, 'build'), { stdio: ['ignore', 'pipe', 'inherit'] });
+  const [folder, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')]);
+  if (code !== 0) throw new Error('test/cluster/build failed, and has said why');
+  return folder.trim();
+}
+
+/** Installs the packages that a cluster needs, as root; says what it does. */
+export function installPackages(): void {
+  execFileSync(join(here, 'setup'), { stdio: 'inherit' });
+}
+
+/** What is missing on this machine for a cluster, in words, or undefined: a test's reason to be skipped. */
+export function clusterLack(): string | undefined {
+  const namespaces = networkNamespaceLack();
+  if (namespaces !== undefined) return namespaces;
+  for (const script of ['setup', 'build']) {
+    try {
+      execFileSync(join(here, script), ['--check'], { stdio: 'pipe' });
+    } catch (error) {
+      const said = String((error as { stderr?: Buffer }).stderr ?? error).trim();
+      return `no cluster: ${said.replaceAll(/^cluster: /gm, '').replaceAll('\n', '; ')}`;
+    }
+  }
+  return undefined;
+}

@@ -1,0 +1,29 @@
+/** A sandbox's cgroup, in each hierarchy of version 1, or in the one of version 2. */
+import { existsSync, globSync, mkdirSync, readdirSync, rmdirSync } from 'node:fs';
+import { join } from 'node:path';
+
+const ROOT = '/sys/fs/cgroup';
+
+function hierarchies(): string[] {
+  if (existsSync(join(ROOT, 'cgroup.controllers'))) return [ROOT];
+  return readdirSync(ROOT).map((name) => join(ROOT, name));
+}
+
+export function createCgroup(name: string): void {
+  for (const hierarchy of hierarchies()) mkdirSync(join(hierarchy, name), { recursive: true });
+}
+
+/** A cgroup is removed by rmdir, its files notwithstanding; children first. */
+export function removeCgroup(name: string): void {
+  for (const hierarchy of hierarchies()) {
+    const inside = globSync('**/', { cwd: join(hierarchy, name), withFileTypes: true });
+    const folders = inside.filter((entry) => entry.isDirectory()).map((entry) => join(entry.parentPath, entry.name));
+    for (const folder of [...folders, join(hierarchy, name)].sort((a, b) => b.length - a.length)) {
+      try {
+        rmdirSync(folder);
+      } catch {
+        // A process is still on its way out: the next sweep finds it.
+      }
+    }
+  }
+}

@@ -1,0 +1,86 @@
+/** A program that runs in a sandbox until the sandbox ends, its output in a log of its own. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, openSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Programs } from '../programs.ts';
+import type { Sandbox } from './sandbox.ts';
+
+export interface Service {
+  name: string;
+  /** Path of what it wrote. */
+  log: string;
+  /** Waits until `probe` is true; throws with the end of the log when the program ends before that, or time runs out. */
+  ready(probe: () => Promise<boolean>, limitMs?: number): Promise<void>;
+  /** Kills it and waits for its end. */
+  kill(signal?: NodeJS.Signals): Promise<void>;
+  /** Starts it again, as it was. */
+  start(): void;
+}
+
+export interface Launcher {
+  /** By name of the program. */
+  services: ReadonlyMap<string, Service>;
+  start(program: string, flags: Record<string, string>): Service;
+}
+
+/** Starts programs in one sandbox. */
+export function launcher(sandbox: Sandbox, programs: Programs): Launcher {
+  const services = new Map<string, Service>();
+  const env = { PATH: programs.search, HOME: sandbox.folder };
+  return {
+    services,
+    start(program, flags) {
+      const argv = [programs.path(program), ...Object.entries(flags).map(([flag, value]) => `--${flag}=${value}`)];
+      const service = startService(sandbox, program, argv, env);
+      services.set(program, service);
+      return service;
+    },
+  };
+}
+
+const READY_LIMIT_MS = 60_000;
+const POLL_MS = 25;
+
+function startService(sandbox: Sandbox, name: string, argv: string[], env: NodeJS.ProcessEnv): Service {
+  const log = join(sandbox.folder, `${name}.log`);
+  let child: ChildProcess;
+
+  const start = () => {
+    const [command = '', ...rest] = sandbox.enter(argv);
+    const out = openSync(log, 'a');
+    // A session of its own: a terminal's Ctrl-C is for this process, which then closes the sandbox.
+    child = spawn(command, rest, { detached: true, stdio: ['ignore', out, out], env, cwd: sandbox.folder });
+    closeSync(out);
+    child.unref();
+  };
+  const ended = () => child.exitCode !== null || child.signalCode !== null;
+  const complain = (what: string) => {
+    const lines = readFileSync(log, 'utf8').trim().split('\n');
+    return new Error(`${name} ${what}; the end of ${log}:\n${lines.slice(-20).join('\n')}`);
+  };
+
+  start();
+  return {
+    name,
+    log,
+    start,
+    async ready(probe, limitMs = READY_LIMIT_MS) {
+      const limit = performance.now() + limitMs;
+      while (!(await probe().catch(() => false))) {
+        if (ended()) throw complain('ended');
+        if (performance.now() > limit) throw complain(`is not ready after ${limitMs / 1000} s`);
+        await sleep(POLL_MS);
+      }
+    },
+    async kill(signal = 'SIGKILL') {
+      if (ended()) return;
+      const exit = once(child, 'exit');
+      child.ref();
+      // The child is nsenter, which waits for the program: its only child.
+      process.kill(Number(readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8')), signal);
+      await exit;
+    },
+  };
+}
