@@ -12,6 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { styleText } from 'node:util';
 import { runInSandbox } from '../lib/userns.ts';
 import type { FileReport } from './suite.ts';
+import { nodeEnvironment } from './support/node.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const FILE_LIMIT_MS = Number(process.env.IPNC_TEST_FILE_LIMIT_MS ?? 15 * 60_000);
@@ -73,7 +74,7 @@ async function runFile(file: string): Promise<FileResult> {
       cwd: ROOT,
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, IPNC_TEST_REPORT: reportPath, ...(wantsColour() ? { FORCE_COLOR: '1' } : {}) },
+      env: nodeEnvironment({ IPNC_TEST_REPORT: reportPath, ...(wantsColour() ? { FORCE_COLOR: '1' } : {}) }),
     });
     group = child.pid;
     child.stdout.on('data', (chunk: Buffer) => {

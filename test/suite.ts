@@ -56,6 +56,9 @@ interface Registered {
   afterEach: Body[];
 }
 
+// A sanitizer's runtime is for this process, not for the programs that it starts (support/node.ts).
+delete process.env.LD_PRELOAD;
+
 const suites: Registered[] = [];
 const report: FileReport = { passed: 0, failed: 0, skipped: [] };
 let started = false;

@@ -2,9 +2,10 @@
 #include <fuzzer/FuzzedDataProvider.h>
 #include <netinet/in.h>
 
-#include "native/error.h"
-#include "native/xtables/encode.h"
-#include "native/xtables/family.h"
+#include <algorithm>
+#include <cstring>
+
+#include "native/fuzz/reread.h"
 
 namespace {
 
@@ -153,6 +154,15 @@ void Try(FuzzedDataProvider& input) {
   if (entry.size() < sizeof(header) || entry.size() % 8 != 0) __builtin_trap();
   const Rule back = Decode<F>(entry);
   if (!maker.wild() && !(back == rule)) __builtin_trap();
+
+  // The same with bytes changed: what the fuzzer would hardly come to by itself.
+  while (input.remaining_bytes() > 2) {
+    const size_t at = input.ConsumeIntegralInRange<size_t>(0, entry.size() - 1);
+    entry[at] = input.ConsumeIntegral<uint8_t>();
+  }
+  // Of a size of its own, so that a step past the end is seen.
+  const std::vector<uint8_t> damaged = entry;
+  Reread<F>(damaged.data(), damaged.size(), input.ConsumeBool() ? "RETURN" : "ISTIO_OUTPUT");
 }
 
 }  // namespace

@@ -79,7 +79,7 @@ Wanted Encode(const Table& table) {
 }
 
 State Merge(const State& current, const Wanted& wanted) {
-  State merged{.chains = wanted.chains, .builtin = {}};
+  State merged{.chains = wanted.chains, .builtin = {}, .jumps = {}};
   for (const auto& [name, slots] : current.builtin) {
     const auto found = wanted.builtin.find(name);
     const Wanted::Builtin builtin = found == wanted.builtin.end() ? Wanted::Builtin{} : found->second;
@@ -103,7 +103,7 @@ State Merge(const State& current, const Wanted& wanted) {
 }
 
 State PutBack(const State& before, const State& current) {
-  State state{.chains = before.chains, .builtin = {}};
+  State state{.chains = before.chains, .builtin = {}, .jumps = before.jumps};
   for (const auto& [name, now] : current.builtin) {
     auto foreign = std::count(now.begin(), now.end(), std::nullopt);
     std::vector<Slot>& layout = state.builtin[name];
@@ -147,7 +147,14 @@ State Libiptc<F>::Read() const {
   State state;
   for (const std::string& name : ChainNames()) {
     const bool builtin = F::Builtin(name.c_str(), handle_.get());
-    if (!builtin && !IsOurChain(name)) continue;
+    if (!builtin && !IsOurChain(name)) {
+      unsigned position = 0;
+      for (const auto* rule = F::FirstRule(name.c_str(), handle_.get()); rule;
+           rule = F::NextRule(rule, handle_.get()), ++position)
+        if (const char* target = F::GetTarget(rule, handle_.get()); IsOurChain(target))
+          state.jumps[name][position] = Canonical<F>(rule, rule->next_offset, target);
+      continue;
+    }
     auto* chain = builtin ? nullptr : &state.chains[name];
     auto* slots = builtin ? &state.builtin[name] : nullptr;
     for (const auto* rule = F::FirstRule(name.c_str(), handle_.get()); rule; rule = F::NextRule(rule, handle_.get())) {
@@ -201,6 +208,18 @@ void Libiptc<F>::Write(const State& wanted) {
     for (size_t i = 0; i < slots.size(); ++i)
       if (slots[i] && !F::Insert(name.c_str(), raw(*slots[i]), static_cast<unsigned>(i), handle))
         Throw("iptc_insert_entry");
+  for (const auto& [name, jumps] : wanted.jumps) {
+    if (!F::IsChain(name.c_str(), handle)) continue;
+    std::vector<Entry> present;
+    for (const auto* rule = F::FirstRule(name.c_str(), handle); rule; rule = F::NextRule(rule, handle))
+      present.push_back(Canonical<F>(rule, rule->next_offset, F::GetTarget(rule, handle)));
+    for (const auto& [position, entry] : jumps) {
+      const size_t at = std::min<size_t>(position, present.size());
+      if (at < present.size() && present[at] == entry) continue;
+      if (!F::Insert(name.c_str(), raw(entry), static_cast<unsigned>(at), handle)) Throw("iptc_insert_entry");
+      present.insert(present.begin() + static_cast<ptrdiff_t>(at), entry);
+    }
+  }
   // A chain can go once nobody jumps there: not even from a chain of somebody else's.
   if (std::none_of(names.begin(), names.end(), dropped)) return;
   for (const std::string& name : names)

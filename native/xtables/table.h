@@ -23,6 +23,9 @@ using Slot = std::optional<Entry>;
 struct State {
   std::map<std::string, std::vector<Entry>> chains;
   std::map<std::string, std::vector<Slot>> builtin;
+  // Others' rules, in chains of theirs, that jump to ours, by position: they go with a chain of ours and come back with
+  // it.
+  std::map<std::string, std::map<unsigned, Entry>> jumps;
 
   bool HasOurs() const;
 };

@@ -1,5 +1,10 @@
-// Runs every test and prints "N passed, N failed". Linked with --wrap=setns; in the build without sanitizers malloc is
-// ours as well, so that libiptc's allocations can be made to fail.
+// Runs every test and prints "N passed, N failed". Linked with --wrap for the system calls that are made to fail; what
+// libiptc calls is defined here, and in the build without sanitizers malloc as well.
+#include <libiptc/libiptc.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdlib>
 #include <new>
@@ -11,8 +16,19 @@ namespace check {
 namespace {
 
 thread_local int setns_left = 0;
+thread_local bool add_counters_fails = false;
 thread_local long allocations = 0;
 thread_local long allocation_to_fail = 0;
+
+thread_local long calls = 0;
+thread_local long call_to_fail = 0;
+thread_local int call_error = 0;
+
+bool CallFails() {
+  if (++calls != call_to_fail) return false;
+  errno = call_error;
+  return true;
+}
 
 bool AllocationFails() {
   return ++allocations == allocation_to_fail;
@@ -27,6 +43,16 @@ std::vector<Test>& Tests() {
 
 void FailSetns(int call) {
   setns_left = call;
+}
+
+long FailCall(long call, int error) {
+  call_to_fail = call;
+  call_error = error;
+  return std::exchange(calls, 0);
+}
+
+void FailAddCounters(bool fails) {
+  add_counters_fails = fails;
 }
 
 long FailAllocation(long call) {
@@ -44,6 +70,50 @@ int __wrap_setns(int fd, int type) {
     return -1;
   }
   return __real_setns(fd, type);
+}
+}
+
+// Seen by the shared libraries: everything else here is built hidden.
+#pragma GCC visibility push(default)
+
+extern "C" {
+int socket(int domain, int type, int protocol) noexcept {
+  return check::CallFails() ? -1 : static_cast<int>(syscall(SYS_socket, domain, type, protocol));
+}
+int getsockopt(int fd, int level, int option, void* value, socklen_t* length) noexcept {
+  return check::CallFails() ? -1 : static_cast<int>(syscall(SYS_getsockopt, fd, level, option, value, length));
+}
+int setsockopt(int fd, int level, int option, const void* value, socklen_t length) noexcept {
+  if (check::add_counters_fails && option == IPT_SO_SET_ADD_COUNTERS) {
+    errno = EINVAL;
+    return -1;
+  }
+  return check::CallFails() ? -1 : static_cast<int>(syscall(SYS_setsockopt, fd, level, option, value, length));
+}
+
+ssize_t __real_send(int fd, const void* data, size_t size, int flags);
+ssize_t __wrap_send(int fd, const void* data, size_t size, int flags) {
+  return check::CallFails() ? -1 : __real_send(fd, data, size, flags);
+}
+ssize_t __real_recv(int fd, void* data, size_t size, int flags);
+ssize_t __wrap_recv(int fd, void* data, size_t size, int flags) {
+  return check::CallFails() ? -1 : __real_recv(fd, data, size, flags);
+}
+int __real_ioctl(int fd, unsigned long request, void* argument);
+int __wrap_ioctl(int fd, unsigned long request, void* argument) {
+  return check::CallFails() ? -1 : __real_ioctl(fd, request, argument);
+}
+int __real_flock(int fd, int operation);
+int __wrap_flock(int fd, int operation) {
+  return check::CallFails() ? -1 : __real_flock(fd, operation);
+}
+ssize_t __real_read(int fd, void* data, size_t size);
+ssize_t __wrap_read(int fd, void* data, size_t size) {
+  return check::CallFails() ? -1 : __real_read(fd, data, size);
+}
+int __real_open64(const char* path, int flags, ...);
+int __wrap_open64(const char* path, int flags, ...) {
+  return check::CallFails() ? -1 : __real_open64(path, flags);
 }
 }
 
@@ -81,6 +151,8 @@ void* realloc(void* memory, size_t size) {
 }
 }
 #endif
+
+#pragma GCC visibility pop
 
 int main() {
   int failed = 0;

@@ -13,44 +13,12 @@
 #include "native/install.h"
 #include "native/workers.h"
 #include "test/native/check.h"
+#include "test/native/pod.h"
 
 namespace {
 
 using namespace ipnc;
-
-// A netns held by a thread of its own.
-class Pod {
- public:
-  Pod()
-      : thread_([this] {
-          CHECK(unshare(CLONE_NEWNET) == 0);
-          path_ = "/proc/" + std::to_string(getpid()) + "/task/" + std::to_string(gettid()) + "/ns/net";
-          std::unique_lock lock(mutex_);
-          ready_ = true;
-          changed_.notify_all();
-          changed_.wait(lock, [this] { return leave_; });
-        }) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return ready_; });
-  }
-  ~Pod() {
-    {
-      const std::lock_guard lock(mutex_);
-      leave_ = true;
-    }
-    changed_.notify_all();
-    thread_.join();
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool ready_ = false;
-  bool leave_ = false;
-  std::string path_;
-  std::thread thread_;
-};
+using check::Pod;
 
 ino_t OwnNetns() {
   struct stat st;

@@ -1,0 +1,120 @@
+/** A changed configuration replaces the old one without a moment in which traffic goes uncaptured. */
+import * as assert from 'uvu/assert';
+import { native } from '../lib/native.ts';
+import type { Family } from '../lib/ruleset/model.ts';
+import { suite } from './suite.ts';
+import { compile, Farm, identify, inside } from './support/netns.ts';
+import { type Call, type Who, World } from './support/world.ts';
+
+const DURATION_MS = 2000;
+const FAMILIES: Family[] = [4, 6];
+
+const test = suite('change');
+test.needs(
+  'netns',
+  'uid-map',
+  'ipv6',
+  'addon',
+  'toolbox',
+  'ip',
+  'nsenter',
+  'iptables-legacy-save',
+  'ip6tables-legacy-save',
+);
+
+/** Installs the configurations in turn, over and over, while `watch` is called over and over; each at least 50 times. */
+async function whileChanging(path: string, flags: string[][], watch: () => Promise<void>): Promise<void> {
+  const target = await identify(path);
+  const compiled = await Promise.all(flags.map((each) => compile(...each)));
+  await compiled[0]?.apply(target);
+  let over = false;
+  let changes = 0;
+  let looks = 0;
+  const change = async () => {
+    while (!over) {
+      const { changed } = (await compiled[++changes % compiled.length]?.apply(target)) ?? {};
+      assert.is(changed, true);
+    }
+  };
+  const look = async () => {
+    while (!over) {
+      await watch();
+      looks++;
+    }
+  };
+  const until = async () => {
+    const start = performance.now();
+    while (performance.now() - start < DURATION_MS || changes < 50 || looks < 50) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      if (over) return;
+    }
+    over = true;
+  };
+  const ending = (job: Promise<void>) =>
+    job.finally(() => {
+      over = true;
+    });
+  const outcomes = await Promise.allSettled([change(), look(), look(), look(), until()].map(ending));
+  for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+}
+
+interface Change {
+  flags: string[][];
+  calls: [who: Who, call: Call, answers: RegExp][];
+}
+
+const outbound: Change['calls'][number] = ['app', { protocol: 'tcp', to: 'world', port: 80 }, /^proxy:1[56]001$/];
+const inbound: Change['calls'][number] = ['world', { protocol: 'tcp', to: 'pod', port: 8080 }, /^proxy:15006$/];
+const dns: Change['calls'][number] = ['app', { protocol: 'tcp', to: 'dns', port: 53 }, /^proxy:15053$/];
+
+const changes: Record<string, Change> = {
+  'an excluded port more or less': { flags: [[], ['-o', '5432', '-d', '22']], calls: [outbound, inbound] },
+  'another port of the proxy': { flags: [[], ['-p', '16001']], calls: [outbound, inbound] },
+  'REDIRECT and TPROXY': { flags: [[], ['-m', 'TPROXY']], calls: [outbound, inbound] },
+  'TPROXY with two marks': {
+    flags: [
+      ['-m', 'TPROXY'],
+      ['-m', 'TPROXY', '-t', '7', '-r', '7'],
+    ],
+    calls: [outbound, inbound],
+  },
+  'DNS of all servers and of one': {
+    flags: [
+      ['--redirect-dns', '--capture-all-dns'],
+      ['--redirect-dns', '--dns-servers', '10.10.0.53,fd10::53'],
+    ],
+    calls: [outbound, dns],
+  },
+};
+
+for (const [name, { flags, calls }] of Object.entries(changes)) {
+  test(`live traffic is captured all the while: ${name}`, async () => {
+    await using world = await World.build({ transparent: true });
+    let turn = 0;
+    await whileChanging(world.podPath, flags, async () => {
+      const [who, call, answers] = calls[turn % calls.length] ?? outbound;
+      const family = FAMILIES[Math.floor(turn++ / calls.length) % 2] ?? 4;
+      assert.match(await world.call(who, family, call), answers, `IPv${family} ${who} -> ${call.to}`);
+    });
+  });
+}
+
+test('a table is never seen without capture, nor with rules of two configurations', async () => {
+  await using farm = new Farm('change');
+  const path = await farm.add();
+  const flags = [
+    ['-o', '1111', '-p', '16001'],
+    ['-o', '2222', '-p', '16002', '-k', 'vm0'],
+    ['-m', 'TPROXY', '-p', '16003', '-o', '3333'],
+  ];
+  await whileChanging(path, flags, async () => {
+    for (const program of ['iptables-legacy-save', 'ip6tables-legacy-save']) {
+      const table = await inside(path, [program, '-t', 'nat']);
+      const ports = [...table.matchAll(/--(?:dport|to-ports) (1111|2222|3333|1600\d)/g)].map(([, port]) => port);
+      assert.match([...new Set(ports)].sort().join(' '), /^(1111 16001|16002 2222|16003 3333)$/, table);
+      assert.is(table.match(/-A OUTPUT -j ISTIO_OUTPUT/g)?.length, 1, table);
+      assert.match(table, '-A ISTIO_OUTPUT -j ISTIO_REDIRECT');
+    }
+  });
+  await native().clean(await identify(path));
+});

@@ -1,0 +1,149 @@
+/** Network namespaces by the hundred, what stands in them as the operators' own tools see it, and the addon's view. */
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import * as assert from 'uvu/assert';
+import { Coprocess } from '../../bench/coprocess.ts';
+import { type Compiled, type NativeError, type Netns, native } from '../../lib/native.ts';
+import type { Ruleset } from '../../lib/ruleset/model.ts';
+import { ipnc } from './command-line.ts';
+
+export const TOOLBOX = fileURLToPath(new URL('../../build/Release/toolbox', import.meta.url));
+
+export const run = promisify(execFile);
+
+/** Makes netns, each a file in a folder of its own, and removes what is left of them in the end. */
+export class Farm implements AsyncDisposable {
+  readonly folder: string;
+  readonly #coprocess = new Coprocess(TOOLBOX, 'netns');
+  #made = 0;
+
+  constructor(name: string) {
+    this.folder = mkdtempSync(join(tmpdir(), `ipnc-${name}-${process.pid}-`));
+  }
+
+  /** A path in the folder at which nothing is. */
+  file(name = `pod${this.#made++}`): string {
+    return join(this.folder, name);
+  }
+
+  /** A new netns, lo up unless told otherwise. */
+  async add(path = this.file(), lo: 'up' | 'down' = 'up'): Promise<string> {
+    await this.#coprocess.ask(`add ${path}${lo === 'up' ? '' : ' down'}`);
+    return path;
+  }
+
+  addAll(count: number): Promise<string[]> {
+    return Promise.all(Array.from({ length: count }, () => this.add()));
+  }
+
+  async del(path: string): Promise<void> {
+    await this.#coprocess.ask(`del ${path}`);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#coprocess[Symbol.asyncDispose]();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** What `command` prints when run in the netns. */
+export async function inside(path: string, command: string[], input = ''): Promise<string> {
+  const running = run('nsenter', [`--net=${path}`, ...command]);
+  // Who does not read it is no failure.
+  running.child.stdin?.on('error', () => {}).end(input);
+  return (await running).stdout;
+}
+
+export async function restore(path: string, family: 4 | 6, text: string): Promise<void> {
+  await inside(path, [family === 4 ? 'iptables-legacy-restore' : 'ip6tables-legacy-restore', '-c', '--noflush'], text);
+}
+
+/**
+ * All that an install can touch, with counters: both families' tables, rules, routes, addresses and links. The kernel
+ * keeps a table that was once asked for, so one in which nothing was ever written does not count.
+ */
+export async function state(path: string): Promise<string> {
+  const families = [`iptables-legacy-save -c; echo '# IPv6'; ip6tables-legacy-save -c`];
+  for (const family of [4, 6]) families.push(`ip -${family} rule show; ip -${family} route show table all`);
+  const text = await inside(path, ['sh', '-ec', `${families.join('; ')}; ip address show`]);
+  return (
+    text
+      .replace(/^# (Generated|Completed).*\n/gm, '')
+      // A policy's counters start anew whenever libiptc writes the table, whoever uses it.
+      .replace(/^(:\w+ (?:ACCEPT|DROP)) \[\d+:\d+\]/gm, '$1 [0:0]')
+      .replace(/^\*\w+\n(:\w+ ACCEPT \[0:0\]\n)+COMMIT\n/gm, '')
+  );
+}
+
+/** The tables of `state`, without what is ours and without what depends on the order in which tables came to be. */
+export function foreign(state: string): string {
+  const [v4 = '', v6 = ''] = state.split('# IPv6\n');
+  const tables = (text: string) =>
+    text
+      .replace(/^(:|(\[\d+:\d+\] )?-A )ISTIO_.*\n/gm, '')
+      .replace(/^(\[\d+:\d+\] )?-A (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) .*-j ISTIO_.*\n/gm, '')
+      .replace(/^.*--comment istio-pod-network-controller .*\n/gm, '')
+      .replace(/^\*\w+\n(:\w+ ACCEPT \[0:0\]\n)+COMMIT\n/gm, '')
+      .split(/(?<=^COMMIT\n)/m)
+      .sort()
+      .join('');
+  return `${tables(v4)}# IPv6\n${tables(/^(.*COMMIT\n)?/s.exec(v6)?.[0] ?? '')}`;
+}
+
+/** What `ipnc plan` makes of redirect flags. Both families unless they say otherwise. */
+export async function rulesetOf(flags: readonly string[]): Promise<Ruleset> {
+  const families = flags.includes('--ip-families') ? [] : ['--ip-families', '4,6'];
+  const { code, stdout, stderr } = await ipnc(['plan', '--format', 'json', ...families, ...flags]);
+  assert.is(code, 0, stderr);
+  return (JSON.parse(stdout) as { ruleset: Ruleset }).ruleset;
+}
+
+export async function compile(...flags: string[]): Promise<Compiled> {
+  return native().compile(await rulesetOf(flags), 'iptables-legacy');
+}
+
+export async function identify(path: string): Promise<Netns> {
+  const { dev, ino, cookie } = await native().identify(path);
+  return { path, dev, ino, cookie };
+}
+
+/** The code with which `job` rejects, or `undefined` if it does not. */
+export async function codeOf(job: Promise<unknown>): Promise<string | undefined> {
+  try {
+    await job;
+    return undefined;
+  } catch (error) {
+    assert.instance(error, Error);
+    return (error as NativeError).code ?? `no code: ${String(error)}`;
+  }
+}
+
+/**
+ * Each of this process's threads is in this process's netns, and none holds another one open; an idle thread closes
+ * what it has left a moment after it said that it was done.
+ */
+export async function assertAllAtHome(): Promise<void> {
+  const home = statSync('/proc/self/ns/net');
+  const abroad = (folder: string, rest: string) =>
+    readdirSync(folder)
+      .map((name) => `${folder}/${name}${rest}`)
+      .filter((file) => {
+        try {
+          const { dev, ino } = statSync(file);
+          return dev === home.dev && ino !== home.ino;
+        } catch {
+          return false; // it has ended
+        }
+      });
+  for (let attempt = 0; ; attempt++) {
+    const left = [...abroad('/proc/self/task', '/ns/net'), ...abroad('/proc/self/fd', '')];
+    if (left.length === 0) return;
+    assert.ok(attempt < 50, `in or at another netns: ${left.join(', ')}`);
+    await setTimeout(10);
+  }
+}
