@@ -111,8 +111,8 @@ export interface Compiled {
    * All or nothing. `target` must be what `identify` said; another netns at that path is ESTALE.
    *
    * `fresh`: the caller knows that nobody has installed anything there yet, as in a sandbox that was made just now.
-   * Saves the search for leftovers of ours in tables that this ruleset does not use; if a table turns out to have rules
-   * after all, the search is made.
+   * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of
+   * tables without rules; if a table turns out to have rules after all, both are made up for.
    */
   apply(target: Netns, options?: { fresh?: boolean }): Promise<ApplyResult>;
   verify(target: Netns): Promise<VerifyResult>;

@@ -71,7 +71,7 @@ void Workers::Work(Thread& self) {
       if (stop_) return;
       job = std::move(queue_.front());
       queue_.pop_front();
-      }
+    }
     job->waited = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - job->submitted_).count();
     try {
       if (!home) home.emplace();
