@@ -59,15 +59,13 @@ class JobOf final : public PromiseJob {
   std::optional<std::invoke_result_t<Work, Home&>> result_;
 };
 
-class Addon;
-
 // A ruleset as kernel-ready bytes.
 class CompiledWrap : public Napi::ObjectWrap<CompiledWrap> {
  public:
   static Napi::Function Define(Napi::Env env) {
-    return DefineClass(env, "Compiled",
-                       {InstanceMethod<&CompiledWrap::Apply>("apply"), InstanceMethod<&CompiledWrap::Verify>("verify"),
-                        InstanceAccessor<&CompiledWrap::Backend>("backend")});
+    return DefineClass(
+        env, "Compiled",
+        {InstanceMethod<&CompiledWrap::Apply>("apply"), InstanceMethod<&CompiledWrap::Verify>("verify")});
   }
   explicit CompiledWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "a Compiled is made by compile()");
@@ -77,7 +75,6 @@ class CompiledWrap : public Napi::ObjectWrap<CompiledWrap> {
  private:
   Napi::Value Apply(const Napi::CallbackInfo& info);
   Napi::Value Verify(const Napi::CallbackInfo& info);
-  Napi::Value Backend(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), "iptables-legacy"); }
 
   std::shared_ptr<const Compiled> compiled_;
 };
@@ -85,7 +82,7 @@ class CompiledWrap : public Napi::ObjectWrap<CompiledWrap> {
 // One for each JavaScript environment that loads the addon.
 class Addon : public Napi::Addon<Addon> {
  public:
-  Addon(Napi::Env env, Napi::Object exports) : env_(env) {
+  Addon(Napi::Env env, Napi::Object exports) {
     compiled_class_ = Napi::Persistent(CompiledWrap::Define(env));
     wake_ = Wake::New(env, "ipnc", 0, 1, this);
     wake_.Unref(env);
@@ -96,6 +93,7 @@ class Addon : public Napi::Addon<Addon> {
     DefineAddon(exports, {InstanceMethod<&Addon::Probe>("probe"), InstanceMethod<&Addon::Identify>("identify"),
                           InstanceMethod<&Addon::Compile>("compile"), InstanceMethod<&Addon::Clean>("clean")});
   }
+
   template <typename Work, typename Convert>
   Napi::Value Enqueue(Napi::Env env, Work work, Convert convert) {
     auto job = std::make_unique<JobOf<Work, Convert>>(env, std::move(work), std::move(convert));
@@ -172,7 +170,6 @@ class Addon : public Napi::Addon<Addon> {
         [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
   }
 
-  Napi::Env env_;
   Napi::FunctionReference compiled_class_;
   Wake wake_;
   std::unique_ptr<Workers> workers_;

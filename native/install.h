@@ -42,14 +42,14 @@ struct ApplyResult {
 
 struct VerifyResult {
   std::vector<xtables::ActualTable> tables;  // those that differ
-  std::vector<std::string> missing_routes;   // the commands that would mend it
+  std::vector<std::string> missing_routes;   // as the commands that make them
   std::vector<std::string> surplus_routes;
   Timings timings;
 };
 
-// What a thing of the kernel's is good for: empty where it works, else the error's name.
+// What this kernel and process can do. An error is an errno, 0 where it works.
 struct ProbeResult {
-  int netns = 0;  // errno of unshare or setns; 0 where they work
+  int netns = 0;  // of unshare or setns
   struct Table {
     Family family;
     TableName name;

@@ -3,24 +3,14 @@ import * as assert from 'uvu/assert';
 import { native } from '../lib/native.ts';
 import type { Family } from '../lib/ruleset/model.ts';
 import { suite } from './suite.ts';
-import { compile, Farm, identify, inside } from './support/netns.ts';
+import { compile, Farm, INSTALL_NEEDS, identify, inside } from './support/netns.ts';
 import { type Call, type Who, World } from './support/world.ts';
 
 const DURATION_MS = 2000;
 const FAMILIES: Family[] = [4, 6];
 
 const test = suite('change');
-test.needs(
-  'netns',
-  'uid-map',
-  'ipv6',
-  'addon',
-  'toolbox',
-  'ip',
-  'nsenter',
-  'iptables-legacy-save',
-  'ip6tables-legacy-save',
-);
+test.needs(...INSTALL_NEEDS, 'iptables-legacy-save', 'ip6tables-legacy-save');
 
 /** Installs the configurations in turn, over and over, while `watch` is called over and over; each at least 50 times. */
 async function whileChanging(path: string, flags: string[][], watch: () => Promise<void>): Promise<void> {

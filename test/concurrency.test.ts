@@ -12,6 +12,7 @@ import {
   codeOf,
   compile,
   Farm,
+  INSTALL_NEEDS,
   identify,
   inside,
   restore,
@@ -21,17 +22,7 @@ import {
 import { nodeEnvironment } from './support/node.ts';
 
 const test = suite('concurrency');
-test.needs(
-  'netns',
-  'uid-map',
-  'ipv6',
-  'addon',
-  'toolbox',
-  'ip',
-  'nsenter',
-  'iptables-legacy',
-  'ip6tables-legacy-restore',
-);
+test.needs(...INSTALL_NEEDS, 'iptables-legacy');
 test.after.each(assertAllAtHome);
 
 const FLAGS: string[][] = [

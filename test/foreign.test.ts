@@ -3,20 +3,20 @@ import * as assert from 'uvu/assert';
 import { type Compiled, native } from '../lib/native.ts';
 import { suite } from './suite.ts';
 import { installForeign } from './support/foreign.ts';
-import { assertAllAtHome, compile, Farm, foreign, identify, inside, restore, state } from './support/netns.ts';
+import {
+  assertAllAtHome,
+  compile,
+  Farm,
+  foreign,
+  INSTALL_NEEDS,
+  identify,
+  inside,
+  restore,
+  state,
+} from './support/netns.ts';
 
 const test = suite('foreign');
-test.needs(
-  'netns',
-  'uid-map',
-  'ipv6',
-  'addon',
-  'toolbox',
-  'ip',
-  'nsenter',
-  'iptables-legacy-restore',
-  'ip6tables-legacy-restore',
-);
+test.needs(...INSTALL_NEEDS);
 test.after.each(assertAllAtHome);
 
 const DNS = ['--redirect-dns', '--capture-all-dns'];

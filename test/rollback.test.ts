@@ -12,6 +12,7 @@ import {
   assertAllAtHome,
   compile,
   Farm,
+  INSTALL_NEEDS,
   identify,
   inside,
   restore,
@@ -26,17 +27,7 @@ const DNS = ['--redirect-dns', '--capture-all-dns'];
 const TPROXY = ['-m', 'TPROXY'];
 
 const test = suite('rollback');
-test.needs(
-  'netns',
-  'uid-map',
-  'ipv6',
-  'addon',
-  'toolbox',
-  'ip',
-  'nsenter',
-  'iptables-legacy-restore',
-  'ip6tables-legacy-restore',
-);
+test.needs(...INSTALL_NEEDS);
 test.after.each(assertAllAtHome);
 
 /** What stands in the netns before the install that fails. */

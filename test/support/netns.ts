@@ -16,6 +16,19 @@ export const TOOLBOX = fileURLToPath(new URL('../../build/Release/toolbox', impo
 
 export const run = promisify(execFile);
 
+/** What a test that installs for real and looks at it with the usual tools cannot do without. */
+export const INSTALL_NEEDS = [
+  'netns',
+  'uid-map',
+  'ipv6',
+  'addon',
+  'toolbox',
+  'ip',
+  'nsenter',
+  'iptables-legacy-restore',
+  'ip6tables-legacy-restore',
+];
+
 /** Makes netns, each a file in a folder of its own, and removes what is left of them in the end. */
 export class Farm implements AsyncDisposable {
   readonly folder: string;
