@@ -4,7 +4,13 @@
 //   template PATH             read both families' nat tables of the netns at PATH, for `replay`
 //   replay PATH               the floor: open, setns, one socket, one setsockopt a family, home again; nothing else
 //   replay+address PATH       the same and ::6/128 on lo by rtnetlink, without which IPv6 is not whole
-//   restore PATH V4 V6        nsenter + iptables-restore, then nsenter + ip6tables-restore, of the files V4 and V6
+//   read NAME PATH            read the nftables tables of the netns at PATH as a batch that makes them, for `send`
+//   send NAME PATH            the floor of nftables: open, setns, one socket, one send and its answer, home again
+//   send+address NAME PATH    the same and ::6/128 on lo
+//   restore PATH FORM V4 V6   nsenter + iptables-FORM-restore, then ip6tables-FORM-restore, of the files V4 and V6;
+//   FORM
+//                             is legacy or nft
+//   nft PATH FILE             nsenter + nft -f FILE
 //   script PATH FILE          nsenter + sh FILE
 #include <net/if.h>
 #include <netinet/in.h>
@@ -23,9 +29,14 @@
 #include <chrono>
 #include <cstring>
 #include <iostream>
+#include <map>
 #include <sstream>
 #include <string>
 #include <vector>
+
+#include "native/error.h"
+#include "native/nftables/channel.h"
+#include "native/nftables/message.h"
 
 extern char** environ;
 
@@ -133,6 +144,40 @@ void Replay(const std::string& path, bool with_address) {
   });
 }
 
+std::map<std::string, ipnc::nftables::Batch> batches;
+
+void ReadTables(const std::string& name, const std::string& path) {
+  Inside(path, [&name](int) {
+    const int fd = Check(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER), "socket");
+    ipnc::nftables::Channel channel(fd);
+    const auto state = ipnc::nftables::ReadState(channel);
+    ipnc::nftables::Writer writer;
+    writer.BeginBatch(std::nullopt);
+    for (const auto& dump : state.value().dumps) ipnc::nftables::PutAgain(writer, dump);
+    batches[name] = writer.EndBatch();
+    close(fd);
+  });
+}
+
+void SendBatch(const std::string& name, const std::string& path, bool with_address) {
+  const ipnc::nftables::Batch& batch = batches.at(name);
+  const int netns = Check(open(path.c_str(), O_RDONLY | O_CLOEXEC), "open");
+  Check(setns(netns, CLONE_NEWNET), "setns");
+  const int fd = Check(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER), "socket");
+  Check(static_cast<int>(send(fd, batch.bytes.data(), batch.bytes.size(), 0)), "send");
+  struct {
+    nlmsghdr header;
+    nlmsgerr error;
+    char rest[1024];
+  } answer{};
+  Check(static_cast<int>(recv(fd, &answer, sizeof(answer), 0)), "recv");
+  if (with_address) AddAddress();
+  close(fd);
+  Check(setns(home, CLONE_NEWNET), "setns");
+  close(netns);
+  if (answer.error.error != 0) throw Failure{-answer.error.error, "batch"};
+}
+
 void Run(const std::string& netns, std::vector<std::string> command, const char* input) {
   command.insert(command.begin(), {"nsenter", "--net=" + netns});
   std::vector<char*> argv;
@@ -154,10 +199,15 @@ void Do(const std::vector<std::string>& words) {
   if (words.at(0) == "template") return Template(words.at(1));
   if (words.at(0) == "replay") return Replay(words.at(1), false);
   if (words.at(0) == "replay+address") return Replay(words.at(1), true);
+  if (words.at(0) == "read") return ReadTables(words.at(1), words.at(2));
+  if (words.at(0) == "send") return SendBatch(words.at(1), words.at(2), false);
+  if (words.at(0) == "send+address") return SendBatch(words.at(1), words.at(2), true);
   if (words.at(0) == "restore") {
-    Run(words.at(1), {"iptables-legacy-restore", "--noflush"}, words.at(2).c_str());
-    return Run(words.at(1), {"ip6tables-legacy-restore", "--noflush"}, words.at(3).c_str());
+    const std::string form = words.at(2);
+    Run(words.at(1), {"iptables-" + form + "-restore", "--noflush"}, words.at(3).c_str());
+    return Run(words.at(1), {"ip6tables-" + form + "-restore", "--noflush"}, words.at(4).c_str());
   }
+  if (words.at(0) == "nft") return Run(words.at(1), {"nft", "-f", words.at(2)}, "/dev/null");
   if (words.at(0) == "script") return Run(words.at(1), {"sh", "-e", words.at(2)}, "/dev/null");
   throw Failure{EINVAL, words.at(0)};
 }
@@ -176,6 +226,8 @@ int main() {
       std::cout << std::chrono::nanoseconds(took).count() << std::endl;
     } catch (const Failure& failure) {
       std::cout << "error " << strerrorname_np(failure.number) << " " << failure.what << std::endl;
+    } catch (const ipnc::Error& error) {
+      std::cout << "error " << error.number << " " << error.syscall << " " << error.detail << std::endl;
     } catch (const std::exception& failure) {
       std::cout << "error EINVAL " << failure.what() << std::endl;
     }

@@ -1,8 +1,12 @@
 /** What this kernel, this process and this node allow, each with the remedy for what is lacking. */
 import { existsSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
+import { chooseBackend, ORDINARY } from './backend.ts';
+import { CRI_SOCKETS, criSockets } from './cri/sockets.ts';
 import { native, type Probe } from './native.ts';
-import type { TableName } from './ruleset/model.ts';
+import { redirect } from './redirect.ts';
+import type { Family, TableName } from './ruleset/model.ts';
+import { plan } from './ruleset/plan.ts';
 
 export interface Check {
   name: string;
@@ -19,25 +23,18 @@ const CAPABILITIES = [
   { name: 'CAP_SYS_ADMIN', bit: 21n, use: 'setns() into a pod' },
 ];
 
-/** Where runtimes listen unless told otherwise. */
-const CRI_SOCKETS = [
-  ['containerd', '/run/containerd/containerd.sock'],
-  ['containerd of k3s or RKE2', '/run/k3s/containerd/containerd.sock'],
-  ['containerd of k0s', '/run/k0s/containerd.sock'],
-  ['containerd of MicroK8s', '/var/snap/microk8s/common/run/containerd.sock'],
-  ['CRI-O', '/run/crio/crio.sock'],
-  ['cri-dockerd', '/run/cri-dockerd.sock'],
-] as const;
-
 const NEEDS: Record<TableName, string> = {
   nat: 'every redirect',
   mangle: 'TPROXY, --drop-invalid',
   raw: 'DNS capture',
 };
 
+/** What Istio injects unless told otherwise. */
+const { spec: DEFAULTS } = redirect({});
+
 /** All checks, in the order in which a reader wants them. */
 export async function examine(): Promise<Check[]> {
-  return [kernel(), ...capabilities(), userNamespace(), ...(await addon()), netnsFolder(), criSockets()];
+  return [kernel(), ...capabilities(), userNamespace(), ...(await addon()), netnsFolder(), criSocket()];
 }
 
 /** SO_NETNS_COOKIE came with Linux 5.14 (e8b9eab99232). */
@@ -83,10 +80,11 @@ async function addon(): Promise<Check[]> {
     const detail = error instanceof Error ? error.message : String(error);
     return [{ name: 'addon', status: 'missing', detail, remedy: 'run ./setup in the project folder' }];
   }
-  return [{ name: 'addon', status: 'ok', detail: 'loaded' }, ...kernelSupport(probe)];
+  return [{ name: 'addon', status: 'ok', detail: 'loaded' }, ...(await kernelSupport(probe))];
 }
 
-function kernelSupport({ legacy, nftables, netns, missingExtensions }: Probe): Check[] {
+async function kernelSupport(probe: Probe): Promise<Check[]> {
+  const { legacy, nftables, netns, missingExtensions, missingExpressions } = probe;
   const checks: Check[] = [];
   checks.push(
     netns === true
@@ -108,9 +106,9 @@ function kernelSupport({ legacy, nftables, netns, missingExtensions }: Probe): C
       }
       checks.push({
         name,
-        status: family === 4 && table === 'nat' ? 'missing' : 'warn',
+        status: 'warn',
         detail: `${answer}; needed for ${NEEDS[table]}`,
-        remedy: `modprobe ${family === 4 ? 'iptable' : 'ip6table'}_${table}, or a kernel built with it`,
+        remedy: `modprobe ${family === 4 ? 'iptable' : 'ip6table'}_${table}${nftables === true ? '; without it nftables is used' : ''}`,
       });
     }
   }
@@ -124,12 +122,28 @@ function kernelSupport({ legacy, nftables, netns, missingExtensions }: Probe): C
           remedy: 'load the modules of these names (modprobe xt_owner and the like)',
         },
   );
+  checks.push(nfTables(nftables, missingExpressions));
+  const families: Family[] = legacy[6].nat === 'EAFNOSUPPORT' ? [4] : [4, 6];
+  const { backend, reason } = await chooseBackend('auto', ORDINARY, plan(DEFAULTS, families), () => probe);
+  const others = 'nftables in a netns that another user namespace owns (hostUsers: false)';
+  const usable = backend === 'nftables' || legacy[4].nat === true;
   checks.push(
-    nftables === true
-      ? { name: 'nf_tables', status: 'ok', detail: 'answers' }
-      : { name: 'nf_tables', status: 'warn', detail: nftables, remedy: 'not used by this version' },
+    usable
+      ? { name: 'backend', status: 'ok', detail: `${backend}: ${reason}; ${others}` }
+      : { name: 'backend', status: 'missing', detail: 'this kernel has neither legacy iptables nor nf_tables' },
   );
   return checks;
+}
+
+function nfTables(answer: Probe['nftables'], lacking: string[]): Check {
+  const name = 'nf_tables';
+  if (answer !== true) {
+    const remedy = 'modprobe nf_tables; pods with a user namespace of their own need it';
+    return { name, status: 'warn', detail: answer, remedy };
+  }
+  if (lacking.length === 0) return { name, status: 'ok', detail: 'every expression our rules use' };
+  const remedy = 'load their modules (modprobe nft_redir nft_tproxy nft_ct nft_chain_nat)';
+  return { name, status: 'warn', detail: `this kernel lacks ${lacking.join(', ')}`, remedy };
 }
 
 interface Mount {
@@ -173,16 +187,15 @@ function mount(line: string): Mount {
   return { point: words[4] ?? '', type: right.split(' ')[0] ?? '', propagation: words.slice(6) };
 }
 
-function criSockets(): Check {
-  const found = CRI_SOCKETS.filter(([, path]) => existsSync(path)).map(([runtime, path]) => `${runtime} (${path})`);
+function criSocket(): Check {
+  const found = criSockets();
   const name = 'CRI socket';
   if (found.length > 0) return { name, status: 'ok', detail: found.join(', ') };
-  const paths = CRI_SOCKETS.map(([, path]) => path).join(', ');
   return {
     name,
     status: 'warn',
     detail: 'none found; only a controller of pods needs one',
-    remedy: `looked for ${paths}; in a container, mount the one of this node`,
+    remedy: `looked for ${CRI_SOCKETS.join(', ')}; in a container, mount the one of this node`,
   };
 }
 

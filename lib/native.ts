@@ -5,9 +5,14 @@
 import { fileURLToPath } from 'node:url';
 import bindings from 'bindings';
 import type { Family, Match, Rule, Ruleset, TableName } from './ruleset/model.ts';
+import type { ActualNftTable, NftRuleset } from './ruleset/nftables/model.ts';
+import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire } from './ruleset/nftables/wire.ts';
 
-/** A backend that can write rules. */
-export type Backend = 'iptables-legacy';
+/** The kernel interface that rules are written through. */
+export type Backend = 'iptables-legacy' | 'nftables';
+
+/** What is to stand, in the form that its backend takes. */
+export type Form = { backend: 'iptables-legacy'; ruleset: Ruleset } | { backend: 'nftables'; ruleset: NftRuleset };
 
 /** A netns, named for this boot. */
 export interface Netns {
@@ -20,11 +25,17 @@ export interface Netns {
 }
 
 export interface Identity extends Netns {
-  /** Families with a global unicast address on an interface other than lo; empty in a netns not yet connected. */
+  /** Global unicast addresses on interfaces other than lo, as inet_ntop(3) writes them; none where not yet connected. */
+  addresses: string[];
+  /** Their families. */
   families: Family[];
   /** Whether the kernel's IPv6 is there and not disabled on lo in this netns. */
   ipv6: boolean;
   loUp: boolean;
+  /** Whether another user namespace than this process's owns the netns, as for a pod with `hostUsers: false`. */
+  ownedElsewhere: boolean;
+  /** The forms in which rules of ours stand there already; none where it was said to be fresh. */
+  standing: Backend[];
 }
 
 /** Microseconds. `queue` is the wait for a thread; `total` is the thread's own time, without `queue`. */
@@ -33,23 +44,26 @@ export interface Timings {
   enter: number;
   v4: number;
   v6: number;
+  /** Both families at once. */
+  nftables: number;
   routes: number;
   verify: number;
   total: number;
 }
 
 export interface TableResult {
-  family: Family;
+  /** `inet` is nftables', and both. */
+  family: Family | 'inet';
   table: TableName;
   /**
-   * replayed: the table was pristine, the compiled bytes went in with one setsockopt; merged: through libiptc, others'
-   * rules kept; unchanged: our rules stood there already; cleaned: rules of ours that no longer belong were removed.
+   * replayed: nothing of anybody's was there, the compiled bytes went in with one system call; merged: through libiptc,
+   * others' rules kept; replaced: a table of ours by another, in one transaction; unchanged: our rules stood there
+   * already; cleaned: rules of ours that no longer belong were removed.
    */
-  how: 'replayed' | 'merged' | 'unchanged' | 'cleaned';
+  how: 'replayed' | 'merged' | 'replaced' | 'unchanged' | 'cleaned';
 }
 
 export interface ApplyResult {
-  backend: Backend;
   /** False when all of it stood there already. */
   changed: boolean;
   tables: TableResult[];
@@ -94,11 +108,11 @@ export interface ActualTable {
 }
 
 export interface VerifyResult {
-  backend: Backend;
-  /** Rules, routes and addresses all stand as compiled. */
+  /** Rules, routes and addresses all stand as compiled, and nothing of ours in the other form. */
   ok: boolean;
   /** Tables that differ, as they are now. */
-  tables: ActualTable[];
+  legacy: ActualTable[];
+  nftables: ActualNftTable[];
   /** Missing and surplus routes, rules and addresses, as the arguments of `ip` that make them. */
   routes: { missing: string[]; surplus: string[] };
   timings: Timings;
@@ -106,9 +120,8 @@ export interface VerifyResult {
 
 /** A ruleset as kernel-ready bytes. Safe to use for any number of netns at once. */
 export interface Compiled {
-  readonly backend: Backend;
   /**
-   * All or nothing. `target` must be what `identify` said; another netns at that path is ESTALE.
+   * All or nothing. What stands in the other form goes once this one stands. `target` must be what `identify` said; another netns at that path is ESTALE.
    *
    * `fresh`: the caller knows that nobody has installed anything there yet, as in a sandbox that was made just now.
    * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of
@@ -122,12 +135,14 @@ export interface Compiled {
 export interface Probe {
   /** Legacy tables, each tried for real in a scratch netns; an errno name where it failed. */
   legacy: { 4: Record<TableName, true | string>; 6: Record<TableName, true | string> };
-  /** nf_tables answered a netlink request in a scratch netns. */
+  /** nf_tables answered a netlink request in a scratch netns; an errno name where it did not. */
   nftables: true | string;
   /** setns and unshare(CLONE_NEWNET) work. */
   netns: true | string;
   /** Matches and targets a rule of ours needs and this kernel lacks, `xt_owner rev 1 (IPv4)`. */
   missingExtensions: string[];
+  /** The same of nf_tables, each tried in a scratch netns: `tproxy`. Empty where nf_tables does not answer. */
+  missingExpressions: string[];
 }
 
 /** What every rejected promise of the addon carries. */
@@ -138,13 +153,13 @@ export interface NativeError extends Error {
   errno?: number;
   syscall?: string;
   path?: string;
-  /** `IPv4 nat`, where a table was at hand. */
+  /** `IPv4 nat`, `inet istio-proxy-nat`, where a table was at hand. */
   table?: string;
 }
 
 /**
- * What `apply` and `clean` answer, as it crosses: route changes; queue, enter, v4, v6, routes, verify, total; then
- * family, table (index in TABLES) and how (index in HOW) of each table. An array is made in a fraction of the time that
+ * What `apply` and `clean` answer, as it crosses: route changes; queue, enter, v4, v6, nftables, routes, verify, total;
+ * then family (0 is inet), table (index in TABLES) and how (index in HOW) of each table. An array is made in a fraction of the time that
  * the objects take, and one is made for every install.
  */
 type ApplyTuple = [routes: string[], ...numbers: number[]];
@@ -152,23 +167,31 @@ type ApplyTuple = [routes: string[], ...numbers: number[]];
 /** The addon as it is (native/addon.cc). */
 interface Addon {
   probe(): Promise<Probe>;
-  identify(path: string): Promise<Identity>;
-  compile(ruleset: Ruleset, backend: Backend): Promise<AddonCompiled>;
+  identify(path: string, fresh: boolean): Promise<Identity>;
+  compile(ruleset: Ruleset | NftRulesetWire, backend: Backend): Promise<AddonCompiled>;
   clean(path: string, dev: number, ino: number, cookie: bigint): Promise<ApplyTuple>;
 }
 
 interface AddonCompiled {
   apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean): Promise<ApplyTuple>;
-  verify(path: string, dev: number, ino: number, cookie: bigint): Promise<VerifyResult>;
+  verify(
+    path: string,
+    dev: number,
+    ino: number,
+    cookie: bigint,
+  ): Promise<Omit<VerifyResult, 'ok' | 'nftables'> & { nftables: ActualNftTableWire[] }>;
 }
 
 interface Native {
   probe(): Promise<Probe>;
-  /** `path` is a file of nsfs: /run/netns/x, /proc/1234/ns/net. Enters it to read its cookie and addresses. */
-  identify(path: string): Promise<Identity>;
+  /**
+   * `path` is a file of nsfs: /run/netns/x, /proc/1234/ns/net. Enters it to read its cookie and addresses. `fresh`: as for
+   * `apply`; what stands there is not looked for, which is a third of the time.
+   */
+  identify(path: string, options?: { fresh?: boolean }): Promise<Identity>;
   /** Builds the tables in a scratch netns and reads them back: what this kernel refuses is refused here. */
-  compile(ruleset: Ruleset, backend: Backend): Promise<Compiled>;
-  /** Removes the chains, rules, routes and addresses that are ours, whatever configuration they came from. */
+  compile(form: Form): Promise<Compiled>;
+  /** Removes the tables, chains, rules, routes and addresses that are ours, whatever configuration they came from. */
   clean(target: Netns): Promise<ApplyResult>;
 }
 
@@ -198,34 +221,36 @@ function load(): Addon {
 function wrap(addon: Addon): Native {
   return {
     probe: () => addon.probe(),
-    identify: (path) => addon.identify(path),
-    clean: async ({ path, dev, ino, cookie }) =>
-      applyResult('iptables-legacy', await addon.clean(path, dev, ino, cookie)),
-    compile: async (ruleset, backend) => {
-      const compiled = await addon.compile(ruleset, backend);
+    identify: (path, { fresh = false } = {}) => addon.identify(path, fresh),
+    clean: async ({ path, dev, ino, cookie }) => applyResult(await addon.clean(path, dev, ino, cookie)),
+    compile: async ({ backend, ruleset }) => {
+      const compiled = await addon.compile(backend === 'nftables' ? toWire(ruleset) : ruleset, backend);
       return {
-        backend,
         apply: async ({ path, dev, ino, cookie }, { fresh = false } = {}) =>
-          applyResult(backend, await compiled.apply(path, dev, ino, cookie, fresh)),
-        verify: ({ path, dev, ino, cookie }) => compiled.verify(path, dev, ino, cookie),
+          applyResult(await compiled.apply(path, dev, ino, cookie, fresh)),
+        verify: async ({ path, dev, ino, cookie }) => {
+          const { legacy, nftables, routes, timings } = await compiled.verify(path, dev, ino, cookie);
+          const drift = [legacy, nftables, routes.missing, routes.surplus].some(({ length }) => length > 0);
+          return { ok: !drift, legacy, nftables: nftables.map(fromWire), routes, timings };
+        },
       };
     },
   };
 }
 
 const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
-const HOW = ['replayed', 'merged', 'unchanged', 'cleaned'] as const;
+const HOW = ['replayed', 'merged', 'replaced', 'unchanged', 'cleaned'] as const;
 
-function applyResult(backend: Backend, [routes, ...numbers]: ApplyTuple): ApplyResult {
-  const [queue = 0, enter = 0, v4 = 0, v6 = 0, routing = 0, verify = 0, total = 0, ...codes] = numbers;
+function applyResult([routes, ...numbers]: ApplyTuple): ApplyResult {
+  const [queue = 0, enter = 0, v4 = 0, v6 = 0, nftables = 0, routing = 0, verify = 0, total = 0, ...codes] = numbers;
   const tables: TableResult[] = [];
   for (let i = 0; i < codes.length; i += 3) {
-    const family = codes[i] === 4 ? 4 : 6;
+    const family = codes[i] === 0 ? 'inet' : codes[i] === 4 ? 4 : 6;
     const [table, how] = [TABLES[codes[i + 1] ?? -1], HOW[codes[i + 2] ?? -1]];
     if (table === undefined || how === undefined)
       throw new Error('the native addon is of another version; run ./setup');
     tables.push({ family, table, how });
   }
   const changed = routes.length > 0 || tables.some(({ how }) => how !== 'unchanged');
-  return { backend, changed, tables, routes, timings: { queue, enter, v4, v6, routes: routing, verify, total } };
+  return { changed, tables, routes, timings: { queue, enter, v4, v6, nftables, routes: routing, verify, total } };
 }

@@ -148,16 +148,17 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value Identify(const Napi::CallbackInfo& info) {
     std::string path = PathFromJs(info[0]);
     return Enqueue(
-        info.Env(), [path](Home& home) { return ipnc::Identify(home, path); },
+        info.Env(),
+        [path, fresh = info[1].ToBoolean().Value()](Home& home) { return ipnc::Identify(home, path, fresh); },
         [path](Napi::Env env, const Identity& identity, double) { return ToJs(env, identity, path); });
   }
 
   Napi::Value Compile(const Napi::CallbackInfo& info) {
-    const std::string backend = info[1].IsString() ? info[1].As<Napi::String>().Utf8Value() : "";
-    if (backend != "iptables-legacy") throw Napi::TypeError::New(info.Env(), "backend must be iptables-legacy");
     return Enqueue(
         info.Env(),
-        [ruleset = RulesetFromJs(info[0])](Home& home) { return std::make_shared<const Compiled>(home, ruleset); },
+        [forms = FormsFromJs(info[0], info[1])](Home& home) {
+          return std::make_shared<const Compiled>(home, forms.ruleset, forms.nftables);
+        },
         [this](Napi::Env env, const std::shared_ptr<const Compiled>& compiled, double) -> Napi::Value {
           auto holder = compiled;
           return compiled_class_.New({Napi::External<std::shared_ptr<const Compiled>>::New(env, &holder)});

@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 
 namespace ipnc {
@@ -176,25 +178,106 @@ Chain ChainOf(const Value& value) {
   return chain;
 }
 
+TableName TableNameOf(const Object& table) {
+  const std::string name = StringOf(table, "name");
+  for (TableName known : kTableNames)
+    if (name == ToString(known)) return known;
+  Wrong(table, "table name", "raw, mangle or nat");
+}
+
+constexpr uint32_t kMostChains = 64;
+
 Table TableOf(const Value& value) {
   const Object object = ObjectOf(value, "table");
-  const std::string name = StringOf(object, "name");
-  for (TableName known : kTableNames) {
-    if (name != ToString(known)) continue;
-    Table table{.name = known, .chains = {}};
-    ForEach(object, "chains", 64, [&](const Value& chain) { table.chains.push_back(ChainOf(chain)); });
-    return table;
+  Table table{.name = TableNameOf(object), .chains = {}};
+  ForEach(object, "chains", kMostChains, [&](const Value& chain) { table.chains.push_back(ChainOf(chain)); });
+  return table;
+}
+
+nftables::FieldValue FieldValueOf(const Value& value, size_t width) {
+  const std::string hex = value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
+  nftables::FieldValue bytes{};
+  if (hex.size() != 2 * width) Wrong(value, "value", "as many bytes in hex as its field has");
+  for (size_t i = 0; i < width; ++i) {
+    const char* begin = hex.data() + 2 * i;
+    const auto [end, error] = std::from_chars(begin, begin + 2, bytes[i], 16);
+    if (error != std::errc() || end != begin + 2) Wrong(value, "value", "as many bytes in hex as its field has");
   }
-  Wrong(object, "table name", "raw, mangle or nat");
+  return bytes;
+}
+
+nftables::Condition ConditionOf(const Value& value) {
+  const Object object = ObjectOf(value, "condition");
+  const std::string name = StringOf(object, "field");
+  const auto known = std::find_if(nftables::kFields.begin(), nftables::kFields.end(),
+                                  [&name](const auto& info) { return name == info.name; });
+  if (known == nftables::kFields.end()) Wrong(object, "field", "one of lib/ruleset/nftables/model.ts");
+  nftables::Condition condition{.field = static_cast<nftables::Field>(known - nftables::kFields.begin()),
+                                .inverted = BooleanOf(object, "not"),
+                                .values = {}};
+  // First and last of each in turn.
+  std::vector<nftables::FieldValue> ends;
+  ForEach(object, "values", 2 * kMostRules, [&](const Value& end) { ends.push_back(FieldValueOf(end, known->width)); });
+  if (ends.size() % 2 != 0) Wrong(object, "values", "pairs");
+  for (size_t i = 0; i < ends.size(); i += 2) condition.values.push_back({.first = ends[i], .last = ends[i + 1]});
+  return condition;
+}
+
+nftables::Rule NftRuleOf(const Value& value) {
+  const Object object = ObjectOf(value, "rule");
+  nftables::Rule rule{
+      .conditions = {}, .counter = BooleanOf(object, "counter"), .target = TargetOf(object.Get("target"))};
+  ForEach(object, "conditions", nftables::kFields.size() * 2,
+          [&](const Value& condition) { rule.conditions.push_back(ConditionOf(condition)); });
+  return rule;
+}
+
+nftables::Hook HookOf(const Object& object) {
+  using nftables::Hook;
+  const std::string type = StringOf(object, "type"), point = StringOf(object, "hook");
+  if (type != "filter" && type != "nat" && type != "route") Wrong(object, "type", "filter, nat or route");
+  if (point != "prerouting" && point != "output") Wrong(object, "hook", "prerouting or output");
+  const double priority =
+      object.Get("priority").IsNumber() ? object.Get("priority").As<Napi::Number>().DoubleValue() : 0.5;
+  if (!(std::abs(priority) <= 1000) || priority != std::floor(priority))
+    Wrong(object, "priority", "a whole number from -1000 to 1000");
+  return {.type = type == "nat"     ? Hook::Type::kNat
+                  : type == "route" ? Hook::Type::kRoute
+                                    : Hook::Type::kFilter,
+          .point = point == "output" ? Hook::Point::kOutput : Hook::Point::kPrerouting,
+          .priority = static_cast<int32_t>(priority)};
+}
+
+nftables::Chain NftChainOf(const Value& value) {
+  const Object object = ObjectOf(value, "chain");
+  nftables::Chain chain{.name = StringOf(object, "name"), .hook = {}, .rules = {}};
+  if (Has(object, "hook")) chain.hook = HookOf(ObjectOf(object.Get("hook"), "hook"));
+  ForEach(object, "rules", kMostRules, [&](const Value& rule) { chain.rules.push_back(NftRuleOf(rule)); });
+  return chain;
+}
+
+nftables::Table NftTableOf(const Value& value) {
+  const Object object = ObjectOf(value, "table");
+  nftables::Table table{.name = TableNameOf(object), .chains = {}};
+  ForEach(object, "chains", kMostChains, [&](const Value& chain) { table.chains.push_back(NftChainOf(chain)); });
+  return table;
 }
 
 }  // namespace
 
-Ruleset RulesetFromJs(const Value& value) {
+Forms FormsFromJs(const Value& value, const Value& backend) {
+  const std::string name = backend.IsString() ? backend.As<Napi::String>().Utf8Value() : "";
+  if (name != "iptables-legacy" && name != "nftables") Wrong(backend, "backend", "iptables-legacy or nftables");
   const Object object = ObjectOf(value, "ruleset");
-  Ruleset ruleset;
+  Forms forms;
+  Ruleset& ruleset = forms.ruleset;
   ForEach(object, "families", 2, [&](const Value& family) { ruleset.families.push_back(FamilyOf(family)); });
-  ForEach(object, "tables", 3, [&](const Value& table) { ruleset.tables.push_back(TableOf(table)); });
+  ForEach(object, "tables", 3, [&](const Value& table) {
+    if (name == "nftables")
+      forms.nftables.push_back(NftTableOf(table));
+    else
+      ruleset.tables.push_back(TableOf(table));
+  });
   const Object routes = ObjectOf(object.Get("routes"), "routes");
   ruleset.routes.loopback6 = BooleanOf(routes, "loopback6");
   if (Has(routes, "tproxy")) {
@@ -202,7 +285,7 @@ Ruleset RulesetFromJs(const Value& value) {
     ruleset.routes.tproxy = {static_cast<uint32_t>(NumberOf(tproxy, "mark", UINT32_MAX)),
                              static_cast<uint32_t>(NumberOf(tproxy, "table", UINT32_MAX))};
   }
-  return ruleset;
+  return forms;
 }
 
 std::string PathFromJs(const Value& value) {

@@ -1,4 +1,5 @@
-// JavaScript -> C++: the shapes of lib/ruleset/model.ts. All of it is checked again: this side runs as root.
+// JavaScript -> C++: the shapes of lib/ruleset/model.ts and lib/ruleset/nftables/model.ts. All of it is checked again:
+// this side runs as root.
 #pragma once
 
 #include <napi.h>
@@ -8,7 +9,11 @@
 namespace ipnc {
 
 // Throw Napi::TypeError, naming the property.
-Ruleset RulesetFromJs(const Napi::Value& value);
+struct Forms {
+  Ruleset ruleset;                        // without tables where they are nftables'
+  std::vector<nftables::Table> nftables;  // empty where they are legacy iptables'
+};
+Forms FormsFromJs(const Napi::Value& ruleset, const Napi::Value& backend);
 std::string PathFromJs(const Napi::Value& value);
 // Of four arguments: path, dev, ino, cookie.
 NetnsRef NetnsFromJs(const Napi::CallbackInfo& info);

@@ -1,8 +1,6 @@
 #include "native/install.h"
 
 #include <fcntl.h>
-#include <linux/netfilter/nfnetlink.h>
-#include <linux/netlink.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -76,15 +74,15 @@ void Remove(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector
 }
 
 // Of several passes over a table the last one that changed it counts.
-std::vector<xtables::TableResult> Condensed(const std::vector<xtables::TableResult>& passes) {
-  std::vector<xtables::TableResult> tables;
-  for (const xtables::TableResult& pass : passes) {
+std::vector<TableResult> Condensed(const std::vector<TableResult>& passes) {
+  std::vector<TableResult> tables;
+  for (const TableResult& pass : passes) {
     const auto known = std::find_if(tables.begin(), tables.end(), [&pass](const auto& table) {
       return table.family == pass.family && table.table == pass.table;
     });
     if (known == tables.end())
       tables.push_back(pass);
-    else if (pass.how != xtables::How::kUnchanged)
+    else if (pass.how != How::kUnchanged)
       known->how = pass.how;
   }
   return tables;
@@ -98,37 +96,31 @@ bool HasIpv6(const Visit& visit) {
   return !fd || read(fd.get(), &digit, 1) != 1 || digit == '0';
 }
 
-// Whether nf_tables answers a question about its generation.
-int ProbeNftables() {
-  const Fd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER));
-  if (!fd) return errno;
-  struct {
-    nlmsghdr header;
-    nfgenmsg message;
-  } request{.header = {.nlmsg_len = sizeof(request),
-                       .nlmsg_type = NFNL_SUBSYS_NFTABLES << 8 | 16,  // NFT_MSG_GETGEN
-                       .nlmsg_flags = NLM_F_REQUEST,
-                       .nlmsg_seq = 1,
-                       .nlmsg_pid = 0},
-            .message = {.nfgen_family = AF_UNSPEC, .version = NFNETLINK_V0, .res_id = 0}};
-  if (send(fd.get(), &request, sizeof(request), 0) < 0) return errno;
-  struct {
-    nlmsghdr header;
-    nlmsgerr error;
-    char rest[1024];
-  } answer{};
-  if (recv(fd.get(), &answer, sizeof(answer), 0) < 0) return errno;
-  return answer.header.nlmsg_type == NLMSG_ERROR ? -answer.error.error : 0;
+// -1 where this kernel has no nfnetlink.
+int NetfilterSocket(Visit& visit) {
+  try {
+    return visit.netfilter_socket();
+  } catch (const Error& error) {
+    if (error.number != EPROTONOSUPPORT) throw;
+    return -1;
+  }
 }
 
 }  // namespace
 
-Compiled::Compiled(Ruleset ruleset)
-    : ruleset_(std::move(ruleset)), routes_(WantedRoutes(ruleset_)), v4_(ruleset_), v6_(ruleset_) {}
+Compiled::Compiled(Ruleset ruleset, std::vector<nftables::Table> nftables)
+    : ruleset_(std::move(ruleset)),
+      is_nftables_(!nftables.empty()),
+      routes_(WantedRoutes(ruleset_)),
+      v4_(ruleset_),
+      v6_(ruleset_),
+      nftables_(std::move(nftables)) {}
 
-Compiled::Compiled(Home& home, Ruleset ruleset) : Compiled(std::move(ruleset)) {
-  if (ruleset_.tables.empty()) return;
-  const Visit scratch(home);
+Compiled::Compiled(Home& home, Ruleset ruleset, std::vector<nftables::Table> nftables)
+    : Compiled(std::move(ruleset), std::move(nftables)) {
+  if (ruleset_.tables.empty() && !is_nftables_) return;
+  Visit scratch(home);
+  if (is_nftables_) nftables_.Try(scratch.netfilter_socket());
   if (ruleset_.Has(Family::kV4)) v4_.BuildTemplates(scratch.socket());
   if (ruleset_.Has(Family::kV6)) v6_.BuildTemplates(scratch.socket());
 }
@@ -139,6 +131,8 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, bool fresh) cons
   Visit visit(home, target.path, &target.identity);
   Rtnetlink netlink(visit.route_socket());
   result.timings.enter = watch.Lap();
+  // Gone when all is put back.
+  std::optional<nftables::Guard> guard;
   Undo undo;
   try {
     // Another process that read a table before we wrote it can overwrite it: of its being changed the kernel sees only
@@ -146,11 +140,15 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, bool fresh) cons
     constexpr int kAttempts = 8;
     for (int attempt = 1;; ++attempt) {
       fresh = fresh && Install(visit, netlink, true, result, undo);
-      if (!fresh) Install(visit, netlink, false, result, undo);
+      if (!fresh) {
+        if (!guard && ReplacesTproxy(visit)) guard.emplace(visit.netfilter_socket());
+        Install(visit, netlink, false, result, undo);
+      }
       watch.Lap();
       try {
         v4_.RequireStanding(visit.socket(), result.tables);
         v6_.RequireStanding(visit.socket(), result.tables);
+        if (is_nftables_) nftables_.RequireStanding(visit.netfilter_socket(), result.tables);
         result.timings.verify += watch.Lap();
         break;
       } catch (const Error& error) {
@@ -169,27 +167,60 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, bool fresh) cons
   return result;
 }
 
+// Whether TPROXY stands in the other form. While both do, the second takes what the first has marked for the proxy's
+// own traffic, and remembers that with the connection for good.
+bool Compiled::ReplacesTproxy(Visit& visit) const {
+  if (!ruleset_.routes.tproxy) return false;
+  constexpr std::array kMangle{TableName::kMangle};
+  if (!is_nftables_) {
+    const int socket = NetfilterSocket(visit);
+    return socket >= 0 && nftables::Standing(socket, kMangle);
+  }
+  const auto stands = [&]<typename F>(F) {
+    TableSet mangle{};
+    constexpr auto kIndex = static_cast<size_t>(TableName::kMangle);
+    mangle[kIndex] = xtables::Existing<F>(visit.socket())[kIndex];
+    return xtables::Standing<F>(mangle);
+  };
+  return stands(V4{}) || stands(V6{});
+}
+
 // False if it was said to be fresh and was not: leftovers are still to be looked for.
-bool Compiled::Install(const Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const {
+bool Compiled::Install(Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const {
   Stopwatch watch;
-  Timings& timings = result.timings;
-  const TableSet v4 = fresh ? TableSet{} : xtables::Existing<V4>();
-  const TableSet v6 = fresh ? TableSet{} : xtables::Existing<V6>();
   // Two equal policy rules can stand side by side, so the kernel's EEXIST is no answer for them: look first.
   const PresentRoutes present = fresh && !ruleset_.routes.tproxy ? PresentRoutes{} : netlink.List();
   // Routes first: a packet that TPROXY marks must find its way from the first one on.
-  if (!ruleset_.tables.empty()) BringLoopbackUp(visit, result.routes);
+  if (is_nftables_ || !ruleset_.tables.empty()) BringLoopbackUp(visit, result.routes);
   ipnc::Add(netlink, Without(routes_, present.all), result.routes, undo);
-  timings.routes += watch.Lap();
-  v4_.Apply(visit.socket(), v4, result.tables, undo);
-  timings.v4 += watch.Lap();
-  v6_.Apply(visit.socket(), v6, result.tables, undo);
-  timings.v6 += watch.Lap();
+  result.timings.routes += watch.Lap();
+  // The form that is wanted first: the other one captures until it stands.
+  if (!is_nftables_) InstallLegacy(visit, fresh, result, undo);
+  if (is_nftables_ || !fresh) InstallNftables(visit, fresh, result, undo);
+  if (is_nftables_ && !fresh) InstallLegacy(visit, fresh, result, undo);
+  watch.Lap();
   ipnc::Remove(netlink, Without(present.ours, routes_), result.routes, undo);
-  timings.routes += watch.Lap();
+  result.timings.routes += watch.Lap();
   result.tables = Condensed(result.tables);
   return !fresh || std::all_of(result.tables.begin(), result.tables.end(),
-                               [](const auto& table) { return table.how == xtables::How::kReplayed; });
+                               [](const TableResult& table) { return table.how == How::kReplayed; });
+}
+
+void Compiled::InstallLegacy(Visit& visit, bool fresh, ApplyResult& result, Undo& undo) const {
+  Stopwatch watch;
+  const TableSet v4 = fresh ? TableSet{} : xtables::Existing<V4>(visit.socket());
+  const TableSet v6 = fresh ? TableSet{} : xtables::Existing<V6>(visit.socket());
+  v4_.Apply(visit.socket(), v4, result.tables, undo);
+  result.timings.v4 += watch.Lap();
+  v6_.Apply(visit.socket(), v6, result.tables, undo);
+  result.timings.v6 += watch.Lap();
+}
+
+void Compiled::InstallNftables(Visit& visit, bool fresh, ApplyResult& result, Undo& undo) const {
+  Stopwatch watch;
+  if (const int socket = is_nftables_ ? visit.netfilter_socket() : NetfilterSocket(visit); socket >= 0)
+    nftables_.Apply(socket, fresh, result.tables, undo);
+  result.timings.nftables += watch.Lap();
 }
 
 VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
@@ -197,36 +228,46 @@ VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
   Visit visit(home, target.path, &target.identity);
   VerifyResult result;
   result.timings.enter = watch.Lap();
-  result.tables = v4_.Drift(xtables::Existing<V4>());
+  result.legacy = v4_.Drift(xtables::Existing<V4>(visit.socket()));
   result.timings.v4 = watch.Lap();
-  const auto v6 = v6_.Drift(xtables::Existing<V6>());
-  result.tables.insert(result.tables.end(), v6.begin(), v6.end());
+  const auto v6 = v6_.Drift(xtables::Existing<V6>(visit.socket()));
+  result.legacy.insert(result.legacy.end(), v6.begin(), v6.end());
   result.timings.v6 = watch.Lap();
+  if (const int socket = NetfilterSocket(visit); socket >= 0) result.nftables = nftables_.Drift(socket);
+  result.timings.nftables = watch.Lap();
   const PresentRoutes present = Rtnetlink(visit.route_socket()).List();
   for (const RouteItem& item : Without(routes_, present.all)) result.missing_routes.push_back(IpCommand(item, "add"));
   for (const RouteItem& item : Without(present.ours, routes_)) result.surplus_routes.push_back(IpCommand(item, "add"));
-  if (!ruleset_.tables.empty() && !LoopbackIsUp(visit.socket())) result.missing_routes.push_back("link set lo up");
+  if ((is_nftables_ || !ruleset_.tables.empty()) && !LoopbackIsUp(visit.socket()))
+    result.missing_routes.push_back("link set lo up");
   result.timings.routes = watch.Lap();
   result.timings.total = watch.Total();
   return result;
 }
 
 ApplyResult Clean(Home& home, const NetnsRef& target) {
-  return Compiled(Ruleset{}).Apply(home, target, false);
+  return Compiled(Ruleset{}, {}).Apply(home, target, false);
 }
 
-Identity Identify(Home& home, const std::string& path) {
+Identity Identify(Home& home, const std::string& path, bool fresh) {
   Visit visit(home, path, nullptr);
-  return {.netns = visit.identity(),
-          .families = Rtnetlink(visit.route_socket()).GlobalFamilies(),
-          .ipv6 = HasIpv6(visit),
-          .loopback_up = LoopbackIsUp(visit.socket())};
+  Identity identity{.netns = visit.identity(),
+                    .addresses = Rtnetlink(visit.route_socket()).GlobalAddresses(),
+                    .ipv6 = HasIpv6(visit),
+                    .loopback_up = LoopbackIsUp(visit.socket()),
+                    .owned_elsewhere = visit.owned_elsewhere()};
+  if (fresh) return identity;
+  const int netfilter = NetfilterSocket(visit);
+  identity.nftables_standing = netfilter >= 0 && nftables::Standing(netfilter);
+  identity.legacy_standing = xtables::Standing<V4>(xtables::Existing<V4>(visit.socket())) ||
+                             xtables::Standing<V6>(xtables::Existing<V6>(visit.socket()));
+  return identity;
 }
 
 ProbeResult Probe(Home& home) {
   ProbeResult result;
   try {
-    const Visit scratch(home);
+    Visit scratch(home);
     const auto probe = [&]<typename F>(F, bool possible) {
       for (TableName table : kTableNames) {
         int error = possible ? 0 : EAFNOSUPPORT;
@@ -242,7 +283,9 @@ ProbeResult Probe(Home& home) {
     };
     probe(V4{}, true);
     probe(V6{}, scratch.has_ipv6());
-    result.nftables = ProbeNftables();
+    const int netfilter = NetfilterSocket(scratch);
+    result.nftables = netfilter < 0 ? EPROTONOSUPPORT : nftables::ProbeGeneration(netfilter);
+    if (result.nftables == 0) result.missing_expressions = nftables::Missing(netfilter);
   } catch (const Error& error) {
     result.netns = error.number;
   }

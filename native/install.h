@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "native/netns.h"
+#include "native/nftables/install.h"
 #include "native/route.h"
 #include "native/rule.h"
+#include "native/table_result.h"
 #include "native/xtables/install.h"
 
 namespace ipnc {
@@ -22,6 +24,7 @@ struct Timings {
   double enter = 0;
   double v4 = 0;
   double v6 = 0;
+  double nftables = 0;
   double routes = 0;
   double verify = 0;
   double total = 0;
@@ -29,20 +32,25 @@ struct Timings {
 
 struct Identity {
   NetnsIdentity netns;
-  std::vector<Family> families;  // with a global address
-  bool ipv6 = false;             // the kernel has it, and it is not disabled on lo
+  std::vector<Address> addresses;  // global ones
+  bool ipv6 = false;               // the kernel has it, and it is not disabled on lo
   bool loopback_up = false;
+  bool owned_elsewhere = false;  // by another user namespace than ours
+  // The forms in which rules of ours stand there already.
+  bool legacy_standing = false;
+  bool nftables_standing = false;
 };
 
 struct ApplyResult {
-  std::vector<xtables::TableResult> tables;
+  std::vector<TableResult> tables;
   std::vector<std::string> routes;  // what was done, as IpCommand has it
   Timings timings;
 };
 
 struct VerifyResult {
-  std::vector<xtables::ActualTable> tables;  // those that differ
-  std::vector<std::string> missing_routes;   // as the commands that make them
+  std::vector<xtables::ActualTable> legacy;  // tables that differ
+  std::vector<nftables::Table> nftables;
+  std::vector<std::string> missing_routes;  // as the commands that make them
   std::vector<std::string> surplus_routes;
   Timings timings;
 };
@@ -57,18 +65,23 @@ struct ProbeResult {
   };
   std::vector<Table> legacy;
   int nftables = 0;
-  std::vector<std::string> missing_extensions;
+  std::vector<std::string> missing_extensions;   // of legacy iptables
+  std::vector<std::string> missing_expressions;  // of nftables
 };
 
-Identity Identify(Home& home, const std::string& path);
+// `fresh`: the caller knows that nobody installed anything there yet, and what stands is not looked for.
+Identity Identify(Home& home, const std::string& path, bool fresh = false);
 ProbeResult Probe(Home& home);
 // Removes everything of ours.
 ApplyResult Clean(Home& home, const NetnsRef& target);
 
+// A ruleset in one of two forms. The other form is what it wants nothing of: what stands there in it is taken away, so
+// that a netns never keeps both.
 class Compiled {
  public:
-  // Builds the tables in a scratch netns: what this kernel refuses is refused here.
-  Compiled(Home& home, Ruleset ruleset);
+  // Builds the tables in a scratch netns: what this kernel refuses is refused here. Either `ruleset.tables` or
+  // `nftables` is empty, or both.
+  Compiled(Home& home, Ruleset ruleset, std::vector<nftables::Table> nftables = {});
 
   // `fresh`: the caller knows that nobody installed anything there yet, so leftovers in tables that the ruleset does
   // not use need no search. If a table turns out to have rules after all, the search is made.
@@ -77,13 +90,18 @@ class Compiled {
 
  private:
   friend ApplyResult Clean(Home& home, const NetnsRef& target);
-  explicit Compiled(Ruleset ruleset);
-  bool Install(const Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const;
+  Compiled(Ruleset ruleset, std::vector<nftables::Table> nftables);
+  bool ReplacesTproxy(Visit& visit) const;
+  bool Install(Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const;
+  void InstallLegacy(Visit& visit, bool fresh, ApplyResult& result, Undo& undo) const;
+  void InstallNftables(Visit& visit, bool fresh, ApplyResult& result, Undo& undo) const;
 
   Ruleset ruleset_;
+  bool is_nftables_;
   std::vector<RouteItem> routes_;
   xtables::Tables<xtables::V4> v4_;
   xtables::Tables<xtables::V6> v6_;
+  nftables::Tables nftables_;
 };
 
 }  // namespace ipnc

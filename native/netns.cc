@@ -65,6 +65,8 @@ Home::Home() : fd_(Check(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC),
   Check(fstat(fd_.get(), &st), "fstat");
   own_ = {.dev = st.st_dev, .ino = st.st_ino};
   if (stat("/proc/1/ns/net", &st) == 0) init_ = {.dev = st.st_dev, .ino = st.st_ino};
+  Check(stat("/proc/thread-self/ns/user", &st), "stat(/proc/thread-self/ns/user)");
+  user_ = st.st_ino;
 }
 
 Visit::Visit(Home& home, const std::string& path, const NetnsIdentity* expected)
@@ -110,13 +112,27 @@ Visit::Visit(Home& home) : home_(home) {
 Visit::~Visit() {
   Leave();
   if (fd_) flock(fd_.get(), LOCK_UN);
-  home_.left_open_ = {std::move(route_socket_), std::move(socket_), std::move(fd_)};
+  home_.left_open_ = {std::move(netfilter_socket_), std::move(route_socket_), std::move(socket_), std::move(fd_)};
 }
 
 int Visit::route_socket() {
   if (!route_socket_)
     route_socket_ = Fd(Check(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), "socket(NETLINK_ROUTE)"));
   return route_socket_.get();
+}
+
+int Visit::netfilter_socket() {
+  if (!netfilter_socket_)
+    netfilter_socket_ =
+        Fd(Check(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER), "socket(NETLINK_NETFILTER)"));
+  return netfilter_socket_.get();
+}
+
+bool Visit::owned_elsewhere() const {
+  const Fd owner(ioctl(fd_.get(), NS_GET_USERNS));
+  struct stat st;
+  // EPERM: it is no descendant of ours.
+  return !owner || fstat(owner.get(), &st) != 0 || st.st_ino != home_.user_;
 }
 
 void Visit::Arrive() {

@@ -36,7 +36,8 @@ class Home {
   Fd fd_;
   NetnsIdentity own_;   // dev and ino
   NetnsIdentity init_;  // process 1's, where this process may look
-  std::array<Fd, 3> left_open_;
+  uint64_t user_ = 0;   // inode of the user namespace; unique while it is ours
+  std::array<Fd, 4> left_open_;
   bool lost_ = false;
 };
 
@@ -57,10 +58,13 @@ class Visit {
 
   // A datagram socket in the visited netns: AF_INET6 where the kernel has it, which does for both families.
   int socket() const { return socket_.get(); }
-  // A NETLINK_ROUTE socket in the visited netns, opened at first use. Throws Error.
+  // A NETLINK_ROUTE and a NETLINK_NETFILTER socket in the visited netns, opened at first use. Throw Error.
   int route_socket();
+  int netfilter_socket();
   bool has_ipv6() const { return has_ipv6_; }
   const NetnsIdentity& identity() const { return identity_; }
+  // Whether another user namespace than ours owns the netns.
+  bool owned_elsewhere() const;
 
  private:
   void Arrive();
@@ -70,6 +74,7 @@ class Visit {
   Fd fd_;
   Fd socket_;
   Fd route_socket_;
+  Fd netfilter_socket_;
   bool has_ipv6_ = true;
   NetnsIdentity identity_;
 };

@@ -2,6 +2,7 @@
 
 #include <net/if.h>
 
+#include <arpa/inet.h>
 #include <libmnl/libmnl.h>
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
@@ -111,6 +112,12 @@ class Attributes {
            std::memcmp(mnl_attr_get_payload(attributes_[type]), &value, sizeof(T)) == 0;
   }
   bool Has(size_t type) const { return attributes_[type] != nullptr; }
+  // Null unless there and of that length.
+  const void* Bytes(size_t type, size_t length) const {
+    return attributes_[type] && mnl_attr_get_payload_len(attributes_[type]) == length
+               ? mnl_attr_get_payload(attributes_[type])
+               : nullptr;
+  }
 
  private:
   const nlattr* attributes_[kMost + 1] = {};
@@ -265,20 +272,26 @@ bool Rtnetlink::Remove(const RouteItem& item) {
   ThrowErrno(error, "rtnetlink", "ip " + IpCommand(item, "delete"));
 }
 
-std::vector<Family> Rtnetlink::GlobalFamilies() {
-  std::vector<Family> families;
+std::vector<Address> Rtnetlink::GlobalAddresses() {
+  std::vector<Address> addresses;
   const auto each = [](const void* raw, void* context) {
     const auto* message = static_cast<const nlmsghdr*>(raw);
     const auto* header = static_cast<const ifaddrmsg*>(mnl_nlmsg_get_payload(message));
-    auto& families = *static_cast<std::vector<Family>*>(context);
     if (message->nlmsg_type != RTM_NEWADDR || header->ifa_scope != RT_SCOPE_UNIVERSE ||
         header->ifa_index == kLoopbackIndex)
       return;
-    const Family family = FamilyOf(header->ifa_family);
-    if (std::find(families.begin(), families.end(), family) == families.end()) families.push_back(family);
+    const Attributes<IFA_MAX> attributes(message, sizeof(*header));
+    char text[INET6_ADDRSTRLEN];
+    // With a peer, as on a tunnel, IFA_ADDRESS is the other end's.
+    for (int type : {IFA_LOCAL, IFA_ADDRESS}) {
+      const void* bytes = attributes.Bytes(type, header->ifa_family == AF_INET ? 4 : 16);
+      if (!bytes || !inet_ntop(header->ifa_family, bytes, text, sizeof(text))) continue;
+      static_cast<std::vector<Address>*>(context)->push_back({FamilyOf(header->ifa_family), text});
+      return;
+    }
   };
-  for (Family family : {Family::kV4, Family::kV6}) Dump(RTM_GETADDR, family, each, &families);
-  return families;
+  for (Family family : {Family::kV4, Family::kV6}) Dump(RTM_GETADDR, family, each, &addresses);
+  return addresses;
 }
 
 bool LoopbackIsUp(int socket) {

@@ -20,6 +20,11 @@ struct RouteItem {
   bool operator==(const RouteItem&) const = default;
 };
 
+struct Address {
+  Family family;
+  std::string text;  // as inet_ntop(3) writes it
+};
+
 // The ip(8) command that does `verb` to it, without "ip": "-4 rule add fwmark 0x539 lookup 133".
 std::string IpCommand(const RouteItem& item, const char* verb);
 
@@ -43,8 +48,8 @@ class Rtnetlink {
   // False if it was not there.
   bool Remove(const RouteItem& item);
 
-  // Families with a global unicast address on an interface other than lo.
-  std::vector<Family> GlobalFamilies();
+  // Global unicast addresses on interfaces other than lo.
+  std::vector<Address> GlobalAddresses();
 
  private:
   // Sends one request, hands every answer to `each` (nullable), returns 0 or the kernel's errno.

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace ipnc {
@@ -34,24 +35,29 @@ Object TimingsToJs(Env env, const Timings& timings, double waited) {
   object.Set("enter", timings.enter);
   object.Set("v4", timings.v4);
   object.Set("v6", timings.v6);
+  object.Set("nftables", timings.nftables);
   object.Set("routes", timings.routes);
   object.Set("verify", timings.verify);
   object.Set("total", timings.total);
   return object;
 }
 
-Object OpaqueToJs(Env env, const Opaque& opaque) {
+std::string Hex(const uint8_t* bytes, size_t count) {
   constexpr char kDigits[] = "0123456789abcdef";
   std::string hex;
-  for (uint8_t byte : opaque.data) {
-    hex += kDigits[byte >> 4];
-    hex += kDigits[byte & 15];
+  for (size_t i = 0; i < count; ++i) {
+    hex += kDigits[bytes[i] >> 4];
+    hex += kDigits[bytes[i] & 15];
   }
+  return hex;
+}
+
+Object OpaqueToJs(Env env, const Opaque& opaque) {
   Object object = Object::New(env);
   object.Set("kind", "opaque");
   object.Set("name", opaque.name);
   object.Set("revision", opaque.revision);
-  object.Set("data", hex);
+  object.Set("data", Hex(opaque.data.data(), opaque.data.size()));
   return object;
 }
 
@@ -175,6 +181,56 @@ Object TableToJs(Env env, const xtables::ActualTable& table) {
   return object;
 }
 
+Object ConditionToJs(Env env, const nftables::Condition& condition) {
+  const nftables::FieldInfo& info = nftables::Info(condition.field);
+  std::vector<std::string> ends;
+  for (const nftables::Interval& interval : condition.values) {
+    ends.push_back(Hex(interval.first.data(), info.width));
+    ends.push_back(Hex(interval.last.data(), info.width));
+  }
+  Object object = Object::New(env);
+  object.Set("field", info.name);
+  object.Set("not", condition.inverted);
+  object.Set("values", Strings(env, ends));
+  return object;
+}
+
+Object NftRuleToJs(Env env, const nftables::Rule& rule) {
+  Object object = Object::New(env);
+  if (!rule.opaque.empty()) {
+    object.Set("opaque", rule.opaque);
+    return object;
+  }
+  object.Set("conditions", ArrayOf(env, rule.conditions,
+                                   [env](const nftables::Condition& each) { return ConditionToJs(env, each); }));
+  object.Set("counter", rule.counter);
+  object.Set("target", std::visit(PartToJs{env}, rule.target));
+  return object;
+}
+
+Object HookToJs(Env env, const nftables::Hook& hook) {
+  using nftables::Hook;
+  Object object = Object::New(env);
+  object.Set("type", hook.type == Hook::Type::kNat ? "nat" : hook.type == Hook::Type::kRoute ? "route" : "filter");
+  object.Set("hook", hook.point == Hook::Point::kOutput ? "output" : "prerouting");
+  object.Set("priority", hook.priority);
+  return object;
+}
+
+Object NftTableToJs(Env env, const nftables::Table& table) {
+  Object object = Object::New(env);
+  object.Set("table", ToString(table.name));
+  object.Set("chains", ArrayOf(env, table.chains, [env](const nftables::Chain& chain) {
+               Object result = Object::New(env);
+               result.Set("name", chain.name);
+               if (chain.hook) result.Set("hook", HookToJs(env, *chain.hook));
+               result.Set("rules", ArrayOf(env, chain.rules,
+                                           [env](const nftables::Rule& rule) { return NftRuleToJs(env, rule); }));
+               return result;
+             }));
+  return object;
+}
+
 // "ESTALE"; the kernel's internal 524 and such have no name.
 std::string ErrnoName(int number) {
   const char* name = strerrorname_np(number);
@@ -201,6 +257,7 @@ Value ToJs(Env env, const ProbeResult& result) {
   object.Set("nftables", outcome(result.netns ? result.netns : result.nftables));
   object.Set("netns", outcome(result.netns));
   object.Set("missingExtensions", Strings(env, result.missing_extensions));
+  object.Set("missingExpressions", Strings(env, result.missing_expressions));
   return object;
 }
 
@@ -210,9 +267,21 @@ Value ToJs(Env env, const Identity& identity, const std::string& path) {
   object.Set("dev", static_cast<double>(identity.netns.dev));
   object.Set("ino", static_cast<double>(identity.netns.ino));
   object.Set("cookie", Napi::BigInt::New(env, identity.netns.cookie));
-  object.Set("families", ArrayOf(env, identity.families, [env](Family family) { return FamilyToJs(env, family); }));
+  object.Set("addresses", ArrayOf(env, identity.addresses,
+                                  [env](const Address& address) { return Napi::String::New(env, address.text); }));
+  std::vector<Family> families;
+  for (Family family : {Family::kV4, Family::kV6})
+    if (std::any_of(identity.addresses.begin(), identity.addresses.end(),
+                    [family](const Address& address) { return address.family == family; }))
+      families.push_back(family);
+  object.Set("families", ArrayOf(env, families, [env](Family family) { return FamilyToJs(env, family); }));
   object.Set("ipv6", identity.ipv6);
   object.Set("loUp", identity.loopback_up);
+  object.Set("ownedElsewhere", identity.owned_elsewhere);
+  std::vector<std::string> standing;
+  if (identity.legacy_standing) standing.push_back("iptables-legacy");
+  if (identity.nftables_standing) standing.push_back("nftables");
+  object.Set("standing", Strings(env, standing));
   return object;
 }
 
@@ -221,10 +290,11 @@ Value ToJs(Env env, const ApplyResult& result, double waited) {
   uint32_t i = 0;
   const Timings& timings = result.timings;
   flat.Set(i++, Strings(env, result.routes));
-  for (double time : {waited, timings.enter, timings.v4, timings.v6, timings.routes, timings.verify, timings.total})
+  for (double time :
+       {waited, timings.enter, timings.v4, timings.v6, timings.nftables, timings.routes, timings.verify, timings.total})
     flat.Set(i++, Napi::Number::New(env, time));
-  for (const xtables::TableResult& table : result.tables) {
-    flat.Set(i++, FamilyToJs(env, table.family));
+  for (const TableResult& table : result.tables) {
+    flat.Set(i++, Napi::Number::New(env, !table.family ? 0 : table.family == Family::kV4 ? 4 : 6));
     flat.Set(i++, Napi::Number::New(env, static_cast<double>(table.table)));
     flat.Set(i++, Napi::Number::New(env, static_cast<double>(table.how)));
   }
@@ -236,10 +306,10 @@ Value ToJs(Env env, const VerifyResult& result, double waited) {
   routes.Set("missing", Strings(env, result.missing_routes));
   routes.Set("surplus", Strings(env, result.surplus_routes));
   Object object = Object::New(env);
-  object.Set("backend", "iptables-legacy");
-  object.Set("ok", result.tables.empty() && result.missing_routes.empty() && result.surplus_routes.empty());
-  object.Set("tables",
-             ArrayOf(env, result.tables, [env](const xtables::ActualTable& table) { return TableToJs(env, table); }));
+  object.Set("legacy",
+             ArrayOf(env, result.legacy, [env](const xtables::ActualTable& table) { return TableToJs(env, table); }));
+  object.Set("nftables",
+             ArrayOf(env, result.nftables, [env](const nftables::Table& table) { return NftTableToJs(env, table); }));
   object.Set("routes", routes);
   object.Set("timings", TimingsToJs(env, result.timings, waited));
   return object;

@@ -3,11 +3,12 @@ import * as assert from 'uvu/assert';
 import { native } from '../lib/native.ts';
 import type { Family } from '../lib/ruleset/model.ts';
 import { suite } from './suite.ts';
-import { compile, Farm, INSTALL_NEEDS, identify, inside } from './support/netns.ts';
+import { compile, Farm, INSTALL_NEEDS, identify, inside, nftRules } from './support/netns.ts';
 import { type Call, type Who, World } from './support/world.ts';
 
 const DURATION_MS = 2000;
 const FAMILIES: Family[] = [4, 6];
+const NFTABLES = ['--backend', 'nftables'];
 
 const test = suite('change');
 test.needs(...INSTALL_NEEDS, 'iptables-legacy-save', 'ip6tables-legacy-save');
@@ -24,6 +25,8 @@ async function whileChanging(path: string, flags: string[][], watch: () => Promi
     while (!over) {
       const { changed } = (await compiled[++changes % compiled.length]?.apply(target)) ?? {};
       assert.is(changed, true);
+      const form = flags[changes % flags.length]?.includes('nftables') ? 'nftables' : 'iptables-legacy';
+      assert.equal((await native().identify(path)).standing, [form]);
     }
   };
   const look = async () => {
@@ -75,6 +78,42 @@ const changes: Record<string, Change> = {
     ],
     calls: [outbound, dns],
   },
+  'nftables, an excluded port and another of the proxy': {
+    flags: [NFTABLES, [...NFTABLES, '-o', '5432', '-p', '16001', '--counters=false']],
+    calls: [outbound, inbound],
+  },
+  'nftables, REDIRECT and TPROXY with two marks': {
+    flags: [NFTABLES, [...NFTABLES, '-m', 'TPROXY'], [...NFTABLES, '-m', 'TPROXY', '-t', '7', '-r', '7']],
+    calls: [outbound, inbound],
+  },
+  'from backend to backend, REDIRECT': { flags: [[], NFTABLES], calls: [outbound, inbound] },
+  'from backend to backend, REDIRECT and TPROXY': {
+    flags: [[], [...NFTABLES, '-m', 'TPROXY'], NFTABLES, ['-m', 'TPROXY']],
+    calls: [outbound, inbound],
+  },
+  // While both stand, the second would save the mark that the first has given: what comes in then is dropped, and sent
+  // again.
+  'from backend to backend, TPROXY with one mark': {
+    flags: [
+      ['-m', 'TPROXY'],
+      [...NFTABLES, '-m', 'TPROXY'],
+    ],
+    calls: [outbound, inbound],
+  },
+  'from backend to backend, TPROXY with two marks': {
+    flags: [
+      ['-m', 'TPROXY'],
+      [...NFTABLES, '-m', 'TPROXY', '-t', '7', '-r', '7', '-p', '16001'],
+    ],
+    calls: [outbound, inbound],
+  },
+  'from backend to backend, DNS of all servers and of one': {
+    flags: [
+      ['--redirect-dns', '--capture-all-dns'],
+      [...NFTABLES, '--redirect-dns', '--dns-servers', '10.10.0.53,fd10::53'],
+    ],
+    calls: [outbound, dns],
+  },
 };
 
 for (const [name, { flags, calls }] of Object.entries(changes)) {
@@ -84,7 +123,8 @@ for (const [name, { flags, calls }] of Object.entries(changes)) {
     await whileChanging(world.podPath, flags, async () => {
       const [who, call, answers] = calls[turn % calls.length] ?? outbound;
       const family = FAMILIES[Math.floor(turn++ / calls.length) % 2] ?? 4;
-      assert.match(await world.call(who, family, call), answers, `IPv${family} ${who} -> ${call.to}`);
+      const answer = await world.call(who, family, call);
+      assert.match(answer, answers, `IPv${family} ${who} -> ${call.to}: ${answer}`);
     });
   });
 }
@@ -108,3 +148,28 @@ test('a table is never seen without capture, nor with rules of two configuration
   });
   await native().clean(await identify(path));
 });
+
+test(
+  'with nftables no look shows rules of two configurations, or none',
+  async () => {
+    await using farm = new Farm('change');
+    const path = await farm.add();
+    const flags = [
+      [...NFTABLES, '-o', '1111', '-p', '16001'],
+      [...NFTABLES, '-o', '2222', '-p', '16002', '-k', 'vm0', '--redirect-dns', '--capture-all-dns'],
+      [...NFTABLES, '-m', 'TPROXY', '-p', '16003', '-o', '3333'],
+    ];
+    await whileChanging(path, flags, async () => {
+      const rules = await nftRules(path);
+      const ports = [...rules.matchAll(/(?:dport|redirect to) :?(1111|2222|3333|1600\d)/g)].map(([, port]) => port);
+      assert.match([...new Set(ports)].sort().join(' '), /^(1111 16001|16002 2222|16003 3333)$/, rules);
+      const tables = [...rules.matchAll(/^table inet istio-proxy-(\w+)/gm)].map(([, table]) => table);
+      const expected = { 1111: 'nat', 2222: 'nat,raw', 3333: 'mangle,nat' }[
+        ports.find((port) => Number(port) < 4000) ?? ''
+      ];
+      assert.is(tables.sort().join(), expected, rules);
+    });
+    await native().clean(await identify(path));
+  },
+  { needs: ['nft'] },
+);

@@ -12,12 +12,13 @@ import {
   codeOf,
   compile,
   Farm,
+  formFor,
   INSTALL_NEEDS,
   identify,
   inside,
   restore,
-  rulesetOf,
   state,
+  toJson,
 } from './support/netns.ts';
 import { nodeEnvironment } from './support/node.ts';
 
@@ -186,10 +187,7 @@ for (const [ending, rounds] of [
       await using farm = new Farm('concurrency');
       const targets = await Promise.all((await farm.addAll(8)).map(identify));
       const program = fileURLToPath(new URL('fixtures/busy.ts', import.meta.url));
-      const words = JSON.stringify({
-        ruleset: await rulesetOf([]),
-        targets: targets.map((target) => ({ ...target, cookie: String(target.cookie) })),
-      });
+      const words = toJson({ form: await formFor([]), targets });
       for (let round = 0; round < rounds; round++) {
         const child = spawn(process.execPath, [program, words, ending], {
           stdio: ['ignore', 'pipe', 'ignore'],
@@ -223,7 +221,7 @@ test('worker threads load the addon as well, side by side', async () => {
     import { parentPort, workerData } from 'node:worker_threads';
     import { native } from ${JSON.stringify(new URL('../lib/native.ts', import.meta.url).href)};
     const { families, tables, routes } = { families: [4, 6], tables: [], routes: { loopback6: true } };
-    const compiled = await native().compile({ families, tables, routes }, 'iptables-legacy');
+    const compiled = await native().compile({ backend: 'iptables-legacy', ruleset: { families, tables, routes } });
     parentPort.postMessage((await compiled.apply(await native().identify(workerData))).routes.join());
   `;
   const results = await Promise.all(

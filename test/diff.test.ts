@@ -1,13 +1,16 @@
 import * as assert from 'uvu/assert';
-import type { ActualRule, ActualTable } from '../lib/native.ts';
+import { formOf } from '../lib/backend.ts';
+import type { ActualRule, ActualTable, Form } from '../lib/native.ts';
 import { redirect } from '../lib/redirect.ts';
 import { diff, heading } from '../lib/ruleset/diff.ts';
 import type { Ruleset } from '../lib/ruleset/model.ts';
+import type { ActualNftTable } from '../lib/ruleset/nftables/model.ts';
 import { plan } from '../lib/ruleset/plan.ts';
 import { suite } from './suite.ts';
 
 const test = suite('diff');
 const expected: Ruleset = plan(redirect({}).spec, [4, 6]);
+const form: Form = { backend: 'iptables-legacy', ruleset: expected };
 const routes = { missing: [], surplus: [] };
 
 /** The nat table of IPv4 as it would be read back, for a test to spoil. */
@@ -22,7 +25,7 @@ function actual(): ActualTable {
 }
 
 function changes(table: ActualTable): string[] {
-  const [section] = diff(expected, { tables: [table], routes });
+  const [section] = diff(form, { legacy: [table], nftables: [], routes });
   return (section?.lines ?? []).filter((line) => !line.startsWith(' '));
 }
 
@@ -33,7 +36,7 @@ const chain = (table: ActualTable, name: string) => {
 };
 
 test('no drift is no section', () => {
-  assert.equal(diff(expected, { tables: [], routes }), []);
+  assert.equal(diff(form, { legacy: [], nftables: [], routes }), []);
 });
 
 test('the same rules are no change', () => assert.equal(changes(actual()), []));
@@ -76,12 +79,57 @@ test('a chain missing, a chain too many', () => {
 
 test('a table that should be empty', () => {
   const drop = { name: 'ISTIO_DROP', builtin: false, rules: [] };
-  const [section] = diff(expected, { tables: [{ family: 6, table: 'mangle', chains: [drop] }], routes });
+  const [section] = diff(form, { legacy: [{ family: 6, table: 'mangle', chains: [drop] }], nftables: [], routes });
   assert.equal(section, { family: 6, table: 'mangle', lines: ['+:ISTIO_DROP - [0:0]'] });
 });
 
 test('routes', () => {
-  const [section] = diff(expected, { tables: [], routes: { missing: ['-6 a'], surplus: ['-4 b'] } });
+  const [section] = diff(form, { legacy: [], nftables: [], routes: { missing: ['-6 a'], surplus: ['-4 b'] } });
   assert.equal(section, { lines: ['-ip -6 a', '+ip -4 b'] });
   assert.is(section && heading(section), '# routes');
+});
+
+const nft: Form = formOf(expected, 'nftables', { counters: true });
+
+/** The nat table of nftables as it would be read back, for a test to spoil. */
+function actualNft(): ActualNftTable {
+  const found = nft.backend === 'nftables' ? nft.ruleset.tables.find(({ name }) => name === 'nat') : undefined;
+  return { table: 'nat', chains: structuredClone(found?.chains ?? []) };
+}
+
+function nftChanges(table: ActualNftTable): string[] {
+  const [section] = diff(nft, { legacy: [], nftables: [table], routes });
+  return (section?.lines ?? []).filter((line) => !line.startsWith(' '));
+}
+
+const nftChain = (table: ActualNftTable, name: string) => {
+  const found = table.chains.find((chain) => chain.name === name);
+  if (found === undefined) throw new Error(`no chain ${name}`);
+  return found;
+};
+
+test('nftables: the same rules are no change', () => assert.equal(nftChanges(actualNft()), []));
+
+test('nftables: a rule missing, and one of another making', () => {
+  const table = actualNft();
+  nftChain(table, 'istio-redirect').rules = [{ opaque: 'limit, counter, log' }];
+  assert.equal(nftChanges(table), [
+    '-  meta l4proto tcp counter redirect to :15001',
+    '+  # not of this version: limit, counter, log',
+  ]);
+});
+
+test('nftables: a chain with another hook, a chain missing, a table too many', () => {
+  const table = actualNft();
+  const output = nftChain(table, 'output');
+  output.hook = { type: 'nat', hook: 'output', priority: -99 };
+  table.chains = table.chains.filter(({ name }) => name !== 'istio-in-redirect');
+  const lines = nftChanges(table);
+  assert.ok(lines.includes('-  type nat hook output priority -100; policy accept;'), lines.join('\n'));
+  assert.ok(lines.includes('+  type nat hook output priority -99; policy accept;'), lines.join('\n'));
+  assert.ok(lines.includes('-chain istio-in-redirect {'), lines.join('\n'));
+  const surplus: ActualNftTable = { table: 'raw', chains: [{ name: 'istio-inbound', rules: [] }] };
+  const [section] = diff(form, { legacy: [], nftables: [surplus], routes });
+  assert.is(section && heading(section), '# table inet istio-proxy-raw');
+  assert.equal(section?.lines, ['+table inet istio-proxy-raw', '+chain istio-inbound {', '+}']);
 });

@@ -70,8 +70,8 @@ for (const [before, prepare] of Object.entries(befores)) {
         assert.is((await compiled.apply(target, { fresh })).changed, false, name);
         assert.is(await state(path), once, name);
         if (!fresh) {
-          const { ok, tables, routes } = await compiled.verify(target);
-          assert.ok(ok, `${name}: ${JSON.stringify({ tables, routes })}`);
+          const { ok, legacy, nftables, routes } = await compiled.verify(target);
+          assert.ok(ok, `${name}: ${JSON.stringify({ legacy, nftables, routes })}`);
         }
       }
       assert.is((await native().clean(target)).changed, true);

@@ -9,9 +9,10 @@ const build = process.env.IPNC_BUILD ?? 'Release';
 const program = fileURLToPath(new URL(`../build/${build}/native_test`, import.meta.url));
 
 const test = suite('native');
-test.needs('netns', 'ipv6', 'native_test');
+const needs = ['netns', 'ipv6', 'native_test', 'nft'];
+test.needs(...needs);
 
-if (['netns', 'ipv6', 'native_test'].every((need) => lacking(need) === undefined)) {
+if (needs.every((need) => lacking(need) === undefined)) {
   const { status, signal, stdout, stderr } = spawnSync(program, {
     encoding: 'utf8',
     timeout: 180_000,

@@ -21,6 +21,15 @@ const probes: Record<string, () => string | undefined> = {
     canBecome(4_294_967_294)
       ? undefined
       : 'a user namespace maps some uids only, and this one needs the largest there is',
+  /** A user namespace for a pod, which maps 0 to 65535 to 100000 and up. */
+  'pod-userns': () => {
+    if (readFileSync('/proc/sys/user/max_user_namespaces', 'utf8').trim() === '0') {
+      return 'user namespaces are off: sysctl -w user.max_user_namespaces=10000';
+    }
+    return [100_000, 165_535].every(canBecome)
+      ? undefined
+      : 'uids 100000 to 165535 are not mapped in this user namespace, and a pod of its own would get them; run as root';
+  },
   ipv6: () => (existsSync('/proc/net/if_inet6') ? undefined : 'this kernel runs without IPv6'),
   addon: () => built('bindings/ipnc.node', 'ipnc.node'),
   toolbox: () => built('toolbox'),

@@ -12,14 +12,15 @@ import {
   assertAllAtHome,
   compile,
   Farm,
+  formFor,
   INSTALL_NEEDS,
   identify,
   inside,
   restore,
-  rulesetOf,
   run,
   state,
   TOOLBOX,
+  toJson,
 } from './support/netns.ts';
 import { nodeEnvironment } from './support/node.ts';
 
@@ -134,7 +135,7 @@ for (const [specs, code] of denials) {
     await using farm = new Farm('rollback');
     const older = await compile('-o', '5432');
     const installOlder = async (path: string) => older.apply(await identify(path));
-    const ruleset = await rulesetOf(TPROXY);
+    const form = await formFor(TPROXY);
     const orders: Order[] = [];
     const was: string[] = [];
     for (const [verb, fresh, prepare] of [
@@ -146,7 +147,7 @@ for (const [specs, code] of denials) {
       const path = await farm.add();
       await prepare(path);
       const target = await identify(path);
-      orders.push({ verb, fresh, ruleset, target: { ...target, cookie: String(target.cookie) } });
+      orders.push({ verb, fresh, form, target });
       was.push(await state(path));
     }
     const outcomes = await denied(specs.split(' '), orders);
@@ -166,7 +167,7 @@ for (const [specs, code] of denials) {
 /** What happens to `orders` in a process that gets `specs` denied. */
 async function denied(specs: string[], orders: Order[]): Promise<Outcome[]> {
   const program = fileURLToPath(new URL('fixtures/install.ts', import.meta.url));
-  const { stdout } = await run(TOOLBOX, ['deny', ...specs, '--', process.execPath, program, JSON.stringify(orders)], {
+  const { stdout } = await run(TOOLBOX, ['deny', ...specs, '--', process.execPath, program, toJson(orders)], {
     env: nodeEnvironment(),
   });
   return stdout

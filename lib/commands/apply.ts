@@ -2,16 +2,17 @@ import { Command } from 'commander';
 import { type ApplyResult, native, type Timings } from '../native.ts';
 import { explain } from '../netns/errors.ts';
 import { columns, type Io, paint, printJson } from '../output.ts';
-import type { Ruleset } from '../ruleset/model.ts';
 import {
   addOutputOption,
   addRedirectOptions,
   addTargetOptions,
   type Context,
   familyNames,
+  type Located,
   locateAndPlan,
   readOptions,
   readRedirect,
+  tableName,
 } from './shared.ts';
 
 export function applyCommand(context: Context): Command {
@@ -37,13 +38,13 @@ nothing touched.`,
   return command.action(async () => {
     const { given, json, io } = readOptions(command, context);
     const redirect = readRedirect(command, context);
-    const { target, ruleset } = await locateAndPlan(given, redirect);
+    const located = await locateAndPlan(given, redirect);
+    const { target, families, backend, reason, form } = located;
     try {
-      const compiled = await native().compile(ruleset, redirect.backend);
+      const compiled = await native().compile(form);
       const result = await compiled.apply(target);
-      const { families } = ruleset;
-      if (json) printJson(io, { command: 'apply', netns: target, families, ...result });
-      else io.out(text(io, target.path, ruleset, result));
+      if (json) printJson(io, { command: 'apply', netns: target, families, backend, reason, ...result });
+      else io.out(text(io, located, result));
     } catch (error) {
       throw explain(error, target.path);
     }
@@ -52,25 +53,23 @@ nothing touched.`,
 
 function text(
   io: Io,
-  path: string,
-  { families }: Ruleset,
-  { backend, changed, tables, routes, timings }: ApplyResult,
+  { target: { path }, families, backend, reason }: Located,
+  { changed, tables, routes, timings }: ApplyResult,
 ): string {
+  const what = `${familyNames(families)}, ${backend}: ${reason}`;
   const head = changed
-    ? `${paint(io, 'green', 'done')}: ${path}, ${familyNames(families)}, ${backend}`
-    : `${paint(io, 'green', 'nothing to do')}: the rules stand already in ${path} (${familyNames(families)}, ${backend})`;
-  const rows = tables.map(({ family, table, how }) => ['', `IPv${family} ${table}`, how]);
+    ? `${paint(io, 'green', 'done')}: ${path} (${what})`
+    : `${paint(io, 'green', 'nothing to do')}: the rules stand already in ${path} (${what})`;
+  const rows = tables.map((table) => ['', tableName(table), table.how]);
   return `${head}\n${columns(rows)}${routes.map((line) => `  ip ${line}\n`).join('')}${phases(io, timings)}`;
 }
 
-/** The phases of a job, one line: `  us: queue 4, enter 3, ...`. */
+/** The phases of a job, in microseconds: their names and below them the times. */
 export function phases(io: Io, timings: Timings): string {
-  const { queue, enter, v4, v6, routes, verify, total } = timings;
-  const names = ['queue', 'enter', 'v4', 'v6', 'routes', 'verify', 'total'];
-  const values = [queue, enter, v4, v6, routes, verify, total].map((value) => value.toFixed(0));
+  const names = ['queue', 'enter', 'v4', 'v6', 'nftables', 'routes', 'verify', 'total'] as const;
   const rows = [
     ['', 'phase', ...names],
-    ['', 'us', ...values],
+    ['', 'us', ...names.map((name) => timings[name].toFixed(0))],
   ];
-  return paint(io, 'dim', columns(rows, [2, 3, 4, 5, 6, 7, 8]));
+  return paint(io, 'dim', columns(rows, [2, 3, 4, 5, 6, 7, 8, 9]));
 }

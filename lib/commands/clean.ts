@@ -4,14 +4,14 @@ import { explain } from '../netns/errors.ts';
 import { locate, targetPath } from '../netns/target.ts';
 import { columns, paint, printJson } from '../output.ts';
 import { phases } from './apply.ts';
-import { addOutputOption, addTargetOptions, type Context, readOptions } from './shared.ts';
+import { addOutputOption, addTargetOptions, type Context, readOptions, tableName } from './shared.ts';
 
 export function cleanCommand(context: Context): Command {
   const command = new Command('clean')
     .summary("remove our rules and routes, nobody else's")
     .description(
-      "Removes Istio's chains, the jumps to them, the rules that carry our comment, and the routes, rules and\n" +
-        'addresses that go with them, whatever configuration they came from. Everything else stays.',
+      "Removes Istio's chains, the jumps to them, the rules that carry our comment, nftables' tables of ours, and the\n" +
+        'routes, rules and addresses that go with them, whatever configuration they came from. Everything else stays.',
     )
     .addHelpText(
       'after',
@@ -34,7 +34,7 @@ Exit codes: 0 done or nothing to do, 1 failed, 2 usage.`,
       } else if (!result.changed) {
         io.out(`${paint(io, 'green', 'nothing to do')}: nothing of ours is in ${path}\n`);
       } else {
-        const rows = result.tables.map(({ family, table, how }) => ['', `IPv${family} ${table}`, how]);
+        const rows = result.tables.map((table) => ['', tableName(table), table.how]);
         const routes = result.routes.map((line) => `  ip ${line}\n`);
         io.out(
           `${paint(io, 'green', 'removed')}: ${path}\n${columns(rows)}${routes.join('')}${phases(io, result.timings)}`,

@@ -1,9 +1,9 @@
 import { constants } from 'node:os';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { demo } from '../demo/demo.ts';
 import { Failure } from '../netns/errors.ts';
 import { runInSandbox } from '../userns.ts';
-import type { Context } from './shared.ts';
+import { type Context, readBackend } from './shared.ts';
 
 export function demoCommand({ io, exit }: Context): Command {
   return new Command('demo')
@@ -15,7 +15,9 @@ export function demoCommand({ io, exit }: Context): Command {
         'All of it happens in namespaces of its own, which go with it, even on Ctrl-C. An ordinary user gets a user\n' +
         'namespace.',
     )
-    .action(async () => {
+    .addOption(new Option('--backend <name>', 'auto, iptables-legacy or nftables (default: auto)'))
+    .action(async ({ backend }: { backend?: string }) => {
+      const wanted = readBackend(backend);
       const sandbox = await runInSandbox();
       if (sandbox.ran) {
         exit(sandbox.exitCode);
@@ -27,6 +29,6 @@ export function demoCommand({ io, exit }: Context): Command {
       for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
         process.on(signal, () => process.exit(128 + constants.signals[signal]));
       }
-      await demo(io);
+      await demo(io, wanted);
     });
 }

@@ -1,7 +1,8 @@
 /** What the verbs have in common: their flags, and how these become a plan and a target. */
 import { readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
-import type { Backend, Netns } from '../native.ts';
+import { type Choice, chooseBackend, formOf } from '../backend.ts';
+import { type Backend, type Form, type Netns, native, type TableResult } from '../native.ts';
 import { familiesOf, locate, type TargetOptions, targetPath } from '../netns/target.ts';
 import { type Io, paint, toJson } from '../output.ts';
 import { ConfigError } from '../redirect/config-error.ts';
@@ -9,9 +10,9 @@ import { foreignFlags } from '../redirect/foreign.ts';
 import { optionList, options, type RedirectOption } from '../redirect/options.ts';
 import { type Pod, readPod } from '../redirect/pod.ts';
 import { environmentSource, flagSource } from '../redirect/sources.ts';
-import { choice } from '../redirect/values.ts';
+import { boolean, choice } from '../redirect/values.ts';
 import { type Redirect, redirect } from '../redirect.ts';
-import type { Family, Ruleset } from '../ruleset/model.ts';
+import type { Family } from '../ruleset/model.ts';
 import { plan } from '../ruleset/plan.ts';
 
 export const EXIT = { done: 0, failed: 1, usage: 2, drift: 3 } as const;
@@ -54,8 +55,11 @@ export function addRedirectOptions(command: Command): Command {
     const flags = `${short === undefined ? '' : `-${short}, `}--${flag}${value ? ' [value]' : ''}`;
     command.addOption(new Option(flags).hideHelp());
   }
-  const backend = 'auto or iptables-legacy (default: auto)';
-  return command.addOption(new Option('--backend <name>', backend).helpGroup(options.families.group));
+  const { group } = options.families;
+  const counters = 'whether the rules of the nftables form count packets; those of iptables always do (default: true)';
+  return command
+    .addOption(new Option('--backend <name>', 'auto, iptables-legacy or nftables (default: auto)').helpGroup(group))
+    .addOption(new Option('--counters [bool]', counters).helpGroup(group));
 }
 
 export function addTargetOptions(command: Command): Command {
@@ -71,7 +75,14 @@ export function addOutputOption(command: Command): Command {
 export interface CommonOptions extends TargetOptions {
   pod?: string;
   backend?: string;
+  counters?: string | true;
   output?: string;
+}
+
+/** What flags, environment or Pod ask for, and how it is to be written. */
+export interface Request extends Redirect {
+  backend: 'auto' | Backend;
+  counters: boolean;
 }
 
 /** Everything that can be said before anything is touched; throws ConfigError. */
@@ -85,8 +96,8 @@ function outputForm(text = 'text'): 'text' | 'json' {
   return choice('text', 'json')(text, { field: '--output', source: 'flag' });
 }
 
-/** The redirect that flags, environment or Pod ask for; its warnings are said at once. */
-export function readRedirect(command: Command, { io }: Context): Redirect & { backend: Backend } {
+/** Its warnings are said at once. */
+export function readRedirect(command: Command, { io }: Context): Request {
   const given = command.opts<CommonOptions & Record<string, string | true | undefined>>();
   const flags = new Map<string, string | true>();
   for (const [attribute, value] of Object.entries(given)) {
@@ -99,7 +110,9 @@ export function readRedirect(command: Command, { io }: Context): Redirect & { ba
       throw new ConfigError(`${short === undefined ? '' : `-${short}, `}--${flag}`, undefined, `not here; ${instead}`);
     }
   }
-  const backend = backendOf(given.backend);
+  const backend = readBackend(given.backend);
+  const counters =
+    typeof given.counters !== 'string' || boolean(given.counters, { field: '--counters', source: 'flag' });
   const pod = given.pod === undefined ? undefined : podFrom(given.pod, io);
   const found = redirect({
     flags: flagSource(flags),
@@ -107,16 +120,35 @@ export function readRedirect(command: Command, { io }: Context): Redirect & { ba
     ...(pod && { pod }),
   });
   for (const warning of found.warnings) io.err(`${paint(io, 'yellow', 'warning:')} ${warning}\n`);
-  return { ...found, backend };
+  return { ...found, backend, counters };
 }
 
-/** What is to stand in the netns of `given`, and which netns that is. */
-export async function locateAndPlan(given: TargetOptions, { spec, families }: Redirect) {
+export function readBackend(text = 'auto'): 'auto' | Backend {
+  return choice('auto', 'iptables-legacy', 'nftables')(text, { field: '--backend', source: 'flag' });
+}
+
+/** What is to stand in which netns, in which form and why. */
+export interface Located extends Choice {
+  target: Netns;
+  families: Family[];
+  form: Form;
+}
+
+export async function locateAndPlan(
+  given: TargetOptions,
+  { spec, families, backend: wanted, counters }: Request,
+): Promise<Located> {
   const identity = await locate(targetPath(given));
   const { path, dev, ino, cookie } = identity;
   const target: Netns = { path, dev, ino, cookie };
-  const ruleset: Ruleset = plan(spec, familiesOf(identity, families));
-  return { target, ruleset };
+  const ruleset = plan(spec, familiesOf(identity, families));
+  const { backend, reason } = await chooseBackend(wanted, identity, ruleset, () => native().probe());
+  return { target, families: ruleset.families, backend, reason, form: formOf(ruleset, backend, { counters }) };
+}
+
+/** `IPv4 nat`; `inet nat` for nftables' table of both families. */
+export function tableName({ family, table }: Pick<TableResult, 'family' | 'table'>): string {
+  return `${family === 'inet' ? family : `IPv${family}`} ${table}`;
 }
 
 export function familyNames(families: readonly Family[]): string {
@@ -130,13 +162,6 @@ export function printError(io: Io, json: boolean, error: { code: string; message
     io.err(`${paint(io, 'red', 'error:')} ${error.message}\n`);
     if (error.remedy !== undefined) io.err(`${paint(io, 'dim', '  try:')} ${error.remedy}\n`);
   }
-}
-
-function backendOf(text = 'auto'): Backend {
-  if (text === 'nftables')
-    throw new ConfigError('--backend', text, 'not in this version; auto or iptables-legacy would be right');
-  choice('auto', 'iptables-legacy')(text, { field: '--backend', source: 'flag' });
-  return 'iptables-legacy';
 }
 
 function podFrom(file: string, io: Io): Pod {

@@ -20,7 +20,7 @@ export function verifyCommand(context: Context): Command {
     .summary('compare a network namespace with what should stand there')
     .description(
       'Reads rules, routes and addresses back from the kernel and compares them one by one, in order, with what\n' +
-        '"apply" would install with the same flags. Drift is printed as a diff in iptables-save syntax:\n' +
+        '"apply" would install with the same flags. Drift is printed as a diff in the syntax of iptables-save or of nft:\n' +
         '"-" is missing, "+" is surplus. Changes nothing, and needs the same capabilities as "apply".',
     )
     .addHelpText(
@@ -36,21 +36,20 @@ Exit codes: 0 all stands as it should, 1 failed, 2 usage or invalid configuratio
   return command.action(async () => {
     const { given, json, io } = readOptions(command, context);
     const redirect = readRedirect(command, context);
-    const { target, ruleset } = await locateAndPlan(given, redirect);
+    const { target, families, backend, reason, form } = await locateAndPlan(given, redirect);
     try {
-      const compiled = await native().compile(ruleset, redirect.backend);
-      const { ok, backend, routes, tables, timings } = await compiled.verify(target);
-      const sections = diff(ruleset, { tables, routes });
-      const { families } = ruleset;
+      const compiled = await native().compile(form);
+      const verified = await compiled.verify(target);
+      const { ok, routes, timings } = verified;
+      const drift = diff(form, verified);
+      const what = `${familyNames(families)}, ${backend}: ${reason}`;
       if (json) {
-        printJson(io, { command: 'verify', netns: target, families, backend, ok, drift: sections, routes, timings });
+        printJson(io, { command: 'verify', netns: target, families, backend, reason, ok, drift, routes, timings });
       } else if (ok) {
-        io.out(
-          `${paint(io, 'green', 'ok')}: ${target.path} is as it should be (${familyNames(families)}, ${backend})\n`,
-        );
+        io.out(`${paint(io, 'green', 'ok')}: ${target.path} is as it should be (${what})\n`);
       } else {
-        io.out(`${paint(io, 'red', 'drift')}: ${target.path} (${familyNames(families)}, ${backend})\n`);
-        for (const section of sections) io.out(text(io, section));
+        io.out(`${paint(io, 'red', 'drift')}: ${target.path} (${what})\n`);
+        for (const section of drift) io.out(text(io, section));
       }
       if (!ok) context.exit(EXIT.drift);
     } catch (error) {

@@ -1,6 +1,8 @@
 /** The whole path on this machine: a pod, traffic, the rules through the very code of `apply`, traffic again. */
+import { chooseBackend, formOf } from '../backend.ts';
 import { phases } from '../commands/apply.ts';
-import { type ApplyResult, type Compiled, type Identity, native } from '../native.ts';
+import { tableName } from '../commands/shared.ts';
+import { type ApplyResult, type Backend, type Compiled, type Form, type Identity, native } from '../native.ts';
 import { explain, Failure } from '../netns/errors.ts';
 import { familiesOf, locate } from '../netns/target.ts';
 import { columns, type Io, paint } from '../output.ts';
@@ -8,6 +10,7 @@ import { flagSource } from '../redirect/sources.ts';
 import { redirect } from '../redirect.ts';
 import { iptablesText, routeLines } from '../ruleset/iptables.ts';
 import type { Family, Ruleset } from '../ruleset/model.ts';
+import { nftablesText } from '../ruleset/nftables/text.ts';
 import { plan } from '../ruleset/plan.ts';
 import { UID_MAP_REMEDY } from '../userns.ts';
 import { APP_PORTS, OUTSIDE, OUTSIDE_PORTS, POD, SIDECAR_PORTS, Stage } from './stage.ts';
@@ -15,7 +18,7 @@ import { destinationText, type Observation, observe } from './traffic.ts';
 
 type Flags = Map<string, string | true>;
 
-export async function demo(io: Io): Promise<void> {
+export async function demo(io: Io, wanted: 'auto' | Backend): Promise<void> {
   await using stage = await Stage.build();
   printActors(io, stage);
   if (!stage.hasUids) {
@@ -32,11 +35,12 @@ export async function demo(io: Io): Promise<void> {
 
   const flags = flagsFor(stage);
   const words = [...flags].map(([flag, value]) => (value === true ? `--${flag}` : `--${flag} ${value}`));
+  if (wanted !== 'auto') words.push(`--backend ${wanted}`);
   heading(io, `Installing: ipnc apply --netns ${stage.podPath} ${words.join(' ')}`);
-  const { ruleset, compiled } = await install(io, stage.podPath, flags);
+  const { form, compiled } = await install(io, stage.podPath, flags, wanted);
 
   heading(io, 'What stands there now');
-  printRules(io, ruleset);
+  printRules(io, form);
 
   heading(io, 'After: the sidecar gets what it should, and knows where it was going');
   const after = await observe(stage, families, 'after');
@@ -69,7 +73,7 @@ function flagsFor({ hasUids, sidecarUid }: Stage): Flags {
 }
 
 /** The stages of the real path, one after the other, with the time each took. */
-async function install(io: Io, path: string, flags: Flags) {
+async function install(io: Io, path: string, flags: Flags, wanted: 'auto' | Backend) {
   const rows: string[][] = [];
   const timed = async <T>(name: string, says: (result: T) => string, stage: () => T | Promise<T>): Promise<T> => {
     const began = performance.now();
@@ -78,7 +82,7 @@ async function install(io: Io, path: string, flags: Flags) {
     return result;
   };
   try {
-    const { spec, families: wanted } = await timed(
+    const { spec, families } = await timed(
       'configure',
       () => 'flags and annotations, checked',
       () => redirect({ flags: flagSource(flags) }),
@@ -88,16 +92,18 @@ async function install(io: Io, path: string, flags: Flags) {
       ({ ino, cookie }: Identity) => `inode ${ino}, cookie ${cookie}`,
       () => locate(path),
     );
-    const ruleset = await timed('plan', countText, () => plan(spec, familiesOf(identity, wanted)));
+    const ruleset = await timed('plan', countText, () => plan(spec, familiesOf(identity, families)));
+    const { backend, reason } = await chooseBackend(wanted, identity, ruleset, () => native().probe());
+    const form = formOf(ruleset, backend, { counters: true });
     const compiled = await timed(
       'compile',
-      () => 'once for a configuration; serves every pod that shares it',
-      () => native().compile(ruleset, 'iptables-legacy'),
+      () => `${backend} (${reason}); once for a configuration, serves every pod that shares it`,
+      () => native().compile(form),
     );
     const result = await timed('install', howText, () => compiled.apply(identity));
     io.out(`${columns(rows, [2])}\n${paint(io, 'dim', "  the install's own phases, as its thread saw them:")}\n`);
     io.out(phases(io, result.timings));
-    return { ruleset, compiled };
+    return { form, compiled };
   } catch (error) {
     throw explain(error, path);
   }
@@ -149,13 +155,17 @@ function printTraffic(io: Io, observations: Observation[]): void {
   io.out(columns(rows));
 }
 
-function printRules(io: Io, ruleset: Ruleset): void {
-  const first = ruleset.families[0];
+function printRules(io: Io, form: Form): void {
+  const { families } = form.ruleset;
+  const first = families[0];
   if (first === undefined) return;
-  const lines = iptablesText(ruleset, first).trimEnd().split('\n');
-  for (const line of lines) io.out(`  ${paint(io, line.startsWith('-A') ? 'cyan' : 'dim', line)}\n`);
-  for (const line of routeLines(ruleset)) io.out(`  ${paint(io, 'dim', `ip ${line}`)}\n`);
-  const others = ruleset.families.slice(1).map((family) => `${ruleCount(ruleset, family)} rules for IPv${family}`);
+  const text = form.backend === 'nftables' ? nftablesText(form.ruleset) : iptablesText(form.ruleset, first);
+  for (const line of text.trimEnd().split('\n')) {
+    io.out(`  ${paint(io, /^(-A|\t\t(?!type))/.test(line) ? 'cyan' : 'dim', line)}\n`);
+  }
+  for (const line of routeLines(form.ruleset)) io.out(`  ${paint(io, 'dim', `ip ${line}`)}\n`);
+  if (form.backend === 'nftables') return;
+  const others = families.slice(1).map((family) => `${ruleCount(form.ruleset, family)} rules for IPv${family}`);
   if (others.length > 0) io.out(paint(io, 'dim', `  and ${others.join(', ')}; "ipnc plan" prints them all\n`));
 }
 
@@ -172,6 +182,6 @@ function countText(ruleset: Ruleset): string {
 }
 
 function howText({ tables, routes }: ApplyResult): string {
-  const written = tables.map(({ family, table, how }) => `IPv${family} ${table} ${how}`);
+  const written = tables.map((table) => `${tableName(table)} ${table.how}`);
   return [...written, ...routes.map((line) => `ip ${line}`)].join(', ');
 }

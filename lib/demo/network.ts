@@ -1,6 +1,7 @@
 /** Network namespaces and the cables between them, and their removal whatever happens. */
 import { execFile, execFileSync } from 'node:child_process';
 import { promisify } from 'node:util';
+import { TOOLBOX } from './toolbox.ts';
 
 const run = promisify(execFile);
 
@@ -18,12 +19,13 @@ export interface CableEnd {
 /** Netns by short names; on the machine they carry this process's prefix. */
 export class Network implements AsyncDisposable {
   readonly #prefix: string;
-  readonly #made = new Set<string>();
+  /** The commands that remove what was made. */
+  readonly #removals: { program: string; words: string[] }[] = [];
   /** What the end of the process does if nobody else has. */
   readonly #atExit = (): void => {
-    for (const name of this.#made) {
+    for (const { program, words } of this.#removals) {
       try {
-        execFileSync('ip', ['netns', 'del', name], { stdio: 'ignore' });
+        execFileSync(program, words, { stdio: 'ignore' });
       } catch {
         // Gone already.
       }
@@ -45,10 +47,25 @@ export class Network implements AsyncDisposable {
 
   async add(...shorts: string[]): Promise<void> {
     for (const short of shorts) {
-      this.#made.add(this.name(short));
-      await ip('netns', 'add', this.name(short));
+      await this.#add(short);
       await this.ip(short, 'link', 'set', 'lo', 'up');
     }
+  }
+
+  /** As `add`, for a netns that a new user namespace owns, as with pods of `hostUsers: false`; returns the latter's path. */
+  async addOwned(short: string): Promise<string> {
+    const path = this.path(short);
+    const userns = `/run/${this.name(short)}.userns`;
+    // `ip` lays out /run/netns, and then one netns takes the place of another.
+    await this.#add(short);
+    this.#removals.push({ program: TOOLBOX, words: ['netns', `del ${userns}`] });
+    await run(TOOLBOX, ['netns', `del ${path}`, `add-user ${path} ${userns}`]);
+    return userns;
+  }
+
+  async #add(short: string): Promise<void> {
+    this.#removals.push({ program: 'ip', words: ['netns', 'del', this.name(short)] });
+    await ip('netns', 'add', this.name(short));
   }
 
   /** `ip` inside a netns. */
@@ -72,8 +89,7 @@ export class Network implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const name of this.#made) await ip('netns', 'del', name).catch(() => {});
-    this.#made.clear();
+    for (const { program, words } of this.#removals.splice(0)) await run(program, words).catch(() => {});
     process.off('exit', this.#atExit);
   }
 }

@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
-const TOOLBOX = fileURLToPath(new URL('../../build/Release/toolbox', import.meta.url));
+export const TOOLBOX = fileURLToPath(new URL('../../build/Release/toolbox', import.meta.url));
 
 const run = promisify(execFile);
 
@@ -13,6 +13,8 @@ const run = promisify(execFile);
 export interface Actor {
   /** Path of the netns; absent: this process's own. */
   netns?: string;
+  /** Path of the user namespace whose uid and gid these are; absent: this process's own. */
+  userns?: string;
   uid?: number;
   gid?: number;
 }
@@ -46,7 +48,8 @@ export interface Server {
 }
 
 export interface Destination {
-  protocol: 'tcp' | 'udp';
+  /** `stray`: the FIN of a TCP connection that never was. It is answered ECONNRESET, or not at all. */
+  protocol: 'tcp' | 'udp' | 'stray';
   address: string;
   port: number;
   /** Source address and port. */
@@ -110,8 +113,9 @@ export async function dial(actor: Actor, to: Destination, timeoutMs = 3000): Pro
   return echo === token ? { ok: true, by, port: Number(port), original } : { ok: false, error: 'EPROTO' };
 }
 
-function actorFlags({ netns, uid, gid }: Actor): string[] {
+function actorFlags({ netns, userns, uid, gid }: Actor): string[] {
   const flags = netns === undefined ? [] : ['--netns', netns];
+  if (userns !== undefined) flags.push('--userns', userns);
   if (uid !== undefined) flags.push('--uid', String(uid));
   if (gid !== undefined) flags.push('--gid', String(gid));
   return flags;

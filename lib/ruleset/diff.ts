@@ -1,11 +1,13 @@
-/** What differs between a Ruleset and what the kernel holds, in iptables-save syntax. */
-import type { ActualTable, VerifyResult } from '../native.ts';
+/** What differs between what should stand and what the kernel holds, in the syntax of iptables-save or of nft. */
+import type { ActualTable, Form, VerifyResult } from '../native.ts';
 import { chainLine, ruleText } from './iptables.ts';
 import type { Chain, Family, Rule, Ruleset, TableName } from './model.ts';
+import type { ActualNftTable, NftTable } from './nftables/model.ts';
+import { nftChainHead, nftRuleText, nftTableName } from './nftables/text.ts';
 
 /** A table or the routes; `lines` begin with ' ' (stands as it should), '-' (missing) or '+' (surplus). */
 export interface DiffSection {
-  family?: Family;
+  family?: Family | 'inet';
   table?: TableName;
   lines: string[];
 }
@@ -13,13 +15,23 @@ export interface DiffSection {
 /** Above this many pairs of lines a chain is shown as all missing and all surplus rather than aligned. */
 const MAX_PAIRS = 4_000_000;
 
+const NOTHING: Pick<Ruleset, 'families' | 'tables'> = { families: [], tables: [] };
+
 /** Empty if `verified` found no drift. A section without '-' and '+' differs in what its text does not show. */
-export function diff(expected: Ruleset, verified: Pick<VerifyResult, 'tables' | 'routes'>): DiffSection[] {
-  const sections: DiffSection[] = verified.tables.map((actual) => ({
-    family: actual.family,
-    table: actual.table,
-    lines: tableDiff(expected, actual),
-  }));
+export function diff(expected: Form, verified: Pick<VerifyResult, 'legacy' | 'nftables' | 'routes'>): DiffSection[] {
+  const legacy = expected.backend === 'iptables-legacy' ? expected.ruleset : NOTHING;
+  const nftables = expected.backend === 'nftables' ? expected.ruleset.tables : [];
+  const sections: DiffSection[] = [
+    ...verified.legacy.map((actual) => ({
+      family: actual.family,
+      table: actual.table,
+      lines: tableDiff(legacy, actual),
+    })),
+    ...verified.nftables.map((actual) => {
+      const wanted = nftables.find(({ name }) => name === actual.table);
+      return { family: 'inet' as const, table: actual.table, lines: nftTableDiff(wanted, actual) };
+    }),
+  ];
   const { missing, surplus } = verified.routes;
   if (missing.length + surplus.length > 0) {
     sections.push({ lines: [...missing.map((line) => `-ip ${line}`), ...surplus.map((line) => `+ip ${line}`)] });
@@ -27,12 +39,27 @@ export function diff(expected: Ruleset, verified: Pick<VerifyResult, 'tables' | 
   return sections;
 }
 
-/** `# IPv4 nat`, `# routes`. */
+/** `# IPv4 nat`, `# table inet istio-proxy-nat`, `# routes`. */
 export function heading({ family, table }: DiffSection): string {
-  return table === undefined ? '# routes' : `# IPv${family} ${table}`;
+  if (table === undefined) return '# routes';
+  return family === 'inet' ? `# table ${nftTableName(table)}` : `# IPv${family} ${table}`;
 }
 
-function tableDiff(expected: Ruleset, actual: ActualTable): string[] {
+/** As `nft list` prints a table, a chain after the other, each with its braces. */
+function nftTableDiff(wanted: NftTable | undefined, actual: ActualNftTable): string[] {
+  const before = wanted?.chains ?? [];
+  const names = new Set([...before, ...actual.chains].map(({ name }) => name));
+  const surplus = wanted === undefined ? [`+table ${nftTableName(actual.table)}`] : [];
+  const chains = [...names].flatMap((name) => {
+    const lines = (chain: ActualNftTable['chains'][number] | undefined) =>
+      chain === undefined ? [] : [...nftChainHead(chain), ...chain.rules.map((rule) => `  ${nftRuleText(rule)}`), '}'];
+    const [was, is] = [before, actual.chains].map((chains) => lines(chains.find((chain) => chain.name === name)));
+    return align(was ?? [], is ?? []);
+  });
+  return [...surplus, ...chains];
+}
+
+function tableDiff(expected: Pick<Ruleset, 'families' | 'tables'>, actual: ActualTable): string[] {
   const { family } = actual;
   const wanted = expected.families.includes(family)
     ? (expected.tables.find(({ name }) => name === actual.table)?.chains ?? [])

@@ -25,7 +25,10 @@ export function iptablesText({ families, tables }: Ruleset, family: Family): str
 }
 
 /** The routes of a Ruleset, as arguments of `ip`. */
-export function routeLines({ families, routes: { loopback6, tproxy } }: Ruleset): string[] {
+export function routeLines({
+  families,
+  routes: { loopback6, tproxy },
+}: Pick<Ruleset, 'families' | 'routes'>): string[] {
   const lines = loopback6 ? ['-6 addr add ::6/128 dev lo'] : [];
   for (const family of tproxy === undefined ? [] : families) {
     lines.push(`-${family} rule add fwmark ${tproxy?.mark} lookup ${tproxy?.table}`);

@@ -4,16 +4,20 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-targets='entry rule table'
-seconds=$((${1:-60} / 3))
+targets='entry rule table nft_rule nft_message'
+seconds=$((${1:-60} / 5))
 [ "$seconds" -gt 0 ] || seconds=1
 mkdir -p build/fuzz
 
 for target in $targets; do
+  case $target in
+    nft_*) sources=$(printf 'native/nftables/%s.cc ' again decode encode netlink parse validate write) ;;
+    *) sources=$(printf 'native/xtables/%s.cc ' encode decode replay) ;;
+  esac
+  # shellcheck disable=SC2086
   clang++ -std=c++20 -g -O1 -D_GNU_SOURCE -I. -Wall -Wextra -Werror -Wno-missing-field-initializers \
     -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-    "native/fuzz/$target.cc" native/xtables/encode.cc native/xtables/decode.cc native/xtables/replay.cc \
-    -o "build/fuzz/$target"
+    "native/fuzz/$target.cc" $sources -o "build/fuzz/$target"
 done
 
 for target in $targets; do

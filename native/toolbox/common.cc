@@ -43,6 +43,12 @@ void SetCapabilities(unsigned permitted) {
   if (syscall(SYS_capset, &header, data) != 0) Fail("capset", "self", errno);
 }
 
+void Enter(const std::string& path, int kind) {
+  const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) Fail("open", path, errno);
+  if (setns(file.get(), kind) != 0) Fail("setns", path, errno);
+}
+
 bool SetgroupsDenied() {
   char text[16] = {};
   const Fd file(open("/proc/self/setgroups", O_RDONLY | O_CLOEXEC));
@@ -95,6 +101,8 @@ bool ParseActor(const Arguments& arguments, size_t& index, Actor& actor) {
   const std::string& flag = arguments[index];
   if (flag == "--netns") {
     actor.netns = Value(arguments, index);
+  } else if (flag == "--userns") {
+    actor.userns = Value(arguments, index);
   } else if (flag == "--uid") {
     actor.uid = Number(Value(arguments, index), "--uid", 0xfffffffe);
   } else if (flag == "--gid") {
@@ -106,11 +114,9 @@ bool ParseActor(const Arguments& arguments, size_t& index, Actor& actor) {
 }
 
 void Become(const Actor& actor) {
-  if (!actor.netns.empty()) {
-    const Fd netns(open(actor.netns.c_str(), O_RDONLY | O_CLOEXEC));
-    if (netns.get() < 0) Fail("open", actor.netns, errno);
-    if (setns(netns.get(), CLONE_NEWNET) != 0) Fail("setns", actor.netns, errno);
-  }
+  // In this order: inside the user namespace there are no capabilities over a netns that it does not own.
+  if (!actor.netns.empty()) Enter(actor.netns, CLONE_NEWNET);
+  if (!actor.userns.empty()) Enter(actor.userns, CLONE_NEWUSER);
   if (actor.uid || actor.gid) {
     if (setgroups(0, nullptr) != 0 && !SetgroupsDenied()) Fail("setgroups", "none", errno);
   }

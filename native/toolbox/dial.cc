@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -16,6 +17,7 @@ struct Options {
   unsigned from_port = 0;
   unsigned timeout_ms = 1000;
   bool tcp = true;
+  bool stray = false;
   Address to;
   std::string token = "hello";
 };
@@ -37,9 +39,10 @@ Options ParseOptions(const Arguments& arguments) {
       words.push_back(arguments[i]);
     }
   }
-  if (words.size() < 3 || words.size() > 4) Usage("dial: expected tcp|udp ADDR PORT [TOKEN]");
-  if (words[0] != "tcp" && words[0] != "udp") Usage("dial: \"" + words[0] + "\" is neither tcp nor udp");
-  options.tcp = words[0] == "tcp";
+  if (words.size() < 3 || words.size() > 4) Usage("dial: expected tcp|udp|stray ADDR PORT [TOKEN]");
+  options.stray = words[0] == "stray";
+  options.tcp = options.stray || words[0] == "tcp";
+  if (!options.tcp && words[0] != "udp") Usage("dial: \"" + words[0] + "\" is neither tcp nor udp nor stray");
   const auto to = ParseAddress(words[1], Number(words[2], "port", 65535));
   if (!to) Usage("dial: \"" + words[1] + "\" is not an IP address");
   options.to = *to;
@@ -90,12 +93,35 @@ int Exchange(const Options& options, int fd, std::string& reply) {
   return 0;
 }
 
+// The end of a connection that never was: conntrack finds such a FIN invalid, and a kernel that gets it answers with a
+// reset. Never 0.
+int Stray(const Options& options, int fd) {
+  const auto set = [fd](int level, int option, auto value) {
+    return setsockopt(fd, level, option, &value, sizeof(value));
+  };
+  // A socket under repair is connected without a word; without a window its FIN would have to wait. One that is aborted
+  // does not outlive this process.
+  if (set(IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON) != 0 || connect(fd, options.to.raw(), options.to.size) != 0 ||
+      set(IPPROTO_TCP, TCP_REPAIR_WINDOW, tcp_repair_window{0, 65535, 65535, 65535, 0}) != 0 ||
+      set(IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP) != 0 || set(SOL_SOCKET, SO_LINGER, linger{1, 0}) != 0 ||
+      shutdown(fd, SHUT_WR) != 0) {
+    return errno;
+  }
+  // Nothing is asked for: POLLHUP and POLLERR come anyhow.
+  if (const int error = Wait(fd, 0, Now() + options.timeout_ms)) return error;
+  int error = 0;
+  socklen_t size = sizeof(error);
+  if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return errno;
+  return error != 0 ? error : ENODATA;
+}
+
 }  // namespace
 
 int Dial(const Arguments& arguments) {
   const Options options = ParseOptions(arguments);
   Become(options.actor);
-  DropCapabilities(options.actor);
+  // Repair is for CAP_NET_ADMIN.
+  if (!options.stray) DropCapabilities(options.actor);
   const Fd fd(socket(options.to.family(), (options.tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   int error = fd.get() < 0 ? errno : 0;
   if (error == 0 && (!options.from.empty() || options.from_port != 0)) {
@@ -105,7 +131,7 @@ int Dial(const Arguments& arguments) {
     if (bind(fd.get(), from->raw(), from->size) != 0) error = errno;
   }
   std::string reply;
-  if (error == 0) error = Exchange(options, fd.get(), reply);
+  if (error == 0) error = options.stray ? Stray(options, fd.get()) : Exchange(options, fd.get(), reply);
   if (error == 0) {
     JsonLine().Add("ok", true).Add("reply", reply).Print();
   } else {

@@ -7,8 +7,11 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <set>
 
 #include "toolbox.h"
@@ -19,6 +22,8 @@ namespace {
 struct Failure {
   const char* syscall = nullptr;
   int error = 0;
+
+  explicit operator bool() const { return syscall != nullptr; }
 };
 
 volatile sig_atomic_t stopped = 0;
@@ -33,21 +38,23 @@ Failure BringLoUp() {
   return {};
 }
 
-Failure Add(const std::string& path, bool lo_up, int home) {
+// Mounts a namespace where nothing is yet.
+Failure Place(const std::string& ns, const std::string& path) {
   const Fd file(open(path.c_str(), O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444));
   if (file.get() < 0) return {"open", errno};
+  if (mount(ns.c_str(), path.c_str(), nullptr, MS_BIND, nullptr) == 0) return {};
+  const Failure failure = {"mount", errno};
+  unlink(path.c_str());
+  return failure;
+}
+
+Failure Add(const std::string& path, bool lo_up, int home) {
+  if (unshare(CLONE_NEWNET) != 0) return {"unshare", errno};
   Failure failure;
-  if (unshare(CLONE_NEWNET) != 0) {
-    failure = {"unshare", errno};
-  } else {
-    if (lo_up) failure = BringLoUp();
-    if (failure.syscall == nullptr && mount("/proc/self/ns/net", path.c_str(), nullptr, MS_BIND, nullptr) != 0) {
-      failure = {"mount", errno};
-    }
-    // Home again, or this process would keep the netns alive after `del`.
-    if (setns(home, CLONE_NEWNET) != 0) Fail("setns", "home", errno);
-  }
-  if (failure.syscall != nullptr) unlink(path.c_str());
+  if (lo_up) failure = BringLoUp();
+  if (!failure) failure = Place("/proc/self/ns/net", path);
+  // Home again, or this process would keep the netns alive after `del`.
+  if (setns(home, CLONE_NEWNET) != 0) Fail("setns", "home", errno);
   return failure;
 }
 
@@ -55,6 +62,70 @@ Failure Delete(const std::string& path) {
   if (umount2(path.c_str(), MNT_DETACH) != 0) return {"umount", errno};
   if (unlink(path.c_str()) != 0) return {"unlink", errno};
   return {};
+}
+
+Failure Write(const std::string& path, const char* text) {
+  const Fd file(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (file.get() < 0) return {"open", errno};
+  if (write(file.get(), text, strlen(text)) < 0) return {"write", errno};
+  return {};
+}
+
+// A child in new user and network namespaces, which are there for as long as it is.
+class Holder {
+ public:
+  Holder() {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) Fail("pipe2", "holder", errno);
+    Fd read_end(ends[0]);
+    release_ = Fd(ends[1]);
+    pid_ = static_cast<pid_t>(syscall(SYS_clone, CLONE_NEWUSER | CLONE_NEWNET | SIGCHLD, 0, 0, 0, 0));
+    error_ = errno;
+    if (pid_ != 0) return;
+    // Ends with its parent, however that ends.
+    close(ends[1]);
+    char none;
+    while (read(ends[0], &none, 1) < 0) continue;
+    _exit(0);
+  }
+  Holder(const Holder&) = delete;
+  Holder& operator=(const Holder&) = delete;
+  ~Holder() {
+    if (pid_ < 0) return;
+    release_ = Fd();
+    while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) continue;
+  }
+
+  Failure failure() const { return pid_ < 0 ? Failure{"clone", error_} : Failure{}; }
+  std::string File(const char* name) const { return "/proc/" + std::to_string(pid_) + "/" + name; }
+
+ private:
+  Fd release_;
+  pid_t pid_ = -1;
+  int error_ = 0;
+};
+
+Failure BringLoUpIn(const std::string& path, int home) {
+  const Fd netns(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (netns.get() < 0) return {"open", errno};
+  if (setns(netns.get(), CLONE_NEWNET) != 0) return {"setns", errno};
+  const Failure failure = BringLoUp();
+  if (setns(home, CLONE_NEWNET) != 0) Fail("setns", "home", errno);
+  return failure;
+}
+
+// A netns as a pod with `hostUsers: false` has it: its user namespace calls some high uids of ours 0 to 65535.
+Failure AddOwned(const std::string& path, const std::string& userns, int home) {
+  const Holder holder;
+  if (const Failure failure = holder.failure()) return failure;
+  for (const char* map : {"uid_map", "gid_map"}) {
+    if (const Failure failure = Write(holder.File(map), "0 100000 65536\n")) return failure;
+  }
+  if (const Failure failure = BringLoUpIn(holder.File("ns/net"), home)) return failure;
+  if (const Failure failure = Place(holder.File("ns/net"), path)) return failure;
+  const Failure failure = Place(holder.File("ns/user"), userns);
+  if (failure) Delete(path);
+  return failure;
 }
 
 class Farmer {
@@ -68,22 +139,32 @@ class Farmer {
 
   // The answer to one line.
   std::string Do(const std::string& line) {
-    std::string path = line.size() > 4 ? line.substr(4) : "";
+    const size_t space = line.find(' ');
+    const std::string verb = line.substr(0, space);
+    std::string path = space == std::string::npos ? "" : line.substr(space + 1);
     Failure failure;
-    if (line.starts_with("add ")) {
+    if (verb == "add") {
       const bool down = path.ends_with(" down");
       if (down) path.resize(path.size() - strlen(" down"));
       failure = Add(path, !down, home_.get());
-      if (failure.syscall == nullptr) made_.insert(path);
-    } else if (line.starts_with("del ")) {
+      if (!failure) made_.insert(path);
+    } else if (verb == "add-user" && path.find(' ') != std::string::npos) {
+      const std::string userns = path.substr(path.find(' ') + 1);
+      path.resize(path.find(' '));
+      failure = AddOwned(path, userns, home_.get());
+      if (!failure) made_.insert({path, userns});
+    } else if (verb == "del") {
       failure = Delete(path);
-      if (failure.syscall == nullptr) made_.erase(path);
+      if (!failure) made_.erase(path);
     } else {
       return "error " + line + " parse EINVAL\n";
     }
-    if (failure.syscall == nullptr) return "ok " + path + "\n";
+    if (!failure) return "ok " + path + "\n";
     return "error " + path + " " + failure.syscall + " " + ErrnoName(failure.error) + "\n";
   }
+
+  // What was made stays when this object goes.
+  void Leave() { made_.clear(); }
 
  private:
   Fd home_;
@@ -102,7 +183,6 @@ bool WriteAll(const std::string& text) {
 }  // namespace
 
 int Farm(const Arguments& arguments) {
-  if (!arguments.empty()) Usage("netns: takes its work from standard input");
   // Without SA_RESTART: a signal ends the read below, and what was made goes the way it goes at the end of input.
   struct sigaction action = {};
   action.sa_handler = [](int) { stopped = 1; };
@@ -110,6 +190,16 @@ int Farm(const Arguments& arguments) {
   signal(SIGPIPE, SIG_IGN);
 
   Farmer farmer;
+  for (const std::string& line : arguments) {
+    const std::string answer = farmer.Do(line);
+    if (!answer.starts_with("error")) continue;
+    fprintf(stderr, "toolbox: %s", answer.c_str());
+    return 1;
+  }
+  if (!arguments.empty()) {
+    farmer.Leave();
+    return 0;
+  }
   std::string input;
   char chunk[65536];
   while (stopped == 0) {

@@ -7,15 +7,21 @@ namespace {
 
 constexpr char kHelp[] = R"(toolbox: what tests, bench and demo need next to a pod, in one static executable
 
-  toolbox serve [--netns PATH] [--uid U] [--gid G] [--tcp PORT,...] [--udp PORT,...] [--transparent] [--name NAME]
+  toolbox serve [ACTOR] [--tcp PORT,...] [--udp PORT,...] [--transparent] [--name NAME]
       Listens on each port in both families. Reads one line and answers one: NAME PORT ORIGINALDST TOKEN.
       What happens is printed as JSON, one object a line. Ends with its parent, or on SIGTERM.
-  toolbox dial [--netns PATH] [--uid U] [--gid G] [--bind ADDR] [--bind-port PORT] [--timeout MS]
-               tcp|udp ADDR PORT [TOKEN]
-      Connects, sends TOKEN, prints {"ok":true,"reply":"..."} or {"ok":false,"error":"ECONNREFUSED"}.
+  toolbox dial [ACTOR] [--bind ADDR] [--bind-port PORT] [--timeout MS] tcp|udp|stray ADDR PORT [TOKEN]
+      Connects, sends TOKEN, prints {"ok":true,"reply":"..."} or {"ok":false,"error":"ECONNREFUSED"}. stray sends only
+      the FIN of a TCP connection that never was: ECONNRESET says that it came through.
+  ACTOR is [--netns PATH] [--userns PATH] [--uid U] [--gid G]: where it is done, and by whom as that user namespace
+      counts.
   toolbox netns
       Reads lines: `add PATH` makes a network namespace and mounts it there, lo up; `add PATH down` leaves lo down;
-      `del PATH` removes it. Answers `ok PATH` or `error PATH SYSCALL ERRNO`. What is left goes when the input ends.
+      `add-user PATH USERNS` makes one in a new user namespace, whose 0 to 65535 are 100000 to 165535 outside, and
+      mounts that one too; `del PATH` removes either. Answers `ok PATH` or `error PATH SYSCALL ERRNO`. What is left
+      goes when the input ends.
+  toolbox netns LINE...
+      Does these lines and leaves what they made, or nothing of it if one fails.
   toolbox deny SPEC... -- COMMAND...
       Runs COMMAND with system calls answered by an errno. SPEC is SYSCALL[:ARG...]=ERRNO, each ARG a number or *;
       for setsockopt and getsockopt they start at the second (level, option): setsockopt:41:64=ENOMEM.

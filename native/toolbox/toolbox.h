@@ -46,18 +46,20 @@ class Fd {
 // Who a verb becomes, and where.
 struct Actor {
   std::string netns;
+  // The user namespace that owns the netns of a pod with `hostUsers: false`; uid and gid are then those inside of it.
+  std::string userns;
   std::optional<unsigned> uid;
   std::optional<unsigned> gid;
 };
 
-// Consumes --netns, --uid or --gid at `index`, which then stands on the value. False for any other flag.
+// Consumes --netns, --userns, --uid or --gid at `index`, which then stands on the value. False for any other flag.
 bool ParseActor(const Arguments& arguments, size_t& index, Actor& actor);
 // The value that follows the flag at `index`; leaves `index` on it.
 const std::string& Value(const Arguments& arguments, size_t& index);
 
-// Enters the netns, drops supplementary groups and becomes uid and gid. xt_owner looks at the credentials with which
-// a socket's file was opened, so sockets are opened after this. The capabilities for low ports and for
-// IP_TRANSPARENT stay until DropCapabilities().
+// Enters the user namespace and the netns, drops supplementary groups and becomes uid and gid. xt_owner looks at the
+// credentials with which a socket's file was opened, so sockets are opened after this. The capabilities for low ports
+// and for IP_TRANSPARENT stay until DropCapabilities().
 void Become(const Actor& actor);
 void DropCapabilities(const Actor& actor);
 

@@ -25,16 +25,19 @@ std::string Name(TableName table) {
   return std::string(F::kName) + " " + ToString(table);
 }
 
-// False: somebody changed the table since it was read.
+// False: somebody changed the table between the reading and the writing of it, or over what was written.
 template <typename F>
-bool Commit(Libiptc<F>& libiptc, TableName table, const State& wanted) {
+bool Commit(Libiptc<F>& libiptc, TableName table, const State& wanted, int& refusals) {
   try {
     return libiptc.Commit();
   } catch (const Error& error) {
     // iptc_commit writes the table and then adds the old counters. To the second the kernel says EINVAL if somebody has
-    // changed the table in between; the first stands.
-    if (error.number != EINVAL || !SameOurs(Libiptc<F>(table).Read(), wanted)) throw;
-    return true;
+    // changed the table in between: the first stands, unless that change was made from a copy read before it.
+    if (error.number != EINVAL) throw;
+    if (SameOurs(Libiptc<F>(table).Read(), wanted)) return true;
+    constexpr int kAttempts = 4;  // a rule that the kernel will not have is refused every time
+    if (++refusals == kAttempts) throw;
+    return false;
   }
 }
 
@@ -43,12 +46,13 @@ bool Commit(Libiptc<F>& libiptc, TableName table, const State& wanted) {
 template <typename F, typename Change>
 bool ReadModifyWrite(TableName table, Change change) {
   constexpr int kAttempts = 64;
+  int refusals = 0;
   for (int attempt = 1;; ++attempt) {
     Libiptc<F> libiptc(table);
     const std::optional<State> wanted = change(libiptc.Read());
     if (!wanted) return false;
     libiptc.Write(*wanted);
-    if (Commit(libiptc, table, *wanted)) return true;
+    if (Commit(libiptc, table, *wanted, refusals)) return true;
     if (attempt == kAttempts)
       throw Error{.number = EAGAIN,
                   .syscall = "iptc_commit",
@@ -77,6 +81,15 @@ bool MergeInto(TableName table, const Wanted& wanted, Undo& undo) {
   return wrote;
 }
 
+// False where this kernel has no such table.
+template <typename F>
+bool HasTable(int socket, TableName table) {
+  typename F::Info info{};
+  std::strcpy(info.name, ToString(table));
+  socklen_t length = sizeof(info);
+  return getsockopt(socket, F::kSocketLevel, IPT_SO_GET_INFO, &info, &length) == 0;
+}
+
 template <typename F>
 Chain Decoded(const std::string& name, bool builtin, const std::vector<Entry>& entries) {
   Chain chain{.name = name, .builtin = builtin, .inserts = {}, .rules = {}};
@@ -87,7 +100,7 @@ Chain Decoded(const std::string& name, bool builtin, const std::vector<Entry>& e
 }  // namespace
 
 template <typename F>
-TableSet Existing() {
+TableSet Existing(int socket) {
   // Lines: "nat\nmangle\n", newest first; at most five tables, so one read has them all.
   const char* path =
       F::kFamily == Family::kV4 ? "/proc/thread-self/net/ip_tables_names" : "/proc/thread-self/net/ip6_tables_names";
@@ -95,8 +108,8 @@ TableSet Existing() {
   const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) {
     if (errno == ENOENT) return existing;  // this kernel has no legacy iptables
-    if (errno == EACCES) {                 // a user namespace without a uid 0 owns this netns: nobody may look
-      existing.fill(true);
+    if (errno == EACCES) {  // a user namespace without a uid 0 owns this netns: nobody may look, so ask, and so make
+      for (TableName table : kTableNames) existing[Index(table)] = HasTable<F>(socket, table);
       return existing;
     }
     throw Error{.number = errno, .syscall = "open", .path = path};
@@ -109,6 +122,13 @@ TableSet Existing() {
     for (TableName table : kTableNames)
       if (rest.substr(0, end) == ToString(table)) existing[Index(table)] = true;
   return existing;
+}
+
+template <typename F>
+bool Standing(const TableSet& existing) {
+  return std::any_of(kTableNames.begin(), kTableNames.end(), [&existing](TableName table) {
+    return existing[Index(table)] && Libiptc<F>(table).Read().HasOurs();
+  });
 }
 
 template <typename F>
@@ -221,8 +241,10 @@ std::vector<std::string> MissingExtensions(int socket) {
   return missing;
 }
 
-template TableSet Existing<V4>();
-template TableSet Existing<V6>();
+template TableSet Existing<V4>(int);
+template TableSet Existing<V6>(int);
+template bool Standing<V4>(const TableSet&);
+template bool Standing<V6>(const TableSet&);
 template class Tables<V4>;
 template class Tables<V6>;
 template std::vector<std::string> MissingExtensions<V4>(int);

@@ -8,19 +8,12 @@
 #include <vector>
 
 #include "native/rule.h"
+#include "native/table_result.h"
 #include "native/undo.h"
 #include "native/xtables/replay.h"
 #include "native/xtables/table.h"
 
 namespace ipnc::xtables {
-
-enum class How : uint8_t { kReplayed, kMerged, kUnchanged, kCleaned };
-
-struct TableResult {
-  Family family;
-  TableName table;
-  How how;
-};
 
 // Ours in a table, as it is.
 struct ActualTable {
@@ -33,7 +26,11 @@ using TableSet = std::array<bool, kTableNames.size()>;  // by TableName
 
 // The tables that exist in this netns. Asking the kernel for a table's contents would make it.
 template <typename F>
-TableSet Existing();
+TableSet Existing(int socket);
+
+// Whether any of those holds something of ours.
+template <typename F>
+bool Standing(const TableSet& existing);
 
 template <typename F>
 class Tables {

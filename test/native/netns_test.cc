@@ -177,7 +177,8 @@ TEST("install: out of memory at every single allocation leaves all or nothing, a
         CHECK(OwnNetns() == home_netns);
         const auto stands = [&](const Compiled& what) {
           const VerifyResult result = what.Verify(home, target);
-          return result.tables.empty() && result.missing_routes.empty() && result.surplus_routes.empty();
+          return result.legacy.empty() && result.nftables.empty() && result.missing_routes.empty() &&
+                 result.surplus_routes.empty();
         };
         whole = stands(*compiled);
         none = stands(*nothing);

@@ -141,7 +141,8 @@ void Exhaust(const Compiled* older, bool foreign, Deed deed, const Compiled& com
       CHECK(!home.lost());
       home.Sweep();
       const VerifyResult result = compiled.Verify(home, target);
-      stands = result.tables.empty() && result.missing_routes.empty() && result.surplus_routes.empty();
+      stands = result.legacy.empty() && result.nftables.empty() && result.missing_routes.empty() &&
+               result.surplus_routes.empty();
     });
     const std::string where = "call " + std::to_string(n) + " failing with errno " + std::to_string(number) + ": " +
                               (failure ? failure->syscall + " " + failure->table + " " + failure->rollback : "done");
@@ -199,7 +200,7 @@ TEST("install: a table that somebody changes as soon as we have written it stand
     check::FailAddCounters(true);
     const ApplyResult result = compiled->Apply(home, target, false);
     CHECK(std::all_of(result.tables.begin(), result.tables.end(), [](const auto& t) { return t.how == How::kMerged; }));
-    CHECK(compiled->Verify(home, target).tables.empty());
+    CHECK(compiled->Verify(home, target).legacy.empty());
   });
 }
 

@@ -8,7 +8,8 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import { Coprocess } from '../../bench/coprocess.ts';
-import { type Compiled, type NativeError, type Netns, native } from '../../lib/native.ts';
+import { formOf } from '../../lib/backend.ts';
+import { type Backend, type Compiled, type Form, type NativeError, type Netns, native } from '../../lib/native.ts';
 import type { Ruleset } from '../../lib/ruleset/model.ts';
 import { ipnc } from './command-line.ts';
 
@@ -83,13 +84,89 @@ export async function restore(path: string, family: 4 | 6, text: string): Promis
 export async function state(path: string): Promise<string> {
   const families = [`iptables-legacy-save -c; echo '# IPv6'; ip6tables-legacy-save -c`];
   for (const family of [4, 6]) families.push(`ip -${family} rule show; ip -${family} route show table all`);
-  const text = await inside(path, ['sh', '-ec', `${families.join('; ')}; ip address show`]);
+  let text: string;
+  for (let attempt = 0; ; attempt++) {
+    text = await inside(path, ['sh', '-ec', `${families.join('; ')}; ip address show`]);
+    // The kernel adds the local route of an IPv6 address a moment after the address (net/ipv6/addrconf.c, dad_work).
+    const late = /<LOOPBACK,UP/.test(text) && text.includes('inet6 ::6/128') && !text.includes('\nlocal ::6 dev lo');
+    if (!late || attempt === 50) break;
+    await setTimeout(10);
+  }
   return (
     text
       .replace(/^# (Generated|Completed).*\n/gm, '')
       // A policy's counters start anew whenever libiptc writes the table, whoever uses it.
       .replace(/^(:\w+ (?:ACCEPT|DROP)) \[\d+:\d+\]/gm, '$1 [0:0]')
       .replace(/^\*\w+\n(:\w+ ACCEPT \[0:0\]\n)+COMMIT\n/gm, '')
+  );
+}
+
+/**
+ * All of nf_tables, with counters, and with the handles of what is not ours: our tables get new ones, and the last place
+ * in the list, when they are made again.
+ */
+export async function nftState(path: string): Promise<string> {
+  return (await inside(path, ['nft', '-a', 'list', 'ruleset']))
+    .split(/(?=^table )/m)
+    .map((table) => (OUR_NFT_TABLE.test(table) ? table.replace(/ # handle \d+$/gm, '') : table))
+    .sort()
+    .join('');
+}
+
+const OUR_NFT_TABLE = /^table inet istio-proxy-(raw|mangle|nat) /;
+
+/** Of both backends. */
+export async function wholeState(path: string): Promise<string> {
+  return `${await state(path)}# nftables\n${await nftState(path)}`;
+}
+
+/** What others have in nf_tables, of what `nftState` or `wholeState` says. */
+export function foreignNft(state: string): string {
+  const nft = state.slice(state.indexOf('# nftables\n') + 1);
+  return nft
+    .split(/(?=^table )/m)
+    .filter((table) => table.startsWith('table ') && !OUR_NFT_TABLE.test(table))
+    .join('');
+}
+
+/** All of nf_tables in the order of its making, without handles and counts. */
+export async function nftRules(path: string): Promise<string> {
+  return (await inside(path, ['nft', 'list', 'ruleset'])).replace(/packets \d+ bytes \d+/g, 'packets N bytes N');
+}
+
+/** Tables that were made again come last in `nftRules`; here they do not. */
+export function byName(tables: string): string {
+  return tables
+    .split(/(?=^table )/m)
+    .sort()
+    .join('');
+}
+
+export async function restoreNft(path: string, text: string): Promise<void> {
+  await inside(path, ['nft', '-f', '-'], text);
+}
+
+/** Gives the rules of our nftables tables counters of their own, as if packets had come. */
+export async function count(path: string): Promise<void> {
+  const ours = (await inside(path, ['nft', 'list', 'ruleset']))
+    .split(/(?=^table )/m)
+    .filter((table) => OUR_NFT_TABLE.test(table));
+  let packets = 0;
+  const counted = ours.map((table) => {
+    const name = /^table (\S+ \S+)/.exec(table)?.[1];
+    return `delete table ${name}\n${table.replace(/packets 0 bytes 0/g, () => `packets ${++packets} bytes ${60 * packets}`)}`;
+  });
+  await inside(path, ['nft', '-f', '-'], counted.join(''));
+}
+
+/** JSON with bigints, which nftables' form and netns have. */
+export function toJson(value: unknown): string {
+  return JSON.stringify(value, (_, each: unknown) => (typeof each === 'bigint' ? `${each}n` : each));
+}
+
+export function fromJson(text: string): unknown {
+  return JSON.parse(text, (_, each: unknown) =>
+    typeof each === 'string' && /^\d+n$/.test(each) ? BigInt(each.slice(0, -1)) : each,
   );
 }
 
@@ -109,15 +186,21 @@ export function foreign(state: string): string {
 }
 
 /** What `ipnc plan` makes of redirect flags. Both families unless they say otherwise. */
-export async function rulesetOf(flags: readonly string[]): Promise<Ruleset> {
+async function rulesetOf(flags: readonly string[]): Promise<Ruleset> {
   const families = flags.includes('--ip-families') ? [] : ['--ip-families', '4,6'];
   const { code, stdout, stderr } = await ipnc(['plan', '--format', 'json', ...families, ...flags]);
   assert.is(code, 0, stderr);
   return (JSON.parse(stdout) as { ruleset: Ruleset }).ruleset;
 }
 
+/** Of iptables-legacy, unless `--backend` is among the flags. */
+export async function formFor(flags: readonly string[]): Promise<Form> {
+  const backend = flags.includes('--backend') ? flags[flags.indexOf('--backend') + 1] : 'iptables-legacy';
+  return formOf(await rulesetOf(flags), backend as Backend, { counters: !flags.includes('--counters=false') });
+}
+
 export async function compile(...flags: string[]): Promise<Compiled> {
-  return native().compile(await rulesetOf(flags), 'iptables-legacy');
+  return native().compile(await formFor(flags));
 }
 
 export async function identify(path: string): Promise<Netns> {

@@ -3,21 +3,23 @@
  * is to answer. An answer counts only if the one who gives it knows where the caller wanted to go.
  */
 import type { Family } from '../../lib/ruleset/model.ts';
-import type { Place, Who } from './world.ts';
+import type { Call, Place, Who } from './world.ts';
 
-type Callee = `${'tcp' | 'udp'} ${Place}:${number}`;
-type Answerer = `${'app' | 'proxy' | 'world'}:${number}`;
+type Callee = `${Call['protocol']} ${Place}:${number}`;
+type Answerer = `${'app' | 'proxy' | 'world'}:${number}` | 'ECONNREFUSED' | 'ECONNRESET' | typeof SILENCE;
 /** Who calls, whom, who answers, and from which source if it matters. */
 export type Line = [who: Who, callee: Callee, answers: Answerer, from?: Place];
+
+/** Nobody answers. */
+export const SILENCE = 'ETIMEDOUT';
 
 export interface TrafficCase {
   name: string;
   /** As for `apply`. */
   flags: string[];
   transparent?: true;
-  /** Both, if absent. */
-  families?: readonly Family[];
-  traffic: Line[];
+  /** The same for both families, or each its own. */
+  traffic: Line[] | Record<Family, Line[]>;
 }
 
 /** With no flags, and whatever the mode of inbound capture. */
@@ -41,6 +43,21 @@ const byDefault: Line[] = [
   ['world', 'tcp pod:15020', 'app:15020'],
   ['world', 'tcp pod:15021', 'app:15021'],
   ['world', 'tcp pod:15090', 'app:15090'],
+];
+
+const everyDns = ['--redirect-dns', '--capture-all-dns'];
+/** Of a family that has rules with `everyDns`, and of one that has none. */
+const captured: Line[] = [
+  ['app', 'tcp world:80', 'proxy:15001'],
+  ['app', 'udp dns:53', 'proxy:15053'],
+  ['world', 'tcp pod:8080', 'proxy:15006'],
+];
+const untouched: Line[] = [
+  ['app', 'tcp world:80', 'world:80'],
+  ['app', 'tcp world:53', 'world:53'],
+  ['app', 'udp dns:53', 'world:53'],
+  ['world', 'tcp pod:8080', 'app:8080'],
+  ['world', 'stray pod:8080', 'ECONNRESET'],
 ];
 
 export const cases: TrafficCase[] = [
@@ -272,20 +289,24 @@ export const cases: TrafficCase[] = [
   {
     name: 'the loopback CIDR, as it is',
     flags: [],
-    families: [4],
-    traffic: [
-      ['proxy', 'tcp loopback2:8080', 'proxy:15006'],
-      ['app', 'tcp loopback2:8080', 'app:8080'],
-    ],
+    traffic: {
+      4: [
+        ['proxy', 'tcp loopback2:8080', 'proxy:15006'],
+        ['app', 'tcp loopback2:8080', 'app:8080'],
+      ],
+      6: [],
+    },
   },
   {
     name: 'a wider loopback CIDR',
     flags: ['--loopback-cidr', '127.0.0.0/8'],
-    families: [4],
-    traffic: [
-      ['proxy', 'tcp loopback2:8080', 'app:8080'],
-      ['proxy', 'tcp pod:8080', 'proxy:15006'],
-    ],
+    traffic: {
+      4: [
+        ['proxy', 'tcp loopback2:8080', 'app:8080'],
+        ['proxy', 'tcp pod:8080', 'proxy:15006'],
+      ],
+      6: [['proxy', 'tcp pod:8080', 'proxy:15006']],
+    },
   },
   {
     name: 'all DNS',
@@ -315,8 +336,68 @@ export const cases: TrafficCase[] = [
     ],
   },
   {
-    name: 'drop-invalid lets through what is valid',
+    name: 'what conntrack finds invalid is let through',
+    flags: [],
+    traffic: [['world', 'stray pod:8080', 'ECONNRESET']],
+  },
+  {
+    name: 'drop-invalid, and what is valid is let through',
     flags: ['--drop-invalid'],
-    traffic: byDefault,
+    traffic: [['world', 'stray pod:8080', SILENCE], ...byDefault],
+  },
+  {
+    name: 'drop-invalid with TPROXY',
+    flags: ['--drop-invalid', '-m', 'TPROXY'],
+    transparent: true,
+    traffic: [['world', 'stray pod:8080', SILENCE], ...byDefault],
+  },
+  {
+    name: 'a proxy that does not listen: nothing gets past it',
+    flags: ['-p', '15999', '-z', '15998'],
+    traffic: [
+      ['app', 'tcp world:80', 'ECONNREFUSED'],
+      ['world', 'tcp pod:8080', 'ECONNREFUSED'],
+      ['world', 'tcp pod:15020', 'app:15020'],
+    ],
+  },
+  {
+    name: 'a proxy that does not listen, with TPROXY: nothing gets past it',
+    flags: ['-m', 'TPROXY', '-z', '15998'],
+    transparent: true,
+    traffic: [
+      ['world', 'tcp pod:8080', SILENCE],
+      ['world', 'tcp beyond:80', SILENCE],
+      ['world', 'tcp pod:15020', 'app:15020'],
+    ],
+  },
+  {
+    name: 'a proxy that cannot take what TPROXY sends: nothing gets past it',
+    flags: ['-m', 'TPROXY'],
+    traffic: [
+      ['world', 'tcp pod:8080', SILENCE],
+      ['world', 'tcp pod:15020', 'app:15020'],
+    ],
+  },
+  {
+    name: 'IPv4 alone',
+    flags: ['--ip-families', '4', ...everyDns, '--drop-invalid'],
+    traffic: { 4: captured, 6: untouched },
+  },
+  {
+    name: 'IPv6 alone',
+    flags: ['--ip-families', '6', ...everyDns, '--drop-invalid'],
+    traffic: { 4: untouched, 6: captured },
+  },
+  {
+    name: 'TPROXY of IPv4 alone',
+    flags: ['--ip-families', '4', ...everyDns, '-m', 'TPROXY'],
+    transparent: true,
+    traffic: { 4: captured, 6: untouched },
+  },
+  {
+    name: 'TPROXY of IPv6 alone',
+    flags: ['--ip-families', '6', ...everyDns, '-m', 'TPROXY'],
+    transparent: true,
+    traffic: { 4: untouched, 6: captured },
   },
 ];

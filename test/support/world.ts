@@ -8,7 +8,7 @@
  */
 import { setTimeout } from 'node:timers/promises';
 import { Network } from '../../lib/demo/network.ts';
-import { type Actor, type Arrival, dial, type Server, serve } from '../../lib/demo/toolbox.ts';
+import { type Actor, type Arrival, type Destination, dial, type Server, serve } from '../../lib/demo/toolbox.ts';
 import type { Family } from '../../lib/ruleset/model.ts';
 
 const ADDRESSES = {
@@ -53,10 +53,12 @@ export type Who = keyof typeof ACTORS;
 export interface WorldOptions {
   /** Whether the proxy takes inbound traffic as TPROXY sends it. */
   transparent: boolean;
+  /** The pod has a user namespace of its own, and the uids and gids of who is in it are those inside. */
+  userns?: boolean;
 }
 
 export interface Call {
-  protocol: 'tcp' | 'udp';
+  protocol: Destination['protocol'];
   to: Place;
   port: number;
   /** Source. */
@@ -67,6 +69,7 @@ export interface Call {
 export class World implements AsyncDisposable {
   readonly podPath: string;
   readonly #network: Network;
+  #podUserns: string | undefined;
   readonly #servers: Server[] = [];
 
   private constructor(network: Network) {
@@ -74,11 +77,13 @@ export class World implements AsyncDisposable {
     this.podPath = network.path('pod');
   }
 
-  static async build({ transparent }: WorldOptions): Promise<World> {
+  static async build({ transparent, userns = false }: WorldOptions): Promise<World> {
     const network = new Network('ipnc-test');
     const world = new World(network);
     try {
-      await network.add('pod', 'outside', 'vm');
+      if (userns) world.#podUserns = await network.addOwned('pod');
+      else await network.add('pod');
+      await network.add('outside', 'vm');
       const at = (place: Place) => [`${ADDRESSES[place][4]}/24`, `${ADDRESSES[place][6]}/64`];
       await network.connect(
         { netns: 'pod', interface: 'eth0', addresses: at('pod') },
@@ -120,15 +125,17 @@ export class World implements AsyncDisposable {
    * Who answered, and where: `proxy:15001`. One that took the connection without knowing where it was meant to go is
    * `proxy:15001 for <where it believes>`; an errno name if nobody answered.
    */
-  async call(who: Who, family: Family, { protocol, to, port, from, fromPort }: Call): Promise<string> {
+  async call(who: Who, family: Family, call: Call, timeoutMs?: number): Promise<string> {
+    const { protocol, to, port, from, fromPort } = call;
     const address = ADDRESSES[to][family];
-    const reply = await dial(this.#actor(who), {
+    const destination: Destination = {
       protocol,
       address,
       port,
       ...(from && { from: ADDRESSES[from][family] }),
       ...(fromPort !== undefined && { fromPort }),
-    });
+    };
+    const reply = await dial(this.#actor(who), destination, timeoutMs);
     if (!reply.ok) return reply.error;
     const meant = family === 6 ? `[${address}]:${port}` : `${address}:${port}`;
     const aware = protocol === 'udp' || reply.original === meant;
@@ -146,7 +153,8 @@ export class World implements AsyncDisposable {
 
   #actor(who: Who): Actor {
     const { netns, uid, gid } = ACTORS[who];
-    return { netns: this.#network.path(netns), uid, gid };
+    const userns = netns === 'pod' ? this.#podUserns : undefined;
+    return { netns: this.#network.path(netns), ...(userns !== undefined && { userns }), uid, gid };
   }
 
   async #serve(who: Who, name: string, ports: { tcp: number[]; udp?: number[]; transparent?: boolean }): Promise<void> {

@@ -1,0 +1,54 @@
+/** Sets of numbers, as sorted intervals that neither overlap nor touch. */
+import type { Interval } from './model.ts';
+
+export type Values = readonly Interval[];
+
+/** Of intervals in any order. */
+export function normal(intervals: Values): Values {
+  const sorted = intervals.toSorted((a, b) => (a.first < b.first ? -1 : a.first > b.first ? 1 : 0));
+  const joined: Interval[] = [];
+  for (const { first, last } of sorted) {
+    const before = joined.at(-1);
+    if (before === undefined || first > before.last + 1n) joined.push({ first, last });
+    else if (last > before.last) before.last = last;
+  }
+  return joined;
+}
+
+export function union(a: Values, b: Values): Values {
+  return normal([...a, ...b]);
+}
+
+export function intersection(a: Values, b: Values): Values {
+  const common: Interval[] = [];
+  for (let i = 0, j = 0; ; ) {
+    const [one, other] = [a[i], b[j]];
+    if (one === undefined || other === undefined) return common;
+    const { first } = one.first < other.first ? other : one;
+    const { last } = one.last < other.last ? one : other;
+    if (first <= last) common.push({ first, last });
+    if (one.last < other.last) i++;
+    else j++;
+  }
+}
+
+export function difference(a: Values, b: Values): Values {
+  const left: Interval[] = [];
+  for (const { first, last } of a) {
+    let from = first;
+    for (const gone of intersection([{ first, last }], b)) {
+      if (gone.first > from) left.push({ first: from, last: gone.first - 1n });
+      from = gone.last + 1n;
+    }
+    if (from <= last) left.push({ first: from, last });
+  }
+  return left;
+}
+
+export function contains(outer: Values, inner: Values): boolean {
+  return difference(inner, outer).length === 0;
+}
+
+export function equal(a: Values, b: Values): boolean {
+  return a.length === b.length && a.every(({ first, last }, at) => b[at]?.first === first && b[at]?.last === last);
+}

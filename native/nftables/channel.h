@@ -1,0 +1,58 @@
+// Requests to nf_tables and their answers, on a NETLINK_NETFILTER socket.
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "native/nftables/expression.h"
+#include "native/nftables/netlink.h"
+
+namespace ipnc::nftables {
+
+// The kernel took nothing of a transaction.
+struct Refusal {
+  int number = 0;
+  uint32_t sequence = 0;  // of the first message that it would not take
+};
+
+constexpr uint32_t kFirstSequence = uint32_t{1} << 31;  // of requests: above those of any batch
+
+class Channel {
+ public:
+  // Throws away what an earlier request, whose answer could not be received, left unread.
+  explicit Channel(int socket);
+
+  // 0, or an errno. `each` gets the messages of the answer.
+  int Ask(uint16_t type, uint16_t flags, const std::function<void(Writer&)>& fill,
+          const std::function<void(const Message&)>& each);
+
+  // When this throws, it is not known whether the kernel took the batch.
+  std::optional<Refusal> Send(const Batch& batch);
+
+ private:
+  // The bytes of one answer; empty if there is none.
+  View Receive();
+  void MakeRoom(size_t size);
+
+  int socket_;
+  uint32_t sequence_ = uint32_t{1} << 31;        // above those of any batch
+  alignas(nlmsghdr) uint8_t buffer_[32 * 1024];  // the longest that the kernel makes
+};
+
+// The generation of the netns' ruleset, which grows with each transaction. Nullopt where this kernel has no nf_tables.
+std::optional<uint32_t> Generation(Channel& channel);
+
+// The number of chains, named sets and other objects with a name in a table of ours, or nullopt where it does not
+// stand.
+std::optional<uint32_t> AskTable(Channel& channel, TableName table, const std::function<void(const Message&)>& each);
+
+// Our tables as the kernel tells of them, all of one generation: see PutAgain for the order. Empty: it does not stand.
+struct State {
+  uint32_t generation = 0;
+  std::array<Bytes, kTableNames.size()> dumps;
+  const Bytes& of(TableName table) const { return dumps[static_cast<size_t>(table)]; }
+};
+// Nullopt where this kernel has no nf_tables.
+std::optional<State> ReadState(Channel& channel);
+
+}  // namespace ipnc::nftables

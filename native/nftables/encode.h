@@ -1,0 +1,37 @@
+// Rule <-> expressions, as nft writes them for the same text. Pure: no system call, no state.
+#pragma once
+
+#include <vector>
+
+#include "native/nftables/expression.h"
+#include "native/nftables/rule.h"
+
+namespace ipnc::nftables {
+
+// Where a field comes from.
+struct FieldForm {
+  enum class Source : uint8_t { kMeta, kCt, kNetwork, kTransport };
+  Source source;
+  uint8_t key;      // of meta and ct; otherwise the offset
+  bool host_order;  // the kernel has it as a number of its own
+  uint8_t type;     // nft's number for it (its datatype.h): how a set of them is printed
+};
+const FieldForm& FormOf(Field field);
+
+// From the network's order to the host's, or back, where the field is in that.
+FieldValue Swapped(Field field, const FieldValue& value);
+
+// Throws ERR_INVALID_RULE, naming what is wrong.
+std::vector<Expression> Encode(const Rule& rule);
+Content Encode(const Table& table);
+
+// Never refuses: what it does not know, or what Encode would not write the same, comes back as opaque.
+Rule Decode(const std::vector<Expression>& expressions);
+Table Decode(TableName name, const Content& content);
+
+// Throws ERR_INVALID_RULE unless the rule says something, and nothing that needs what it does not say.
+void RequireValid(const Rule& rule);
+// The same for what a rule alone does not show: names, jumps, tables that come twice.
+void RequireValid(const std::vector<Table>& tables);
+
+}  // namespace ipnc::nftables
