@@ -7,8 +7,10 @@ import { cleanCommand } from './commands/clean.ts';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { planCommand } from './commands/plan.ts';
+import { runCommand } from './commands/run.ts';
 import { type Context, EXIT, OTHER, printError } from './commands/shared.ts';
 import { verifyCommand } from './commands/verify.ts';
+import { ConfigErrors } from './config.ts';
 import { Failure } from './netns/errors.ts';
 import { type Io, processIo } from './output.ts';
 import { ConfigError } from './redirect/config-error.ts';
@@ -71,7 +73,7 @@ nothing touched, 3 drift ("verify").`,
       throw new ConfigError('argument', excess, right);
     }
   });
-  for (const verb of [planCommand, applyCommand, verifyCommand, cleanCommand, doctorCommand, demoCommand]) {
+  for (const verb of [runCommand, planCommand, applyCommand, verifyCommand, cleanCommand, doctorCommand, demoCommand]) {
     program.addCommand(
       verb(context)
         .copyInheritedSettings(program)
@@ -88,6 +90,10 @@ function fail(error: unknown, io: Io, json: boolean): number {
     const { code, field, value, expected } = error;
     const shownValue = value === undefined ? {} : { value: value.slice(0, MESSAGE_LIMIT) };
     printError(io, json, { code, message: error.message, ...(json && { field, ...shownValue, expected }) });
+    return EXIT.usage;
+  }
+  if (error instanceof ConfigErrors) {
+    for (const each of error.errors) fail(each, io, json);
     return EXIT.usage;
   }
   if (error instanceof Failure) {

@@ -3,13 +3,15 @@
  * Pod; `ruleset/plan.ts` turns it into rules.
  *
  * Of the sources the first that names an option decides it, and only what decides is parsed:
- * on the command line flags, then the environment; with a Pod flags, then the Pod (see `redirect/pod.ts`), and the
- * caller's environment not at all; at last the defaults of `redirect/options.ts`, which are what Istio injects today.
+ * on the command line flags, then the environment; with a Pod flags, then the Pod (see `redirect/pod-sources.ts`), and
+ * the caller's environment not at all; for the controller the Pod, then the cluster's defaults; at last the defaults of
+ * `redirect/options.ts`, which are what Istio injects today.
  */
 import { addresses, cidrText, isLoopback } from './redirect/addresses.ts';
 import { ConfigError } from './redirect/config-error.ts';
 import { type OptionKey, type OptionValues, optionList, options } from './redirect/options.ts';
-import { type Pod, podSources } from './redirect/pod.ts';
+import type { Pod } from './redirect/pod.ts';
+import { declaredPorts, podSources } from './redirect/pod-sources.ts';
 import { nameServers } from './redirect/resolv-conf.ts';
 import type { Given, Source } from './redirect/sources.ts';
 import type { Cidr, Family, PortRange } from './ruleset/model.ts';
@@ -59,10 +61,15 @@ const MAX_REROUTES = 10_000;
  * name servers and no option names them.
  */
 export function redirect(
-  { flags = {}, environment = {}, pod }: { flags?: Source; environment?: Source; pod?: Pod },
+  {
+    flags = {},
+    environment = {},
+    pod,
+    defaults = {},
+  }: { flags?: Source; environment?: Source; pod?: Pod; defaults?: Source },
   servers: () => string[] = nameServers,
 ): Redirect {
-  const sources = pod === undefined ? [flags, environment] : [flags, ...podSources(pod)];
+  const sources = pod === undefined ? [flags, environment, defaults] : [flags, ...podSources(pod, defaults)];
   const given: Source = Object.assign({}, ...sources.toReversed());
   const values = Object.fromEntries(optionList.map(([key]) => [key, read(key, given[key])])) as OptionValues;
   const warnings: string[] = [];
@@ -92,6 +99,20 @@ export function redirect(
   return { spec, families: values.families, warnings };
 }
 
+/** What the controller is told for the whole cluster, where a pod says nothing. */
+export interface ClusterDefaults {
+  /** Each of source `default`. */
+  redirect: Source;
+  /** Where nothing names inbound ports: all, or those that the containers declare. */
+  defaultInboundPorts: '*' | 'declared';
+}
+
+/** As `redirect`, for a pod of the controller's: the pod goes before the cluster's defaults. */
+export function podRedirect(pod: Pod, { redirect: given, defaultInboundPorts }: ClusterDefaults): Redirect {
+  const declared = defaultInboundPorts === 'declared' ? declaredPorts(pod) : {};
+  return redirect({ pod, defaults: { ...declared, ...given } });
+}
+
 /** Whether a captured CIDR is loopback, in either family: then traffic of the pod to itself is captured too. */
 export function capturesLoopback({ outbound: { cidrs } }: RedirectSpec): boolean {
   return cidrs !== '*' && cidrs.some(isLoopback);
@@ -110,7 +131,8 @@ function withAgentPorts(ports: PortRange[]): PortRange[] {
 
 /**
  * As Istio, --capture-all-dns counts only with --redirect-dns. The servers of a pod are not known outside of it, so
- * there all DNS is captured unless a flag names them, as Istio's CNI does it.
+ * there all DNS is captured unless a flag names them, as Istio's CNI does it. Servers named for the whole cluster are
+ * those of each pod that captures DNS, unless it asks for all of it in so many words.
  */
 function dns(
   values: OptionValues,
@@ -120,7 +142,9 @@ function dns(
   warnings: string[],
 ): RedirectSpec['dns'] {
   if (values.dnsServers !== undefined) {
-    const { field = '', text = '' } = given.dnsServers ?? {};
+    const { field = '', text = '', source } = given.dnsServers ?? {};
+    if (source === 'default' && !values.redirectDns) return 'off';
+    if (source === 'default' && asksForAll(values, given)) return 'all';
     if (!values.redirectDns) throw new ConfigError(field, text, 'of no effect without --redirect-dns');
     if (values.captureAllDns && given.captureAllDns?.source !== 'pod') {
       throw new ConfigError(field, text, '--capture-all-dns captures all servers; one of the two would be right');
@@ -137,6 +161,12 @@ function dns(
   return 'off';
 }
 
+/** ISTIO_META_DNS_CAPTURE stands for both options, so it says nothing of which servers. */
+function asksForAll({ captureAllDns }: OptionValues, given: Source): boolean {
+  const { captureAllDns: all, redirectDns: some } = given;
+  return captureAllDns && all?.source === 'pod' && all.field !== some?.field;
+}
+
 /** What no value shows by itself. */
 function checkTogether(spec: RedirectSpec, { families }: OptionValues, given: Source): void {
   const lists: [OptionKey, '*' | Cidr[]][] = [
@@ -147,6 +177,7 @@ function checkTogether(spec: RedirectSpec, { families }: OptionValues, given: So
   for (const [key, cidrs] of lists) {
     const origin = given[key];
     if (families === 'auto' || cidrs === '*' || origin === undefined || origin.source === 'pod') continue;
+    if (origin.source === 'default' && given.families?.source === 'pod') continue;
     const stray = cidrs.find(({ family }) => !families.includes(family));
     if (stray !== undefined) {
       const other = `--ip-families ${families.join(',')} leaves IPv${stray.family} out; drop one of the two`;

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { defaultOf, flagsOf } from '../lib/commands/shared.ts';
+import { runOptionList } from '../lib/config/options.ts';
 import { foreignFlags } from '../lib/redirect/foreign.ts';
 import { optionList } from '../lib/redirect/options.ts';
 import { suite } from './suite.ts';
@@ -20,6 +21,15 @@ function table(): string {
   return ['| flag | default | environment | annotation | meaning |', '|---|---|---|---|---|', ...rows].join('\n');
 }
 
+function runTable(): string {
+  const rows = runOptionList.map(([, option]) => {
+    const initial = defaultOf(option) ?? option.initial ?? 'false';
+    const shown = option.initialText === undefined && initial !== 'none' ? code([initial]) : initial;
+    return `| ${code([flagsOf(option)])} | ${shown} | ${code(option.env)} | ${option.help} |`;
+  });
+  return ['| flag | default | environment | meaning |', '|---|---|---|---|', ...rows].join('\n');
+}
+
 function foreignTable(): string {
   const rows = foreignFlags.map(({ flag, short, instead }) => {
     return `| ${code([...(short === undefined ? [] : [`-${short}`]), `--${flag}`])} | ${instead} |`;
@@ -32,4 +42,5 @@ const holds = (expected: string) =>
   assert.ok(text.includes(`\n${expected}\n`), `docs/cli.md should hold:\n${expected}`);
 
 test('the table of redirect options', () => holds(table()));
+test("the table of the controller's options", () => holds(runTable()));
 test('the table of flags that have no place here', () => holds(foreignTable()));

@@ -57,16 +57,47 @@ const MEANINGS: Record<string, { means: (path: string) => string; remedy?: strin
     means: () => 'this kernel has no legacy iptables',
     remedy: 'load ip_tables, ip6_tables and their nat tables (modprobe iptable_nat ip6table_nat); see "ipnc doctor"',
   },
+  EPROTONOSUPPORT: {
+    means: () => 'this kernel has no nf_tables',
+    remedy: 'load it (modprobe nf_tables); see "ipnc doctor"',
+  },
   ENOMEM: {
     means: () => 'the kernel has no memory for the tables; nothing is left half done',
     remedy: 'a memory limit of this cgroup may be in the way',
   },
 };
 
+const LACKING = {
+  means: () => 'this kernel lacks something that the nftables form of these rules needs',
+  remedy:
+    '"ipnc doctor" names it; it may be a module to be loaded (modprobe nft_redir nft_tproxy nft_ct nft_chain_nat)',
+};
+
+/** Of the codes that nf_tables answers with another meaning. */
+const NF_TABLES: typeof MEANINGS = {
+  ENOENT: LACKING,
+  EOPNOTSUPP: LACKING,
+  EAGAIN: {
+    means: (path) => `another process kept changing the nftables rules of ${path}; nothing of ours is left half done`,
+    remedy: 'try again; a CNI plugin may still be at work there',
+  },
+};
+
+/** The kernel's answer to a legacy table that holds others' rules too. */
+const IPTC_COMMIT: typeof MEANINGS = {
+  EINVAL: {
+    means: (path) => `the kernel refuses a legacy table of ${path}, as it would be written back`,
+    remedy: 'where another user namespace owns it, owner rules made in there can only be removed from in there',
+  },
+};
+
+const SPECIAL: Record<string, typeof MEANINGS> = { nf_tables: NF_TABLES, iptc_commit: IPTC_COMMIT };
+
 /** Turns what the addon rejected with into a Failure; anything else is passed on as it is. */
 export function explain(error: unknown, path: string): unknown {
   if (!isNative(error)) return error;
-  const meaning = MEANINGS[error.code];
+  // What the nftables form needs and the kernel lacks is an ENOENT too, and no missing file.
+  const meaning = SPECIAL[error.syscall ?? '']?.[error.code] ?? MEANINGS[error.code];
   const detail = [error.syscall, error.table].filter((part) => part !== undefined).join(', ');
   const message = meaning === undefined ? error.message : meaning.means(path);
   const named = detail === '' ? error.code : `${error.code}: ${detail}`;

@@ -1,9 +1,6 @@
-/** What a Pod says about its redirect rules. */
+/** A Pod, and how one is read from a file. */
 import { parseAllDocuments } from 'yaml';
-import { argumentsSource } from './arguments.ts';
 import { ConfigError } from './config-error.ts';
-import { OWN_PREFIX, optionList } from './options.ts';
-import { environmentSource, type Source } from './sources.ts';
 
 /** The part of a Pod that is looked at (k8s.io/api/core/v1). */
 export interface Pod {
@@ -20,22 +17,19 @@ interface Ids {
   runAsGroup?: number;
 }
 
-interface Container {
+export interface Container {
   name?: string;
+  /** `Always` makes a native sidecar of an init container. */
+  restartPolicy?: string;
   command?: string[];
   args?: string[];
   env?: { name?: string; value?: string; valueFrom?: unknown }[];
+  ports?: { containerPort?: number; protocol?: string }[];
   securityContext?: Ids;
 }
 
 /** etcd, and so the API server, holds no object above 1.5 MiB (etcd: --max-request-bytes). */
 const MAX_POD_BYTES = 1_572_864;
-
-/** istio-proxy's environment variables that Istio's CNI reads (istio/cni/pkg/plugin/sidecar_redirect.go). */
-const PROXY_ENVIRONMENT = ['ISTIO_META_DNS_CAPTURE', 'ISTIO_DUAL_STACK', 'INVALID_DROP'];
-
-/** What Istio's proxy runs as where nothing is said, or root is (istio/cni/pkg/plugin/kubernetes.go). */
-const DEFAULT_ID = '1337';
 
 /** Reads one Pod from YAML or JSON. `field` names the file in messages. */
 export function readPod(text: string, field: string): Pod {
@@ -64,90 +58,6 @@ export function readPod(text: string, field: string): Pod {
   }
   check(pod, field);
   return pod as Pod;
-}
-
-/**
- * The sources of a pod's configuration, the strongest first:
- *
- * 1. annotations of this project, since they are meant for us;
- * 2. arguments, then environment, of the injected istio-init or istio-validation container: they hold what the mesh's
- *    defaults and the pod's annotations came to when the pod was injected;
- * 3. Istio's annotations;
- * 4. the istio-proxy container's environment, and what it runs as (its securityContext, then the pod's; unset or 0
- *    means 1337).
- */
-export function podSources(pod: Pod): Source[] {
-  const init = pod.spec?.initContainers?.find(({ name }) => name === 'istio-init' || name === 'istio-validation');
-  const words = init === undefined ? undefined : wordsOf(init);
-  const fromArguments = init === undefined || words === undefined ? {} : argumentsSource(words, init.name ?? '');
-  const annotations = pod.metadata?.annotations ?? {};
-  const sources = [
-    annotationSource(annotations, (key) => key.startsWith(OWN_PREFIX)),
-    fromArguments,
-    words === undefined ? {} : containerEnvironment(init),
-    annotationSource(annotations, (key) => !key.startsWith(OWN_PREFIX)),
-  ];
-  const proxy = [...(pod.spec?.initContainers ?? []), ...(pod.spec?.containers ?? [])].find(
-    ({ name }) => name === 'istio-proxy',
-  );
-  if (proxy !== undefined) {
-    sources.push(containerEnvironment(proxy, PROXY_ENVIRONMENT));
-    sources.push(proxyIds(proxy, pod, sources));
-  }
-  return sources;
-}
-
-function annotationSource(annotations: Record<string, string>, mine: (key: string) => boolean): Source {
-  const source: Source = {};
-  for (const [key, { annotations: names = [] }] of optionList) {
-    const name = names.find((name) => mine(name) && annotations[name] !== undefined);
-    const text = name === undefined ? undefined : annotations[name];
-    if (text !== undefined) source[key] = { text, field: `annotation ${name}`, source: 'pod' };
-  }
-  return source;
-}
-
-/** The words after `istio-iptables`, wherever in command or args it stands; undefined if it does not. */
-function wordsOf({ command = [], args = [] }: Container): string[] | undefined {
-  const words = [...command, ...args];
-  const program = words.findIndex((word) => /(^|\/)istio-iptables$/.test(word));
-  return program < 0 ? undefined : words.slice(program + 1);
-}
-
-function containerEnvironment(container: Container | undefined, only?: readonly string[]): Source {
-  const { name = '', env = [] } = container ?? {};
-  const values: Record<string, string | undefined> = {};
-  for (const variable of env) {
-    if (variable.name === undefined || (only !== undefined && !only.includes(variable.name))) continue;
-    values[variable.name] = variable.valueFrom === undefined ? (variable.value ?? '') : '(from a reference)';
-  }
-  const source = environmentSource(values, `env of ${name}`, 'pod');
-  // Istio's CNI takes the one variable for both: the pod's name servers are not known outside of the pod.
-  if (source.redirectDns?.field.startsWith('ISTIO_META_DNS_CAPTURE') === true) {
-    source.captureAllDns ??= source.redirectDns;
-  }
-  return source;
-}
-
-/**
- * Where the injected arguments name a uid and no gid, istio-iptables takes the one for the other; so an unset group
- * of the container decides nothing then.
- */
-function proxyIds(proxy: Container, pod: Pod, stronger: readonly Source[]): Source {
-  const user = proxy.securityContext?.runAsUser ?? pod.spec?.securityContext?.runAsUser ?? 0;
-  const group = proxy.securityContext?.runAsGroup ?? pod.spec?.securityContext?.runAsGroup ?? 0;
-  const field = (name: string) => `istio-proxy securityContext.${name}`;
-  const source: Source = {
-    proxyUids: { text: user === 0 ? DEFAULT_ID : String(user), field: field('runAsUser'), source: 'pod' },
-  };
-  if (group !== 0 || !stronger.some(({ proxyUids }) => proxyUids !== undefined)) {
-    source.proxyGids = {
-      text: group === 0 ? DEFAULT_ID : String(group),
-      field: field('runAsGroup'),
-      source: 'pod',
-    };
-  }
-  return source;
 }
 
 /** The API server has checked a Pod that comes from it; a file may hold anything. */

@@ -1,0 +1,163 @@
+/**
+ * A stand-in for kube-apiserver in a process of its own: lists and watches of one node's pods, patches of their status,
+ * over HTTPS. Told by its parent what becomes of pods. It takes down when it told of a pod and when its patch was read.
+ */
+import { readFileSync } from 'node:fs';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { NAMESPACE, NODE, podWriter, type StoredPod } from './pods.ts';
+
+export type Change = [what: 'create' | 'run' | 'terminate' | 'delete', name: string];
+
+export interface Report {
+  /** Milliseconds from writing the ADDED line to having read the patch. */
+  latencies: number[];
+  /** Patches of a pod after its first. */
+  further: number;
+  requests: number;
+  /** Lives that ended before their patch. */
+  unmarked: number;
+}
+
+export type Question = { changes: Change[] } | { report: true } | { marked: number };
+export type Answer = { port: number } | { report: Report } | { marked: number; at: number };
+
+const [, , certificate = '', key = ''] = process.argv;
+const write = podWriter();
+const pods = new Map<string, StoredPod>();
+const toldAt = new Map<string, number>();
+const watches = new Set<ServerResponse>();
+const marked = new Set<string>();
+let awaited = Number.POSITIVE_INFINITY;
+let version = 1;
+let report: Report = { latencies: [], further: 0, requests: 0, unmarked: 0 };
+
+/** Nobody watches that one's node. */
+put({ ...blank('probe'), node: 'elsewhere' });
+
+function blank(name: string): StoredPod {
+  const uid = `5f0c7a52-9f0e-4c4e-8a5b-${String(++version).padStart(12, '0')}`;
+  return { name, uid, version, node: NODE, phase: 'Pending', terminating: false, annotations: {}, conditions: [] };
+}
+
+function put(pod: StoredPod): void {
+  pods.set(pod.name, pod);
+}
+
+function tell(type: string, pod: StoredPod): void {
+  if (pod.node !== NODE) return;
+  const line = `{"type":"${type}","object":${write(pod)}}\n`;
+  if (type === 'ADDED') toldAt.set(pod.name, performance.now());
+  for (const watch of watches) watch.write(line);
+}
+
+function change([what, name]: Change): void {
+  if (what === 'create') {
+    put(blank(name));
+    const pod = pods.get(name);
+    if (pod) tell('ADDED', pod);
+    return;
+  }
+  const pod = pods.get(name);
+  if (pod === undefined) return;
+  pod.version = ++version;
+  if (what === 'run') pod.phase = 'Running';
+  if (what === 'terminate') pod.terminating = true;
+  if (what === 'delete') {
+    pods.delete(name);
+    if (!marked.delete(name)) report.unmarked++;
+    toldAt.delete(name);
+  }
+  tell(what === 'delete' ? 'DELETED' : 'MODIFIED', pod);
+}
+
+interface Patch {
+  metadata: { uid: string; annotations: Record<string, string | null> };
+  status: { conditions: { type: string; $patch?: string }[] };
+}
+
+async function answerPatch(request: IncomingMessage, response: ServerResponse, name: string): Promise<void> {
+  const { metadata, status } = JSON.parse(await text(request)) as Patch;
+  const pod = pods.get(name);
+  if (pod === undefined) return answer(response, 404, '{"kind":"Status","code":404,"reason":"NotFound"}');
+  if (metadata.uid !== pod.uid && name !== 'probe')
+    return answer(response, 422, '{"kind":"Status","code":422,"message":"metadata.uid: Invalid value"}');
+  const told = toldAt.get(name);
+  if (told !== undefined) {
+    if (marked.has(name)) report.further++;
+    else report.latencies.push(performance.now() - told);
+    marked.add(name);
+  }
+  for (const [key, value] of Object.entries(metadata.annotations)) {
+    if (value === null) delete pod.annotations[key];
+    else pod.annotations[key] = value;
+  }
+  for (const condition of status.conditions) {
+    pod.conditions = pod.conditions.filter(({ type }) => type !== condition.type);
+    if (condition.$patch === undefined) pod.conditions.push(condition as unknown as Record<string, unknown>);
+  }
+  pod.version = ++version;
+  tell('MODIFIED', pod);
+  answer(response, 200, write(pod));
+  if (marked.size >= awaited) {
+    awaited = Number.POSITIVE_INFINITY;
+    say({ marked: marked.size, at: performance.timeOrigin + performance.now() });
+  }
+}
+
+function answer(response: ServerResponse, code: number, body: string): void {
+  response.writeHead(code, { 'Content-Type': 'application/json' });
+  response.end(body);
+}
+
+function answerGet(response: ServerResponse, pathname: string, query: URLSearchParams): void {
+  const ofPods = pathname === '/api/v1/pods';
+  if (query.has('watch')) {
+    response.writeHead(200, { 'Content-Type': 'application/json' });
+    response.flushHeaders();
+    if (!ofPods) return;
+    watches.add(response);
+    response.on('close', () => watches.delete(response));
+    return;
+  }
+  const own = ofPods ? [...pods.values()].filter(({ node }) => node === NODE) : [];
+  const from = Number(query.get('continue') ?? 0);
+  const to = from + Number(query.get('limit') ?? own.length);
+  const page = own.slice(from, to);
+  for (const { name } of page) toldAt.set(name, performance.now());
+  const items = ofPods
+    ? page.map(write)
+    : [JSON.stringify({ metadata: { name: NAMESPACE, uid: 'n', resourceVersion: '1' } })];
+  // Nothing changes between a list and its watch here, so no history is kept.
+  const metadata = { resourceVersion: String(version), ...(to < own.length && { continue: String(to) }) };
+  answer(response, 200, `{"metadata":${JSON.stringify(metadata)},"items":[${items.join(',')}]}`);
+}
+
+const server = createServer({ cert: readFileSync(certificate), key: readFileSync(key) }, (request, response) => {
+  report.requests++;
+  const { pathname, searchParams } = new URL(request.url ?? '/', 'https://stand-in');
+  if (request.method === 'GET') answerGet(response, pathname, searchParams);
+  else if (request.method === 'PATCH') void answerPatch(request, response, pathname.split('/')[6] ?? '');
+  else {
+    request.resume();
+    answer(response, 201, '{}');
+  }
+});
+server.keepAliveTimeout = 90_000;
+server.listen(0, '127.0.0.1', () => say({ port: (server.address() as AddressInfo).port }));
+
+function say(answer: Answer): void {
+  process.send?.(answer);
+}
+
+process.on('message', (question: Question) => {
+  if ('changes' in question) question.changes.forEach(change);
+  else if ('marked' in question) awaited = question.marked;
+  else {
+    say({ report });
+    report = { latencies: [], further: 0, requests: 0, unmarked: 0 };
+  }
+});
+process.on('disconnect', () => process.exit());

@@ -1,0 +1,160 @@
+/**
+ * What `ipnc run` puts together (lib/run.ts), for the bench: all of it real but for the locator, which knows each pod's
+ * netns by the pod's name. Its parent asks it for sweeps.
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { KubeConfig } from '@kubernetes/client-node';
+import { readConfig } from '../../lib/config.ts';
+import { Controller } from '../../lib/controller.ts';
+import { Cri } from '../../lib/cri/client.ts';
+import { EventRecorder } from '../../lib/events.ts';
+import { startHttp } from '../../lib/http.ts';
+import { Initializer } from '../../lib/initialize.ts';
+import { createLogger } from '../../lib/log.ts';
+import { createMetrics } from '../../lib/metrics.ts';
+import { native } from '../../lib/native.ts';
+import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
+import { Kube } from '../../lib/sources/kube.ts';
+import { RuntimeEvents } from '../../lib/sources/runtime.ts';
+import { StatusMarker } from '../../lib/status.ts';
+
+export type Order = 'sweep' | 'state' | 'collect';
+
+/** Milliseconds. */
+export interface Sweep {
+  pods: number;
+  took: number;
+  /** The longest delay of the event loop meanwhile, and in a time as long without a sweep. */
+  delay: number;
+  idle: number;
+}
+
+export interface State {
+  pods: Record<string, number>;
+  waiting: number;
+  running: number;
+  backingOff: number;
+  heapUsed: number;
+  external: number;
+  loopP99: number;
+}
+
+const RESOLUTION_MS = 1;
+const [, , kubeconfig = '', folder = '', nodeName = ''] = process.argv;
+
+class KnownPlaces extends Locator {
+  override async locatePod({ name }: PodRef): Promise<Located | NotLocated> {
+    const path = join(folder, name);
+    try {
+      return { path, source: 'cri', netns: await native().identify(path) };
+    } catch (error) {
+      return { path: undefined, reason: 'no-sandbox', detail: String(error) };
+    }
+  }
+}
+
+const stop = new AbortController();
+const config = readConfig({
+  flags: new Map(),
+  environment: { ...process.env, NODE_NAME: nodeName, KUBECONFIG: kubeconfig },
+});
+const log = createLogger({ level: config.logLevel });
+const kube = new Kube(() => {
+  const config = new KubeConfig();
+  config.loadFromFile(kubeconfig);
+  return config;
+});
+// Nothing answers there: what is loaded and tried is what a node's controller loads and tries.
+const cri = new Cri(join(folder, 'no.sock'));
+const runtime = new RuntimeEvents({ cri, hostRoot: '', signal: stop.signal });
+const marker = new StatusMarker(kube);
+const recorder = new EventRecorder({ requests: kube, node: nodeName, onError: (err) => log.warn({ err }, 'event') });
+const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+const initializer = new Initializer({
+  config,
+  locator: new KnownPlaces({}),
+  marker,
+  probe: await native().probe(),
+  bootId,
+});
+const metrics = createMetrics('bench', {
+  queue: () => controller.queue(),
+  pods: () => controller.states(),
+  watches: () => controller.watches(),
+  events: () => recorder.stats,
+  eventSource: () => runtime.kind,
+});
+const controller = new Controller({
+  kube,
+  nodeName,
+  resyncMs: 3_600_000,
+  concurrency: config.concurrency,
+  initializer,
+  marker,
+  recorder,
+  metrics,
+  runtime,
+  log,
+});
+await startHttp({
+  listen: { host: '127.0.0.1', port: 0 },
+  livez: () => [],
+  readyz: () => controller.missing(),
+  metrics,
+  pods: () => controller.views(),
+  onError: () => {},
+});
+
+const loop = monitorEventLoopDelay({ resolution: 10 });
+loop.enable();
+
+async function delayDuring(work: () => Promise<unknown>): Promise<{ took: number; delay: number }> {
+  const delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS });
+  delay.enable();
+  await sleep(10);
+  delay.reset();
+  const start = performance.now();
+  await work();
+  const took = performance.now() - start;
+  await sleep(5);
+  delay.disable();
+  return { took, delay: delay.max / 1e6 - RESOLUTION_MS };
+}
+
+async function sweep(): Promise<Sweep> {
+  let pods = 0;
+  const { took, delay } = await delayDuring(async () => {
+    pods = await controller.sweep();
+  });
+  const { delay: idle } = await delayDuring(() => sleep(took));
+  return { pods, took, delay, idle };
+}
+
+function state(): State {
+  const { waiting, running, backingOff } = controller.queue();
+  const { heapUsed, external } = process.memoryUsage();
+  const loopP99 = loop.percentile(99) / 1e6 - 10;
+  loop.reset();
+  return {
+    pods: controller.states(),
+    waiting: waiting.new + waiting.resync,
+    running,
+    backingOff,
+    heapUsed,
+    external,
+    loopP99,
+  };
+}
+
+process.on('message', (order: Order) => {
+  if (order === 'collect') globalThis.gc?.();
+  if (order === 'sweep') void sweep().then((answer) => process.send?.(answer));
+  else process.send?.(state());
+});
+process.once('disconnect', () => stop.abort('disconnect'));
+process.once('SIGTERM', () => stop.abort('SIGTERM'));
+await controller.run(stop.signal, AbortSignal.timeout(3_600_000));
+process.exit();

@@ -1,0 +1,89 @@
+/** Pods as the API server sends them: injected by Istio in CNI mode, 12 KB of JSON each, made by joining strings. */
+import { fixture } from '../../test/support/pods.ts';
+
+export const NODE = 'node-1';
+export const NAMESPACE = 'bookinfo';
+const BYTES = 12_000;
+
+export interface StoredPod {
+  name: string;
+  uid: string;
+  version: number;
+  node: string;
+  phase: 'Pending' | 'Running';
+  terminating: boolean;
+  annotations: Record<string, string>;
+  conditions: Record<string, unknown>[];
+}
+
+interface Template {
+  metadata: { annotations: Record<string, string>; [field: string]: unknown };
+  spec: Record<string, unknown>;
+  status?: Record<string, unknown>;
+}
+
+function template(): Template {
+  const pod = fixture('native-cni') as Template;
+  const missing = BYTES - JSON.stringify(pod).length;
+  // As what `kubectl apply` or a CNI plugin leaves there.
+  if (missing > 0) pod.metadata.annotations['example.com/last-applied'] = 'x'.repeat(missing);
+  return pod;
+}
+
+let injected: Template | undefined;
+
+/** A pod to be created in a real API server, which admits any that is bound to a node already. */
+export function podToCreate(name: string): unknown {
+  injected ??= template();
+  const { metadata, spec } = injected;
+  const { labels, annotations } = metadata;
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name, namespace: NAMESPACE, labels, annotations },
+    spec: {
+      ...spec,
+      nodeName: NODE,
+      priorityClassName: undefined,
+      serviceAccountName: 'default',
+      serviceAccount: undefined,
+    },
+  };
+}
+
+/** Makes JSON texts of pods. */
+export function podWriter(): (pod: StoredPod) => string {
+  const pod = template();
+  Object.assign(pod.metadata, {
+    name: '@name@',
+    uid: '@uid@',
+    namespace: NAMESPACE,
+    resourceVersion: '@version@',
+    '@terminating@': '',
+  });
+  pod.metadata.annotations['@annotations@'] = '';
+  pod.spec.nodeName = '@node@';
+  const scheduled = { type: 'PodScheduled', status: 'True', lastTransitionTime: '2026-01-01T00:00:00Z' };
+  pod.status = { phase: '@phase@', conditions: [scheduled, '@conditions@'], '@ips@': '' };
+  const pieces = JSON.stringify(pod).split(/(,"@(?:terminating|annotations|ips)@":""|,"@conditions@"|@\w+@)/);
+  const values: Record<string, (pod: StoredPod) => string> = {
+    name: ({ name }) => name,
+    uid: ({ uid }) => uid,
+    version: ({ version }) => String(version),
+    node: ({ node }) => node,
+    phase: ({ phase }) => phase,
+    terminating: ({ terminating }) => (terminating ? ',"deletionTimestamp":"2026-01-01T00:00:00Z"' : ''),
+    ips: ({ phase }) => (phase === 'Running' ? ',"podIPs":[{"ip":"10.244.1.21"},{"ip":"fd00:10:244:1::15"}]' : ''),
+    annotations: ({ annotations }) =>
+      Object.entries(annotations)
+        .map(([key, value]) => `,${JSON.stringify(key)}:${JSON.stringify(value)}`)
+        .join(''),
+    conditions: ({ conditions }) => conditions.map((condition) => `,${JSON.stringify(condition)}`).join(''),
+  };
+  const writers = pieces.map((piece) => values[/@(\w+)@/.exec(piece)?.[1] ?? ''] ?? (() => piece));
+  return (stored) => {
+    let text = '';
+    for (const write of writers) text += write(stored);
+    return text;
+  };
+}

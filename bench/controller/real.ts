@@ -1,0 +1,109 @@
+/** Churn through the real API server, control plane alone: pods are bound by `spec.nodeName`, and end when deleted. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Informer } from '../../lib/sources/informer.ts';
+import { NETNS } from '../../lib/status.ts';
+import { coreApi, startControlPlane } from '../../test/cluster/control-plane.ts';
+import type { Sandboxes } from './churn.ts';
+import { NAMESPACE, NODE, podToCreate } from './pods.ts';
+import { kubeOf, Prober } from './stand-in.ts';
+import type { Subject } from './subject.ts';
+
+/** Pods that stand at a time, beside those on their way. */
+const LIVE = 250;
+
+interface Seen {
+  uid: string;
+  name: string;
+  marked: boolean;
+}
+
+/** Each lane makes a netns and a pod, waits until it is marked, and ends the oldest. */
+export async function realChurn(
+  begin: (kubeconfig: string) => Subject,
+  sandboxes: Sandboxes,
+  lanes: number,
+  seconds: number,
+) {
+  const controlPlane = await startControlPlane();
+  const stop = new AbortController();
+  const kube = kubeOf(controlPlane.kubeconfig);
+  const collection = `/api/v1/namespaces/${NAMESPACE}/pods`;
+  try {
+    const core = coreApi(controlPlane.kubeconfig);
+    await core.createNamespace({ body: { metadata: { name: NAMESPACE } } });
+    const namespace = NAMESPACE;
+    await core.createNamespacedServiceAccount({ namespace, body: { metadata: { name: 'default' } } });
+    const latencies: number[] = [];
+    const added = new Map<string, number>();
+    const waiting = new Map<string, () => void>();
+    const informer = new Informer<Seen>({
+      kube,
+      path: collection,
+      fieldSelector: `spec.nodeName=${NODE}`,
+      trim: (object) => {
+        const { metadata } = object as {
+          metadata: { uid: string; name: string; annotations?: Record<string, string> };
+        };
+        return { uid: metadata.uid, name: metadata.name, marked: metadata.annotations?.[NETNS] !== undefined };
+      },
+      onEvent: ({ type, object: { name, marked } }) => {
+        if (type === 'added') added.set(name, performance.now());
+        const at = added.get(name);
+        if (type === 'deleted') added.delete(name);
+        else if (marked && at !== undefined && waiting.has(name)) {
+          latencies.push(performance.now() - at);
+          waiting.get(name)?.();
+          waiting.delete(name);
+        }
+      },
+    });
+    const informed = informer.start(stop.signal);
+    await informer.synced;
+    await using subject = begin(controlPlane.kubeconfig);
+    const probe = { ...(podToCreate('probe') as { spec: object }) };
+    const body = { ...probe, spec: { ...probe.spec, nodeName: 'elsewhere' } };
+    const { metadata } = (await kube.post(collection, body)) as { metadata: { uid: string } };
+    await sleep(3000);
+
+    const standing: string[] = [];
+    let made = 0;
+    const end = async (name: string) => {
+      await core.deleteNamespacedPod({ namespace, name, gracePeriodSeconds: 0 });
+      await sandboxes.del(name);
+    };
+    const one = async () => {
+      const name = `churn-${made++}`;
+      await sandboxes.add(name);
+      const marked = new Promise<void>((resolve) => waiting.set(name, resolve));
+      await kube.post(collection, podToCreate(name));
+      await marked;
+      standing.push(name);
+      const oldest = standing.length > LIVE ? standing.shift() : undefined;
+      if (oldest !== undefined) await end(oldest);
+    };
+    const until = async (limit: number) => {
+      await Promise.all(
+        Array.from({ length: lanes }, async () => {
+          while (performance.now() < limit) await one();
+        }),
+      );
+    };
+    // Fills up, and warms up.
+    while (standing.length < LIVE) await Promise.all(Array.from({ length: lanes }, one));
+    latencies.length = 0;
+    subject.samples.length = 0;
+    const prober = new Prober(kube, { name: 'probe', uid: metadata.uid }, 100);
+    const start = performance.now();
+    const before = made;
+    await until(start + seconds * 1000);
+    const held = (made - before) / ((performance.now() - start) / 1000);
+    const bare = prober.stop();
+    if (prober.failed > 0) console.log(`${prober.failed} bare patches failed`);
+    const samples = [...subject.samples];
+    return { held, latencies, bare, rss: subject.rss(), samples, informed };
+  } finally {
+    stop.abort();
+    kube.close();
+    await controlPlane.stop();
+  }
+}

@@ -1,0 +1,108 @@
+/** The stand-in API server from its parent's side, and what a bare patch takes there. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { KubeConfig } from '@kubernetes/client-node';
+import { Kube } from '../../lib/sources/kube.ts';
+import { INITIALIZED, NETNS, READY, RULES, STATUS } from '../../lib/status.ts';
+import { createAuthority, writeKubeconfig } from '../../test/cluster/pki.ts';
+import type { Answer, Change, Question, Report } from './api-server.ts';
+import { NAMESPACE } from './pods.ts';
+
+/** As long as a mark is. */
+function barePatch(uid: string, at = new Date()): unknown {
+  const annotations = {
+    [STATUS]: INITIALIZED,
+    [NETNS]: `4f1c5a52-9f0e-4c4e-8a5b-000000000000:${at.getTime()}`,
+    [RULES]: '0123456789abcdef',
+  };
+  const condition = { type: READY, status: 'True', reason: 'Initialized', message: 'traffic is redirected' };
+  return { metadata: { uid, annotations }, status: { conditions: [{ ...condition, lastTransitionTime: at }] } };
+}
+
+/** Patches a pod of no interest, over a connection that is open already, each `everyMs`. */
+export class Prober {
+  /** Milliseconds. */
+  samples: number[] = [];
+  failed = 0;
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(kube: Kube, pod: { name: string; uid: string }, everyMs = 25) {
+    this.#timer = setInterval(() => {
+      const start = performance.now();
+      kube
+        .patch(`/api/v1/namespaces/${NAMESPACE}/pods/${pod.name}/status`, 'strategic', barePatch(pod.uid))
+        .then(() => this.samples.push(performance.now() - start))
+        .catch(() => this.failed++);
+    }, everyMs);
+  }
+
+  stop(): number[] {
+    clearInterval(this.#timer);
+    return this.samples;
+  }
+}
+
+export class StandIn implements AsyncDisposable {
+  readonly kubeconfig: string;
+  readonly kube: Kube;
+  readonly #child: ChildProcess;
+  #changes: Change[] = [];
+
+  private constructor(child: ChildProcess, kubeconfig: string) {
+    this.#child = child;
+    this.kubeconfig = kubeconfig;
+    this.kube = kubeOf(kubeconfig);
+  }
+
+  static async start(folder: string): Promise<StandIn> {
+    const authority = await createAuthority(folder);
+    const serving = await authority.issue({ name: 'stand-in', hosts: ['127.0.0.1'] });
+    const client = await authority.issue({ name: 'client' });
+    const child = fork(fileURLToPath(new URL('api-server.ts', import.meta.url)), [serving.cert, serving.key]);
+    const [{ port }] = (await once(child, 'message')) as [{ port: number }];
+    const server = `https://127.0.0.1:${port}`;
+    return new StandIn(child, writeKubeconfig(join(folder, 'kubeconfig'), server, authority.cert, client));
+  }
+
+  /** What is told in one turn goes at once. */
+  change(...change: Change): void {
+    this.#changes.push(change);
+    if (this.#changes.length === 1) setImmediate(() => this.#ask({ changes: this.#changes.splice(0) }));
+  }
+
+  async report(): Promise<Report> {
+    this.#ask({ report: true });
+    return ((await this.#answer()) as { report: Report }).report;
+  }
+
+  /** Milliseconds since 1970 at which so many pods were marked. */
+  async whenMarked(count: number): Promise<number> {
+    this.#ask({ marked: count });
+    return ((await this.#answer()) as { at: number }).at;
+  }
+
+  #ask(question: Question): void {
+    this.#child.send(question);
+  }
+
+  async #answer(): Promise<Answer> {
+    const [answer] = (await once(this.#child, 'message')) as [Answer];
+    return answer;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.kube.close();
+    this.#child.disconnect();
+    await once(this.#child, 'exit');
+  }
+}
+
+export function kubeOf(kubeconfig: string): Kube {
+  return new Kube(() => {
+    const config = new KubeConfig();
+    config.loadFromFile(kubeconfig);
+    return config;
+  });
+}

@@ -1,0 +1,103 @@
+/** The controller under measurement: bundled as in a released image, in a process of its own. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, openSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import type { Order, State, Sweep } from './entry.ts';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+
+/** Path of the bundle in `folder`. */
+export async function bundleSubject(folder: string, minify: boolean): Promise<string> {
+  mkdirSync(join(folder, 'lib'));
+  symlinkSync(join(ROOT, 'build'), join(folder, 'build'));
+  writeFileSync(join(folder, 'package.json'), '{"type":"module"}');
+  const outfile = join(folder, 'lib/main.js');
+  await build({
+    entryPoints: [fileURLToPath(new URL('entry.ts', import.meta.url))],
+    bundle: true,
+    minify,
+    outfile,
+    platform: 'node',
+    format: 'esm',
+    target: 'node24',
+    legalComments: 'none',
+    banner: {
+      js: [
+        `import { createRequire as createRequireOfBundle } from 'node:module';`,
+        'const require = createRequireOfBundle(import.meta.url);',
+        'const { filename: __filename, dirname: __dirname } = import.meta;',
+      ].join('\n'),
+    },
+  });
+  return outfile;
+}
+
+export class Subject implements AsyncDisposable {
+  readonly #child: ChildProcess;
+  /** MiB, one a second. */
+  readonly samples: number[] = [];
+  readonly #timer: NodeJS.Timeout;
+  readonly #log: string;
+
+  constructor(bundle: string, words: string[], execArgv: string[], log: string) {
+    const fd = openSync(log, 'w');
+    this.#log = log;
+    this.#child = fork(bundle, words, { execArgv, stdio: ['ignore', fd, fd, 'ipc'] });
+    this.#child.once('exit', (code) => {
+      if (code !== 0) console.error(`the controller ended with ${code}: ${readFileSync(log, 'utf8').slice(-2000)}`);
+    });
+    this.#timer = setInterval(() => this.samples.push(this.rss()), 1000);
+  }
+
+  get log(): string {
+    return readFileSync(this.#log, 'utf8');
+  }
+
+  /** MiB, as the kernel has it. */
+  rss(): number {
+    const status = readFileSync(`/proc/${this.#child.pid}/status`, 'utf8');
+    return Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? Number.NaN) / 1024;
+  }
+
+  /** Seconds, of all its threads. */
+  cpu(): number {
+    const [utime = 0, stime = 0] = readFileSync(`/proc/${this.#child.pid}/stat`, 'utf8')
+      .replace(/^.*\) /, '')
+      .split(' ')
+      .slice(11, 13)
+      .map(Number);
+    return (utime + stime) / 100;
+  }
+
+  async sweep(): Promise<Sweep> {
+    return (await this.#ask('sweep')) as Sweep;
+  }
+
+  async state(): Promise<State> {
+    return (await this.#ask('state')) as State;
+  }
+
+  /** MiB after a full collection, if it was started with --expose-gc, and a second for the kernel to take it. */
+  async rssCollected(): Promise<number> {
+    await this.#ask('collect');
+    await sleep(1000);
+    return this.rss();
+  }
+
+  async #ask(order: Order): Promise<unknown> {
+    this.#child.send(order);
+    const [answer] = (await once(this.#child, 'message')) as [unknown];
+    return answer;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    if (this.#child.exitCode !== null) return;
+    this.#child.kill('SIGTERM');
+    await once(this.#child, 'exit');
+  }
+}

@@ -1,0 +1,99 @@
+/** gRPC over a unix socket: calls that end in time, errors that can be told apart, streams that can be left. */
+import { Client, credentials, type ServiceError, status } from '@grpc/grpc-js';
+import type { Method } from './messages.ts';
+
+/** Of kubelet's own client; grpc-js stops at 4 MB, and all pods of a node with their annotations may be more. */
+const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
+
+/** Between two attempts to reach a socket at which nobody answers. */
+const RECONNECT_MS = { first: 50, longest: 500 };
+
+/** Why a runtime did not do what it was asked. */
+export class RuntimeError extends Error {
+  override readonly name = 'RuntimeError';
+  /** gRPC's own: `UNAVAILABLE` (nobody answers at the socket), `DEADLINE_EXCEEDED`, `NOT_FOUND`, `UNIMPLEMENTED`. */
+  readonly code: keyof typeof status;
+
+  constructor(code: keyof typeof status, message: string, cause?: unknown) {
+    super(message, { cause });
+    this.code = code;
+  }
+}
+
+/**
+ * Connects by itself at the first call, and again after the connection was lost. While nobody answers at the socket,
+ * calls fail at once with UNAVAILABLE.
+ */
+export class Channel {
+  readonly #socket: string;
+  readonly #client: Client;
+
+  /** `socket` is a path as this process sees it. */
+  constructor(socket: string) {
+    this.#socket = socket;
+    this.#client = new Client(`unix:${socket}`, credentials.createInsecure(), {
+      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
+      'grpc.initial_reconnect_backoff_ms': RECONNECT_MS.first,
+      'grpc.max_reconnect_backoff_ms': RECONNECT_MS.longest,
+    });
+  }
+
+  /** Rejects with RuntimeError, which is CANCELLED after the signal. */
+  call<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    { limitMs, signal }: { limitMs: number; signal?: AbortSignal | undefined },
+  ): Promise<Response> {
+    const { path, requestSerialize, responseDeserialize } = method;
+    return new Promise((resolve, reject) => {
+      const deadline = Date.now() + limitMs;
+      const answered = (error: ServiceError | null, answer?: Response) => {
+        signal?.removeEventListener('abort', cancel);
+        if (error === null && answer !== undefined) resolve(answer);
+        else reject(this.#explain(error, path));
+      };
+      const call = this.#client.makeUnaryRequest(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        request,
+        { deadline },
+        answered,
+      );
+      const cancel = () => call.cancel();
+      signal?.addEventListener('abort', cancel, { once: true });
+      if (signal?.aborted) cancel();
+    });
+  }
+
+  /** Ends when the runtime ends it; throws RuntimeError, which is CANCELLED after the signal. */
+  async *stream<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    signal: AbortSignal,
+  ): AsyncGenerator<Response, void> {
+    const { path, requestSerialize, responseDeserialize } = method;
+    if (signal.aborted) throw new RuntimeError('CANCELLED', `${path}: aborted`);
+    const call = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request);
+    const cancel = () => call.cancel();
+    signal.addEventListener('abort', cancel, { once: true });
+    try {
+      for await (const message of call) yield message as Response;
+    } catch (error) {
+      throw this.#explain(error, path);
+    } finally {
+      signal.removeEventListener('abort', cancel);
+      call.cancel();
+    }
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+
+  #explain(error: unknown, path: string): RuntimeError {
+    const { code = status.UNKNOWN, details } = (error ?? {}) as Partial<ServiceError>;
+    const name = (status[code] ?? 'UNKNOWN') as keyof typeof status;
+    return new RuntimeError(name, `${path} at ${this.#socket}: ${name}: ${details ?? String(error)}`, error);
+  }
+}

@@ -1,0 +1,199 @@
+/**
+ * What the controller keeps of the Pods and Namespaces it watches: of their fields those that are read, in the shape
+ * that Kubernetes gives them (k8s.io/api/core/v1).
+ */
+import { isInit, PROXY } from './redirect/containers.ts';
+import { OWN_PREFIX, optionList } from './redirect/options.ts';
+import type { Container, Pod } from './redirect/pod.ts';
+import { PROXY_VARIABLES } from './redirect/pod-sources.ts';
+import type { Family } from './ruleset/model.ts';
+
+/** The original controller's way in: "true" or "false", on a pod or on its namespace. */
+export const INITIALIZE = 'istio-pod-network-controller/initialize';
+/** Istio's; a label that goes before the annotation of the same name. */
+export const INJECT = 'sidecar.istio.io/inject';
+/** Written by Istio's injector; what it says is not kept, only that it is there. */
+export const INJECTED = 'sidecar.istio.io/status';
+/** OpenShift's, as labels and as annotations. */
+export const DEPLOYER = 'openshift.io/deployer-pod-for.name';
+export const BUILD = 'openshift.io/build.name';
+/** Of istio-proxy. */
+export const DISABLE_ENVOY = 'DISABLE_ENVOY';
+
+export interface PodRecord extends Pod {
+  metadata: {
+    uid: string;
+    namespace: string;
+    name: string;
+    resourceVersion: string;
+    deletionTimestamp?: string;
+    labels: Record<string, string>;
+    annotations: Record<string, string>;
+  };
+  spec: NonNullable<Pod['spec']> & {
+    nodeName: string;
+    hostNetwork: boolean;
+    /** False: the pod has a user namespace of its own. */
+    hostUsers: boolean;
+    initContainers: Container[];
+    containers: Container[];
+  };
+  status: {
+    phase: string;
+    podIPs: string[];
+    /** Ours alone. */
+    conditions: Condition[];
+  };
+}
+
+export interface Condition {
+  type: string;
+  status: string;
+  reason: string;
+  message: string;
+}
+
+export interface NamespaceRecord {
+  metadata: { name: string; resourceVersion: string; annotations: Record<string, string> };
+}
+
+const ANNOTATIONS = new Set([
+  INITIALIZE,
+  INJECT,
+  DEPLOYER,
+  BUILD,
+  ...optionList.flatMap(([, { annotations = [] }]) => annotations),
+]);
+const LABELS = new Set([INJECT, DEPLOYER, BUILD]);
+const PROXY_NAMES = new Set([...PROXY_VARIABLES, DISABLE_ENVOY]);
+const INIT_NAMES = new Set(optionList.flatMap(([, { env = [] }]) => env));
+/** `proxy sidecar`, and what a wrapper may put before it; the rest of its arguments is Envoy's. */
+const PROXY_WORDS = 4;
+
+/** `object` is a Pod as the API server sends it. Throws TypeError if it is none. */
+export function trimPod(object: unknown): PodRecord {
+  const { metadata, spec, status } = parts(object, 'Pod');
+  const { deletionTimestamp } = metadata;
+  const annotations = pick(metadata.annotations, (name) => ANNOTATIONS.has(name) || name.startsWith(OWN_PREFIX));
+  if (mapping(metadata.annotations)[INJECTED] !== undefined) annotations[INJECTED] = '';
+  return {
+    metadata: {
+      uid: text(metadata.uid),
+      namespace: text(metadata.namespace),
+      name: text(metadata.name),
+      resourceVersion: text(metadata.resourceVersion),
+      ...(deletionTimestamp !== undefined && { deletionTimestamp: text(deletionTimestamp) }),
+      labels: pick(metadata.labels, (name) => LABELS.has(name)),
+      annotations,
+    },
+    spec: {
+      nodeName: text(spec.nodeName),
+      hostNetwork: spec.hostNetwork === true,
+      hostUsers: spec.hostUsers !== false,
+      ...securityContext(spec),
+      initContainers: sequence(spec.initContainers).map(trimContainer),
+      containers: sequence(spec.containers).map(trimContainer),
+    },
+    status: {
+      phase: text(status.phase),
+      podIPs: sequence(status.podIPs).map(({ ip }) => text(ip)),
+      conditions: sequence(status.conditions)
+        .filter(({ type }) => text(type).startsWith(OWN_PREFIX))
+        .map(({ type, status, reason, message }) => {
+          return { type: text(type), status: text(status), reason: text(reason), message: text(message) };
+        }),
+    },
+  };
+}
+
+/** `object` is a Namespace as the API server sends it. Throws TypeError if it is none. */
+export function trimNamespace(object: unknown): NamespaceRecord {
+  const { metadata } = parts(object, 'Namespace');
+  return {
+    metadata: {
+      name: text(metadata.name),
+      resourceVersion: text(metadata.resourceVersion),
+      annotations: pick(metadata.annotations, (name) => name === INITIALIZE),
+    },
+  };
+}
+
+/** The families of the pod's own addresses; `auto`, to be taken from the netns, while the API knows of none. */
+export function podFamilies({ status: { podIPs } }: PodRecord): 'auto' | Family[] {
+  const families = new Set<Family>(podIPs.map((address) => (address.includes(':') ? 6 : 4)));
+  return families.size === 0 ? 'auto' : [...families].sort();
+}
+
+function trimContainer(container: Record<string, unknown>): Container {
+  const name = text(container.name);
+  const ports = sequence(container.ports)
+    .filter(({ protocol }) => protocol === undefined || protocol === 'TCP')
+    .map(({ containerPort }) => ({ containerPort: Number(containerPort) }));
+  const command = words(container.command);
+  const args = words(container.args);
+  const isProxy = name === PROXY;
+  return {
+    name,
+    ...(container.restartPolicy !== undefined && { restartPolicy: text(container.restartPolicy) }),
+    ...(ports.length > 0 && { ports }),
+    ...(isProxy && {
+      command: command.slice(0, PROXY_WORDS),
+      args: args.slice(0, PROXY_WORDS),
+      env: variables(container.env, PROXY_NAMES),
+      ...securityContext(container),
+    }),
+    ...(!isProxy && isInit({ name, command, args }) && { command, args, env: variables(container.env, INIT_NAMES) }),
+  };
+}
+
+function variables(value: unknown, names: ReadonlySet<string>): NonNullable<Container['env']> {
+  return sequence(value)
+    .filter(({ name }) => names.has(text(name)))
+    .map(({ name, value, valueFrom }) => ({
+      name: text(name),
+      value: text(value),
+      ...(valueFrom !== undefined && { valueFrom: true }),
+    }));
+}
+
+function securityContext(holder: Record<string, unknown>): Pick<Container, 'securityContext'> {
+  const { runAsUser, runAsGroup } = mapping(holder.securityContext);
+  if (runAsUser === undefined && runAsGroup === undefined) return {};
+  return {
+    securityContext: {
+      ...(runAsUser !== undefined && { runAsUser: Number(runAsUser) }),
+      ...(runAsGroup !== undefined && { runAsGroup: Number(runAsGroup) }),
+    },
+  };
+}
+
+function parts(object: unknown, kind: string) {
+  const { metadata, spec, status } = mapping(object);
+  const found = { metadata: mapping(metadata), spec: mapping(spec), status: mapping(status) };
+  if (typeof found.metadata.name !== 'string') throw new TypeError(`not a ${kind}: it has no metadata.name`);
+  if (kind === 'Pod' && typeof found.metadata.uid !== 'string')
+    throw new TypeError('not a Pod: it has no metadata.uid');
+  return found;
+}
+
+function pick(value: unknown, wanted: (name: string) => boolean): Record<string, string> {
+  const picked: Record<string, string> = {};
+  for (const [name, item] of Object.entries(mapping(value))) if (wanted(name)) picked[name] = text(item);
+  return picked;
+}
+
+function mapping(value: unknown): Record<string, unknown> {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
+}
+
+function sequence(value: unknown): Record<string, unknown>[] {
+  return Array.isArray(value) ? value.map(mapping) : [];
+}
+
+function words(value: unknown): string[] {
+  return Array.isArray(value) ? value.map(text) : [];
+}
+
+function text(value: unknown): string {
+  return typeof value === 'string' ? value : '';
+}

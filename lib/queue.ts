@@ -1,0 +1,260 @@
+/**
+ * Work by key: one worker a key at a time, a bounded number over all. Whoever is added while being worked on is worked
+ * on once more, with what was added last. Nothing is kept of a key whose work is done.
+ */
+import { once } from 'node:events';
+
+/** `new` goes first. `resync` work never takes the last free worker, if there is more than one. */
+export type Priority = 'new' | 'resync';
+
+/** Milliseconds. A test brings its own. */
+export interface Clock {
+  now(): number;
+  /** Returns what cancels it. */
+  after(ms: number, call: () => void): () => void;
+}
+
+export interface Attempt {
+  key: string;
+  priority: Priority;
+  /** Attempts that failed before this one, without a success between. */
+  failures: number;
+  /** Since it was added, or since its back-off was over. */
+  waitedMs: number;
+}
+
+export interface QueueOptions<J> {
+  work: (job: J, attempt: Attempt) => Promise<void>;
+  /** Workers. */
+  concurrency: number;
+  /** False where another attempt would end the same; otherwise how long the other side wants to be left alone. */
+  retry: (error: unknown) => false | { afterMs?: number };
+  /** `waitMs`: until the next attempt; absent if there is none. If it throws, nobody hears of it. */
+  onError?: (error: unknown, attempt: Attempt, waitMs?: number) => void;
+  /** Shortest and longest wait after a failure. */
+  backoffMs?: readonly [number, number];
+  clock?: Clock;
+  /** From 0 to 1. */
+  random?: () => number;
+}
+
+export interface QueueStats {
+  waiting: Record<Priority, number>;
+  running: number;
+  backingOff: number;
+  /** Of the key that has waited longest for a worker, milliseconds; 0 without one. */
+  oldestMs: number;
+}
+
+interface Entry<J> {
+  job: J;
+  priority: Priority;
+  failures: number;
+  /** When it began to wait. */
+  since: number;
+  running: boolean;
+  /** Added while running. */
+  again?: { job: J; priority: Priority } | undefined;
+  /** While running. */
+  forgotten?: boolean;
+  /** While backing off. */
+  pause?: { cancel: () => void; notBefore: number } | undefined;
+}
+
+/** Milliseconds. */
+interface Wait {
+  ms: number;
+  /** Even if the key is added meanwhile. */
+  shortestMs: number;
+}
+
+const BACKOFF_MS = [100, 30_000] as const;
+
+const CLOCK: Clock = {
+  now: () => performance.now(),
+  after: (ms, call) => {
+    const timer = setTimeout(call, ms);
+    return () => clearTimeout(timer);
+  },
+};
+
+export class WorkQueue<J> {
+  readonly #options: Required<QueueOptions<J>>;
+  readonly #entries = new Map<string, Entry<J>>();
+  /** Keys that wait for a worker, oldest first. */
+  readonly #waiting: Record<Priority, Set<string>> = { new: new Set(), resync: new Set() };
+  readonly #running: Record<Priority, number> = { new: 0, resync: 0 };
+  #starting = false;
+  /** Once there is one, nothing is taken or started. */
+  #drained: PromiseWithResolvers<void> | undefined;
+
+  constructor(options: QueueOptions<J>) {
+    this.#options = { backoffMs: BACKOFF_MS, clock: CLOCK, random: Math.random, onError: () => {}, ...options };
+  }
+
+  /**
+   * Work starts after the caller's turn, so that what is added at once is taken by priority. A key that backs off is
+   * tried at once if the priority is `new`, since this may be what it was waiting for; but not sooner after it failed
+   * than half the shortest back-off, nor than the other side asked for.
+   */
+  add(key: string, job: J, priority: Priority = 'new'): void {
+    if (this.#drained) return;
+    let entry = this.#entries.get(key);
+    if (entry === undefined) {
+      entry = { job, priority, failures: 0, since: 0, running: false };
+      this.#entries.set(key, entry);
+      this.#enqueue(key, entry);
+    } else if (entry.running) {
+      entry.forgotten = false;
+      entry.again = { job, priority: higher(entry.again?.priority, priority) };
+    } else {
+      entry.job = job;
+      this.#raise(key, entry, priority);
+    }
+  }
+
+  /** To be called when there is nothing left to be done for a key. What runs is not stopped, but not repeated either. */
+  forget(key: string): void {
+    const entry = this.#entries.get(key);
+    if (entry?.running) {
+      entry.again = undefined;
+      entry.forgotten = true;
+    } else if (entry) this.#drop(key, entry);
+  }
+
+  stats(): QueueStats {
+    const { new: first, resync } = this.#waiting;
+    const waiting = first.size + resync.size;
+    let oldest = this.#options.clock.now();
+    for (const { since, running, pause } of this.#entries.values()) {
+      if (!running && !pause) oldest = Math.min(oldest, since);
+    }
+    return {
+      waiting: { new: first.size, resync: resync.size },
+      running: this.#running.new + this.#running.resync,
+      backingOff: this.#entries.size - waiting - this.#running.new - this.#running.resync,
+      oldestMs: this.#options.clock.now() - oldest,
+    };
+  }
+
+  /**
+   * Starts nothing more, ever, and takes nothing more. Resolves when what runs has ended, or at the signal; with the
+   * number of keys that still run. Never rejects.
+   */
+  async drain(signal?: AbortSignal): Promise<number> {
+    this.#drained ??= Promise.withResolvers();
+    for (const [key, entry] of this.#entries) {
+      entry.again = undefined;
+      if (!entry.running) this.#drop(key, entry);
+    }
+    if (this.#entries.size === 0) this.#drained.resolve();
+    const over: Promise<unknown>[] = [this.#drained.promise];
+    if (signal) over.push(signal.aborted ? Promise.resolve() : once(signal, 'abort'));
+    await Promise.race(over);
+    return this.#entries.size;
+  }
+
+  #drop(key: string, entry: Entry<J>): void {
+    entry.pause?.cancel();
+    this.#waiting[entry.priority].delete(key);
+    this.#entries.delete(key);
+  }
+
+  #raise(key: string, entry: Entry<J>, priority: Priority): void {
+    if (priority === 'resync') return;
+    if (entry.pause) {
+      const ms = entry.pause.notBefore - this.#options.clock.now();
+      this.#pause(key, entry, ms, ms);
+    } else if (this.#waiting.resync.delete(key)) this.#waiting.new.add(key);
+    entry.priority = priority;
+    this.#start();
+  }
+
+  #enqueue(key: string, entry: Entry<J>): void {
+    entry.since = this.#options.clock.now();
+    this.#waiting[entry.priority].add(key);
+    if (this.#starting) return;
+    this.#starting = true;
+    queueMicrotask(() => {
+      this.#starting = false;
+      this.#start();
+    });
+  }
+
+  #start(): void {
+    const { concurrency } = this.#options;
+    for (;;) {
+      const busy = this.#running.new + this.#running.resync;
+      if (busy >= concurrency) return;
+      const resyncMay = this.#running.resync < Math.max(1, concurrency - 1);
+      const [key] = this.#waiting.new.size > 0 ? this.#waiting.new : resyncMay ? this.#waiting.resync : [];
+      const entry = key === undefined ? undefined : this.#entries.get(key);
+      if (key === undefined || entry === undefined) return;
+      this.#waiting[entry.priority].delete(key);
+      entry.running = true;
+      void this.#run(key, entry);
+    }
+  }
+
+  /** Never rejects. */
+  async #run(key: string, entry: Entry<J>): Promise<void> {
+    const { clock, work } = this.#options;
+    const { priority, failures } = entry;
+    const attempt = { key, priority, failures, waitedMs: clock.now() - entry.since };
+    this.#running[priority]++;
+    let wait: Wait | undefined;
+    try {
+      await work(entry.job, attempt);
+      entry.failures = 0;
+    } catch (error) {
+      wait = this.#afterFailure(error, attempt, entry);
+    }
+    this.#running[priority]--;
+    entry.running = false;
+    const { again } = entry;
+    entry.again = undefined;
+    if (again) {
+      entry.job = again.job;
+      // A new pod that failed is still one.
+      entry.priority = wait ? higher(priority, again.priority) : again.priority;
+    }
+    if (this.#drained || (again === undefined && wait === undefined)) this.#entries.delete(key);
+    else if (wait === undefined) this.#enqueue(key, entry);
+    else this.#pause(key, entry, again?.priority === 'new' ? wait.shortestMs : wait.ms, wait.shortestMs);
+    if (this.#drained && this.#entries.size === 0) this.#drained.resolve();
+    this.#start();
+  }
+
+  /** How long to wait; undefined where another attempt would be in vain. */
+  #afterFailure(error: unknown, attempt: Attempt, entry: Entry<J>): Wait | undefined {
+    const { retry, onError, random } = this.#options;
+    const [shortest, longest] = this.#options.backoffMs;
+    let wait: Wait | undefined;
+    // What these two throw must not keep the worker.
+    try {
+      const verdict = retry(error);
+      if (verdict && !entry.forgotten) {
+        const backoff = Math.min(longest, shortest * 2 ** entry.failures) * (0.5 + random() / 2);
+        const { afterMs = 0 } = verdict;
+        wait = { ms: afterMs + backoff, shortestMs: Math.max(afterMs, shortest / 2) };
+      }
+      onError(error, attempt, wait?.ms);
+    } catch {}
+    entry.failures = wait ? entry.failures + 1 : 0;
+    return wait;
+  }
+
+  #pause(key: string, entry: Entry<J>, ms: number, shortestMs: number): void {
+    const { clock } = this.#options;
+    entry.pause?.cancel();
+    const cancel = clock.after(Math.max(0, ms), () => {
+      entry.pause = undefined;
+      this.#enqueue(key, entry);
+    });
+    entry.pause = { cancel, notBefore: clock.now() + shortestMs };
+  }
+}
+
+function higher(one: Priority | undefined, other: Priority): Priority {
+  return one === 'new' ? one : other;
+}

@@ -1,0 +1,107 @@
+/** What a Pod says about its redirect rules, as sources of the option table. */
+import { argumentsSource } from './arguments.ts';
+import { isGate, isInit, PROXY, proxyOf, redirectWords } from './containers.ts';
+import { OWN_PREFIX, optionList } from './options.ts';
+import type { Container, Pod } from './pod.ts';
+import { environmentSource, type Source } from './sources.ts';
+
+/** The mode that Istio's injector arrived at; it is always set, and the one trace of a mesh whose default is NONE. */
+const MODE_VARIABLE = 'ISTIO_META_INTERCEPTION_MODE';
+
+/** istio-proxy's environment variables that Istio's CNI reads (istio/cni/pkg/plugin/sidecar_redirect.go). */
+const CNI_VARIABLES = ['ISTIO_META_DNS_CAPTURE', 'ISTIO_DUAL_STACK', 'INVALID_DROP'];
+
+/** All that is read of istio-proxy's environment. */
+export const PROXY_VARIABLES: readonly string[] = [...CNI_VARIABLES, MODE_VARIABLE];
+
+/** What Istio's proxy runs as where nothing is said, or root is (istio/cni/pkg/plugin/kubernetes.go). */
+const DEFAULT_ID = '1337';
+
+/**
+ * The sources of a pod's configuration, the strongest first:
+ *
+ * 1. annotations of this project, since they are meant for us;
+ * 2. arguments, then environment, of the gate, or else of the injected istio-init or istio-validation container: they
+ *    hold what the mesh's defaults and the pod's annotations came to when the pod was injected;
+ * 3. Istio's annotations;
+ * 4. the istio-proxy container's environment, and what it runs as (its securityContext, then the pod's);
+ * 5. `defaults`, which are the cluster's;
+ * 6. 1337 as the group of a proxy that runs as a user of its own, in a group that nothing names.
+ */
+export function podSources(pod: Pod, defaults: Source): Source[] {
+  const inits = (pod.spec?.initContainers ?? []).filter((container) => isInit(container) && redirectWords(container));
+  const init = inits.find(isGate) ?? inits[0];
+  const annotations = pod.metadata?.annotations ?? {};
+  const sources = [
+    annotationSource(annotations, (key) => key.startsWith(OWN_PREFIX)),
+    init === undefined ? {} : argumentsSource(redirectWords(init) ?? [], init.name ?? ''),
+    init === undefined ? {} : containerEnvironment(init),
+    annotationSource(annotations, (key) => !key.startsWith(OWN_PREFIX)),
+  ];
+  const proxy = proxyOf(pod);
+  if (proxy === undefined) return [...sources, defaults];
+  const hasUser = sources.some(({ proxyUids }) => proxyUids !== undefined);
+  const ids = proxyIds(proxy, pod);
+  const implied: Source =
+    !hasUser && ids.proxyUids !== undefined ? { proxyGids: proxyId('runAsGroup', DEFAULT_ID) } : {};
+  return [...sources, containerEnvironment(proxy, CNI_VARIABLES), proxyMode(proxy), ids, defaults, implied];
+}
+
+/**
+ * The TCP ports that the containers declare, which the original controller captured where nothing named inbound
+ * ports. Not the proxy's own, nor those of init containers that are over before the application runs.
+ */
+export function declaredPorts(pod: Pod): Source {
+  const sidecars = (pod.spec?.initContainers ?? []).filter(({ restartPolicy }) => restartPolicy === 'Always');
+  const ports = [...sidecars, ...(pod.spec?.containers ?? [])]
+    .filter(({ name }) => name !== PROXY)
+    .flatMap(({ ports = [] }) => ports)
+    .filter(({ protocol = 'TCP' }) => protocol === 'TCP')
+    .map(({ containerPort }) => containerPort);
+  const text = [...new Set(ports)].join(',');
+  return { inboundPorts: { text, field: 'declared ports of the containers', source: 'pod' } };
+}
+
+function annotationSource(annotations: Record<string, string>, mine: (key: string) => boolean): Source {
+  const source: Source = {};
+  for (const [key, { annotations: names = [] }] of optionList) {
+    const name = names.find((name) => mine(name) && annotations[name] !== undefined);
+    const text = name === undefined ? undefined : annotations[name];
+    if (text !== undefined) source[key] = { text, field: `annotation ${name}`, source: 'pod' };
+  }
+  return source;
+}
+
+function containerEnvironment({ name: place = '', env = [] }: Container, only?: readonly string[]): Source {
+  const values: Record<string, string | undefined> = {};
+  for (const { name, value, valueFrom } of env) {
+    if (name === undefined || (only !== undefined && !only.includes(name))) continue;
+    values[name] = valueFrom === undefined ? (value ?? '') : '(from a reference)';
+  }
+  const source = environmentSource(values, `env of ${place}`, 'pod');
+  // Istio's CNI takes the one variable for both: the pod's name servers are not known outside of the pod.
+  if (source.redirectDns?.field.startsWith('ISTIO_META_DNS_CAPTURE') === true) {
+    source.captureAllDns ??= source.redirectDns;
+  }
+  return source;
+}
+
+function proxyMode({ name = '', env = [] }: Container): Source {
+  const text = env.find((variable) => variable.name === MODE_VARIABLE)?.value;
+  return text === undefined ? {} : { mode: { text, field: `${MODE_VARIABLE} (env of ${name})`, source: 'pod' } };
+}
+
+/** 0 is no answer, as for Istio: with TPROXY the container may be root, and Envoy in it is not. */
+function proxyIds(proxy: Container, pod: Pod): Source {
+  const id = (name: 'runAsUser' | 'runAsGroup') =>
+    proxy.securityContext?.[name] ?? pod.spec?.securityContext?.[name] ?? 0;
+  const [user, group] = [id('runAsUser'), id('runAsGroup')];
+  return {
+    ...(user !== 0 && { proxyUids: proxyId('runAsUser', String(user)) }),
+    ...(group !== 0 && { proxyGids: proxyId('runAsGroup', String(group)) }),
+  };
+}
+
+function proxyId(name: string, text: string) {
+  return { text, field: `${PROXY} securityContext.${name}`, source: 'pod' } as const;
+}

@@ -1,0 +1,130 @@
+/** A node's controller, put together from its parts and run until a signal. */
+import { readFileSync } from 'node:fs';
+import { KubeConfig } from '@kubernetes/client-node';
+import manifest from '../package.json' with { type: 'json' };
+import type { RunConfig } from './config.ts';
+import { Controller } from './controller.ts';
+import { Cri } from './cri/client.ts';
+import { criSockets } from './cri/sockets.ts';
+import { examine } from './doctor.ts';
+import { EventRecorder } from './events.ts';
+import { startHttp } from './http.ts';
+import { Initializer } from './initialize.ts';
+import { createLogger } from './log.ts';
+import { createMetrics } from './metrics.ts';
+import { native } from './native.ts';
+import { Failure } from './netns/errors.ts';
+import { Locator } from './netns/locate.ts';
+import { onNode } from './netns/node-paths.ts';
+import { Kube } from './sources/kube.ts';
+import { RuntimeEvents } from './sources/runtime.ts';
+import { StatusMarker } from './status.ts';
+
+/** What is under way at SIGTERM may end: less than the 30 s after which a kubelet kills. */
+const DRAIN_MS = 20_000;
+
+/** All that is essential and missing, at once. */
+async function requireNode(): Promise<void> {
+  const missing = (await examine()).filter(({ status }) => status === 'missing');
+  if (missing.length === 0) return;
+  const lines = missing.map(({ name, detail }) => `${name}: ${detail}`);
+  const remedies = missing.flatMap(({ remedy }) => (remedy === undefined ? [] : [remedy]));
+  throw new Failure('ERR_NODE', lines.join('\n'), remedies.join('; '));
+}
+
+/** Resolves with the exit code. Rejects with Failure where this node cannot do it. */
+export async function runNode(config: RunConfig): Promise<number> {
+  await requireNode();
+  const log = createLogger({ level: config.logLevel });
+  const stop = new AbortController();
+  const { signal } = stop;
+  for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort(name));
+
+  const hostRoot = config.hostRoot === '/' ? '' : config.hostRoot;
+  const kube = new Kube(() => kubeConfig(config.kubeconfig));
+  // A runtime that is not there yet may come: containerd, as most are.
+  const criSocket = config.criSocket ?? criSockets(hostRoot)[0] ?? '/run/containerd/containerd.sock';
+  const cri = new Cri(onNode(hostRoot, criSocket));
+  const runtime = eventsOf(config, cri, hostRoot, signal);
+  const marker = new StatusMarker(kube);
+  const recorder = new EventRecorder({
+    requests: kube,
+    node: config.nodeName,
+    onError: (err) => log.warn({ err }, 'an Event could not be sent'),
+  });
+  const locator = new Locator({ hostRoot, cri, criSocket });
+  const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  const probe = await native().probe();
+  const initializer = new Initializer({ config, locator, marker, probe, bootId });
+  const metrics = createMetrics(manifest.version, {
+    queue: () => controller.queue(),
+    pods: () => controller.states(),
+    watches: () => controller.watches(),
+    events: () => recorder.stats,
+    eventSource: () => runtime?.kind ?? 'none',
+  });
+  const controller = new Controller({
+    kube,
+    nodeName: config.nodeName,
+    resyncMs: config.resync,
+    concurrency: config.concurrency,
+    initializer,
+    marker,
+    recorder,
+    metrics,
+    ...(runtime && { runtime }),
+    log,
+  });
+  const http =
+    config.metricsAddress === 'off'
+      ? undefined
+      : await startHttp({
+          listen: config.metricsAddress,
+          livez: () => [],
+          readyz: () => controller.missing(),
+          metrics,
+          pods: () => controller.views(),
+          onError: (err) => log.error({ err }, 'a request failed'),
+        });
+  await runtime?.chosen;
+  log.info(
+    {
+      version: manifest.version,
+      node: config.nodeName,
+      criSocket,
+      events: runtime?.kind ?? 'none',
+      why: runtime?.reason ?? 'switched off',
+      http: http?.address,
+    },
+    'started',
+  );
+  try {
+    await controller.run(signal, drainAfter(signal));
+  } finally {
+    await http?.close();
+    cri.close();
+    kube.close();
+  }
+  log.info({ signal: String(signal.reason) }, 'ended');
+  return 0;
+}
+
+function kubeConfig(file: string | undefined): KubeConfig {
+  const config = new KubeConfig();
+  if (file === undefined) config.loadFromCluster();
+  else config.loadFromFile(file);
+  return config;
+}
+
+function eventsOf(config: RunConfig, cri: Cri, hostRoot: string, signal: AbortSignal): RuntimeEvents | undefined {
+  const { runtimeEvents: wanted } = config;
+  if (wanted === 'off') return undefined;
+  return new RuntimeEvents({ cri, hostRoot, signal, ...(wanted !== 'auto' && { kinds: [wanted] }) });
+}
+
+/** Aborts a while after `signal` did. */
+function drainAfter(signal: AbortSignal): AbortSignal {
+  const late = new AbortController();
+  signal.addEventListener('abort', () => setTimeout(() => late.abort(), DRAIN_MS).unref(), { once: true });
+  return late.signal;
+}

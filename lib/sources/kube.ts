@@ -1,0 +1,287 @@
+/**
+ * Requests to the Kubernetes API over node:https. Configuration and credentials are client-node's `KubeConfig`; its own
+ * client is not used: it makes no keep-alive agent for node:https, and an undici dispatcher for each request.
+ */
+import { type AgentOptions, Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http';
+import { Agent as HttpsAgent, request as httpsRequest, type RequestOptions } from 'node:https';
+import { text } from 'node:stream/consumers';
+import { urlToHttpOptions } from 'node:url';
+import { KubeConfig } from '@kubernetes/client-node';
+
+const REQUEST_LIMIT_MS = 10_000;
+const HEADERS_LIMIT_MS = 30_000;
+/** kube-apiserver closes idle connections after 90 s: ours are closed before it does. */
+const IDLE_CONNECTION_MS = 60_000;
+/** First TCP probe on an idle connection; libuv sends ten of them a second apart, so a dead peer is known after 25 s. */
+const TCP_PROBE_MS = 15_000;
+/** For how long what KubeConfig said is used again: it reads the CA's file anew at each call. */
+const CREDENTIALS_MS = 10_000;
+
+/** A burst of patches should not become a burst of TLS handshakes. */
+const MAX_CONNECTIONS = 32;
+const LINE_FEED = 0x0a;
+
+type Query = Record<string, string | number | boolean | undefined>;
+
+export interface RequestLimits {
+  signal?: AbortSignal;
+  /** For one exchange; 10 s if absent. */
+  timeoutMs?: number;
+}
+
+export interface StreamLimits {
+  signal?: AbortSignal;
+  /** Until the head of the answer; 30 s if absent. */
+  headersMs?: number;
+  /** Between two pieces of the body. */
+  idleMs: number;
+}
+
+const PATCH_TYPES = {
+  merge: 'application/merge-patch+json',
+  strategic: 'application/strategic-merge-patch+json',
+  json: 'application/json-patch+json',
+};
+
+/** An answer of the API other than 2xx, or a watch's ERROR event. */
+export class ApiError extends Error {
+  override readonly name = 'ApiError';
+  /** Of HTTP. */
+  readonly status: number;
+  /** Kubernetes' own word, `Expired` or `NotFound`; empty where the answer was no Status object, as from a proxy. */
+  readonly reason: string;
+  /** From `Retry-After` in seconds, or from the Status object. */
+  readonly retryAfterMs: number | undefined;
+
+  constructor(status: number, reason: string, message: string, retryAfterMs?: number) {
+    super(message);
+    this.status = status;
+    this.reason = reason;
+    this.retryAfterMs = retryAfterMs;
+  }
+
+  /** From a Status object: https://github.com/kubernetes/apimachinery/blob/master/pkg/apis/meta/v1/types.go */
+  static from(body: unknown, fallback: { status: number; message: string; retryAfter?: string | undefined }): ApiError {
+    const status = (typeof body === 'object' && body !== null ? body : {}) as {
+      code?: number;
+      reason?: string;
+      message?: string;
+      details?: { retryAfterSeconds?: number };
+    };
+    const seconds = Number(fallback.retryAfter ?? status.details?.retryAfterSeconds);
+    return new ApiError(
+      status.code ?? fallback.status,
+      status.reason ?? '',
+      status.message ?? fallback.message,
+      seconds > 0 ? seconds * 1000 : undefined,
+    );
+  }
+}
+
+interface Exchange {
+  method: 'GET' | 'PATCH' | 'POST';
+  path: string;
+  query?: Query;
+  body?: { type: string; content: unknown };
+  signal?: AbortSignal | undefined;
+  /** Until the head of the answer. */
+  headersMs: number;
+}
+
+/**
+ * One API server, as one user.
+ *
+ * Rejections: `ApiError` for an answer that is not 2xx; Node's own error (`code`, `syscall`, `address`) where no answer
+ * came, `ETIMEDOUT` past a limit, `AbortError` after the signal. Credentials that are refused (401) are loaded anew and
+ * tried once more. GET and PATCH are also repeated when a kept connection turns out to be closed.
+ */
+export class Kube {
+  readonly #load: () => KubeConfig;
+  readonly #agents = { 'http:': keepAlive(HttpAgent), 'https:': keepAlive(HttpsAgent) };
+  #config: KubeConfig;
+  #credentials: { options: Promise<RequestOptions>; until: number } | undefined;
+  #closed = false;
+
+  /** `load` is called again whenever credentials are refused, so it should read what it reads anew. */
+  constructor(load: () => KubeConfig = defaultConfig) {
+    this.#load = load;
+    this.#config = load();
+  }
+
+  get(path: string, query: Query = {}, limits: RequestLimits = {}): Promise<unknown> {
+    return this.#json({ method: 'GET', path, query }, limits);
+  }
+
+  post(path: string, content: unknown, limits: RequestLimits = {}): Promise<unknown> {
+    return this.#json({ method: 'POST', path, body: { type: 'application/json', content } }, limits);
+  }
+
+  patch(path: string, type: keyof typeof PATCH_TYPES, content: unknown, limits: RequestLimits = {}): Promise<unknown> {
+    return this.#json({ method: 'PATCH', path, body: { type: PATCH_TYPES[type], content } }, limits);
+  }
+
+  /**
+   * Resolves with the lines of the body, undecoded and without their ends, once the head of the answer is there. An end
+   * in the middle of a line throws, and that line is not among them. Whoever asks must read: the connection is held until
+   * the last line, a `break`, or the signal.
+   */
+  async lines(path: string, query: Query, limits: StreamLimits): Promise<AsyncGenerator<Buffer, void>> {
+    const { signal, headersMs = HEADERS_LIMIT_MS, idleMs } = limits;
+    const response = await this.#open({ method: 'GET', path, query, signal, headersMs });
+    return splitLines(response, idleMs);
+  }
+
+  /** Closes all connections, also those in use: their requests reject, and are not sent again. */
+  close(): void {
+    this.#closed = true;
+    for (const agent of Object.values(this.#agents)) agent.destroy();
+  }
+
+  async #json(exchange: Omit<Exchange, 'headersMs'>, limits: RequestLimits): Promise<unknown> {
+    const timeoutMs = limits.timeoutMs ?? REQUEST_LIMIT_MS;
+    const end = performance.now() + timeoutMs;
+    const response = await this.#open({ ...exchange, signal: limits.signal, headersMs: timeoutMs });
+    return JSON.parse(await bodyOf(response, end - performance.now()));
+  }
+
+  /** Resolves with an answer of 2xx, its body unread. */
+  async #open(exchange: Exchange): Promise<IncomingMessage> {
+    let renewed = false;
+    for (;;) {
+      exchange.signal?.throwIfAborted();
+      const credentials = this.#credentialsNow();
+      const response = await this.#send(exchange, await credentials.options);
+      if (response === 'stale') continue;
+      const { statusCode: status = 0, statusMessage: message = '' } = response;
+      if (status >= 200 && status < 300) return response;
+      const body = await bodyOf(response, exchange.headersMs);
+      if (status === 401 && !renewed) {
+        renewed = true;
+        // Unless another request has renewed them meanwhile.
+        if (this.#credentials === credentials) {
+          this.#config = this.#load();
+          this.#credentials = undefined;
+        }
+        continue;
+      }
+      throw ApiError.from(parse(body), { status, message, retryAfter: response.headers['retry-after'] });
+    }
+  }
+
+  #credentialsNow(): { options: Promise<RequestOptions>; until: number } {
+    if (this.#credentials === undefined || this.#credentials.until < performance.now()) {
+      const fresh = { options: credentialsOf(this.#config), until: performance.now() + CREDENTIALS_MS };
+      // Whoever asked for them hears of a failure; the next one asks again.
+      fresh.options.catch(() => {
+        if (this.#credentials === fresh) this.#credentials = undefined;
+      });
+      this.#credentials = fresh;
+    }
+    return this.#credentials;
+  }
+
+  /** `stale`: it went out on a kept connection that the server had closed, and was not heard. */
+  #send(exchange: Exchange, credentials: RequestOptions): Promise<IncomingMessage | 'stale'> {
+    const { method, path, query = {}, body, headersMs } = exchange;
+    const cluster = this.#config.getCurrentCluster();
+    if (!cluster) throw new Error('the kubeconfig names no current cluster');
+    const url = new URL(cluster.server.replace(/\/$/, '') + path);
+    for (const [name, value] of Object.entries(query)) if (value !== undefined) url.searchParams.set(name, `${value}`);
+    const content = body && JSON.stringify(body.content);
+    const options: RequestOptions = {
+      ...credentials,
+      ...urlToHttpOptions(url),
+      method,
+      // client-node's agent keeps no connection, but knows the way through a proxy.
+      agent: cluster.proxyUrl ? credentials.agent : this.#agents[url.protocol as 'https:'],
+      headers: {
+        ...credentials.headers,
+        Accept: 'application/json',
+        'User-Agent': 'istio-pod-network-controller',
+        ...(body && { 'Content-Type': body.type, 'Content-Length': Buffer.byteLength(content ?? '') }),
+      },
+      ...(exchange.signal && { signal: exchange.signal }),
+    };
+    return new Promise((resolve, reject) => {
+      const request = (url.protocol === 'http:' ? httpRequest : httpsRequest)(options);
+      const timer = setTimeout(() => request.destroy(timedOut(`${method} ${path}`, headersMs)), headersMs);
+      request.once('response', (response) => {
+        clearTimeout(timer);
+        resolve(response);
+      });
+      // Stays after the answer: aborting then makes an error event as well.
+      request.on('error', (error: NodeJS.ErrnoException) => {
+        clearTimeout(timer);
+        const closed = error.code === 'ECONNRESET' || error.code === 'EPIPE';
+        if (request.reusedSocket && closed && method !== 'POST' && !this.#closed) resolve('stale');
+        else reject(error);
+      });
+      request.end(content);
+    });
+  }
+}
+
+function defaultConfig(): KubeConfig {
+  const config = new KubeConfig();
+  config.loadFromDefault();
+  return config;
+}
+
+/** TLS material and headers. Node keys its connections by the material: changed certificates make new connections. */
+async function credentialsOf(config: KubeConfig): Promise<RequestOptions> {
+  const options: RequestOptions = {};
+  await config.applyToHTTPSOptions(options);
+  return options;
+}
+
+function keepAlive<A>(Agent: new (options: AgentOptions) => A): A {
+  return new Agent({
+    keepAlive: true,
+    keepAliveMsecs: TCP_PROBE_MS,
+    timeout: IDLE_CONNECTION_MS,
+    maxSockets: MAX_CONNECTIONS,
+  });
+}
+
+async function bodyOf(response: IncomingMessage, limitMs: number): Promise<string> {
+  const timer = setTimeout(() => response.destroy(timedOut('the rest of the answer', limitMs)), limitMs);
+  try {
+    return await text(response);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Cuts bytes, not characters: no character of more than one byte contains a line feed. */
+async function* splitLines(response: IncomingMessage, idleMs: number): AsyncGenerator<Buffer, void> {
+  const timer = setTimeout(() => response.destroy(timedOut('anything more of the answer', idleMs)), idleMs);
+  const held: Buffer[] = [];
+  try {
+    for await (const chunk of response as AsyncIterable<Buffer>) {
+      timer.refresh();
+      let start = 0;
+      for (let end = chunk.indexOf(LINE_FEED); end !== -1; end = chunk.indexOf(LINE_FEED, start)) {
+        const rest = chunk.subarray(start, end);
+        yield held.length === 0 ? rest : Buffer.concat([...held.splice(0), rest]);
+        start = end + 1;
+      }
+      if (start < chunk.length) held.push(chunk.subarray(start));
+    }
+    if (held.length > 0) throw new Error('the answer ended in the middle of a line');
+  } finally {
+    clearTimeout(timer);
+    response.destroy();
+  }
+}
+
+function timedOut(what: string, limitMs: number): Error {
+  return Object.assign(new Error(`${what} did not come within ${limitMs / 1000} s`), { code: 'ETIMEDOUT' });
+}
+
+function parse(body: string): unknown {
+  try {
+    return JSON.parse(body);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,317 @@
+/** The node's controller, when it or what it depends on is killed, stopped or lied to. */
+import { deepEqual, equal, notEqual, ok } from 'node:assert/strict';
+import { readFileSync, renameSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { V1Pod } from '@kubernetes/client-node';
+import { Cri } from '../../lib/cri/client.ts';
+import { native } from '../../lib/native.ts';
+import { NETNS } from '../../lib/status.ts';
+import { suite } from '../suite.ts';
+import { inside } from '../support/netns.ts';
+import { BOOT_ID, ControllerProcess } from './controller-process.ts';
+import { CriDriver } from './cri-driver.ts';
+import { isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
+import { until } from './pods.ts';
+import type { Service } from './sandbox/service.ts';
+
+const SLOW = { timeoutMs: 90_000 };
+const CROWD = 20;
+
+const test = suite('cluster, controller and faults');
+test.needs('cluster', 'addon', 'toolbox', 'iptables-legacy-save', 'nft');
+
+let mesh: Mesh;
+let controller: ControllerProcess;
+let peer: V1Pod;
+let web: V1Pod;
+/** What stands in a pod of the mesh, once. */
+let reference: string;
+
+test.before(async () => {
+  mesh = await Mesh.start(['toolbox']);
+  controller = await start();
+  [peer, web] = await Promise.all([mesh.run(plainPod('peer')), mesh.runInitialized(meshPod('web'))]);
+  reference = await mesh.rules(web);
+  ok(reference.includes('-A ISTIO_OUTPUT'));
+});
+// Also after a test that failed.
+test.before.each(async () => {
+  if (controller.ended) controller = await start();
+});
+test.after.each(() => {
+  for (const thaw of frozen) thaw();
+});
+test.after(async () => {
+  await controller?.stop();
+  await mesh?.stop();
+});
+
+function start(...flags: string[]): Promise<ControllerProcess> {
+  return ControllerProcess.start(mesh.node, mesh.kubeconfig, '--resync', '1s', ...flags);
+}
+
+/** Marked for the netns that it has, where the rules stand once. */
+async function isRight(of: V1Pod): Promise<boolean> {
+  const pod = await mesh.now(of);
+  const [marks, netns] = await Promise.all([mesh.marks(pod), mesh.netns(pod).catch(() => undefined)]);
+  if (netns === undefined || !isInitialized(marks) || marks.netns !== `${BOOT_ID}:${netns.cookie}`) return false;
+  return (await mesh.rules(pod)) === reference;
+}
+
+function becomesRight(of: V1Pod): Promise<boolean> {
+  return until(`right: ${of.metadata?.name}`, () => isRight(of), Boolean, 20_000);
+}
+
+/** What lets go on again what was stopped. */
+const frozen = new Set<() => void>();
+
+/** Stops a program of the cluster, and returns what lets it go on. Its nsenter, our child, stops when it does. */
+function freeze(program: string): () => void {
+  const childrenOf = (pid: number) =>
+    readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
+  const isIts = (pid: number) =>
+    readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+      .split('\0')
+      .some((word) => word.endsWith(`/${program}`));
+  const enter = childrenOf(process.pid).find(isIts) ?? 0;
+  const [inside = 0] = childrenOf(enter);
+  process.kill(inside, 'SIGSTOP');
+  const thaw = () => {
+    if (!frozen.delete(thaw)) return;
+    for (const pid of [inside, enter]) process.kill(pid, 'SIGCONT');
+  };
+  frozen.add(thaw);
+  return thaw;
+}
+
+function apiServer(): Service {
+  return mesh.controlPlane.services.get('kube-apiserver') as Service;
+}
+
+async function restartApiServer(): Promise<void> {
+  apiServer().start();
+  await apiServer().ready(async () => (await mesh.core.listNamespace()).items.length > 0);
+}
+
+async function sandboxOf({ metadata }: V1Pod): Promise<{ id: string; pid: number }> {
+  const cri = new Cri(mesh.node.criSocket);
+  try {
+    const [found] = (await cri.sandboxes({ uid: metadata?.uid ?? '' })).filter(({ state }) => state === 'ready');
+    if (found === undefined) return { id: '', pid: 0 };
+    return { id: found.id, pid: (await cri.sandbox(found.id))?.pid ?? 0 };
+  } finally {
+    cri.close();
+  }
+}
+
+const ends: Record<string, (pod: V1Pod) => Promise<unknown>> = {
+  'is killed': async (pod) => mesh.node.exec(['kill', '-9', String((await sandboxOf(pod)).pid)]),
+  'is stopped': async (pod) => {
+    const driver = new CriDriver(mesh.node.criSocket, mesh.node.sandbox.name);
+    await driver.stop((await sandboxOf(pod)).id);
+    driver.close();
+  },
+};
+for (const [what, end] of Object.entries(ends)) {
+  test(
+    `a sandbox that ${what} is made again by the kubelet, and programmed again whatever the mark says`,
+    async () => {
+      const name = `again-${what.replace(' ', '-')}`;
+      const pod = await mesh.runInitialized(meshPod(name));
+      const { netns } = await mesh.marks(pod);
+      await end(pod);
+      await mesh.marked(pod, (marks) => marks.netns !== netns);
+      await becomesRight(pod);
+      deepEqual(
+        [...new Set(controller.told(`${NAMESPACE}/${name}`, 'initialized').map((line) => line.netns))],
+        [netns, (await mesh.marks(pod)).netns],
+      );
+      const again = await until(
+        'running again',
+        () => mesh.now(pod),
+        ({ status }) => status?.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True') === true,
+      );
+      await mesh.expectCaptured(again, peer);
+    },
+    SLOW,
+  );
+}
+
+/** A pod whose rules are in, while the API server does not answer the request that marks it. */
+async function hangingMark(name: string): Promise<{ pod: V1Pod; thaw: () => void }> {
+  const thawKubelet = freeze('kubelet');
+  const body = meshPod(name);
+  if (body.spec) body.spec.nodeName = mesh.node.name;
+  const pod = await mesh.core.createNamespacedPod({ namespace: NAMESPACE, body });
+  await until(
+    'known',
+    async () => (await controller.pods()).get(name),
+    (view) => view !== undefined,
+  );
+  const thaw = freeze('kube-apiserver');
+  thawKubelet();
+  await until(
+    'running',
+    () => sandboxOf(pod),
+    ({ pid }) => pid > 0,
+  );
+  await until(
+    'working on it',
+    () => controller.metric('queue_running'),
+    (running) => running === 1,
+  );
+  await sleep(300);
+  return { pod, thaw };
+}
+
+test(
+  'killed between the rules and the mark, its successor marks the pod, and the rules are there once',
+  async () => {
+    const { pod, thaw } = await hangingMark('half-done');
+    equal(await controller.stop('SIGKILL'), 'SIGKILL');
+    // With the request that it has, and would answer though nobody listens.
+    const killed = apiServer().kill();
+    thaw();
+    await killed;
+    await restartApiServer();
+    deepEqual(await mesh.marks(pod), {});
+    controller = await start();
+    await becomesRight(pod);
+    ok(controller.told(`${NAMESPACE}/half-done`, 'initialized').length > 0);
+  },
+  SLOW,
+);
+
+test(
+  'asked to end, it ends what is under way',
+  async () => {
+    const { pod, thaw } = await hangingMark('under-way');
+    const ended = controller.stop('SIGTERM');
+    equal(await Promise.race([ended, sleep(1000, 'still there')]), 'still there');
+    const words = () => controller.lines.map(({ msg }) => msg).filter((msg) => ['initialized', 'ended'].includes(msg));
+    const before = words();
+    thaw();
+    equal(await ended, 0);
+    deepEqual(words(), [...before, 'initialized', 'ended']);
+    ok(!before.includes('ended'));
+    ok(isInitialized(await mesh.marks(pod)));
+    await becomesRight(pod);
+    controller = await start();
+  },
+  SLOW,
+);
+
+test(
+  'two of them on a node do what one does',
+  async () => {
+    await using other = await start();
+    const names = Array.from({ length: 4 }, (_, at) => `both-${at}`);
+    const pods = await Promise.all(names.map((name) => mesh.runInitialized(meshPod(name))));
+    const before = (await Promise.all(pods.map((pod) => mesh.now(pod)))).map(
+      ({ metadata }) => metadata?.resourceVersion,
+    );
+    await sleep(2500);
+    for (const pod of pods) await becomesRight(pod);
+    const after = (await Promise.all(pods.map((pod) => mesh.now(pod)))).map(
+      ({ metadata }) => metadata?.resourceVersion,
+    );
+    deepEqual(after, before, 'they go on writing');
+    for (const each of [controller, other]) equal(await each.metric('drift_repaired_total'), 0);
+  },
+  SLOW,
+);
+
+/** What happens, and what ends it. */
+const failures: Record<string, { what: string; happen: () => Promise<() => Promise<void>> }> = {
+  api: {
+    what: 'the API server was killed',
+    happen: async () => {
+      await apiServer().kill();
+      return restartApiServer;
+    },
+  },
+  containerd: {
+    what: 'containerd was killed',
+    happen: async () => {
+      const service = mesh.node.services.get('containerd');
+      await service?.kill();
+      return async () => service?.start();
+    },
+  },
+  socket: {
+    what: 'the socket of the CRI was away',
+    happen: async () => {
+      const away = `${mesh.node.criSocket}.away`;
+      renameSync(mesh.node.criSocket, away);
+      await sleep(2000);
+      return async () => renameSync(away, mesh.node.criSocket);
+    },
+  },
+  start: {
+    what: 'it started where there was no socket of the CRI',
+    happen: async () => {
+      equal(await controller.stop(), 0);
+      const mend = await failures.socket?.happen();
+      controller = await start();
+      return async () => mend?.();
+    },
+  },
+};
+for (const [name, { what, happen }] of Object.entries(failures)) {
+  test(
+    `after ${what}, old pods are right and new ones work`,
+    async () => {
+      const { lines } = controller;
+      const before = lines.length;
+      const mend = await happen();
+      await sleep(1000);
+      await mend();
+      const pod = await mesh.runInitialized(meshPod(`after-${name}`));
+      await becomesRight(pod);
+      await becomesRight(web);
+      await mesh.expectCaptured(pod, peer);
+      deepEqual(await mesh.marks(peer), {});
+      ok(!(await mesh.rules(peer)).includes('ISTIO_'));
+      equal((await controller.get('/readyz')).status, 200);
+      deepEqual(
+        lines.slice(before).filter(({ level }) => level === 'error'),
+        [],
+      );
+    },
+    SLOW,
+  );
+}
+
+test(
+  'of pods that run before it starts none is trusted, and all are right when it is ready',
+  async () => {
+    const names = Array.from({ length: CROWD }, (_, at) => `crowd-${at}`);
+    const pods = await Promise.all(names.map((name) => mesh.runInitialized(meshPod(name))));
+    equal(await controller.stop(), 0);
+    for (const [at, pod] of pods.entries()) {
+      if (at % 3 === 0) continue;
+      const netns = await mesh.netns(pod);
+      if (at % 3 === 1) {
+        // As after a reboot: another netns, and the mark of the old one.
+        await native().clean(netns);
+        await mesh.annotate(pod, { [NETNS]: `00000000-0000-0000-0000-000000000000:${netns.cookie}` });
+      } else await inside(netns.path, ['ip6tables-legacy', '-t', 'nat', '-F', 'ISTIO_OUTPUT']);
+      notEqual(await mesh.rules(pod), reference);
+    }
+    const thaw = freeze('kube-apiserver');
+    controller = await start();
+    const { status, text } = await controller.get('/readyz');
+    thaw();
+    equal(status, 503);
+    ok(text.includes('pods: first list'), text);
+    while ((await controller.get('/readyz')).status !== 200) await sleep(1);
+    const views = await controller.pods();
+    deepEqual(new Set(names.map((name) => views.get(name)?.state)), new Set(['initialized']));
+    deepEqual(await Promise.all(pods.map(isRight)), Array(CROWD).fill(true));
+    for (const [at, name] of names.entries()) {
+      const said = controller.lines.find(({ pod, msg }) => pod === `${NAMESPACE}/${name}` && msg !== 'waiting')?.msg;
+      equal(said, at % 3 === 0 ? 'unchanged' : 'initialized', name);
+    }
+  },
+  SLOW,
+);

@@ -1,0 +1,249 @@
+/** Pods as Istio's injector makes them in CNI mode, with the toolbox for istio-proxy and app; and who answers whom. */
+import { deepEqual, ok } from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import type { CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
+import { type Identity, native } from '../../lib/native.ts';
+import type { Kube } from '../../lib/sources/kube.ts';
+import { NETNS, READY, RULES, STATUS } from '../../lib/status.ts';
+import { inside } from '../support/netns.ts';
+import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
+import { administrator, createAccount } from './controller-process.ts';
+import type { ImageName } from './images/images.ts';
+import { type ClusterNode, startNode } from './node.ts';
+import { pod, runPod, toolbox, until } from './pods.ts';
+import { programs } from './programs.ts';
+
+export const INITIALIZE = 'istio-pod-network-controller/initialize';
+/** Of the pods; what is in it may not have any privilege. */
+export const NAMESPACE = 'shop';
+
+export interface PodOptions {
+  annotations?: Record<string, string>;
+  hostUsers?: boolean;
+}
+
+/** As `restricted` demands it. */
+const container = (uid: number, made: V1Container): V1Container => ({
+  ...made,
+  securityContext: {
+    allowPrivilegeEscalation: false,
+    capabilities: { drop: ['ALL'] },
+    readOnlyRootFilesystem: true,
+    runAsUser: uid,
+    runAsGroup: uid,
+  },
+});
+const restricted = { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } };
+
+/** What the injector makes of its default flags. */
+const ARGUMENTS =
+  'istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x  -b * -d 15090,15021,15020 --log_output_level=default:info';
+
+/** The app answers on 8080. */
+export function meshPod(name: string, { annotations = {}, hostUsers }: PodOptions = {}): V1Pod {
+  const validation = {
+    ...toolbox('istio-validation', ...ARGUMENTS.split(' '), '--run-validation', '--skip-rule-apply'),
+    command: ['/toolbox', 'help'],
+  };
+  const proxy = toolbox('istio-proxy', 'serve', '--name', 'istio-proxy', '--tcp', '15001,15006');
+  const made = pod(name, {
+    securityContext: restricted,
+    automountServiceAccountToken: false,
+    ...(hostUsers !== undefined && { hostUsers }),
+    initContainers: [container(1337, validation), { ...container(1337, proxy), restartPolicy: 'Always' }],
+    containers: [container(1000, toolbox('app', 'serve', '--name', name, '--tcp', '8080'))],
+  });
+  made.metadata = {
+    ...made.metadata,
+    annotations: {
+      'sidecar.istio.io/status': '{"initContainers":["istio-validation","istio-proxy"],"revision":"default"}',
+      'sidecar.istio.io/interceptionMode': 'REDIRECT',
+      'traffic.sidecar.istio.io/includeInboundPorts': '*',
+      'traffic.sidecar.istio.io/excludeInboundPorts': '15020',
+      'traffic.sidecar.istio.io/includeOutboundIPRanges': '*',
+      ...annotations,
+    },
+  };
+  return made;
+}
+
+/** Not enrolled unless annotated. */
+export function plainPod(name: string, { annotations = {} }: PodOptions = {}): V1Pod {
+  const made = pod(name, {
+    securityContext: restricted,
+    automountServiceAccountToken: false,
+    containers: [container(1000, toolbox('app', 'serve', '--name', name, '--tcp', '8080'))],
+  });
+  made.metadata = { ...made.metadata, annotations };
+  return made;
+}
+
+/** What the controller told of a pod. */
+export interface Marks {
+  status?: string;
+  netns?: string;
+  rules?: string;
+  condition?: string;
+}
+
+export const isInitialized = ({ status, condition }: Marks) =>
+  status === 'initialized' && condition === 'True Initialized';
+
+/** A cluster of one node, with a restricted namespace and an account for the controller. */
+export class Mesh {
+  readonly controlPlane: ControlPlane;
+  readonly node: ClusterNode;
+  readonly core: CoreV1Api;
+  readonly admin: Kube;
+  /** The controller's. */
+  kubeconfig = '';
+
+  private constructor(controlPlane: ControlPlane, node: ClusterNode) {
+    this.controlPlane = controlPlane;
+    this.node = node;
+    this.core = coreApi(controlPlane.kubeconfig);
+    this.admin = administrator(controlPlane);
+  }
+
+  static async start(images: ImageName[]): Promise<Mesh> {
+    const controlPlane = await startControlPlane({ controllers: true });
+    try {
+      const mesh = new Mesh(controlPlane, await startNode(controlPlane, { images }));
+      mesh.kubeconfig = await createAccount(controlPlane, mesh.admin, mesh.node);
+      const labels = { 'pod-security.kubernetes.io/enforce': 'restricted' };
+      await mesh.admin.post('/api/v1/namespaces', { metadata: { name: NAMESPACE, labels } });
+      await until(
+        'made: the account of the namespace',
+        () => mesh.core.listNamespacedServiceAccount({ namespace: NAMESPACE }),
+        ({ items }) => items.length > 0,
+      );
+      return mesh;
+    } catch (error) {
+      await controlPlane.stop();
+      throw error;
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.admin.close();
+    await this.controlPlane.stop();
+  }
+
+  run(body: V1Pod): Promise<V1Pod> {
+    return runPod(this.core, body, NAMESPACE);
+  }
+
+  async runInitialized(body: V1Pod): Promise<V1Pod> {
+    const running = await this.run(body);
+    await this.marked(running, isInitialized);
+    return this.now(running);
+  }
+
+  now({ metadata: { namespace = '', name = '' } = {} }: V1Pod): Promise<V1Pod> {
+    return this.core.readNamespacedPod({ namespace, name });
+  }
+
+  annotate({ metadata }: V1Pod, annotations: Record<string, string | null>): Promise<unknown> {
+    const path = `/api/v1/namespaces/${metadata?.namespace}/pods/${metadata?.name}`;
+    return this.admin.patch(path, 'merge', { metadata: { annotations } });
+  }
+
+  async marks(of: V1Pod): Promise<Marks> {
+    const { metadata, status } = await this.now(of);
+    const { [STATUS]: word, [NETNS]: netns, [RULES]: rules } = metadata?.annotations ?? {};
+    const condition = status?.conditions?.find(({ type }) => type === READY);
+    return {
+      ...(word !== undefined && { status: word }),
+      ...(netns !== undefined && { netns }),
+      ...(rules !== undefined && { rules }),
+      ...(condition && { condition: `${condition.status} ${condition.reason}` }),
+    };
+  }
+
+  marked(of: V1Pod, right: (marks: Marks) => boolean): Promise<Marks> {
+    return until(`marked: ${of.metadata?.name}`, () => this.marks(of), right, 15_000);
+  }
+
+  /** The controller's: `Normal Initialized note`. */
+  async events({ metadata }: V1Pod): Promise<string[]> {
+    const { items } = await this.core.listNamespacedEvent({ namespace: NAMESPACE });
+    return items
+      .filter(({ involvedObject, reportingComponent }) => {
+        return involvedObject.uid === metadata?.uid && reportingComponent === 'pod-network-controller.istio.io';
+      })
+      .map(({ type, reason, message }) => `${type} ${reason} ${message}`);
+  }
+
+  told(of: V1Pod, event: RegExp): Promise<string[]> {
+    return until(
+      `told: ${event}`,
+      () => this.events(of),
+      (events) => events.some((each) => event.test(each)),
+      5_000,
+    );
+  }
+
+  /** The netns on the node that holds the pod's addresses. */
+  async netns(of: V1Pod): Promise<Identity> {
+    for (const name of (await this.node.exec(['ls', '/run/netns'])).trim().split('\n')) {
+      const path = this.node.path(`/run/netns/${name}`);
+      const found = await native()
+        .identify(path)
+        .catch(() => undefined);
+      if (found && addressesOf(of).some((address) => found.addresses.includes(address))) return found;
+    }
+    throw new Error(`no netns holds ${addressesOf(of)}`);
+  }
+
+  async rules(of: V1Pod): Promise<string> {
+    return rulesIn(await this.netns(of));
+  }
+
+  /** Outbound, from the pod to `other`, and inbound, in each family: the proxy sees them. */
+  async expectCaptured(pod: V1Pod, other: V1Pod): Promise<void> {
+    deepEqual(await this.#answers(pod, other), expected(pod, other, true));
+  }
+
+  async expectDirect(pod: V1Pod, other: V1Pod): Promise<void> {
+    deepEqual(await this.#answers(pod, other), expected(pod, other, false));
+  }
+
+  #answers(one: V1Pod, other: V1Pod): Promise<string[]> {
+    const outbound = addressesOf(other).map((address) => this.#call(one, address));
+    const inbound = addressesOf(one).map((address) => this.#call(other, address));
+    return Promise.all([...outbound, ...inbound]);
+  }
+
+  /** `web 8080 10.0.0.1:8080`: who answers a process of the pod's app, on which port, for what; or an errno name. */
+  async #call(from: V1Pod, address: string): Promise<string> {
+    const app = from.status?.containerStatuses?.find(({ name }) => name === 'app');
+    const id = app?.containerID?.replace(/^.*:\/\//, '') ?? '';
+    const ctr = (await programs(['ctr'])).path('ctr');
+    const dial = ['/toolbox', 'dial', '--timeout', '3000', 'tcp', address, '8080', 'token'];
+    const exec = [ctr, '--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...dial];
+    const said = JSON.parse(await this.node.exec(exec)) as { reply?: string; error?: string };
+    return said.reply?.replace(/ token$/, '') ?? said.error ?? '';
+  }
+}
+
+function addressesOf({ status }: V1Pod): string[] {
+  return (status?.podIPs ?? []).map(({ ip }) => ip ?? '');
+}
+
+function expected(mesh: V1Pod, other: V1Pod, captured: boolean): string[] {
+  const to = (target: V1Pod, port: number) =>
+    addressesOf(target).map((address) => {
+      const original = address.includes(':') ? `[${address}]:8080` : `${address}:8080`;
+      return captured ? `istio-proxy ${port} ${original}` : `${target.metadata?.name} 8080 ${original}`;
+    });
+  const all = [...to(other, 15001), ...to(mesh, 15006)];
+  ok(all.length === 4, 'an address of each family');
+  return all;
+}
+
+/** As the operators' own tools see it, without counters. */
+export async function rulesIn(netns: Pick<Identity, 'path'>): Promise<string> {
+  const tools = ['iptables-legacy-save', 'ip6tables-legacy-save', 'nft --stateless list ruleset'];
+  const text = await inside(netns.path, ['sh', '-ec', tools.join('; ')]);
+  return text.replace(/^#.*\n/gm, '').replace(/ \[\d+:\d+\]$/gm, '');
+}

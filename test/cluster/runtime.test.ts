@@ -1,0 +1,376 @@
+/** A pod's netns is found on a real node, in each way, through what happens to sandboxes and to containerd. */
+import { deepEqual, equal, match, ok } from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { EventEmitter, once } from 'node:events';
+import { renameSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CoreV1Api, KubeConfig, type V1Pod } from '@kubernetes/client-node';
+import { Cri } from '../../lib/cri/client.ts';
+import { type Located, Locator, type PodRef } from '../../lib/netns/locate.ts';
+import type { SandboxHint } from '../../lib/sources/hint-queue.ts';
+import { RuntimeEvents, type RuntimeEventsOptions } from '../../lib/sources/runtime.ts';
+import { suite } from '../suite.ts';
+import { type ControlPlane, startControlPlane } from './control-plane.ts';
+import { CriDriver } from './cri-driver.ts';
+import { type ClusterNode, startNode } from './node.ts';
+import { pod, runPod, toolbox, until } from './pods.ts';
+
+const SLOW = { timeoutMs: 120_000 };
+const CRI_SOCKET = '/run/containerd/containerd.sock';
+/** More for numbers that are to be quoted. */
+const RUNS = Number(process.env.IPNC_RUNTIME_RUNS ?? 10);
+
+const test = suite('cluster, runtime');
+test.needs('cluster', 'addon', 'toolbox');
+
+let controlPlane: ControlPlane;
+let node: ClusterNode;
+let core: CoreV1Api;
+let cri: Cri;
+let driver: CriDriver;
+let ways: Record<Located['source'], Locator>;
+
+test.before(async () => {
+  controlPlane = await startControlPlane({ controllers: true });
+  node = await startNode(controlPlane, { images: ['toolbox'] });
+  const config = new KubeConfig();
+  config.loadFromFile(controlPlane.kubeconfig);
+  core = config.makeApiClient(CoreV1Api);
+  cri = new Cri(node.criSocket);
+  driver = new CriDriver(node.criSocket, node.sandbox.name);
+  const hostRoot = node.path('');
+  ways = {
+    cri: new Locator({ cri, hostRoot }),
+    'containerd-state': new Locator({ criSocket: CRI_SOCKET, hostRoot }),
+    proc: new Locator({ hostRoot: '/nonexistent', proc: node.path('/proc') }),
+  };
+});
+test.after(async () => {
+  driver?.close();
+  cri?.close();
+  await controlPlane?.stop();
+});
+
+function refOf({ metadata, status }: V1Pod): PodRef {
+  const { uid = '', namespace = '', name = '' } = metadata ?? {};
+  return { uid, namespace, name, ips: status?.podIPs?.map(({ ip }) => ip) ?? [] };
+}
+
+/** Where each of the ways finds it; they must agree on the netns. */
+async function everyWay(ref: PodRef): Promise<Located> {
+  const found: Located[] = [];
+  for (const [source, locator] of Object.entries(ways)) {
+    const answer = await locator.locatePod(ref);
+    if (answer.path === undefined) throw new Error(answer.detail);
+    equal(answer.source, source);
+    found.push(answer);
+  }
+  equal(new Set(found.map(({ netns }) => netns.cookie)).size, 1);
+  equal(new Set(found.map(({ sandboxId }) => sandboxId)).size, 1);
+  return found[0] as Located;
+}
+
+async function reasons(ref: PodRef): Promise<Record<string, string>> {
+  const found: Record<string, string> = {};
+  for (const [source, locator] of Object.entries(ways)) {
+    const answer = await locator.locatePod(ref);
+    found[source] = answer.path === undefined ? answer.reason : answer.path;
+  }
+  return found;
+}
+
+/** With the time at which it came, as performance.now() has it. */
+type Told = SandboxHint & { at: number };
+
+/** Events, until `use` is over. */
+async function listening<T>(
+  options: Partial<RuntimeEventsOptions>,
+  use: (events: RuntimeEvents, hints: Told[], told: (uid: string) => Promise<Told>) => Promise<T>,
+): Promise<T> {
+  const end = new AbortController();
+  const events = new RuntimeEvents({ cri, hostRoot: node.path(''), ...options, signal: end.signal });
+  const hints: Told[] = [];
+  const news = new EventEmitter();
+  const collected = (async () => {
+    for await (const hint of events) {
+      const told = { ...hint, at: performance.now() };
+      hints.push(told);
+      news.emit(hint.podUid ?? '', told);
+    }
+  })();
+  const told = async (uid: string) => ((await once(news, uid)) as [Told])[0];
+  try {
+    await events.chosen;
+    // Until the first list is over.
+    await sleep(300);
+    return await use(events, hints, told);
+  } finally {
+    end.abort();
+    const began = performance.now();
+    await collected;
+    ok(performance.now() - began < 50, 'lingers after the signal');
+  }
+}
+
+const hintOf = (hints: Told[], id: string) =>
+  until(
+    `told of: ${id}`,
+    async () => hints.find(({ sandboxId }) => sandboxId === id),
+    (hint) => hint !== undefined,
+    10_000,
+  ) as Promise<Told>;
+
+test(
+  'a pod of the kubelet is found in each way, and they agree',
+  async () => {
+    const server = await runPod(core, pod('server', { containers: [toolbox('server', 'serve', '--tcp', '80')] }));
+    const { netns } = await everyWay(refOf(server));
+    deepEqual(netns.addresses, refOf(server).ips);
+    deepEqual(
+      new Set(Object.values(await reasons({ ...refOf(server), ips: ['192.0.2.1'] }))).has('other-addresses'),
+      true,
+    );
+  },
+  SLOW,
+);
+
+test(
+  "a pod on the node's network is refused in each way",
+  async () => {
+    const spec = { hostNetwork: true, containers: [toolbox('server', 'serve', '--tcp', '18080')] };
+    const found = await reasons({ ...refOf(await runPod(core, pod('host', spec))), ips: [] });
+    equal(found.cri, 'host-network');
+    equal(found['containerd-state'], 'host-network');
+    equal(found.proc, 'not-reached');
+  },
+  SLOW,
+);
+
+test(
+  'a sandbox that was stopped is not taken, the one after it is',
+  async () => {
+    // It would end what it does not know.
+    await node.services.get('kubelet')?.kill();
+    const ref: PodRef = { ...driver.pod('replaced'), ips: [] };
+    const first = await driver.run(ref);
+    const before = await everyWay(ref);
+    equal(before.sandboxId, first);
+    await driver.stop(first);
+    deepEqual(await reasons(ref), { cri: 'stopped', 'containerd-state': 'no-sandbox', proc: 'unavailable' });
+    const second = await driver.run(ref, 1);
+    const after = await everyWay(ref);
+    equal(after.sandboxId, second);
+    ok(after.netns.cookie !== before.netns.cookie);
+    for (const id of [first, second]) {
+      await driver.stop(id);
+      await driver.remove(id);
+    }
+  },
+  SLOW,
+);
+
+test(
+  'containerd tells of a sandbox before RunPodSandbox returns, and its netns is found then',
+  async () => {
+    await listening({}, async (events, hints, told) => {
+      equal(events.kind, 'containerd');
+      match(events.reason, /^containerd v2/);
+      const early: number[] = [];
+      const locating: number[] = [];
+      const sources: string[] = [];
+      const locator = new Locator({ cri, criSocket: CRI_SOCKET, hostRoot: node.path('') });
+      for (let run = 0; run < RUNS; run++) {
+        const ref: PodRef = { ...driver.pod(`run-${run}`), ips: [] };
+        let returned = 0;
+        const running = driver.run(ref).then((id) => {
+          returned = performance.now();
+          return id;
+        });
+        const hint = await told(ref.uid);
+        const answer = await locator.locatePod(ref);
+        locating.push(performance.now() - hint.at);
+        const id = await running;
+        if (answer.path === undefined) throw new Error(answer.detail);
+        equal(hint.sandboxId, id);
+        ok(hint.netnsPath?.includes('netns/cni-'));
+        equal(answer.netns.addresses.length, 2);
+        early.push(returned - hint.at);
+        sources.push(answer.source);
+        await driver.stop(id);
+        await driver.remove(id);
+      }
+      const report = {
+        early: spread(early),
+        locating: spread(locating),
+        first: sources.filter((s) => s === 'cri').length,
+      };
+      console.log(`from event to return, from event to netns, ms: ${JSON.stringify(report)}`);
+      ok((early.sort((a, b) => a - b)[RUNS >> 1] ?? 0) > 0, JSON.stringify(report));
+      equal(hints.filter(({ podUid }) => podUid === undefined).length, 0);
+    });
+  },
+  SLOW,
+);
+
+function spread(all: number[]): Record<string, string> {
+  const sorted = [...all].sort((a, b) => a - b);
+  const at = (share: number) =>
+    (sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0).toFixed(1);
+  return { min: at(0), p50: at(0.5), p99: at(0.99) };
+}
+
+for (const kind of ['cri', 'inotify'] as const) {
+  test(
+    `without its own events: ${kind}`,
+    async () => {
+      await listening({ kinds: [kind] }, async (events, hints) => {
+        equal(events.kind, kind);
+        const ref = driver.pod(`by-${kind}`);
+        const id = await driver.run(ref);
+        const returned = performance.now();
+        const hint = await hintOf(hints, id);
+        equal(hint.podUid, ref.uid);
+        console.log(`${kind}: told ${(hint.at - returned).toFixed(1)} ms after the return`);
+        ok(hint.at - returned < 1000);
+        await driver.stop(id);
+        await driver.remove(id);
+      });
+    },
+    SLOW,
+  );
+}
+
+test(
+  'bundles that are not to be seen: the list is asked',
+  async () => {
+    await listening({ hostRoot: '/nonexistent' }, async (events, hints) => {
+      equal(events.kind, 'containerd');
+      const ref = driver.pod('unseen');
+      const id = await driver.run(ref);
+      equal((await hintOf(hints, id)).podUid, ref.uid);
+      await driver.stop(id);
+      await driver.remove(id);
+    });
+  },
+  SLOW,
+);
+
+test(
+  'containerd is killed and comes back: found without it, and told again with it',
+  async () => {
+    await listening({}, async (events, hints) => {
+      const ref: PodRef = { ...driver.pod('outlives'), ips: [] };
+      const id = await driver.run(ref);
+      await hintOf(hints, id);
+      hints.length = 0;
+      const containerd = node.services.get('containerd');
+      await containerd?.kill();
+      await until(
+        'lost: its events',
+        async () => events.kind,
+        (kind) => kind === 'none',
+        2000,
+      );
+      match(events.reason, /UNAVAILABLE/);
+      const locator = new Locator({ cri, criSocket: CRI_SOCKET, hostRoot: node.path('') });
+      const meanwhile = await locator.locatePod(ref);
+      equal(meanwhile.path === undefined ? meanwhile.detail : meanwhile.source, 'containerd-state');
+      containerd?.start();
+      const back = performance.now();
+      // Made while nobody may be subscribed: the list after the connection tells of it.
+      const later = driver.pod('later');
+      const laterId = await until(
+        'made: later',
+        () => driver.run(later).catch(() => ''),
+        (id) => id !== '',
+        20_000,
+      );
+      await hintOf(hints, laterId);
+      await hintOf(hints, id);
+      console.log(`containerd: events again ${(performance.now() - back).toFixed(0)} ms after its start`);
+      equal(events.kind, 'containerd');
+      equal(events.stats.losses, 1);
+      equal((await everyWay(ref)).sandboxId, id);
+      for (const sandbox of [id, laterId]) {
+        await driver.stop(sandbox);
+        await driver.remove(sandbox);
+      }
+    });
+  },
+  SLOW,
+);
+
+test(
+  'the socket is away for 4 s: calls fail at once and work again',
+  async () => {
+    // Under another name, or grpc-js would share the connection that stands.
+    const fresh = new Cri(node.path('/run/./containerd/containerd.sock'));
+    const away = `${node.criSocket}.away`;
+    renameSync(node.criSocket, away);
+    try {
+      const began = performance.now();
+      const failure = await fresh.version().catch((error: unknown) => error);
+      equal((failure as { code?: string }).code, 'UNAVAILABLE');
+      ok(performance.now() - began < 500);
+      // What is connected stays so.
+      ok((await cri.version()).runtimeName);
+      while (performance.now() - began < 4000) {
+        await fresh.version().catch(() => {});
+        await sleep(50);
+      }
+    } finally {
+      renameSync(away, node.criSocket);
+    }
+    const back = performance.now();
+    await until(
+      'answered',
+      () => fresh.version().catch(String),
+      (answer) => typeof answer === 'object',
+      1000,
+    );
+    console.log(`socket: answered ${(performance.now() - back).toFixed(0)} ms after it was back`);
+    fresh.close();
+  },
+  SLOW,
+);
+
+test(
+  'a runtime that hangs: calls end at their limit and work again, and who waits for it can leave',
+  async () => {
+    const impatient = new Cri(node.criSocket, 300);
+    await impatient.version();
+    const pid = (which: '--newest' | '--oldest') =>
+      Number(execFileSync('pgrep', [which, '-f', `containerd --config=${node.sandbox.folder}/`], { encoding: 'utf8' }));
+    process.kill(pid('--newest'), 'SIGSTOP');
+    try {
+      const failure = await impatient.version().catch((error: unknown) => error);
+      equal((failure as { code?: string }).code, 'DEADLINE_EXCEEDED');
+      const answer = await new Locator({ cri: impatient, hostRoot: '/nonexistent' }).locatePod({
+        ...driver.pod('x'),
+        ips: [],
+      });
+      equal(answer.path === undefined && answer.reason, 'unavailable');
+      const end = new AbortController();
+      const events = new RuntimeEvents({ cri, signal: end.signal });
+      await sleep(100);
+      end.abort();
+      await until(
+        'ended',
+        async () => events.reason,
+        (reason) => reason === 'ended',
+        200,
+      );
+    } finally {
+      // nsenter, which started it, stops when it does, and takes it along when it goes on.
+      process.kill(pid('--oldest'), 'SIGCONT');
+    }
+    await until(
+      'answered',
+      () => impatient.version().catch(String),
+      (answer) => typeof answer === 'object',
+      2000,
+    );
+    impatient.close();
+  },
+  SLOW,
+);

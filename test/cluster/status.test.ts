@@ -1,0 +1,226 @@
+/** What the API server makes of our patches and Events: it decides what is merged, what is refused, and with what. */
+import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
+import { CoreV1Api, EventsV1Api, KubeConfig, RbacAuthorizationV1Api, type V1Pod } from '@kubernetes/client-node';
+import { EventRecorder } from '../../lib/events.ts';
+import type { Failure } from '../../lib/netns/errors.ts';
+import { Kube } from '../../lib/sources/kube.ts';
+import { type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, StatusMarker } from '../../lib/status.ts';
+import { suite } from '../suite.ts';
+import { type ControlPlane, startControlPlane } from './control-plane.ts';
+import { pod, toolbox } from './pods.ts';
+
+const test = suite('cluster, status');
+test.needs('cluster');
+
+const namespace = 'default';
+const DONE: Mark = { status: 'initialized', netns: 'boot:7', rules: 'abc' };
+const FAILED: Mark = { status: 'failed', reason: 'ConfigInvalid', message: 'field: "value": wrong' };
+const KUBELETS = [
+  { type: 'PodScheduled', status: 'True', lastTransitionTime: '2026-01-01T00:00:00Z' },
+  { type: 'Ready', status: 'False', reason: 'ReadinessGatesNotReady', lastTransitionTime: '2026-01-01T00:00:01Z' },
+];
+
+let controlPlane: ControlPlane;
+let core: CoreV1Api;
+let eventsApi: EventsV1Api;
+let rbac: RbacAuthorizationV1Api;
+/** All rights. */
+let admin: Kube;
+/** Those that lib/status.ts says it needs. */
+let agent: Kube;
+
+const kubes: Kube[] = [];
+function connect(kubeconfig: string): Kube {
+  const kube = new Kube(() => load(kubeconfig));
+  kubes.push(kube);
+  return kube;
+}
+
+function load(kubeconfig: string): KubeConfig {
+  const config = new KubeConfig();
+  config.loadFromFile(kubeconfig);
+  return config;
+}
+
+test.before(async () => {
+  controlPlane = await startControlPlane();
+  const config = load(controlPlane.kubeconfig);
+  core = config.makeApiClient(CoreV1Api);
+  eventsApi = config.makeApiClient(EventsV1Api);
+  rbac = config.makeApiClient(RbacAuthorizationV1Api);
+  for (const name of ['default', 'agent', 'nobody']) {
+    await core.createNamespacedServiceAccount({ namespace, body: { metadata: { name } } });
+  }
+  const rules = [
+    { apiGroups: [''], resources: ['pods/status'], verbs: ['patch'] },
+    { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create'] },
+  ];
+  await rbac.createClusterRole({ body: { metadata: { name: 'agent' }, rules } });
+  await rbac.createClusterRoleBinding({
+    body: {
+      metadata: { name: 'agent' },
+      roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name: 'agent' },
+      subjects: [{ kind: 'ServiceAccount', namespace, name: 'agent' }],
+    },
+  });
+  admin = connect(controlPlane.kubeconfig);
+  agent = connect(await controlPlane.kubeconfigFor({ namespace, name: 'agent' }));
+});
+test.after(async () => {
+  for (const kube of kubes) kube.close();
+  await controlPlane?.stop();
+});
+
+/** A pod with conditions of the kubelet's, and another's annotation. */
+async function create(name: string): Promise<MarkedPod> {
+  const body = pod(name, { containers: [toolbox('toolbox', 'help')], readinessGates: [{ conditionType: READY }] });
+  body.metadata = { ...body.metadata, annotations: { other: 'kept' } };
+  const created = await core.createNamespacedPod({ namespace, body });
+  const status = { conditions: KUBELETS };
+  await admin.patch(`/api/v1/namespaces/${namespace}/pods/${name}/status`, 'strategic', { status });
+  return seen(created);
+}
+
+const read = (name: string) => core.readNamespacedPod({ namespace, name });
+
+function seen({ metadata, status, spec }: V1Pod): MarkedPod {
+  return {
+    uid: metadata?.uid ?? '',
+    namespace,
+    name: metadata?.name ?? '',
+    annotations: metadata?.annotations ?? {},
+    conditions: (status?.conditions ?? []).map(({ type, status, reason = '', message = '' }) => {
+      return { type, status, reason, message };
+    }),
+    readinessGates: (spec?.readinessGates ?? []).map(({ conditionType }) => conditionType),
+  };
+}
+
+const conditionsOf = ({ status }: V1Pod) =>
+  Object.fromEntries((status?.conditions ?? []).map((condition) => [condition.type, condition]));
+
+test("a pod is marked, and nothing of the kubelet's or others' is lost", async () => {
+  const created = await create('marked');
+  equal(await new StatusMarker(agent).mark(created, DONE), 'patched');
+  const marked = await read('marked');
+  deepEqual(marked.metadata?.annotations, {
+    [STATUS]: 'initialized',
+    [NETNS]: 'boot:7',
+    [RULES]: 'abc',
+    other: 'kept',
+  });
+  const { Ready, PodScheduled, [READY]: ours, ...rest } = conditionsOf(marked);
+  deepEqual(rest, {});
+  equal(ours?.status, 'True');
+  ok(ours?.lastTransitionTime instanceof Date);
+  deepEqual([PodScheduled?.status, Ready?.status, Ready?.reason], ['True', 'False', 'ReadinessGatesNotReady']);
+  equal(Ready?.lastTransitionTime?.toISOString(), '2026-01-01T00:00:01.000Z');
+});
+
+test('the mark is found right when read back, and written again it is no write', async () => {
+  const created = await create('twice');
+  await new StatusMarker(agent).mark(created, DONE);
+  const marked = await read('twice');
+  const nobody = { patch: () => Promise.reject(new Error('asked')), post: () => Promise.reject(new Error('asked')) };
+  equal(await new StatusMarker(nobody).mark(seen(marked), DONE), 'unchanged');
+  const marker = new StatusMarker(agent);
+  await marker.mark(created, DONE);
+  const again = await read('twice');
+  await marker.mark({ ...seen(again), annotations: {} }, DONE);
+  equal((await read('twice')).metadata?.resourceVersion, again.metadata?.resourceVersion);
+});
+
+test('failed, initialized, failed in other words: the transition is when the status changed', async () => {
+  const marker = new StatusMarker(agent, () => new Date('2026-02-02T00:00:00Z'));
+  const later = new StatusMarker(agent, () => new Date('2026-03-03T00:00:00Z'));
+  const transition = async () => conditionsOf(await read('changes'))[READY]?.lastTransitionTime?.getUTCMonth();
+  await marker.mark(await create('changes'), FAILED);
+  const failed = await read('changes');
+  deepEqual(failed.metadata?.annotations, { [STATUS]: 'failed: field: "value": wrong', other: 'kept' });
+  deepEqual([conditionsOf(failed)[READY]?.reason, await transition()], ['ConfigInvalid', 1]);
+  await later.mark(seen(failed), { ...FAILED, message: 'in other words' });
+  equal(await transition(), 1);
+  await later.mark(seen(await read('changes')), DONE);
+  equal(await transition(), 2);
+});
+
+test('another pod of the same name is never marked', async () => {
+  const first = await create('recreated');
+  await core.deleteNamespacedPod({ namespace, name: 'recreated', gracePeriodSeconds: 0 });
+  const marker = new StatusMarker(agent);
+  equal(await marker.mark(first, DONE), 'gone');
+  await create('recreated');
+  equal(await marker.mark(first, DONE), 'gone');
+  equal(await marker.unmark({ ...first, annotations: { [STATUS]: 'initialized' } }), 'gone');
+  deepEqual((await read('recreated')).metadata?.annotations, { other: 'kept' });
+  equal(conditionsOf(await read('recreated'))[READY], undefined);
+});
+
+test('unmark leaves what is not ours', async () => {
+  const created = await create('opted-out');
+  await new StatusMarker(agent).mark(created, DONE);
+  const marked = seen(await read('opted-out'));
+  equal(await new StatusMarker(agent).unmark({ ...marked, readinessGates: [] }), 'patched');
+  const bare = await read('opted-out');
+  deepEqual(bare.metadata?.annotations, { other: 'kept' });
+  deepEqual(Object.keys(conditionsOf(bare)).sort(), ['PodScheduled', 'Ready']);
+  equal(await new StatusMarker(agent).unmark(seen(bare)), 'patched');
+  const waiting = conditionsOf(await read('opted-out'))[READY];
+  deepEqual([waiting?.status, waiting?.reason], ['True', 'NotEnrolled']);
+});
+
+test('many writers at once lose nothing', async () => {
+  const created = await create('busy');
+  const path = `/api/v1/namespaces/${namespace}/pods/busy/status`;
+  const others = Array.from({ length: 10 }, (_, at) => {
+    const status = { conditions: [{ type: `example.com/${at}`, status: 'True' }] };
+    return admin.patch(path, 'strategic', { status });
+  });
+  await Promise.all([...others, new StatusMarker(agent).mark(created, DONE)]);
+  equal(Object.keys(conditionsOf(await read('busy'))).length, 13);
+});
+
+test('a JSON merge patch, which this is not, would have lost the conditions of others', async () => {
+  const { uid } = await create('merged');
+  const content = { metadata: { uid }, status: { conditions: [{ type: READY, status: 'True' }] } };
+  await admin.patch(`/api/v1/namespaces/${namespace}/pods/merged/status`, 'merge', content);
+  deepEqual(Object.keys(conditionsOf(await read('merged'))), [READY]);
+});
+
+test('Events are taken as they are made: long, repeated, and about their pod', async () => {
+  const about = await create('told');
+  const errors: unknown[] = [];
+  const clock = { now: Date.now() };
+  const options = { requests: agent, node: 'node-1', onError: (error: unknown) => errors.push(error) };
+  const recorder = new EventRecorder({ ...options, now: () => clock.now });
+  recorder.record(about, { type: 'Normal', reason: 'Initialized', note: 'ü'.repeat(2000) });
+  for (let minute = 0; minute < 3; minute++) {
+    recorder.record(about, { type: 'Warning', reason: 'ConfigInvalid', note: 'field: "value": wrong' });
+    await recorder.settled();
+    clock.now += 60_000;
+  }
+  deepEqual(errors, []);
+  const { items } = await eventsApi.listNamespacedEvent({ namespace, fieldSelector: `regarding.uid=${about.uid}` });
+  const told = items.map(({ type, series }) => `${type} ${series?.count ?? 1}`);
+  deepEqual(told.sort(), ['Normal 1', 'Warning 1', 'Warning 2']);
+  // As `kubectl describe` asks for them.
+  const fieldSelector = `involvedObject.name=told,involvedObject.uid=${about.uid}`;
+  equal((await core.listNamespacedEvent({ namespace, fieldSelector })).items.length, 3);
+});
+
+test('what is not allowed is told with the right that is missing', async () => {
+  const created = await create('forbidden');
+  const nobody = connect(await controlPlane.kubeconfigFor({ namespace, name: 'nobody' }));
+  await rejects(new StatusMarker(nobody).mark(created, DONE), (error: Failure) => {
+    equal(error.code, 'ERR_RBAC');
+    match(error.message, /User "system:serviceaccount:default:nobody" cannot patch resource "pods\/status"/);
+    match(error.remedy ?? '', /"patch" on "pods\/status"/);
+    return true;
+  });
+  const errors: Failure[] = [];
+  const onError = (error: unknown) => errors.push(error as Failure);
+  const recorder = new EventRecorder({ requests: nobody, node: 'node-1', onError });
+  recorder.record(created, { type: 'Normal', reason: 'Initialized', note: 'done' });
+  await recorder.settled();
+  match(errors[0]?.message ?? '', /cannot create resource "events" in API group "events.k8s.io"/);
+});

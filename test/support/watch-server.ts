@@ -1,0 +1,203 @@
+/**
+ * A stand-in for kube-apiserver's list and watch of pods, over plain HTTP, that misbehaves on command: the real one
+ * cannot be told to cut a line in two or to hang. What the real one does is tested in test/cluster/informer.test.ts.
+ */
+import { once } from 'node:events';
+import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+import { KubeConfig } from '@kubernetes/client-node';
+import { Kube } from '../../lib/sources/kube.ts';
+
+export interface Pod {
+  metadata: { namespace: string; name: string; uid: string; resourceVersion: string };
+  note: string;
+}
+
+interface WatchEvent {
+  version: number;
+  type: string;
+  object: Pod;
+}
+
+export interface Asked {
+  kind: 'list' | 'watch' | 'other';
+  query: URLSearchParams;
+  headers: IncomingHttpHeaders;
+  /** performance.now(). */
+  at: number;
+}
+
+/** Instead of the right answer. */
+export type Fault = (response: ServerResponse, asked: Asked) => void;
+
+export interface WatchServer {
+  url: string;
+  kube: Kube;
+  /** Every request so far. */
+  asked: Asked[];
+  /** For the next requests of a kind, one each; then it behaves again. */
+  faults: Record<Asked['kind'], Fault[]>;
+  /** Answers to the watches that are open. */
+  watches: Set<ServerResponse>;
+  /** The tokens a client may use; any if absent; the one a client loads, and how often it did. */
+  token: { valid?: string; onFile: string; loads: number };
+  /** Creates or changes a pod; a new uid if told so, without the pod having been seen to go. */
+  put(name: string, note?: string, options?: { recreated?: boolean }): Pod;
+  delete(name: string): void;
+  pods(): Pod[];
+  /** Forgets history: to go on from a version before this is answered with 410. */
+  compact(): void;
+  /** Changes made from now on are not told to open watches; later ones are. */
+  silently(change: () => void): void;
+  /** Writes to each open watch. */
+  write(data: string | Buffer): void;
+  bookmark(): void;
+  /** Ends the open watches as the real one does when their time is over. */
+  end(last?: string): void;
+  /** Breaks the connections of the open watches, after `half` has been sent. */
+  cut(half?: string): void;
+  close(): Promise<void>;
+}
+
+export async function startWatchServer(): Promise<WatchServer> {
+  const pods = new Map<string, Pod>();
+  let history: WatchEvent[] = [];
+  let version = 1;
+  let oldest = 1;
+  let silent = false;
+  const sockets = new Set<Socket>();
+  const asked: Asked[] = [];
+  const faults: WatchServer['faults'] = { list: [], watch: [], other: [] };
+  const watches = new Set<ServerResponse>();
+  const token: WatchServer['token'] = { onFile: 'first', loads: 0 };
+
+  const tell = (type: string, object: Pod) => {
+    const event = { version, type, object };
+    history.push(event);
+    if (!silent) for (const watch of watches) watch.write(line(type, object));
+  };
+  const answerList = (response: ServerResponse, query: URLSearchParams) => {
+    const all = [...pods.values()];
+    const from = Number(query.get('continue') ?? 0);
+    const to = from + Number(query.get('limit'));
+    const metadata = { resourceVersion: `${version}`, ...(to < all.length && { continue: `${to}` }) };
+    json(response, 200, { kind: 'PodList', metadata, items: all.slice(from, to) });
+  };
+  const answerWatch = (response: ServerResponse, query: URLSearchParams) => {
+    const from = Number(query.get('resourceVersion'));
+    if (from < oldest) return expired(response);
+    response.writeHead(200, { 'Content-Type': 'application/json' });
+    response.flushHeaders();
+    for (const { version, type, object } of history) if (version > from) response.write(line(type, object));
+    watches.add(response);
+    response.on('close', () => watches.delete(response));
+  };
+
+  const server = createServer((request: IncomingMessage, response) => {
+    const { pathname, searchParams: query } = new URL(request.url ?? '/', 'http://stand-in');
+    const kind = pathname !== '/api/v1/pods' ? 'other' : query.has('watch') ? 'watch' : 'list';
+    const entry: Asked = { kind, query, headers: request.headers, at: performance.now() };
+    asked.push(entry);
+    const fault = faults[kind].shift();
+    if (fault !== undefined) fault(response, entry);
+    else if (token.valid !== undefined && request.headers.authorization !== `Bearer ${token.valid}`) {
+      status(response, 401, 'Unauthorized');
+    } else if (kind === 'list') answerList(response, query);
+    else if (kind === 'watch') answerWatch(response, query);
+    else json(response, 200, { method: request.method });
+  });
+  server.on('connection', (socket) => {
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const kube = new Kube(() => {
+    token.loads++;
+    return watchServerConfig(url, token.onFile);
+  });
+
+  const standIn: WatchServer = {
+    url,
+    kube,
+    asked,
+    faults,
+    watches,
+    token,
+    put(name, note = '', { recreated = false } = {}) {
+      const before = recreated ? undefined : pods.get(name);
+      if (recreated && pods.has(name)) standIn.delete(name);
+      const uid = before?.metadata.uid ?? `${name}-${version}`;
+      version++;
+      const pod = { metadata: { namespace: 'default', name, uid, resourceVersion: `${version}` }, note };
+      pods.set(name, pod);
+      tell(before ? 'MODIFIED' : 'ADDED', pod);
+      return pod;
+    },
+    delete(name) {
+      const pod = pods.get(name);
+      if (pod === undefined) throw new Error(`no pod ${name}`);
+      version++;
+      pods.delete(name);
+      tell('DELETED', { ...pod, metadata: { ...pod.metadata, resourceVersion: `${version}` } });
+    },
+    pods: () => [...pods.values()],
+    compact() {
+      history = [];
+      oldest = version;
+    },
+    silently(change) {
+      silent = true;
+      change();
+      silent = false;
+    },
+    write(data) {
+      for (const watch of watches) watch.write(data);
+    },
+    bookmark() {
+      const object = { kind: 'Pod', metadata: { resourceVersion: `${++version}` } };
+      standIn.write(`${JSON.stringify({ type: 'BOOKMARK', object })}\n`);
+    },
+    end(last = '') {
+      for (const watch of watches) watch.end(last);
+      watches.clear();
+    },
+    cut(half = '') {
+      for (const watch of watches) watch.write(half, () => watch.socket?.destroy());
+      watches.clear();
+    },
+    async close() {
+      kube.close();
+      for (const socket of sockets) socket.destroy();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+  return standIn;
+}
+
+/** One event of a watch, as it goes over the wire. */
+export function line(type: string, object: unknown): string {
+  return `${JSON.stringify({ type, object })}\n`;
+}
+
+export function status(response: ServerResponse, code: number, reason: string, headers: Record<string, string> = {}) {
+  json(response, code, { kind: 'Status', status: 'Failure', code, reason, message: `stand-in: ${reason}` }, headers);
+}
+
+function expired(response: ServerResponse): void {
+  status(response, 410, 'Expired');
+}
+
+function json(response: ServerResponse, code: number, body: unknown, headers: Record<string, string> = {}): void {
+  response.writeHead(code, { 'Content-Type': 'application/json', ...headers });
+  response.end(JSON.stringify(body));
+}
+
+function watchServerConfig(server: string, token: string): KubeConfig {
+  const config = new KubeConfig();
+  // client-node refuses plain HTTP without skipTLSVerify.
+  config.loadFromClusterAndUser({ name: 'stand-in', server, skipTLSVerify: true }, { name: 'test', token });
+  return config;
+}
