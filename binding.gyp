@@ -38,6 +38,7 @@
         'native/nftables/read.cc',
         'native/nftables/validate.cc',
         'native/nftables/write.cc',
+        'native/release.cc',
         'native/route.cc',
         'native/workers.cc',
         'native/xtables/decode.cc',

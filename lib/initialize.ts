@@ -1,4 +1,4 @@
-/** One pod, from what is known of it to its mark: decide, plan, locate, install (which reads back), mark. */
+/** One pod, from what is known of it to its mark: decide, plan, locate, install (which reads back and wakes the gate), mark. */
 import { createHash } from 'node:crypto';
 import { chooseBackend, formOf } from './backend.ts';
 import type { RunConfig } from './config.ts';
@@ -128,12 +128,13 @@ export class Initializer {
     // A sandbox that was made just now and holds nothing of ours: only then is there nothing to look for.
     const fresh = pod.status.phase === 'Pending' && located.standing.length === 0;
     task.touched = true;
-    const { changed, timings } = await compiled.apply(target, { fresh }).catch((error: unknown) => {
+    const { changed, timings } = await compiled.apply(target, { fresh, release: true }).catch((error: unknown) => {
       throw explain(error, path);
     });
     clock.lap('install');
     stages.verify = timings.verify;
-    stages.install = (stages.install ?? 0) - timings.verify;
+    stages.release = timings.release;
+    stages.install = (stages.install ?? 0) - timings.verify - timings.release;
 
     const stamp = `${this.#options.bootId}:${cookie}`;
     const marked = await marker.mark(markedPod(pod), { status: INITIALIZED, netns: stamp, rules });

@@ -48,6 +48,8 @@ export interface Timings {
   nftables: number;
   routes: number;
   verify: number;
+  /** Waking the pod's gate, where that was asked for. */
+  release: number;
   total: number;
 }
 
@@ -121,13 +123,16 @@ export interface VerifyResult {
 /** A ruleset as kernel-ready bytes. Safe to use for any number of netns at once. */
 export interface Compiled {
   /**
-   * All or nothing. What stands in the other form goes once this one stands. `target` must be what `identify` said; another netns at that path is ESTALE.
+   * All or nothing. What stands in the other form goes once this one stands. `target` must be what `identify` said;
+   * another netns at that path is ESTALE.
    *
    * `fresh`: the caller knows that nobody has installed anything there yet, as in a sandbox that was made just now.
    * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of
    * tables without rules; if a table turns out to have rules after all, both are made up for.
+   *
+   * `release`: once all stands and is read back, the gate that waits in the netns is woken; nobody waiting is no error.
    */
-  apply(target: Netns, options?: { fresh?: boolean }): Promise<ApplyResult>;
+  apply(target: Netns, options?: { fresh?: boolean; release?: boolean }): Promise<ApplyResult>;
   verify(target: Netns): Promise<VerifyResult>;
 }
 
@@ -158,9 +163,9 @@ export interface NativeError extends Error {
 }
 
 /**
- * What `apply` and `clean` answer, as it crosses: route changes; queue, enter, v4, v6, nftables, routes, verify, total;
- * then family (0 is inet), table (index in TABLES) and how (index in HOW) of each table. An array is made in a fraction of the time that
- * the objects take, and one is made for every install.
+ * What `apply` and `clean` answer, as it crosses: route changes; PHASES; then family (0 is inet), table (index in TABLES)
+ * and how (index in HOW) of each table. An array is made in a fraction of the time that the objects take, and one is made
+ * for every install.
  */
 type ApplyTuple = [routes: string[], ...numbers: number[]];
 
@@ -173,7 +178,14 @@ interface Addon {
 }
 
 interface AddonCompiled {
-  apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean): Promise<ApplyTuple>;
+  apply(
+    path: string,
+    dev: number,
+    ino: number,
+    cookie: bigint,
+    fresh: boolean,
+    release: boolean,
+  ): Promise<ApplyTuple>;
   verify(
     path: string,
     dev: number,
@@ -226,8 +238,8 @@ function wrap(addon: Addon): Native {
     compile: async ({ backend, ruleset }) => {
       const compiled = await addon.compile(backend === 'nftables' ? toWire(ruleset) : ruleset, backend);
       return {
-        apply: async ({ path, dev, ino, cookie }, { fresh = false } = {}) =>
-          applyResult(await compiled.apply(path, dev, ino, cookie, fresh)),
+        apply: async ({ path, dev, ino, cookie }, { fresh = false, release = false } = {}) =>
+          applyResult(await compiled.apply(path, dev, ino, cookie, fresh, release)),
         verify: async ({ path, dev, ino, cookie }) => {
           const { legacy, nftables, routes, timings } = await compiled.verify(path, dev, ino, cookie);
           const drift = [legacy, nftables, routes.missing, routes.surplus].some(({ length }) => length > 0);
@@ -238,11 +250,15 @@ function wrap(addon: Addon): Native {
   };
 }
 
+/** In the order in which they cross, and are shown. */
+export const PHASES = ['queue', 'enter', 'v4', 'v6', 'nftables', 'routes', 'verify', 'release', 'total'] as const;
 const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
 const HOW = ['replayed', 'merged', 'replaced', 'unchanged', 'cleaned'] as const;
 
 function applyResult([routes, ...numbers]: ApplyTuple): ApplyResult {
-  const [queue = 0, enter = 0, v4 = 0, v6 = 0, nftables = 0, routing = 0, verify = 0, total = 0, ...codes] = numbers;
+  const timings = {} as Timings;
+  for (const [at, phase] of PHASES.entries()) timings[phase] = numbers[at] ?? 0;
+  const codes = numbers.slice(PHASES.length);
   const tables: TableResult[] = [];
   for (let i = 0; i < codes.length; i += 3) {
     const family = codes[i] === 0 ? 'inet' : codes[i] === 4 ? 4 : 6;
@@ -252,5 +268,5 @@ function applyResult([routes, ...numbers]: ApplyTuple): ApplyResult {
     tables.push({ family, table, how });
   }
   const changed = routes.length > 0 || tables.some(({ how }) => how !== 'unchanged');
-  return { changed, tables, routes, timings: { queue, enter, v4, v6, nftables, routes: routing, verify, total } };
+  return { changed, tables, routes, timings };
 }

@@ -182,9 +182,9 @@ class Addon : public Napi::Addon<Addon> {
 Napi::Value CompiledWrap::Apply(const Napi::CallbackInfo& info) {
   return info.Env().GetInstanceData<Addon>()->Enqueue(
       info.Env(),
-      [compiled = compiled_, netns = NetnsFromJs(info), fresh = info[4].ToBoolean().Value()](Home& home) {
-        return compiled->Apply(home, netns, fresh);
-      },
+      [compiled = compiled_, netns = NetnsFromJs(info),
+       options = ApplyOptions{.fresh = info[4].ToBoolean().Value(), .release = info[5].ToBoolean().Value()}](
+          Home& home) { return compiled->Apply(home, netns, options); },
       [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
 }
 

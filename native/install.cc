@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "native/error.h"
+#include "native/release.h"
 
 namespace ipnc {
 namespace {
@@ -125,8 +126,9 @@ Compiled::Compiled(Home& home, Ruleset ruleset, std::vector<nftables::Table> nft
   if (ruleset_.Has(Family::kV6)) v6_.BuildTemplates(scratch.socket());
 }
 
-ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, bool fresh) const {
+ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions options) const {
   Stopwatch watch;
+  bool fresh = options.fresh;
   ApplyResult result;
   Visit visit(home, target.path, &target.identity);
   Rtnetlink netlink(visit.route_socket());
@@ -162,6 +164,11 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, bool fresh) cons
   } catch (...) {
     undo.Run();
     throw;
+  }
+  if (options.release) {
+    watch.Lap();
+    Release();
+    result.timings.release = watch.Lap();
   }
   result.timings.total = watch.Total();
   return result;
@@ -246,7 +253,7 @@ VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
 }
 
 ApplyResult Clean(Home& home, const NetnsRef& target) {
-  return Compiled(Ruleset{}, {}).Apply(home, target, false);
+  return Compiled(Ruleset{}, {}).Apply(home, target, {});
 }
 
 Identity Identify(Home& home, const std::string& path, bool fresh) {

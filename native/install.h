@@ -27,6 +27,7 @@ struct Timings {
   double nftables = 0;
   double routes = 0;
   double verify = 0;
+  double release = 0;
   double total = 0;
 };
 
@@ -75,6 +76,14 @@ ProbeResult Probe(Home& home);
 // Removes everything of ours.
 ApplyResult Clean(Home& home, const NetnsRef& target);
 
+struct ApplyOptions {
+  // The caller knows that nobody installed anything there yet, so leftovers in tables that the ruleset does not use
+  // need no search. If a table turns out to have rules after all, the search is made.
+  bool fresh = false;
+  // Wake the pod's gate as soon as all stands.
+  bool release = false;
+};
+
 // A ruleset in one of two forms. The other form is what it wants nothing of: what stands there in it is taken away, so
 // that a netns never keeps both.
 class Compiled {
@@ -83,9 +92,7 @@ class Compiled {
   // `nftables` is empty, or both.
   Compiled(Home& home, Ruleset ruleset, std::vector<nftables::Table> nftables = {});
 
-  // `fresh`: the caller knows that nobody installed anything there yet, so leftovers in tables that the ruleset does
-  // not use need no search. If a table turns out to have rules after all, the search is made.
-  ApplyResult Apply(Home& home, const NetnsRef& target, bool fresh) const;
+  ApplyResult Apply(Home& home, const NetnsRef& target, ApplyOptions options) const;
   VerifyResult Verify(Home& home, const NetnsRef& target) const;
 
  private:

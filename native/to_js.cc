@@ -38,6 +38,7 @@ Object TimingsToJs(Env env, const Timings& timings, double waited) {
   object.Set("nftables", timings.nftables);
   object.Set("routes", timings.routes);
   object.Set("verify", timings.verify);
+  object.Set("release", timings.release);
   object.Set("total", timings.total);
   return object;
 }
@@ -290,8 +291,8 @@ Value ToJs(Env env, const ApplyResult& result, double waited) {
   uint32_t i = 0;
   const Timings& timings = result.timings;
   flat.Set(i++, Strings(env, result.routes));
-  for (double time :
-       {waited, timings.enter, timings.v4, timings.v6, timings.nftables, timings.routes, timings.verify, timings.total})
+  for (double time : {waited, timings.enter, timings.v4, timings.v6, timings.nftables, timings.routes, timings.verify,
+                      timings.release, timings.total})
     flat.Set(i++, Napi::Number::New(env, time));
   for (const TableResult& table : result.tables) {
     flat.Set(i++, Napi::Number::New(env, !table.family ? 0 : table.family == Family::kV4 ? 4 : 6));

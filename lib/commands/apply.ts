@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { type ApplyResult, native, type Timings } from '../native.ts';
+import { type ApplyResult, native, PHASES, type Timings } from '../native.ts';
 import { explain } from '../netns/errors.ts';
 import { columns, type Io, paint, printJson } from '../output.ts';
 import {
@@ -35,14 +35,16 @@ Exit codes: 0 done or nothing to do, 1 failed and nothing left half done, 2 usag
 nothing touched.`,
     );
   addOutputOption(addRedirectOptions(addTargetOptions(command)));
+  command.option('--release', "wake the pod's gate once the rules stand (pod-network-gate)");
   return command.action(async () => {
     const { given, json, io } = readOptions(command, context);
+    const { release = false } = command.opts<{ release?: boolean }>();
     const redirect = readRedirect(command, context);
     const located = await locateAndPlan(given, redirect);
     const { target, families, backend, reason, form } = located;
     try {
       const compiled = await native().compile(form);
-      const result = await compiled.apply(target);
+      const result = await compiled.apply(target, { release });
       if (json) printJson(io, { command: 'apply', netns: target, families, backend, reason, ...result });
       else io.out(text(io, located, result));
     } catch (error) {
@@ -66,10 +68,9 @@ function text(
 
 /** The phases of a job, in microseconds: their names and below them the times. */
 export function phases(io: Io, timings: Timings): string {
-  const names = ['queue', 'enter', 'v4', 'v6', 'nftables', 'routes', 'verify', 'total'] as const;
   const rows = [
-    ['', 'phase', ...names],
-    ['', 'us', ...names.map((name) => timings[name].toFixed(0))],
+    ['', 'phase', ...PHASES],
+    ['', 'us', ...PHASES.map((name) => timings[name].toFixed(0))],
   ];
-  return paint(io, 'dim', columns(rows, [2, 3, 4, 5, 6, 7, 8, 9]));
+  return paint(io, 'dim', columns(rows, PHASES.map((_, at) => at + 2)));
 }

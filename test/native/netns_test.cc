@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 
+#include "native/gate/name.h"
 #include "native/install.h"
 #include "native/workers.h"
 #include "test/native/check.h"
@@ -144,6 +145,34 @@ TEST("netns: a failed entry leaves the thread at home") {
   }
 }
 
+TEST("install: wakes the gate when asked to, whether or not one listens, or reads") {
+  Crew crew(1);
+  const Pod pod;
+  crew.MustRun([&](Home& home) {
+    const auto compiled = std::make_unique<Compiled>(home, SomeRules());
+    const NetnsRef target{pod.path(), Identify(home, pod.path()).netns};
+    compiled->Apply(home, target, {.release = true});
+    Fd gate;
+    {
+      const Visit visit(home, pod.path(), nullptr);
+      gate = Fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      const gate::Address name = gate::HintAddress();
+      CHECK(bind(gate.get(), reinterpret_cast<const sockaddr*>(&name.address), name.length) == 0);
+    }
+    const auto words = [&gate] {
+      int count = 0;
+      for (char word; recv(gate.get(), &word, sizeof(word), 0) >= 0;) ++count;
+      return count;
+    };
+    compiled->Apply(home, target, {});
+    CHECK(words() == 0);
+    compiled->Apply(home, target, {.release = true});
+    CHECK(words() == 1);
+    for (int i = 0; i < 1000; ++i) compiled->Apply(home, target, {.release = true});
+    CHECK(words() > 1);
+  });
+}
+
 // Installs with the n-th allocation failing, for every n there is.
 TEST("install: out of memory at every single allocation leaves all or nothing, and every thread at home") {
   Crew crew(1);
@@ -164,7 +193,7 @@ TEST("install: out of memory at every single allocation leaves all or nothing, a
       const auto error = crew.Run([&](Home& home) {
         check::FailAllocation(n);
         try {
-          compiled->Apply(home, target, fresh);
+          compiled->Apply(home, target, {.fresh = fresh});
         } catch (...) {
           reached = check::FailAllocation(0) >= n;
           throw;

@@ -103,7 +103,7 @@ void AddForeign(TableName table) {
 
 void Prepare(const std::string& path, const Compiled* older, bool foreign) {
   OnThread([&](Home& home) {
-    if (older) older->Apply(home, {path, Identify(home, path).netns}, false);
+    if (older) older->Apply(home, {path, Identify(home, path).netns}, {});
     if (!foreign) return;
     const Visit visit(home, path, nullptr);
     for (TableName table : {TableName::kNat, TableName::kMangle}) {
@@ -133,7 +133,7 @@ void Exhaust(const Compiled* older, bool foreign, Deed deed, const Compiled& com
         if (deed == Deed::kClean)
           Clean(home, target);
         else
-          compiled.Apply(home, target, deed == Deed::kApplyFresh);
+          compiled.Apply(home, target, {.fresh = deed == Deed::kApplyFresh, .release = true});
       } catch (const Error& error) {
         failure = error;
       }
@@ -198,7 +198,7 @@ TEST("install: a table that somebody changes as soon as we have written it stand
   OnThread([&](Home& home) {
     const NetnsRef target{pod.path(), Identify(home, pod.path()).netns};
     check::FailAddCounters(true);
-    const ApplyResult result = compiled->Apply(home, target, false);
+    const ApplyResult result = compiled->Apply(home, target, {});
     CHECK(std::all_of(result.tables.begin(), result.tables.end(), [](const auto& t) { return t.how == How::kMerged; }));
     CHECK(compiled->Verify(home, target).legacy.empty());
   });
