@@ -151,7 +151,11 @@ export class Initializer {
    */
   async #leave(task: Task): Promise<boolean | { reason: string; message: string }> {
     const { pod, installed, touched } = task;
-    if (!touched && installed === undefined && pod.metadata.annotations[STATUS] !== INITIALIZED) return false;
+    if (!touched && installed === undefined && pod.metadata.annotations[STATUS] !== INITIALIZED) {
+      // Nobody else will ever say that there is nothing to wait for.
+      if (pod.spec.readinessGates !== undefined) await this.#options.marker.unmark(markedPod(pod));
+      return false;
+    }
     const located = await this.#locate(task);
     if (!('reason' in located)) {
       await native()
@@ -249,9 +253,11 @@ function hashOf({ backend, ruleset }: Form): string {
 
 export function markedPod({
   metadata: { uid, namespace, name, annotations },
+  spec: { readinessGates = [] },
   status: { conditions },
 }: PodRecord): MarkedPod {
-  return { uid, namespace, name, annotations, conditions };
+  const gates = readinessGates.map(({ conditionType }) => conditionType);
+  return { uid, namespace, name, annotations, conditions, readinessGates: gates };
 }
 
 /** Errors that another attempt ends the same way, until the pod or its node changes. */

@@ -178,14 +178,7 @@ interface Addon {
 }
 
 interface AddonCompiled {
-  apply(
-    path: string,
-    dev: number,
-    ino: number,
-    cookie: bigint,
-    fresh: boolean,
-    release: boolean,
-  ): Promise<ApplyTuple>;
+  apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean, release: boolean): Promise<ApplyTuple>;
   verify(
     path: string,
     dev: number,

@@ -35,6 +35,8 @@ export interface PodRecord extends Pod {
     hostNetwork: boolean;
     /** False: the pod has a user namespace of its own. */
     hostUsers: boolean;
+    /** Ours alone; absent where there are none. */
+    readinessGates?: { conditionType: string }[];
     initContainers: Container[];
     containers: Container[];
   };
@@ -91,6 +93,7 @@ export function trimPod(object: unknown): PodRecord {
       hostNetwork: spec.hostNetwork === true,
       hostUsers: spec.hostUsers !== false,
       ...securityContext(spec),
+      ...readinessGates(spec),
       initContainers: sequence(spec.initContainers).map(trimContainer),
       containers: sequence(spec.containers).map(trimContainer),
     },
@@ -122,6 +125,13 @@ export function trimNamespace(object: unknown): NamespaceRecord {
 export function podFamilies({ status: { podIPs } }: PodRecord): 'auto' | Family[] {
   const families = new Set<Family>(podIPs.map((address) => (address.includes(':') ? 6 : 4)));
   return families.size === 0 ? 'auto' : [...families].sort();
+}
+
+function readinessGates(spec: Record<string, unknown>): Pick<PodRecord['spec'], 'readinessGates'> {
+  const ours = sequence(spec.readinessGates)
+    .map(({ conditionType }) => ({ conditionType: text(conditionType) }))
+    .filter(({ conditionType }) => conditionType.startsWith(OWN_PREFIX));
+  return ours.length === 0 ? {} : { readinessGates: ours };
 }
 
 function trimContainer(container: Record<string, unknown>): Container {

@@ -86,6 +86,7 @@ trim('what the fixtures do not have', () => {
       hostNetwork: true,
       hostUsers: false,
       securityContext: { runAsUser: 7, fsGroup: 8 },
+      readinessGates: [{ conditionType: 'example.com/x' }, { conditionType: ours.type }],
       initContainers: null,
       containers: [{ name: 'app', ports }],
     },
@@ -114,6 +115,7 @@ trim('what the fixtures do not have', () => {
     hostNetwork: true,
     hostUsers: false,
     securityContext: { runAsUser: 7 },
+    readinessGates: [{ conditionType: ours.type }],
     ...containers,
   });
   assert.equal(status, { phase: '', podIPs: [], conditions: [ours] });

@@ -72,5 +72,12 @@ export function phases(io: Io, timings: Timings): string {
     ['', 'phase', ...PHASES],
     ['', 'us', ...PHASES.map((name) => timings[name].toFixed(0))],
   ];
-  return paint(io, 'dim', columns(rows, PHASES.map((_, at) => at + 2)));
+  return paint(
+    io,
+    'dim',
+    columns(
+      rows,
+      PHASES.map((_, at) => at + 2),
+    ),
+  );
 }

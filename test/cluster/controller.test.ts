@@ -1,6 +1,7 @@
 /** The node's controller on a real node: what pods of each kind get, what they are told, and what is left alone. */
 import { deepEqual, equal, match, notEqual, ok } from 'node:assert/strict';
 import type { V1Pod } from '@kubernetes/client-node';
+import { READY } from '../../lib/status.ts';
 import { suite } from '../suite.ts';
 import { inside } from '../support/netns.ts';
 import { BOOT_ID, CAPABILITIES, ControllerProcess, controllerPod, SYSTEM } from './controller-process.ts';
@@ -100,6 +101,23 @@ test(
     equal(pods.get('process-userns')?.backend, 'nftables');
     const { reason, state } = pods.get('peer') ?? {};
     deepEqual({ reason, state }, { reason: 'no-proxy', state: 'skipped' });
+  },
+  SLOW,
+);
+
+test(
+  'a pod that waits for our condition and is not enrolled is told that there is nothing to wait for',
+  async () => {
+    const waiting = plainPod('waits-for-nothing');
+    const readinessGates = [{ conditionType: READY }];
+    const body = { ...waiting, spec: { ...waiting.spec, containers: waiting.spec?.containers ?? [], readinessGates } };
+    const name = (await mesh.run(body)).metadata?.name ?? '';
+    const marked = await until(
+      'ready',
+      () => mesh.core.readNamespacedPod({ namespace: NAMESPACE, name }),
+      ({ status }) => status?.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True') === true,
+    );
+    deepEqual(await mesh.marks(marked), { condition: 'True NotEnrolled' });
   },
   SLOW,
 );
