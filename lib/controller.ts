@@ -272,7 +272,6 @@ export class Controller {
     };
     podLine(log, { pod: entry.pod.metadata, outcome: 'failed', error });
     const mark = failed(error);
-    if (mark.status !== 'failed') return;
     recorder.record(entry.pod.metadata, { type: 'Warning', reason: mark.reason, note: mark.message });
     // What may heal is not written there: the pod's gate would give up on it.
     if (isFinal(error)) {

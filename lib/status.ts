@@ -38,11 +38,16 @@ export interface MarkedPod extends PodRef {
   readinessGates?: readonly string[];
 }
 
+/** `reason` is one word in CamelCase. */
+interface FailedMark {
+  status: 'failed';
+  reason: string;
+  message: string;
+}
+
 export type Mark =
   /** `netns` is `<boot id>:<cookie>`, `rules` the hash of the configuration. */
-  | { status: typeof INITIALIZED; netns: string; rules: string }
-  /** `reason` is one word in CamelCase. */
-  | { status: 'failed'; reason: string; message: string };
+  { status: typeof INITIALIZED; netns: string; rules: string } | FailedMark;
 
 /** `gone`: the pod is no more, or another one has its name. */
 export type Marked = 'patched' | 'unchanged' | 'gone';
@@ -54,7 +59,7 @@ interface Wanted {
 }
 
 /** What a thrown error says about a pod. */
-export function failed(error: unknown): Mark {
+export function failed(error: unknown): FailedMark {
   const message = error instanceof Error ? error.message : String(error);
   return { status: 'failed', reason: error instanceof ConfigError ? 'ConfigInvalid' : 'InstallFailed', message };
 }
