@@ -17,7 +17,7 @@ import { Failure } from './netns/errors.ts';
 import { Locator } from './netns/locate.ts';
 import { onNode } from './netns/node-paths.ts';
 import { Kube } from './sources/kube.ts';
-import { RuntimeEvents } from './sources/runtime.ts';
+import { RuntimeEvents, type RuntimeEventsOptions } from './sources/runtime.ts';
 import { StatusMarker } from './status.ts';
 
 /** What is under way at SIGTERM may end: less than the 30 s after which a kubelet kills. */
@@ -45,7 +45,7 @@ export async function runNode(config: RunConfig): Promise<number> {
   // A runtime that is not there yet may come: containerd, as most are.
   const criSocket = config.criSocket ?? criSockets(hostRoot)[0] ?? '/run/containerd/containerd.sock';
   const cri = new Cri(onNode(hostRoot, criSocket));
-  const runtime = eventsOf(config, cri, hostRoot, signal);
+  const runtime = eventsOf(config, { cri, criSocket, hostRoot, signal });
   const marker = new StatusMarker(kube);
   const recorder = new EventRecorder({
     requests: kube,
@@ -116,10 +116,9 @@ function kubeConfig(file: string | undefined): KubeConfig {
   return config;
 }
 
-function eventsOf(config: RunConfig, cri: Cri, hostRoot: string, signal: AbortSignal): RuntimeEvents | undefined {
-  const { runtimeEvents: wanted } = config;
+function eventsOf({ runtimeEvents: wanted }: RunConfig, options: RuntimeEventsOptions): RuntimeEvents | undefined {
   if (wanted === 'off') return undefined;
-  return new RuntimeEvents({ cri, hostRoot, signal, ...(wanted !== 'auto' && { kinds: [wanted] }) });
+  return new RuntimeEvents({ ...options, ...(wanted !== 'auto' && { kinds: [wanted] }) });
 }
 
 /** Aborts a while after `signal` did. */

@@ -1,7 +1,7 @@
 /** From a pod to its netns, on what runtimes answer and leave lying about; the runtimes themselves are in test/cluster. */
 import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { Server, ServerCredentials, type ServerWritableStream, type sendUnaryData } from '@grpc/grpc-js';
@@ -11,7 +11,7 @@ import { Cri } from '../lib/cri/client.ts';
 import { getContainerEvents, listPodSandbox, type PodSandboxStatus, version } from '../lib/cri/messages.ts';
 import { type Sandbox, sandboxOf } from '../lib/cri/sandbox.ts';
 import type { Identity } from '../lib/native.ts';
-import { stateFolders } from '../lib/netns/containerd-state.ts';
+import { bundleFolders } from '../lib/netns/containerd-state.ts';
 import { Locator, type LocatorOptions, type PodRef, runtimeUid } from '../lib/netns/locate.ts';
 import { onNode } from '../lib/netns/node-paths.ts';
 import { containerIdOf, isOfPod } from '../lib/netns/proc.ts';
@@ -252,12 +252,13 @@ locate('paths of the node', () => {
   assert.is(onNode('', '/var/run/netns/x'), '/run/netns/x');
   assert.is(onNode('/host', '/var/run/netns/x'), '/host/run/netns/x');
   assert.is(onNode('/host', '/var/running/x'), '/host/var/running/x');
-  assert.equal(stateFolders('/run/k3s/containerd/containerd.sock'), [
-    '/run/k3s/containerd',
-    '/run/k3s/containerd/containerd',
-    '/run/containerd',
-  ]);
-  assert.ok(stateFolders('/run/k0s/containerd.sock').includes('/run/k0s/containerd'));
+  assert.equal(
+    bundleFolders('/run/k3s/containerd/containerd.sock').map((folder) => dirname(dirname(folder))),
+    ['/run/k3s/containerd', '/run/k3s/containerd/containerd', '/run/containerd'],
+  );
+  assert.ok(
+    bundleFolders('/run/k0s/containerd.sock').includes('/run/k0s/containerd/io.containerd.runtime.v2.task/k8s.io'),
+  );
 });
 
 locate('by the CRI, with an address of the pod', async () => {

@@ -7,6 +7,8 @@ import { networkOf, type OciSpec } from './sandbox.ts';
 const ANNOTATION = 'io.kubernetes.cri.';
 
 export interface Bundle {
+  /** Whether it is a pod's sandbox; of another container the rest is its pod's. */
+  sandbox: boolean;
   uid: string;
   namespace: string;
   name: string;
@@ -15,16 +17,16 @@ export interface Bundle {
   hostNetwork: boolean;
 }
 
-/** Undefined for a container that is no sandbox. Rejects with Node's error where it cannot be read, or is no JSON. */
-export async function readBundle(folder: string): Promise<Bundle | undefined> {
+/** Rejects with Node's error where it cannot be read, or is no JSON. */
+export async function readBundle(folder: string): Promise<Bundle> {
   return bundleOf(JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as OciSpec);
 }
 
-function bundleOf(spec: OciSpec): Bundle | undefined {
+function bundleOf(spec: OciSpec): Bundle {
   const annotation = (name: string) => spec.annotations?.[ANNOTATION + name] ?? '';
-  if (annotation('container-type') !== 'sandbox') return undefined;
   const { host, path } = networkOf(spec);
   return {
+    sandbox: annotation('container-type') === 'sandbox',
     uid: annotation('sandbox-uid'),
     namespace: annotation('sandbox-namespace'),
     name: annotation('sandbox-name'),

@@ -14,10 +14,10 @@ const TASKS = 'io.containerd.runtime.v2.task/k8s.io';
 
 const DEFAULT_STATE = '/run/containerd';
 
-/** Where containerd may keep its state; k0s has its socket a folder higher. Paths on the node. */
-export function stateFolders(socket: string | undefined): string[] {
+/** Where containerd may have its bundles; k0s has its socket a folder higher. Paths on the node. */
+export function bundleFolders(socket: string | undefined): string[] {
   const near = socket === undefined ? [] : [dirname(socket), join(dirname(socket), 'containerd')];
-  return [...new Set([...near, DEFAULT_STATE])];
+  return [...new Set([...near, DEFAULT_STATE])].map((folder) => join(folder, TASKS));
 }
 
 export class ContainerdState {
@@ -27,9 +27,9 @@ export class ContainerdState {
   /** A bundle does not change: each is read once. Undefined for a container that is no sandbox. */
   #read = new Map<string, StateSandbox | undefined>();
 
-  /** `folders` as this process sees them; the first that has tasks of Kubernetes counts. */
+  /** `folders` as this process sees them; the first that is there counts. */
   constructor(folders: string[]) {
-    this.#folders = folders.map((folder) => join(folder, TASKS));
+    this.#folders = folders;
   }
 
   /** Undefined where there is no such folder, or it is not to be read. */
@@ -66,7 +66,7 @@ export class ContainerdState {
 
   async #readOne(id: string): Promise<StateSandbox | undefined> {
     const bundle = await readBundle(join(this.#folder, id));
-    if (bundle === undefined) return undefined;
+    if (!bundle.sandbox) return undefined;
     const { mtimeNs } = await stat(join(this.#folder, id, 'config.json'), { bigint: true });
     return { ...bundle, id, createdAt: mtimeNs };
   }

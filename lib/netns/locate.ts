@@ -5,7 +5,7 @@
 import { stat } from 'node:fs/promises';
 import type { Cri } from '../cri/client.ts';
 import { type Identity, native } from '../native.ts';
-import { ContainerdState, stateFolders } from './containerd-state.ts';
+import { bundleFolders, ContainerdState } from './containerd-state.ts';
 import { type Entrance, enter } from './entrance.ts';
 import { onNode } from './node-paths.ts';
 import { firstProcesses, isProcessOf } from './proc.ts';
@@ -80,7 +80,7 @@ export class Locator {
 
   constructor({ cri, criSocket, hostRoot = '', proc, identify }: LocatorOptions) {
     this.#cri = cri;
-    this.#state = new ContainerdState(stateFolders(criSocket).map((folder) => onNode(hostRoot, folder)));
+    this.#state = new ContainerdState(bundleFolders(criSocket).map((folder) => onNode(hostRoot, folder)));
     this.#hostRoot = hostRoot;
     this.#proc = proc ?? onNode(hostRoot, '/proc');
     this.#identify = identify ?? ((path) => native().identify(path));

@@ -4,19 +4,23 @@
  */
 import { existsSync } from 'node:fs';
 import { watch } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { readBundle } from '../cri/bundle.ts';
+import { type Bundle, readBundle } from '../cri/bundle.ts';
 import type { RuntimeError } from '../cri/channel.ts';
 import type { Cri } from '../cri/client.ts';
 import type { TaskCreate } from '../cri/messages.ts';
+import { bundleFolders } from '../netns/containerd-state.ts';
 import { onNode } from '../netns/node-paths.ts';
 import { Arrivals } from './arrivals.ts';
+import { bundleChanges } from './bundles.ts';
 import { HintQueue, type SandboxHint } from './hint-queue.ts';
 import { chooseKind, type RuntimeKind } from './runtime-kind.ts';
 
 export interface RuntimeEventsOptions {
   cri: Cri;
+  /** Of `cri`; path on the node. Tells where containerd may have its bundles. */
+  criSocket?: string;
   /** Where the runtime keeps netns; path on the node. /run/netns if absent. */
   netnsFolder?: string;
   /** Where the node's files are, as this process sees them; see onNode(). */
@@ -41,16 +45,21 @@ const LIST_AFTER_MS = 100;
 /** Between two attempts, which cost a millisecond. */
 const BACKOFF = { firstMs: 100, longestMs: 5000 };
 
+/** A bundle's folder is there a moment before its content; so many looks, one a millisecond. */
+const BUNDLE_ATTEMPTS = 20;
+
 /** A connection that lived as long starts anew with the shortest wait. */
 const SOUND_MS = 10_000;
 
 /** For one consumer. Runs from the start, and until the signal; errors end in `reason`. */
 export class RuntimeEvents implements AsyncIterable<SandboxHint> {
-  readonly #options: Required<RuntimeEventsOptions>;
+  readonly #options: Required<Omit<RuntimeEventsOptions, 'criSocket'>> & Pick<RuntimeEventsOptions, 'criSocket'>;
   readonly #queue = new HintQueue();
   readonly #chosen = Promise.withResolvers<void>();
   /** Kinds that the runtime turned out not to have, with the reason. Forgotten when another runtime answers. */
   readonly #refused = new Map<RuntimeKind, string>();
+  /** Containers whose bundles were seen, and of which containerd has not told yet. */
+  readonly #foreseen = new Set<string>();
   #runtime = '';
   #kind: RuntimeKind | 'none' = 'none';
   #reason = 'not yet asked';
@@ -147,7 +156,7 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
   async #follow(kind: RuntimeKind, arrivals: Arrivals, signal: AbortSignal): Promise<void> {
     const { cri } = this.#options;
     if (kind === 'containerd') {
-      for await (const created of cri.taskCreates(signal)) await this.#tellOfTask(created, arrivals);
+      await this.#followContainerd(arrivals, signal);
     } else if (kind === 'cri') {
       for await (const { containerId, containerEventType, podSandboxStatus } of cri.containerEvents(signal)) {
         if (containerEventType !== 'CONTAINER_CREATED_EVENT' || podSandboxStatus?.id !== containerId) continue;
@@ -162,17 +171,58 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
     }
   }
 
+  async #followContainerd(arrivals: Arrivals, signal: AbortSignal): Promise<void> {
+    const { cri, criSocket, hostRoot } = this.#options;
+    this.#foreseen.clear();
+    let watched = bundleFolders(criSocket).find((folder) => existsSync(onNode(hostRoot, folder)));
+    if (watched !== undefined) void this.#foresee(watched, arrivals, signal);
+    for await (const created of cri.taskCreates(signal)) {
+      // From the first event on it is known where they are.
+      const folder = dirname(created.bundle);
+      if (folder !== watched) void this.#foresee(folder, arrivals, signal);
+      watched = folder;
+      if (!this.#foreseen.delete(created.containerId)) await this.#tellOfTask(created, arrivals);
+    }
+  }
+
+  /** Until the signal; never rejects. What it misses containerd tells. */
+  async #foresee(folder: string, arrivals: Arrivals, signal: AbortSignal): Promise<void> {
+    const here = onNode(this.#options.hostRoot, folder);
+    const tell = async (id: string) => {
+      for (let attempt = 0; attempt < BUNDLE_ATTEMPTS && !signal.aborted; attempt++) {
+        const found = await readBundle(join(here, id)).catch(() => undefined);
+        if (found !== undefined) return this.#tellOfBundle(id, found);
+        await sleep(1);
+      }
+      // Its event has come meanwhile, and was passed over.
+      if (!this.#foreseen.delete(id)) arrivals.expect();
+    };
+    try {
+      for await (const { id, change } of bundleChanges(here, signal)) {
+        if (change === 'removed') this.#foreseen.delete(id);
+        else if (!this.#foreseen.has(id)) {
+          this.#foreseen.add(id);
+          void tell(id);
+        }
+      }
+    } catch {
+      // Not mounted here.
+    }
+  }
+
   async #tellOfTask({ containerId, bundle }: TaskCreate, arrivals: Arrivals): Promise<void> {
     try {
-      const found = await readBundle(onNode(this.#options.hostRoot, bundle));
-      // A pod on the host's network has nothing to be found.
-      if (found === undefined || found.hostNetwork) return;
-      const { uid, netnsPath } = found;
-      this.#tell({ sandboxId: containerId, podUid: uid, ...(netnsPath !== undefined && { netnsPath }) });
+      this.#tellOfBundle(containerId, await readBundle(onNode(this.#options.hostRoot, bundle)));
     } catch {
       // Not mounted here, or gone already.
       arrivals.expect();
     }
+  }
+
+  /** A container that is no sandbox is none of ours, and a pod on the host's network has nothing to be found. */
+  #tellOfBundle(id: string, { sandbox, hostNetwork, uid, netnsPath }: Bundle): void {
+    if (sandbox && !hostNetwork)
+      this.#tell({ sandboxId: id, podUid: uid, ...(netnsPath !== undefined && { netnsPath }) });
   }
 
   #tell(hint: SandboxHint): void {

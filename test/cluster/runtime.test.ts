@@ -212,6 +212,41 @@ test(
   SLOW,
 );
 
+test(
+  'a bundle tells of a sandbox before containerd does, once',
+  async () => {
+    await listening({}, async (_events, hints, told) => {
+      const end = new AbortController();
+      const made = new Map<string, number>();
+      const following = (async () => {
+        for await (const { containerId } of cri.taskCreates(end.signal)) made.set(containerId, performance.now());
+      })();
+      // By then those that are there already have been listed.
+      await sleep(500);
+      let foreseen = 0;
+      for (let run = 0; run < RUNS; run++) {
+        const ref = driver.pod(`bundle-${run}`);
+        const [hint, id] = await Promise.all([told(ref.uid), driver.run(ref)]);
+        await until(
+          'made',
+          async () => made.has(id),
+          (is) => is,
+        );
+        if (hint.at < (made.get(id) ?? 0)) foreseen++;
+        await driver.stop(id);
+        await driver.remove(id);
+      }
+      end.abort();
+      await following.catch(() => {});
+      ok(foreseen > RUNS / 2, `${foreseen} of ${RUNS}`);
+      const ours = hints.filter(({ sandboxId }) => made.has(sandboxId));
+      equal(new Set(ours.map(({ sandboxId }) => sandboxId)).size, RUNS);
+      equal(ours.length, RUNS);
+    });
+  },
+  SLOW,
+);
+
 function spread(all: number[]): Record<string, string> {
   const sorted = [...all].sort((a, b) => a - b);
   const at = (share: number) =>
