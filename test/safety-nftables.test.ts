@@ -1,6 +1,4 @@
 /** Which netns an install with nftables may touch, what it leaves there, and which forms the addon takes. */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { statSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { dial } from '../lib/demo/toolbox.ts';
@@ -8,6 +6,7 @@ import { type NativeError, native } from '../lib/native.ts';
 import type { Condition, NftChain, NftRule, NftRuleset, NftTable } from '../lib/ruleset/nftables/model.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';
+import { holdLock } from './support/contention.ts';
 import { assertAllAtHome, codeOf, compile, Farm, identify, inside, run, wholeState } from './support/netns.ts';
 
 const test = suite('safety with nftables');
@@ -55,12 +54,8 @@ test("another process's lock on the netns is EBUSY within a second, and nothing 
   const path = await farm.add(undefined, 'down');
   const target = await identify(path);
   const before = await wholeState(path);
-  const holder = spawn('flock', ['-x', path, 'sh', '-c', 'echo held; exec sleep 20'], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-    detached: true,
-  });
-  try {
-    await once(holder.stdout, 'data');
+  {
+    await using _lock = await holdLock(path);
     for (const fresh of [true, false]) {
       const began = performance.now();
       assert.is(await codeOf(compiled.apply(target, { fresh })), 'EBUSY');
@@ -68,9 +63,6 @@ test("another process's lock on the netns is EBUSY within a second, and nothing 
       assert.ok(took > 150 && took < 1000, `${took} ms`);
     }
     assert.is(await wholeState(path), before);
-  } finally {
-    if (holder.pid !== undefined) process.kill(-holder.pid, 'SIGKILL');
-    await once(holder, 'close');
   }
   assert.is((await compiled.apply(target)).changed, true);
 });

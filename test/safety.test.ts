@@ -1,12 +1,11 @@
 /** Which netns an install may touch, and what it leaves there. */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { dial } from '../lib/demo/toolbox.ts';
 import { type Netns, native } from '../lib/native.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';
+import { holdLock } from './support/contention.ts';
 import { assertAllAtHome, codeOf, compile, Farm, identify, inside, run, state } from './support/netns.ts';
 
 const test = suite('safety');
@@ -187,12 +186,8 @@ test("another process's lock on the netns is EBUSY within a second, and nothing 
   const path = await farm.add(undefined, 'down');
   const target = await identify(path);
   const before = await state(path);
-  const holder = spawn('flock', ['-x', path, 'sh', '-c', 'echo held; exec sleep 20'], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-    detached: true,
-  });
-  try {
-    await once(holder.stdout, 'data');
+  {
+    await using _lock = await holdLock(path);
     for (const fresh of [true, false]) {
       const began = performance.now();
       assert.is(await codeOf(compiled.apply(target, { fresh })), 'EBUSY');
@@ -201,9 +196,6 @@ test("another process's lock on the netns is EBUSY within a second, and nothing 
     }
     assert.is(await codeOf(native().clean(target)), 'EBUSY');
     assert.is(await state(path), before);
-  } finally {
-    if (holder.pid !== undefined) process.kill(-holder.pid, 'SIGKILL');
-    await once(holder, 'close');
   }
   assert.is((await compiled.apply(target)).changed, true);
 });

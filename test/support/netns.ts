@@ -120,6 +120,12 @@ export async function wholeState(path: string): Promise<string> {
   return `${await state(path)}# nftables\n${await nftState(path)}`;
 }
 
+/** By backend: what its tests need besides `INSTALL_NEEDS`, and what shows all that it can touch. */
+export const BACKENDS = {
+  'iptables-legacy': { needs: [], look: state },
+  nftables: { needs: ['nft'], look: wholeState },
+} satisfies Record<Backend, { needs: string[]; look: (path: string) => Promise<string> }>;
+
 /** What others have in nf_tables, of what `nftState` or `wholeState` says. */
 export function foreignNft(state: string): string {
   const nft = state.slice(state.indexOf('# nftables\n') + 1);
