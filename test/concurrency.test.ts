@@ -164,6 +164,28 @@ test('another process that changes the same tables all the while loses nothing, 
   for (const [at, told] of added.entries()) assert.ok(told > 5 && (found[at] ?? 0) >= told, `${found} of ${added}`);
 });
 
+test('others who write tables as large as ours from copies read before ours fail no install', async () => {
+  await using farm = new Farm('concurrency');
+  const target = await identify(await farm.add());
+  for (const family of [4, 6] as const) await restore(target.path, family, '*nat\n:THEIRS - [0:0]\nCOMMIT\n');
+  const compiled = await Promise.all([compile(), compile('-p', '16001', '-u', '2000')]);
+  const loops = ['iptables-legacy', 'ip6tables-legacy'].flatMap((program) => {
+    const theirs = `for i in $(seq 60); do ${program} -t nat -A THEIRS -j RETURN; done; ${program} -t nat -F THEIRS`;
+    return [1, 2].map(() => busyLoop(farm, target.path, `(${theirs}) 2>/dev/null`));
+  });
+  let [last, rounds] = [0, 0];
+  try {
+    // Within the first few hundred one of them comes between the two system calls with which we write a table.
+    const deadline = performance.now() + 10_000;
+    for (; last < 3000 && performance.now() < deadline; last++) await compiled[last % 2]?.apply(target);
+  } finally {
+    for (const { done, failed } of await Promise.all(loops.map((stop) => stop()))) rounds += done + failed;
+  }
+  assert.ok(rounds > 2 * loops.length, `${rounds}`);
+  await compiled[last % 2]?.apply(target);
+  assert.is((await compiled[last % 2]?.verify(target))?.ok, true);
+});
+
 test('a full queue refuses what is too much, and the rest succeeds', async () => {
   await using farm = new Farm('concurrency');
   const compiled = await compile();
