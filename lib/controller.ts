@@ -3,6 +3,7 @@
  * done. What one pod's work is stands in initialize.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { keepNewest } from './bounded.ts';
 import type { EventRecorder } from './events.ts';
 import type { PodView } from './http-page.ts';
 import { type Initializer, type Installed, isFinal, markedPod, type Outcome, type Task } from './initialize.ts';
@@ -49,6 +50,9 @@ interface Entry {
 
 /** Between two looks for a pod's sandbox, doubled from the first to the last: where the runtime tells of it, and not. */
 const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } as const;
+
+/** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
+const EARLY = 256;
 
 /** Verifications that run at once in a sweep: the addon has at most four threads, and new pods use them too. */
 const SWEEP_LANES = 2;
@@ -175,19 +179,12 @@ export class Controller {
       if (hint.podUid === undefined) continue;
       const uid = this.#byRuntimeUid.get(hint.podUid);
       const entry = uid === undefined ? undefined : this.#entries.get(uid);
-      if (uid === undefined || entry === undefined) this.#keepEarly(hint.podUid, hint);
+      if (uid === undefined || entry === undefined) keepNewest(this.#early, hint.podUid, hint, EARLY);
       else {
         entry.hint = hint;
         this.#queue.add(uid, uid);
       }
     }
-  }
-
-  /** The API may be slower than the runtime; of pods that it never tells of, static ones, the oldest go. */
-  #keepEarly(runtimeUid: string, hint: SandboxHint): void {
-    this.#early.delete(runtimeUid);
-    this.#early.set(runtimeUid, hint);
-    if (this.#early.size > 256) this.#early.delete(this.#early.keys().next().value ?? '');
   }
 
   async #work(uid: string): Promise<void> {

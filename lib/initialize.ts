@@ -1,6 +1,7 @@
 /** One pod, from what is known of it to its mark: decide, plan, locate, install (which reads back), mark. */
 import { createHash } from 'node:crypto';
 import { chooseBackend, formOf } from './backend.ts';
+import { keepNewest } from './bounded.ts';
 import type { RunConfig } from './config.ts';
 import type { Stage, Stages } from './metrics.ts';
 import {
@@ -215,12 +216,9 @@ export class Initializer {
   }
 }
 
-/** The newest last; the oldest goes for another. */
 function keep<T>(kept: Map<string, T>, key: string, make: () => T): T {
   const value = kept.get(key) ?? make();
-  kept.delete(key);
-  kept.set(key, value);
-  if (kept.size > KEPT) kept.delete(kept.keys().next().value ?? '');
+  keepNewest(kept, key, value, KEPT);
   return value;
 }
 
