@@ -178,7 +178,7 @@ export class Initializer {
       // The path is told while the sandbox is being made, and only then; by now it may be ours already.
       const fresh = installed === undefined && !touched;
       const told = await native()
-        .identify(onNode(config.hostRoot === '/' ? '' : config.hostRoot, hint.netnsPath), { fresh })
+        .identify(onNode(config.hostRoot, hint.netnsPath), { fresh })
         .catch(() => undefined);
       if (told !== undefined && (ips.length === 0 || told.addresses.some((address) => ips.includes(address))))
         return told;

@@ -250,6 +250,7 @@ const reason = async (options: LocatorOptions, pod = POD) => {
 
 locate('paths of the node', () => {
   assert.is(onNode('', '/var/run/netns/x'), '/run/netns/x');
+  assert.is(onNode('/', '/var/run/netns/x'), '/run/netns/x');
   assert.is(onNode('/host', '/var/run/netns/x'), '/host/run/netns/x');
   assert.is(onNode('/host', '/var/running/x'), '/host/var/running/x');
   assert.equal(stateFolders('/run/k3s/containerd/containerd.sock'), [
