@@ -17,7 +17,7 @@ import type { SandboxHint } from './sources/hint-queue.ts';
 import { Informer, type InformerEvent } from './sources/informer.ts';
 import type { ApiError, Kube } from './sources/kube.ts';
 import type { RuntimeEvents } from './sources/runtime.ts';
-import { failed, INITIALIZED, NETNS, RULES, STATUS, type StatusMarker } from './status.ts';
+import { failed, INITIALIZED, partMarks, STATUS, type StatusMarker } from './status.ts';
 
 export interface ControllerOptions {
   kube: Kube;
@@ -317,19 +317,10 @@ function retryAfter(error: unknown): { afterMs?: number } {
 
 /** Whether what changed is any of our business. Our own marks coming back are not, unless somebody took them away. */
 function asksForWork(before: PodRecord, after: PodRecord, state: PodState): boolean {
-  const theirs = ({ metadata, spec, status }: PodRecord) => {
-    const { [STATUS]: _status, [NETNS]: _netns, [RULES]: _rules, ...annotations } = metadata.annotations;
-    return JSON.stringify([
-      metadata.deletionTimestamp,
-      metadata.labels,
-      annotations,
-      spec,
-      status.phase,
-      status.podIPs,
-    ]);
-  };
+  const theirs = ({ metadata: { deletionTimestamp, labels, annotations }, spec, status }: PodRecord) =>
+    JSON.stringify([deletionTimestamp, labels, partMarks(annotations).others, spec, status.phase, status.podIPs]);
   const marks = ({ metadata: { annotations }, status: { conditions } }: PodRecord) =>
-    JSON.stringify([annotations[STATUS], annotations[NETNS], annotations[RULES], conditions]);
+    JSON.stringify([partMarks(annotations).marks, conditions]);
   // Of a pod that was let out a mark may come late: its request had been answered with an error, and done all the same.
   const watched = before.metadata.annotations[STATUS] === INITIALIZED || state === 'skipped';
   return theirs(before) !== theirs(after) || (watched && marks(before) !== marks(after));

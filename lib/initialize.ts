@@ -24,7 +24,7 @@ import { podRedirect, type Redirect } from './redirect.ts';
 import type { Family, Ruleset } from './ruleset/model.ts';
 import { plan } from './ruleset/plan.ts';
 import type { SandboxHint } from './sources/hint-queue.ts';
-import { INITIALIZED, type MarkedPod, NETNS, RULES, STATUS, type StatusMarker } from './status.ts';
+import { INITIALIZED, type MarkedPod, partMarks, STATUS, type StatusMarker } from './status.ts';
 
 /** What was installed in which sandbox. */
 export interface Installed {
@@ -189,8 +189,7 @@ export class Initializer {
 
   /** All that podRedirect() reads of a pod is in the key. */
   #plan(pod: PodRecord): Planned {
-    const { [STATUS]: _status, [NETNS]: _netns, [RULES]: _rules, ...annotations } = pod.metadata.annotations;
-    const key = JSON.stringify([annotations, pod.spec]);
+    const key = JSON.stringify([partMarks(pod.metadata.annotations).others, pod.spec]);
     const make = () => {
       return { redirect: podRedirect(pod, this.#options.config), rulesets: new Map(), forms: new Map() };
     };
