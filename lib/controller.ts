@@ -48,7 +48,7 @@ interface Entry {
   poll?: { timer: NodeJS.Timeout; afterMs: number };
 }
 
-/** Between two looks for a pod's sandbox, doubled from the first to the last: where the runtime tells of it, and not. */
+/** Between two looks for a sandbox, doubled from the first to the last: if the runtime tells of it, and if not. */
 const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } as const;
 
 /** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */

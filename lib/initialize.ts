@@ -78,7 +78,7 @@ interface Planned {
   forms: Map<string, { form: Form; rules: string }>;
 }
 
-/** Reasons that say nothing about what is wanted of the pod's traffic: what stands there stays, and ends with the pod. */
+/** Reasons that say nothing about what is wanted of the pod's traffic: what stands there stays till the pod ends. */
 const STAYS: ReadonlySet<SkipReason> = new Set([
   'self',
   'finished',

@@ -25,7 +25,7 @@ export interface Netns {
 }
 
 export interface Identity extends Netns {
-  /** Global unicast addresses on interfaces other than lo, as inet_ntop(3) writes them; none where not yet connected. */
+  /** Global unicast addresses on interfaces other than lo, as inet_ntop(3) writes them; none before it is connected. */
   addresses: string[];
   /** Their families. */
   families: Family[];
@@ -121,11 +121,12 @@ export interface VerifyResult {
 /** A ruleset as kernel-ready bytes. Safe to use for any number of netns at once. */
 export interface Compiled {
   /**
-   * All or nothing. What stands in the other form goes once this one stands. `target` must be what `identify` said; another netns at that path is ESTALE.
+   * All or nothing. What stands in the other form goes once this one stands. `target` must be what `identify` said;
+   * another netns at that path is ESTALE.
    *
    * `fresh`: the caller knows that nobody has installed anything there yet, as in a sandbox that was made just now.
-   * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of
-   * tables without rules; if a table turns out to have rules after all, both are made up for.
+   * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies
+   * of tables without rules; if a table turns out to have rules after all, both are made up for.
    */
   apply(target: Netns, options?: { fresh?: boolean }): Promise<ApplyResult>;
   verify(target: Netns): Promise<VerifyResult>;
@@ -159,8 +160,8 @@ export interface NativeError extends Error {
 
 /**
  * What `apply` and `clean` answer, as it crosses: route changes; queue, enter, v4, v6, nftables, routes, verify, total;
- * then family (0 is inet), table (index in TABLES) and how (index in HOW) of each table. An array is made in a fraction of the time that
- * the objects take, and one is made for every install.
+ * then family (0 is inet), table (index in TABLES) and how (index in HOW) of each table. An array is made in a fraction
+ * of the time that the objects take, and one is made for every install.
  */
 type ApplyTuple = [routes: string[], ...numbers: number[]];
 
@@ -185,8 +186,8 @@ interface AddonCompiled {
 interface Native {
   probe(): Promise<Probe>;
   /**
-   * `path` is a file of nsfs: /run/netns/x, /proc/1234/ns/net. Enters it to read its cookie and addresses. `fresh`: as for
-   * `apply`; what stands there is not looked for, which is a third of the time.
+   * `path` is a file of nsfs: /run/netns/x, /proc/1234/ns/net. Enters it to read its cookie and addresses. `fresh`: as
+   * for `apply`; what stands there is not looked for, which is a third of the time.
    */
   identify(path: string, options?: { fresh?: boolean }): Promise<Identity>;
   /** Builds the tables in a scratch netns and reads them back: what this kernel refuses is refused here. */

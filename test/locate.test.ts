@@ -1,4 +1,4 @@
-/** From a pod to its netns, on what runtimes answer and leave lying about; the runtimes themselves are in test/cluster. */
+/** From a pod to its netns, on what runtimes answer and leave behind; the runtimes themselves are in test/cluster. */
 import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

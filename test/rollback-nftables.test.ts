@@ -1,6 +1,6 @@
 /**
- * All or nothing with nftables, and when a pod moves from one backend to the other, in either direction: the netns is as
- * it was, with counters; the tables of ours that were put back have new handles, those of others the ones they had.
+ * All or nothing with nftables, and when a pod moves from one backend to the other, in either direction: the netns is
+ * as it was, with counters; the tables of ours that were put back have new handles, those of others the ones they had.
  */
 import { constants } from 'node:os';
 import * as assert from 'uvu/assert';

@@ -1,4 +1,4 @@
-/** The informer and a real kube-apiserver: killed, compacted, behind a connection that breaks, with a token that ends. */
+/** The informer and a real kube-apiserver: killed, compacted, behind a connection that breaks, a token that ends. */
 import { deepEqual, equal, ok } from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
@@ -275,7 +275,7 @@ test(
   SLOW,
 );
 
-/** Of three pods one goes and one is made again while the connection is broken; what is told of them once it is back. */
+/** Of three pods one goes and one is made again while the connection is broken: told of, all of it, once it is back. */
 async function changeBehindCut(meanwhile = async () => {}): Promise<Observed['informer']> {
   const relay = await openRelay();
   await Promise.all(['stays', 'goes', 'returns'].map(create));

@@ -102,8 +102,8 @@ export async function state(path: string): Promise<string> {
 }
 
 /**
- * All of nf_tables, with counters, and with the handles of what is not ours: our tables get new ones, and the last place
- * in the list, when they are made again.
+ * All of nf_tables, with counters, and with the handles of what is not ours: our tables get new ones, and the last
+ * place in the list, when they are made again.
  */
 export async function nftState(path: string): Promise<string> {
   const tables = nftTables(await inside(path, ['nft', '-a', 'list', 'ruleset']));
