@@ -1,6 +1,7 @@
 /**
- * What the controller costs on a busy node: start with many pods, sweeps, churn; bundled as released, with real netns and
- * real installs. The API server is a stand-in in a process of its own, then the real one where test/cluster is built.
+ * What the controller costs on a busy node: start with many pods, sweeps, churn; bundled as released, with real netns
+ * and real installs. The API server is a stand-in in a process of its own, then the real one where test/cluster is
+ * built.
  *
  *   node bench/controller.ts [--pods 250 --rate 500 --seconds 60 --json FILE --quick]
  */

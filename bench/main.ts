@@ -42,8 +42,8 @@ async function freshNetns(farm: Coprocess, count: number): Promise<string[]> {
 }
 
 /**
- * The kernel takes namespaces down behind our back, at about a millisecond each, and whatever runs meanwhile pays for it;
- * thousands that are left standing make each install slower.
+ * The kernel takes namespaces down behind our back, at about a millisecond each, and whatever runs meanwhile pays for
+ * it; thousands that are left standing make each install slower.
  */
 async function takeDown(farm: Coprocess, paths: readonly string[]): Promise<void> {
   await Promise.all(paths.map((path) => farm.ask(`del ${path}`)));

@@ -3,6 +3,7 @@
  * done. What one pod's work is stands in initialize.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { keepNewest } from './bounded.ts';
 import type { EventRecorder } from './events.ts';
 import type { PodView } from './http-page.ts';
 import { type Initializer, type Installed, isFinal, markedPod, type Outcome, type Task } from './initialize.ts';
@@ -16,7 +17,7 @@ import type { SandboxHint } from './sources/hint-queue.ts';
 import { Informer, type InformerEvent } from './sources/informer.ts';
 import type { ApiError, Kube } from './sources/kube.ts';
 import type { RuntimeEvents } from './sources/runtime.ts';
-import { failed, INITIALIZED, NETNS, RULES, STATUS, type StatusMarker } from './status.ts';
+import { failed, INITIALIZED, partMarks, STATUS, type StatusMarker } from './status.ts';
 
 export interface ControllerOptions {
   kube: Kube;
@@ -47,8 +48,11 @@ interface Entry {
   poll?: { timer: NodeJS.Timeout; afterMs: number };
 }
 
-/** Between two looks for a pod's sandbox, doubled from the first to the last: where the runtime tells of it, and not. */
+/** Between two looks for a sandbox, doubled from the first to the last: if the runtime tells of it, and if not. */
 const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } as const;
+
+/** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
+const EARLY = 256;
 
 /** Verifications that run at once in a sweep: the addon has at most four threads, and new pods use them too. */
 const SWEEP_LANES = 2;
@@ -175,19 +179,12 @@ export class Controller {
       if (hint.podUid === undefined) continue;
       const uid = this.#byRuntimeUid.get(hint.podUid);
       const entry = uid === undefined ? undefined : this.#entries.get(uid);
-      if (uid === undefined || entry === undefined) this.#keepEarly(hint.podUid, hint);
+      if (uid === undefined || entry === undefined) keepNewest(this.#early, hint.podUid, hint, EARLY);
       else {
         entry.hint = hint;
         this.#queue.add(uid, uid);
       }
     }
-  }
-
-  /** The API may be slower than the runtime; of pods that it never tells of, static ones, the oldest go. */
-  #keepEarly(runtimeUid: string, hint: SandboxHint): void {
-    this.#early.delete(runtimeUid);
-    this.#early.set(runtimeUid, hint);
-    if (this.#early.size > 256) this.#early.delete(this.#early.keys().next().value ?? '');
   }
 
   async #work(uid: string): Promise<void> {
@@ -319,19 +316,10 @@ function retryAfter(error: unknown): { afterMs?: number } {
 
 /** Whether what changed is any of our business. Our own marks coming back are not, unless somebody took them away. */
 function asksForWork(before: PodRecord, after: PodRecord, state: PodState): boolean {
-  const theirs = ({ metadata, spec, status }: PodRecord) => {
-    const { [STATUS]: _status, [NETNS]: _netns, [RULES]: _rules, ...annotations } = metadata.annotations;
-    return JSON.stringify([
-      metadata.deletionTimestamp,
-      metadata.labels,
-      annotations,
-      spec,
-      status.phase,
-      status.podIPs,
-    ]);
-  };
+  const theirs = ({ metadata: { deletionTimestamp, labels, annotations }, spec, status }: PodRecord) =>
+    JSON.stringify([deletionTimestamp, labels, partMarks(annotations).others, spec, status.phase, status.podIPs]);
   const marks = ({ metadata: { annotations }, status: { conditions } }: PodRecord) =>
-    JSON.stringify([annotations[STATUS], annotations[NETNS], annotations[RULES], conditions]);
+    JSON.stringify([partMarks(annotations).marks, conditions]);
   // Of a pod that was let out a mark may come late: its request had been answered with an error, and done all the same.
   const watched = before.metadata.annotations[STATUS] === INITIALIZED || state === 'skipped';
   return theirs(before) !== theirs(after) || (watched && marks(before) !== marks(after));

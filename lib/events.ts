@@ -1,4 +1,5 @@
 /** Tells pods' owners what happened to them, by Events. Needs `create` on `events.k8s.io/events`, nothing else. */
+import { dropOldest } from './bounded.ts';
 import { cut, DOMAIN, forbidden, type PodRef, type Requests } from './status.ts';
 
 export interface PodEvent {
@@ -49,8 +50,8 @@ export class EventRecorder {
     this.#pods.set(pod.uid, known);
     const key = `${event.reason} ${event.note}`;
     const told = known.told.get(key) ?? { count: 0, next: now, gap: REPEAT_MS.first };
-    if (told.count === 0 && known.told.size === REMEMBERED) known.told.delete(known.told.keys().next().value ?? '');
     known.told.set(key, told);
+    dropOldest(known.told, REMEMBERED);
     told.count++;
     if (now < told.next) this.stats.repeated++;
     else if (!known.bucket.take(now) || !this.#types[event.type].take(now)) this.stats.dropped++;

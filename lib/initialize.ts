@@ -1,6 +1,7 @@
 /** One pod, from what is known of it to its mark: decide, plan, locate, install (which reads back and wakes the gate), mark. */
 import { createHash } from 'node:crypto';
 import { chooseBackend, formOf } from './backend.ts';
+import { keepNewest } from './bounded.ts';
 import type { RunConfig } from './config.ts';
 import type { Stage, Stages } from './metrics.ts';
 import {
@@ -23,7 +24,7 @@ import { podRedirect, type Redirect } from './redirect.ts';
 import type { Family, Ruleset } from './ruleset/model.ts';
 import { plan } from './ruleset/plan.ts';
 import type { SandboxHint } from './sources/hint-queue.ts';
-import { INITIALIZED, type MarkedPod, NETNS, RULES, STATUS, type StatusMarker } from './status.ts';
+import { INITIALIZED, type MarkedPod, partMarks, STATUS, type StatusMarker } from './status.ts';
 
 /** What was installed in which sandbox. */
 export interface Installed {
@@ -77,7 +78,7 @@ interface Planned {
   forms: Map<string, { form: Form; rules: string }>;
 }
 
-/** Reasons that say nothing about what is wanted of the pod's traffic: what stands there stays, and ends with the pod. */
+/** Reasons that say nothing about what is wanted of the pod's traffic: what stands there stays till the pod ends. */
 const STAYS: ReadonlySet<SkipReason> = new Set([
   'self',
   'finished',
@@ -182,7 +183,7 @@ export class Initializer {
       // The path is told while the sandbox is being made, and only then; by now it may be ours already.
       const fresh = installed === undefined && !touched;
       const told = await native()
-        .identify(onNode(config.hostRoot === '/' ? '' : config.hostRoot, hint.netnsPath), { fresh })
+        .identify(onNode(config.hostRoot, hint.netnsPath), { fresh })
         .catch(() => undefined);
       if (told !== undefined && (ips.length === 0 || told.addresses.some((address) => ips.includes(address))))
         return told;
@@ -193,8 +194,7 @@ export class Initializer {
 
   /** All that podRedirect() reads of a pod is in the key. */
   #plan(pod: PodRecord): Planned {
-    const { [STATUS]: _status, [NETNS]: _netns, [RULES]: _rules, ...annotations } = pod.metadata.annotations;
-    const key = JSON.stringify([annotations, pod.spec]);
+    const key = JSON.stringify([partMarks(pod.metadata.annotations).others, pod.spec]);
     const make = () => {
       return { redirect: podRedirect(pod, this.#options.config), rulesets: new Map(), forms: new Map() };
     };
@@ -220,12 +220,9 @@ export class Initializer {
   }
 }
 
-/** The newest last; the oldest goes for another. */
 function keep<T>(kept: Map<string, T>, key: string, make: () => T): T {
   const value = kept.get(key) ?? make();
-  kept.delete(key);
-  kept.set(key, value);
-  if (kept.size > KEPT) kept.delete(kept.keys().next().value ?? '');
+  keepNewest(kept, key, value, KEPT);
   return value;
 }
 

@@ -1,4 +1,4 @@
-/** Log lines: JSON in a container, for people on a terminal. No worker thread: each costs 10 MB and loses last words. */
+/** Log lines: JSON in a container, for people on a terminal. No worker thread: one costs 10 MB and loses last words. */
 import { styleText } from 'node:util';
 import { destination, type Level, type Logger, pino, stdTimeFunctions } from 'pino';
 import type { Stages } from './metrics.ts';

@@ -25,7 +25,7 @@ export interface Netns {
 }
 
 export interface Identity extends Netns {
-  /** Global unicast addresses on interfaces other than lo, as inet_ntop(3) writes them; none where not yet connected. */
+  /** Global unicast addresses on interfaces other than lo, as inet_ntop(3) writes them; none before it is connected. */
   addresses: string[];
   /** Their families. */
   families: Family[];
@@ -190,8 +190,8 @@ interface AddonCompiled {
 interface Native {
   probe(): Promise<Probe>;
   /**
-   * `path` is a file of nsfs: /run/netns/x, /proc/1234/ns/net. Enters it to read its cookie and addresses. `fresh`: as for
-   * `apply`; what stands there is not looked for, which is a third of the time.
+   * `path` is a file of nsfs: /run/netns/x, /proc/1234/ns/net. Enters it to read its cookie and addresses. `fresh`: as
+   * for `apply`; what stands there is not looked for, which is a third of the time.
    */
   identify(path: string, options?: { fresh?: boolean }): Promise<Identity>;
   /** Builds the tables in a scratch netns and reads them back: what this kernel refuses is refused here. */

@@ -113,7 +113,7 @@ export class WorkQueue<J> {
     }
   }
 
-  /** To be called when there is nothing left to be done for a key. What runs is not stopped, but not repeated either. */
+  /** To be called when there is nothing left to be done for a key. What runs is not stopped, nor is it repeated. */
   forget(key: string): void {
     const entry = this.#entries.get(key);
     if (entry?.running) {

@@ -40,7 +40,7 @@ export async function runNode(config: RunConfig): Promise<number> {
   const { signal } = stop;
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort(name));
 
-  const hostRoot = config.hostRoot === '/' ? '' : config.hostRoot;
+  const { hostRoot } = config;
   const kube = new Kube(() => kubeConfig(config.kubeconfig));
   // A runtime that is not there yet may come: containerd, as most are.
   const criSocket = config.criSocket ?? criSockets(hostRoot)[0] ?? '/run/containerd/containerd.sock';

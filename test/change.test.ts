@@ -13,7 +13,7 @@ const NFTABLES = ['--backend', 'nftables'];
 const test = suite('change');
 test.needs(...INSTALL_NEEDS, 'iptables-legacy-save', 'ip6tables-legacy-save');
 
-/** Installs the configurations in turn, over and over, while `watch` is called over and over; each at least 50 times. */
+/** Installs the configurations in turn while `watch` is called, each over and over, and at least 50 times. */
 async function whileChanging(path: string, flags: string[][], watch: () => Promise<void>): Promise<void> {
   const target = await identify(path);
   const compiled = await Promise.all(flags.map((each) => compile(...each)));

@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert';
 import { defaultOf, flagsOf } from '../lib/commands/shared.ts';
 import { runOptionList } from '../lib/config/options.ts';
 import { foreignFlags } from '../lib/redirect/foreign.ts';
-import { optionList } from '../lib/redirect/options.ts';
+import { optionList, type RedirectOption } from '../lib/redirect/options.ts';
 import { suite } from './suite.ts';
 
 const test = suite('docs');
@@ -12,21 +12,22 @@ const text = readFileSync(new URL('../docs/cli.md', import.meta.url), 'utf8');
 
 const code = (words: readonly string[] = []) => words.map((word) => `\`${word}\``).join(', ');
 
+/** Flag, default and environment: how the row of any option starts. */
+function rowOf(option: RedirectOption): string {
+  const initial = defaultOf(option) ?? option.initial ?? 'false';
+  const shown = option.initialText === undefined && initial !== 'none' ? code([initial]) : initial;
+  return `| ${code([flagsOf(option)])} | ${shown} | ${code(option.env)} |`;
+}
+
 function table(): string {
   const rows = optionList.map(([, option]) => {
-    const initial = defaultOf(option) ?? 'false';
-    const shown = option.initialText === undefined && initial !== 'none' ? code([initial]) : initial;
-    return `| ${code([flagsOf(option)])} | ${shown} | ${code(option.env)} | ${code(option.annotations)} | ${option.help} |`;
+    return `${rowOf(option)} ${code(option.annotations)} | ${option.help} |`;
   });
   return ['| flag | default | environment | annotation | meaning |', '|---|---|---|---|---|', ...rows].join('\n');
 }
 
 function runTable(): string {
-  const rows = runOptionList.map(([, option]) => {
-    const initial = defaultOf(option) ?? option.initial ?? 'false';
-    const shown = option.initialText === undefined && initial !== 'none' ? code([initial]) : initial;
-    return `| ${code([flagsOf(option)])} | ${shown} | ${code(option.env)} | ${option.help} |`;
-  });
+  const rows = runOptionList.map(([, option]) => `${rowOf(option)} ${option.help} |`);
   return ['| flag | default | environment | meaning |', '|---|---|---|---|', ...rows].join('\n');
 }
 

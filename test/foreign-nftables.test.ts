@@ -1,4 +1,4 @@
-/** What is somebody else's in nf_tables survives everything, moves from one backend to the other included, byte for byte. */
+/** What is somebody else's in nf_tables survives everything, moves between the backends included, byte for byte. */
 import * as assert from 'uvu/assert';
 import { native } from '../lib/native.ts';
 import { suite } from './suite.ts';

@@ -1,4 +1,4 @@
-/** The nftables form in a kernel: each case installed twice over, by the addon and by `nft -f`; and every kind of drift. */
+/** The nftables form in a kernel: each case installed twice, by the addon and by `nft -f`; and every kind of drift. */
 import * as assert from 'uvu/assert';
 import { type Case, cases } from './cases.ts';
 import { suite } from './suite.ts';

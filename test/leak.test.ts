@@ -1,4 +1,4 @@
-/** 10,000 installs of each backend into short-lived netns: descriptors, threads and memory stay level, and every netns goes away. */
+/** 10,000 installs of each backend in short-lived netns: descriptors, threads, memory stay level; every netns goes. */
 import { readdirSync, statSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
 import * as assert from 'uvu/assert';

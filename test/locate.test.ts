@@ -1,4 +1,4 @@
-/** From a pod to its netns, on what runtimes answer and leave lying about; the runtimes themselves are in test/cluster. */
+/** From a pod to its netns, on what runtimes answer and leave behind; the runtimes themselves are in test/cluster. */
 import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -250,6 +250,7 @@ const reason = async (options: LocatorOptions, pod = POD) => {
 
 locate('paths of the node', () => {
   assert.is(onNode('', '/var/run/netns/x'), '/run/netns/x');
+  assert.is(onNode('/', '/var/run/netns/x'), '/run/netns/x');
   assert.is(onNode('/host', '/var/run/netns/x'), '/host/run/netns/x');
   assert.is(onNode('/host', '/var/running/x'), '/host/var/running/x');
   assert.equal(

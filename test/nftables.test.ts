@@ -188,7 +188,7 @@ for (const { name, args } of [...cases, ...more]) {
 kernel(
   'nft reads the plain form too',
   async () => {
-    // A rule has at most 128 expressions (linux/net/netfilter/nf_tables_api.c, NFT_RULE_MAXEXPRS): 64 groups are too many.
+    // A rule has at most 128 expressions (net/netfilter/nf_tables_api.c, NFT_RULE_MAXEXPRS): 64 groups are too many.
     for (const { args } of cases.filter(({ name }) => name !== '64 owner groups')) {
       nft(['-f', '-'], nftablesText(lower(await rulesetOf(args), { counters: true })));
       nft(['flush', 'ruleset']);

@@ -1,11 +1,10 @@
 /**
- * All or nothing with nftables, and when a pod moves from one backend to the other, in either direction: the netns is as
- * it was, with counters; the tables of ours that were put back have new handles, those of others the ones they had.
+ * All or nothing with nftables, and when a pod moves from one backend to the other, in either direction: the netns is
+ * as it was, with counters; the tables of ours that were put back have new handles, those of others the ones they had.
  */
 import { constants } from 'node:os';
-import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import type { Order, Outcome } from './fixtures/install.ts';
+import type { Order } from './fixtures/install.ts';
 import { suite } from './suite.ts';
 import { installForeign } from './support/foreign.ts';
 import {
@@ -19,12 +18,9 @@ import {
   identify,
   inside,
   restore,
-  run,
-  TOOLBOX,
-  toJson,
   wholeState,
 } from './support/netns.ts';
-import { nodeEnvironment } from './support/node.ts';
+import { denied, type Obstacle, routeObstacles, testObstacle } from './support/rollback.ts';
 
 const NFTABLES = ['--backend', 'nftables'];
 const PLAIN = [...NFTABLES, '--redirect-dns', '--capture-all-dns'];
@@ -105,38 +101,14 @@ const befores = {
 type Before = keyof typeof befores;
 
 /** With each the kernel refuses something after the compilation has succeeded. */
-const obstacles: Record<string, { flags: string[]; code: RegExp; lay: (path: string) => Promise<unknown> }> = {
+const obstacles: Record<string, Obstacle> = {
   'the kernel refuses the transaction, after the routes': { flags: TPROXY, code: /^E2BIG$/, lay: crowd },
-  "the table of routes has somebody else's default": {
-    flags: TPROXY,
-    code: /^EEXIST$/,
-    lay: (path) => inside(path, ['ip', '-6', 'route', 'add', 'blackhole', 'default', 'table', '133', 'metric', '1024']),
-  },
-  'the address is refused': {
-    flags: TPROXY,
-    code: /^(EACCES|EADDRNOTAVAIL)$/,
-    lay: async (path) => {
-      await inside(path, ['ip', '-6', 'address', 'flush', 'dev', 'lo', 'scope', 'global']);
-      await inside(path, ['sh', '-c', 'echo 1 >/proc/sys/net/ipv6/conf/lo/disable_ipv6']);
-    },
-  },
+  ...routeObstacles(TPROXY),
 };
 
-for (const [obstacle, { flags, code, lay }] of Object.entries(obstacles)) {
+for (const [name, obstacle] of Object.entries(obstacles)) {
   for (const [before, prepare] of Object.entries(befores)) {
-    test(`${obstacle}; before: ${before}`, async () => {
-      await using farm = new Farm('rollback');
-      const compiled = await compile(...flags);
-      const path = await farm.add();
-      await prepare(path);
-      const target = await identify(path);
-      await lay(path);
-      const was = await wholeState(path);
-      for (const fresh of [false, true]) {
-        assert.match((await codeOf(compiled.apply(target, { fresh }))) ?? 'no error', code);
-        assert.is(await wholeState(path), was, fresh ? 'fresh' : 'not fresh');
-      }
-    });
+    testObstacle(test, `${name}; before: ${before}`, obstacle, prepare, wholeState);
   }
 }
 
@@ -230,18 +202,6 @@ async function order(farm: Farm, name: Asked): Promise<Order> {
     form,
     target: await identify(path),
   };
-}
-
-/** What happens to `orders` in a process that gets `specs` denied. */
-async function denied(specs: string[], orders: Order[]): Promise<Outcome[]> {
-  const program = fileURLToPath(new URL('fixtures/install.ts', import.meta.url));
-  const { stdout } = await run(TOOLBOX, ['deny', ...specs, '--', process.execPath, program, toJson(orders)], {
-    env: nodeEnvironment(),
-  });
-  return stdout
-    .trim()
-    .split('\n')
-    .map((line) => JSON.parse(line) as Outcome);
 }
 
 /**

@@ -2,9 +2,8 @@
  * All or nothing: whatever step of an install fails, the netns is as it was before. The failures are the kernel's own
  * (rules that others left, with which it will not take ours) or system calls denied by seccomp.
  */
-import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import type { Order, Outcome } from './fixtures/install.ts';
+import type { Order } from './fixtures/install.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';
 import { installForeign } from './support/foreign.ts';
@@ -17,12 +16,9 @@ import {
   identify,
   inside,
   restore,
-  run,
   state,
-  TOOLBOX,
-  toJson,
 } from './support/netns.ts';
-import { nodeEnvironment } from './support/node.ts';
+import { denied, type Obstacle, routeObstacles, testObstacle } from './support/rollback.ts';
 
 const DNS = ['--redirect-dns', '--capture-all-dns'];
 const TPROXY = ['-m', 'TPROXY'];
@@ -49,7 +45,7 @@ const befores: Record<string, (path: string) => Promise<unknown>> = {
 };
 
 /** Each lets IPv4 through and fails in IPv6. */
-const obstacles: Record<string, { flags: string[]; code: RegExp; lay: (path: string) => Promise<unknown> }> = {
+const obstacles: Record<string, Obstacle> = {
   // A chain with REDIRECT in it cannot be reached from POSTROUTING.
   'the kernel refuses nat': {
     flags: DNS,
@@ -67,38 +63,13 @@ const obstacles: Record<string, { flags: string[]; code: RegExp; lay: (path: str
     code: /^EINVAL$/,
     lay: (path) => misuse(path, 'mangle', 'ISTIO_TPROXY'),
   },
-  "the table of routes has somebody else's default": {
-    flags: TPROXY,
-    code: /^EEXIST$/,
-    lay: (path) => inside(path, ['ip', '-6', 'route', 'add', 'blackhole', 'default', 'table', '133', 'metric', '1024']),
-  },
-  'the address is refused': {
-    flags: TPROXY,
-    code: /^(EACCES|EADDRNOTAVAIL)$/,
-    lay: (path) => inside(path, ['sh', '-c', 'echo 1 >/proc/sys/net/ipv6/conf/lo/disable_ipv6']),
-  },
+  ...routeObstacles(TPROXY),
 };
 
-for (const [obstacle, { flags, code, lay }] of Object.entries(obstacles)) {
+for (const [name, obstacle] of Object.entries(obstacles)) {
   for (const [before, prepare] of Object.entries(befores)) {
-    if (obstacle.startsWith('the kernel refuses mangle') && before.startsWith('TPROXY')) continue;
-    test(`${obstacle}; before: ${before}`, async () => {
-      await using farm = new Farm('rollback');
-      const compiled = await compile(...flags);
-      const path = await farm.add();
-      await prepare(path);
-      const target = await identify(path);
-      await lay(path);
-      const was = await state(path);
-      for (const fresh of [false, true]) {
-        const error = await compiled.apply(target, { fresh }).then(
-          () => undefined,
-          (error: Error) => error,
-        );
-        assert.match((error as NodeJS.ErrnoException | undefined)?.code ?? 'no error', code);
-        assert.is(await state(path), was, `${fresh ? 'fresh' : 'not fresh'}: ${error}`);
-      }
-    });
+    if (name.startsWith('the kernel refuses mangle') && before.startsWith('TPROXY')) continue;
+    testObstacle(test, `${name}; before: ${before}`, obstacle, prepare, state);
   }
 }
 
@@ -162,18 +133,6 @@ for (const [specs, code] of denials) {
       }
     }
   });
-}
-
-/** What happens to `orders` in a process that gets `specs` denied. */
-async function denied(specs: string[], orders: Order[]): Promise<Outcome[]> {
-  const program = fileURLToPath(new URL('fixtures/install.ts', import.meta.url));
-  const { stdout } = await run(TOOLBOX, ['deny', ...specs, '--', process.execPath, program, toJson(orders)], {
-    env: nodeEnvironment(),
-  });
-  return stdout
-    .trim()
-    .split('\n')
-    .map((line) => JSON.parse(line) as Outcome);
 }
 
 /** Makes `chain` reachable from POSTROUTING, in IPv6, through a chain of others. */

@@ -1,6 +1,4 @@
 /** Which netns an install with nftables may touch, what it leaves there, and which forms the addon takes. */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { statSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { dial } from '../lib/demo/toolbox.ts';
@@ -8,7 +6,7 @@ import { type NativeError, native } from '../lib/native.ts';
 import type { Condition, NftChain, NftRule, NftRuleset, NftTable } from '../lib/ruleset/nftables/model.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';
-import { assertAllAtHome, codeOf, compile, Farm, identify, inside, run, wholeState } from './support/netns.ts';
+import { assertAllAtHome, codeOf, compile, Farm, identify, inside, wholeState } from './support/netns.ts';
 
 const test = suite('safety with nftables');
 test.needs('netns', 'uid-map', 'ipv6', 'addon', 'toolbox', 'ip', 'nsenter', 'iptables-legacy-save', 'nft');
@@ -28,62 +26,6 @@ test('its own netns is refused', async () => {
     assert.is(await codeOf(compiled.apply({ path: OWN, dev, ino, cookie: 1n }, { fresh })), 'ERR_HOST_NETNS');
   }
   assert.is(await wholeState(OWN), before);
-});
-
-test('another netns at the path that was identified is ESTALE, and is not touched', async () => {
-  await using farm = new Farm('safety');
-  const compiled = await compile(...NFTABLES, '-m', 'TPROXY');
-  const path = await farm.add();
-  const target = await identify(path);
-  await farm.del(path);
-  await farm.add(path, 'down');
-  const before = await wholeState(path);
-  // The same file, the cookie of another: known only once the thread is inside.
-  const { cookie: _, ...now } = await identify(path);
-  for (const stale of [target, { ...now, cookie: target.cookie }]) {
-    for (const fresh of [true, false]) assert.is(await codeOf(compiled.apply(stale, { fresh })), 'ESTALE');
-    assert.is(await codeOf(compiled.verify(stale)), 'ESTALE');
-    assert.is(await codeOf(native().clean(stale)), 'ESTALE');
-  }
-  assert.is(await wholeState(path), before);
-  assert.is((await compiled.apply(await identify(path))).changed, true);
-});
-
-test("another process's lock on the netns is EBUSY within a second, and nothing is touched", async () => {
-  await using farm = new Farm('safety');
-  const compiled = await compile(...NFTABLES, '-m', 'TPROXY');
-  const path = await farm.add(undefined, 'down');
-  const target = await identify(path);
-  const before = await wholeState(path);
-  const holder = spawn('flock', ['-x', path, 'sh', '-c', 'echo held; exec sleep 20'], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-    detached: true,
-  });
-  try {
-    await once(holder.stdout, 'data');
-    for (const fresh of [true, false]) {
-      const began = performance.now();
-      assert.is(await codeOf(compiled.apply(target, { fresh })), 'EBUSY');
-      const took = performance.now() - began;
-      assert.ok(took > 150 && took < 1000, `${took} ms`);
-    }
-    assert.is(await wholeState(path), before);
-  } finally {
-    if (holder.pid !== undefined) process.kill(-holder.pid, 'SIGKILL');
-    await once(holder, 'close');
-  }
-  assert.is((await compiled.apply(target)).changed, true);
-});
-
-test('the lock is given up as soon as an install is over', async () => {
-  await using farm = new Farm('safety');
-  const compiled = [await compile(...NFTABLES), await compile(...NFTABLES, '-o', '22')];
-  const path = await farm.add();
-  const target = await identify(path);
-  for (let i = 0; i < 20; i++) {
-    assert.is((await compiled[i % 2]?.apply(target))?.changed, true);
-    await run('flock', ['-x', '-w', '0.2', path, 'true']);
-  }
 });
 
 for (const fresh of [false, true]) {

@@ -1,6 +1,7 @@
 /**
- * Pods with a user namespace of their own, on the command line (test/functional.test.ts has their traffic): nftables, with
- * uids as the pod counts them; and what legacy rules a pod has written itself, which from outside can only be removed.
+ * Pods with a user namespace of their own, on the command line (test/functional.test.ts has their traffic): nftables,
+ * with uids as the pod counts them; and what legacy rules a pod has written itself, which from outside can only be
+ * removed.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -166,7 +167,7 @@ test('legacy rules of ours that the pod wrote itself are moved to nftables', asy
 
 test("beside an owner rule of the pod's own in that table they stay: an error, and nothing half done", async () => {
   await using pod = await Pod.make();
-  // Whoever writes a legacy table writes all of it, and the kernel checks owner rules by the user namespace of the writer.
+  // Whoever writes a legacy table writes all of it, and the kernel checks owner rules by the writer's user namespace.
   const owner = '*nat\n[2:120] -A OUTPUT -m owner --uid-owner 5 -j ACCEPT\nCOMMIT\n';
   await pod.restore(owner, owner);
   const target = ['--netns', pod.path];

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
+import { BUNDLE } from '../../test/cluster/images/bundle.ts';
 import type { Order, State, Sweep } from './entry.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -18,20 +19,9 @@ export async function bundleSubject(folder: string, minify: boolean): Promise<st
   const outfile = join(folder, 'lib/main.js');
   await build({
     entryPoints: [fileURLToPath(new URL('entry.ts', import.meta.url))],
-    bundle: true,
+    ...BUNDLE,
     minify,
     outfile,
-    platform: 'node',
-    format: 'esm',
-    target: 'node24',
-    legalComments: 'none',
-    banner: {
-      js: [
-        `import { createRequire as createRequireOfBundle } from 'node:module';`,
-        'const require = createRequireOfBundle(import.meta.url);',
-        'const { filename: __filename, dirname: __dirname } = import.meta;',
-      ].join('\n'),
-    },
   });
   return outfile;
 }

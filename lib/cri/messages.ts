@@ -62,6 +62,14 @@ export interface TaskCreate {
   bundle: string;
 }
 
+export const POD_SANDBOX_METADATA = {
+  fields: {
+    name: { id: 1, type: 'string' },
+    uid: { id: 2, type: 'string' },
+    namespace: { id: 3, type: 'string' },
+    attempt: { id: 4, type: 'uint32' },
+  },
+};
 const METADATA = { id: 2, type: 'PodSandboxMetadata' };
 
 const CRI = {
@@ -93,14 +101,7 @@ const CRI = {
       createdAt: { id: 4, type: 'int64' },
     },
   },
-  PodSandboxMetadata: {
-    fields: {
-      name: { id: 1, type: 'string' },
-      uid: { id: 2, type: 'string' },
-      namespace: { id: 3, type: 'string' },
-      attempt: { id: 4, type: 'uint32' },
-    },
-  },
+  PodSandboxMetadata: POD_SANDBOX_METADATA,
   PodSandboxStatusRequest: { fields: { podSandboxId: { id: 1, type: 'string' }, verbose: { id: 2, type: 'bool' } } },
   PodSandboxStatusResponse: {
     fields: {

@@ -17,7 +17,7 @@ export interface ListedSandbox {
 
 export interface Sandbox extends ListedSandbox {
   ips: string[];
-  /** On the node. Absent where the runtime does not tell, as cri-dockerd does not. Still told after the sandbox ended. */
+  /** On the node. Absent where the runtime does not tell, as cri-dockerd does not. Told after its end as well. */
   netnsPath: string | undefined;
   /** In the node's pid namespace; 0 after its end. Absent where there is none (CRI-O), or the runtime does not tell. */
   pid: number | undefined;

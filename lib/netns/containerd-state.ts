@@ -1,4 +1,4 @@
-/** The sandboxes that run, from containerd's own folder: known before the CRI knows them, and while containerd is down. */
+/** The sandboxes that run, from containerd's own folder: known before the CRI knows, and while containerd is down. */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type Bundle, readBundle } from '../cri/bundle.ts';

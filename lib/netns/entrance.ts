@@ -7,8 +7,8 @@ export type Entrance =
   | { path: undefined; reason: 'not-reached' | 'other-addresses'; detail: string };
 
 /**
- * The first of `paths` at which a netns is, if it holds one of `addresses`; any will do where none are known. The host's
- * netns, and what is none at all, are refused by `identify`.
+ * The first of `paths` at which a netns is, if it holds one of `addresses`; any will do where none are known. The
+ * host's netns, and what is none at all, are refused by `identify`.
  */
 export async function enter(
   identify: (path: string) => Promise<Identity>,

@@ -32,7 +32,8 @@ export interface Located {
 /**
  * no-sandbox: there is none, yet or any more; stopped: the newest has ended; host-network: the pod has no netns of its
  * own; not-reached: there is a sandbox, and no way to its netns; other-addresses: the netns does not hold an address of
- * the pod; ambiguous: the pod's processes are in several; unavailable: nobody could be asked. Only host-network is final.
+ * the pod; ambiguous: the pod's processes are in several; unavailable: nobody could be asked. Only host-network is
+ * final.
  */
 export type Reason =
   | 'no-sandbox'

@@ -2,8 +2,8 @@
 import { join } from 'node:path';
 
 /**
- * `root` is where the node's files are: empty when they are where they belong, `/host` in a container with a mount
- * there. A runtime says /var/run, which is a link to /run; under another root that link would lead out of it.
+ * `root` is where the node's files are: empty or `/` when they are where they belong, `/host` in a container with
+ * a mount there. A runtime says /var/run, which is a link to /run; under another root that link would lead out of it.
  */
 export function onNode(root: string, path: string): string {
   return join(root, path.replace(/^\/var\/run(?=\/|$)/, '/run')) || '/';

@@ -1,4 +1,5 @@
 /** Hints on their way to one consumer: the newest of each sandbox, and no more than a node can have. */
+import { dropOldest } from '../bounded.ts';
 
 export interface SandboxHint {
   sandboxId: string;
@@ -23,13 +24,7 @@ export class HintQueue {
   /** Takes the place of an older hint of the same sandbox; of too many the oldest is dropped. */
   push(hint: SandboxHint): void {
     this.#hints.set(hint.sandboxId, { ...this.#hints.get(hint.sandboxId), ...hint });
-    if (this.#hints.size > LIMIT) {
-      for (const [oldest] of this.#hints) {
-        this.#hints.delete(oldest);
-        this.#dropped++;
-        break;
-      }
-    }
+    if (dropOldest(this.#hints, LIMIT)) this.#dropped++;
     this.#wake?.();
   }
 

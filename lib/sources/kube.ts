@@ -12,7 +12,7 @@ const REQUEST_LIMIT_MS = 10_000;
 const HEADERS_LIMIT_MS = 30_000;
 /** kube-apiserver closes idle connections after 90 s: ours are closed before it does. */
 const IDLE_CONNECTION_MS = 60_000;
-/** First TCP probe on an idle connection; libuv sends ten of them a second apart, so a dead peer is known after 25 s. */
+/** First TCP probe on an idle connection; libuv sends ten, a second apart, so a dead peer is known after 25 s. */
 const TCP_PROBE_MS = 15_000;
 /** For how long what KubeConfig said is used again: it reads the CA's file anew at each call. */
 const CREDENTIALS_MS = 10_000;
@@ -122,8 +122,8 @@ export class Kube {
 
   /**
    * Resolves with the lines of the body, undecoded and without their ends, once the head of the answer is there. An end
-   * in the middle of a line throws, and that line is not among them. Whoever asks must read: the connection is held until
-   * the last line, a `break`, or the signal.
+   * in the middle of a line throws, and that line is not among them. Whoever asks must read: the connection is held
+   * until the last line, a `break`, or the signal.
    */
   async lines(path: string, query: Query, limits: StreamLimits): Promise<AsyncGenerator<Buffer, void>> {
     const { signal, headersMs = HEADERS_LIMIT_MS, idleMs } = limits;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "native/error.h"
+#include "native/fuzz/target.h"
 #include "native/nftables/encode.h"
 #include "native/nftables/message.h"
 
@@ -25,7 +26,8 @@ class Maker {
       rule.conditions.push_back(MakeCondition());
     if (input_.ConsumeBool()) Sort(rule);
     rule.counter = input_.ConsumeBool();
-    rule.target = MakeTarget();
+    rule.target = MakeTarget(input_.ConsumeIntegralInRange(0, kTargetKinds - 1), input_.PickValueInArray(kChains),
+                             [this](uint32_t most) { return input_.ConsumeIntegralInRange<uint32_t>(0, most); });
     return rule;
   }
 
@@ -84,29 +86,6 @@ class Maker {
         if (condition.values.empty() || condition.values.back().last < interval.first)
           condition.values.push_back(interval);
       }
-    }
-  }
-
-  Target MakeTarget() {
-    switch (input_.ConsumeIntegralInRange(0, 8)) {
-      case 0:
-        return Verdict::kAccept;
-      case 1:
-        return Verdict::kDrop;
-      case 2:
-        return Verdict::kReturn;
-      case 3:
-        return Jump{input_.PickValueInArray(kChains)};
-      case 4:
-        return Redirect{Number<uint16_t>()};
-      case 5:
-        return Tproxy{Number<uint16_t>(), Number<uint32_t>()};
-      case 6:
-        return SetMark{Number<uint32_t>()};
-      case 7:
-        return CopyMark{input_.ConsumeBool()};
-      default:
-        return CtZone{Number<uint16_t>()};
     }
   }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "native/fuzz/reread.h"
+#include "native/fuzz/target.h"
 
 namespace {
 
@@ -29,7 +30,7 @@ class Maker {
     rule.protocol = wild_ ? Number<uint8_t>() : input_.PickValueInArray<uint8_t>({0, IPPROTO_TCP, IPPROTO_UDP});
     for (int count = input_.ConsumeIntegralInRange(0, wild_ ? 40 : 5); count > 0; --count)
       rule.matches.push_back(MakeMatch(rule.protocol));
-    rule.target = MakeTarget();
+    rule.target = AnyTarget();
     return rule;
   }
 
@@ -106,33 +107,16 @@ class Maker {
     return opaque;
   }
 
-  Target MakeTarget() {
-    switch (input_.ConsumeIntegralInRange(0, 9)) {
-      case 0:
-        return Verdict::kAccept;
-      case 1:
-        return Verdict::kDrop;
-      case 2:
-        return Verdict::kReturn;
-      case 3:
-        return Jump{(wild_ ? "" : "J") + Text(0, wild_ ? 40 : 27)};
-      case 4:
-        return Redirect{Number<uint16_t>()};
-      case 5:
-        return Tproxy{Number<uint16_t>(), Number<uint32_t>()};
-      case 6:
-        return SetMark{Number<uint32_t>()};
-      case 7:
-        return CopyMark{input_.ConsumeBool()};
-      case 8:
-        return CtZone{Number<uint16_t>()};
-      default: {
-        // Four bytes of zero and padding are a jump.
-        Opaque opaque = MakeOpaque();
-        if (!wild_ && opaque.data.size() == 8) opaque.data.back() = 1;
-        return opaque;
-      }
+  Target AnyTarget() {
+    const int kind = input_.ConsumeIntegralInRange(0, kTargetKinds);
+    if (kind == kTargetKinds) {
+      // Four bytes of zero and padding are a jump.
+      Opaque opaque = MakeOpaque();
+      if (!wild_ && opaque.data.size() == 8) opaque.data.back() = 1;
+      return opaque;
     }
+    return MakeTarget(kind, (wild_ ? "" : "J") + Text(0, wild_ ? 40 : 27),
+                      [this](uint32_t most) { return input_.ConsumeIntegralInRange<uint32_t>(0, most); });
   }
 
   FuzzedDataProvider& input_;

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { fromJSON } from '@grpc/proto-loader';
 import { Channel } from '../../lib/cri/channel.ts';
-import type { Method } from '../../lib/cri/messages.ts';
+import { type Method, POD_SANDBOX_METADATA } from '../../lib/cri/messages.ts';
 
 /** https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto */
 const RUN: object = {
@@ -18,20 +18,13 @@ const RUN: object = {
   RunRequest: { fields: { config: { id: 1, type: 'Config' } } },
   Config: {
     fields: {
-      metadata: { id: 1, type: 'Metadata' },
+      metadata: { id: 1, type: 'PodSandboxMetadata' },
       hostname: { id: 2, type: 'string' },
       labels: { keyType: 'string', id: 6, type: 'string' },
       linux: { id: 8, type: 'Linux' },
     },
   },
-  Metadata: {
-    fields: {
-      name: { id: 1, type: 'string' },
-      uid: { id: 2, type: 'string' },
-      namespace: { id: 3, type: 'string' },
-      attempt: { id: 4, type: 'uint32' },
-    },
-  },
+  PodSandboxMetadata: POD_SANDBOX_METADATA,
   Linux: { fields: { cgroupParent: { id: 1, type: 'string' } } },
 };
 const packages = fromJSON({ nested: { runtime: { nested: { v1: { nested: { ...RUN } } } } } });

@@ -12,7 +12,7 @@ const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 export interface Programs {
   /** Full path of a program. */
   path(name: string): string;
-  /** Value of PATH for what runs in a sandbox: containerd finds its shim there, the kubelet and kube-proxy their tools. */
+  /** PATH of what runs in a sandbox: containerd finds its shim there, the kubelet and kube-proxy their tools. */
   search: string;
 }
 

@@ -3,6 +3,7 @@
 #include <random>
 
 #include "native/error.h"
+#include "native/fuzz/target.h"
 #include "native/xtables/encode.h"
 #include "native/xtables/replay.h"
 #include "test/native/check.h"
@@ -55,29 +56,6 @@ Match RandomMatch(uint8_t protocol) {
   }
 }
 
-Target RandomTarget() {
-  switch (Below(9)) {
-    case 0:
-      return Verdict::kAccept;
-    case 1:
-      return Verdict::kDrop;
-    case 2:
-      return Verdict::kReturn;
-    case 3:
-      return Jump{"ISTIO_OUTPUT"};
-    case 4:
-      return Redirect{static_cast<uint16_t>(Below(65536))};
-    case 5:
-      return Tproxy{static_cast<uint16_t>(Below(65536)), Below(UINT32_MAX)};
-    case 6:
-      return SetMark{Below(UINT32_MAX)};
-    case 7:
-      return CopyMark{Maybe()};
-    default:
-      return CtZone{static_cast<uint16_t>(Below(65536))};
-  }
-}
-
 template <typename F>
 Rule RandomRule() {
   Rule rule;
@@ -88,7 +66,8 @@ Rule RandomRule() {
   if (Maybe()) rule.out_interface = std::string(1 + Below(15), 'o');
   rule.protocol = Below(3) == 0 ? 0 : Maybe() ? IPPROTO_TCP : IPPROTO_UDP;
   for (uint32_t i = Below(4); i > 0; --i) rule.matches.push_back(RandomMatch(rule.protocol));
-  rule.target = RandomTarget();
+  rule.target = MakeTarget(static_cast<int>(Below(kTargetKinds)), "ISTIO_OUTPUT",
+                           [](uint32_t most) { return std::uniform_int_distribution<uint32_t>(0, most)(generator); });
   return rule;
 }
 

@@ -50,7 +50,7 @@ export async function installForeign(path: string): Promise<void> {
   for (const family of [4, 6] as const) await restore(path, family, rules(family));
 }
 
-/** What others may have in nf_tables: at our hooks and priorities, under names like ours, and in forms unknown to us. */
+/** What others may have in nf_tables: at our hooks and priorities, under names like ours, in forms unknown to us. */
 const NFT_RULES = `
 table inet istio-proxy-natx {
   comment "theirs"

@@ -102,16 +102,19 @@ export async function state(path: string): Promise<string> {
 }
 
 /**
- * All of nf_tables, with counters, and with the handles of what is not ours: our tables get new ones, and the last place
- * in the list, when they are made again.
+ * All of nf_tables, with counters, and with the handles of what is not ours: our tables get new ones, and the last
+ * place in the list, when they are made again.
  */
 export async function nftState(path: string): Promise<string> {
-  return (await inside(path, ['nft', '-a', 'list', 'ruleset']))
-    .split(/(?=^table )/m)
+  const tables = nftTables(await inside(path, ['nft', '-a', 'list', 'ruleset']));
+  return tables
     .map((table) => (OUR_NFT_TABLE.test(table) ? table.replace(/ # handle \d+$/gm, '') : table))
     .sort()
     .join('');
 }
+
+/** The tables of what `nft list ruleset` printed. */
+const nftTables = (listed: string) => listed.split(/(?=^table )/m);
 
 const OUR_NFT_TABLE = /^table inet istio-proxy-(raw|mangle|nat) /;
 
@@ -120,11 +123,16 @@ export async function wholeState(path: string): Promise<string> {
   return `${await state(path)}# nftables\n${await nftState(path)}`;
 }
 
+/** By backend: what its tests need besides `INSTALL_NEEDS`, and what shows all that it can touch. */
+export const BACKENDS = {
+  'iptables-legacy': { needs: [], look: state },
+  nftables: { needs: ['nft'], look: wholeState },
+} satisfies Record<Backend, { needs: string[]; look: (path: string) => Promise<string> }>;
+
 /** What others have in nf_tables, of what `nftState` or `wholeState` says. */
 export function foreignNft(state: string): string {
   const nft = state.slice(state.indexOf('# nftables\n') + 1);
-  return nft
-    .split(/(?=^table )/m)
+  return nftTables(nft)
     .filter((table) => table.startsWith('table ') && !OUR_NFT_TABLE.test(table))
     .join('');
 }
@@ -136,10 +144,7 @@ export async function nftRules(path: string): Promise<string> {
 
 /** Tables that were made again come last in `nftRules`; here they do not. */
 export function byName(tables: string): string {
-  return tables
-    .split(/(?=^table )/m)
-    .sort()
-    .join('');
+  return nftTables(tables).sort().join('');
 }
 
 export async function restoreNft(path: string, text: string): Promise<void> {
@@ -148,9 +153,7 @@ export async function restoreNft(path: string, text: string): Promise<void> {
 
 /** Gives the rules of our nftables tables counters of their own, as if packets had come. */
 export async function count(path: string): Promise<void> {
-  const ours = (await inside(path, ['nft', 'list', 'ruleset']))
-    .split(/(?=^table )/m)
-    .filter((table) => OUR_NFT_TABLE.test(table));
+  const ours = nftTables(await inside(path, ['nft', 'list', 'ruleset'])).filter((table) => OUR_NFT_TABLE.test(table));
   let packets = 0;
   const counted = ours.map((table) => {
     const name = /^table (\S+ \S+)/.exec(table)?.[1];

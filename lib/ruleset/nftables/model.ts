@@ -1,8 +1,8 @@
 /**
  * The nftables form of a ruleset: the same rules as conditions on fields, as the kernel's nf_tables evaluates them.
  *
- * Made from a `Ruleset` by `lower.ts`, made cheaper by `simplify.ts`, printed by `text.ts`, compiled by the native addon
- * (native/nftables/rule.h has the same shapes), and read back from the kernel in the same types.
+ * Made from a `Ruleset` by `lower.ts`, made cheaper by `simplify.ts`, printed by `text.ts`, compiled by the native
+ * addon (native/nftables/rule.h has the same shapes), and read back from the kernel in the same types.
  */
 import type { Family, Routes, TableName, Target } from '../model.ts';
 

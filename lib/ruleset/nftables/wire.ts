@@ -1,4 +1,4 @@
-/** How nftables' form crosses to the native addon and back: numbers of up to 128 bits as the bytes of their field, in hex. */
+/** How nftables' form crosses to the addon and back: numbers of up to 128 bits as their field's bytes, in hex. */
 import type { Routes, TableName, Target } from '../model.ts';
 import type { ActualNftTable, Condition, Field, Hook, NftRuleset, OpaqueRule } from './model.ts';
 

@@ -4,6 +4,7 @@ import { existsSync, globSync, readFileSync, realpathSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 import { build } from 'esbuild';
+import { BUNDLE } from './bundle.ts';
 import type { Entry } from './tar.ts';
 
 const run = promisify(execFile);
@@ -45,21 +46,9 @@ function program(path: string, from: string | Buffer): Entry {
 async function bundle(root: string): Promise<Buffer> {
   const { outputFiles } = await build({
     entryPoints: [join(root, 'lib/main.ts')],
-    bundle: true,
+    ...BUNDLE,
     write: false,
-    platform: 'node',
-    format: 'esm',
-    target: 'node24',
-    legalComments: 'none',
     logLevel: 'silent', // what it throws says it all
-    // CommonJS parts of the dependencies look for these.
-    banner: {
-      js: [
-        `import { createRequire as createRequireOfBundle } from 'node:module';`,
-        'const require = createRequireOfBundle(import.meta.url);',
-        'const { filename: __filename, dirname: __dirname } = import.meta;',
-      ].join('\n'),
-    },
   });
   // esbuild keeps the entry's first line, which asks for /usr/bin/env.
   const text = outputFiles[0]?.text.replace(/^#!.*\n/, '') ?? '';

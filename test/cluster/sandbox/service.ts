@@ -11,7 +11,7 @@ export interface Service {
   name: string;
   /** Path of what it wrote. */
   log: string;
-  /** Waits until `probe` is true; throws with the end of the log when the program ends before that, or time runs out. */
+  /** Waits until `probe` is true; throws with the end of the log when the program ends before, or time runs out. */
   ready(probe: () => Promise<boolean>, limitMs?: number): Promise<void>;
   /** Kills it and waits for its end. */
   kill(signal?: NodeJS.Signals): Promise<void>;

@@ -1,0 +1,18 @@
+import type { BuildOptions } from 'esbuild';
+
+/** How the controller becomes one file, whatever its entry. */
+export const BUNDLE = {
+  bundle: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node24',
+  legalComments: 'none',
+  // CommonJS parts of the dependencies look for these.
+  banner: {
+    js: [
+      `import { createRequire as createRequireOfBundle } from 'node:module';`,
+      'const require = createRequireOfBundle(import.meta.url);',
+      'const { filename: __filename, dirname: __dirname } = import.meta;',
+    ].join('\n'),
+  },
+} satisfies BuildOptions;
