@@ -51,7 +51,7 @@ export async function createAccount(controlPlane: ControlPlane, kube: Kube, node
   return controlPlane.kubeconfigFor(ACCOUNT, { node: node.name });
 }
 
-interface LogLine {
+export interface LogLine {
   level: string;
   msg: string;
   /** ISO 8601. */

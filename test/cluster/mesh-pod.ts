@@ -1,17 +1,18 @@
 /** Pods as Istio's injector makes them in CNI mode, with the toolbox for istio-proxy and app; and who answers whom. */
-import { deepEqual, ok } from 'node:assert/strict';
+import { equal, ok } from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
 import { type Identity, native } from '../../lib/native.ts';
 import type { Kube } from '../../lib/sources/kube.ts';
 import { NETNS, READY, RULES, STATUS } from '../../lib/status.ts';
-import { inside } from '../support/netns.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { administrator, createAccount } from './controller-process.ts';
 import type { ImageName } from './images/images.ts';
 import { type ClusterNode, startNode } from './node.ts';
 import { pod, runPod, toolbox, until } from './pods.ts';
 import { programs } from './programs.ts';
+import { output } from './sandbox/sandbox.ts';
+import type { Progress } from './stopwatch.ts';
 
 export const INITIALIZE = 'istio-pod-network-controller/initialize';
 /** Of the pods; what is in it may not have any privilege. */
@@ -89,6 +90,15 @@ export interface Marks {
 export const isInitialized = ({ status, condition }: Marks) =>
   status === 'initialized' && condition === 'True Initialized';
 
+/** What an app's connection came to: who answered it, on which port, for what; or an errno name. */
+export interface Call {
+  /** Name of the pod. */
+  from: string;
+  address: string;
+  answer: string;
+  expected: string;
+}
+
 /** A cluster of one node, with a restricted namespace and an account for the controller. */
 export class Mesh {
   readonly controlPlane: ControlPlane;
@@ -105,10 +115,11 @@ export class Mesh {
     this.admin = administrator(controlPlane);
   }
 
-  static async start(images: ImageName[]): Promise<Mesh> {
-    const controlPlane = await startControlPlane({ controllers: true });
+  static async start(images: ImageName[], progress?: Progress): Promise<Mesh> {
+    const reported = progress && { progress };
+    const controlPlane = await startControlPlane({ controllers: true, ...reported });
     try {
-      const mesh = new Mesh(controlPlane, await startNode(controlPlane, { images }));
+      const mesh = new Mesh(controlPlane, await startNode(controlPlane, { images, ...reported }));
       mesh.kubeconfig = await createAccount(controlPlane, mesh.admin, mesh.node);
       const labels = { 'pod-security.kubernetes.io/enforce': 'restricted' };
       await mesh.admin.post('/api/v1/namespaces', { metadata: { name: NAMESPACE, labels } });
@@ -201,16 +212,28 @@ export class Mesh {
 
   /** Outbound, from the pod to `other`, and inbound, in each family: the proxy sees them. */
   async expectCaptured(pod: V1Pod, other: V1Pod): Promise<void> {
-    deepEqual(await this.#answers(pod, other), expected(pod, other, true));
+    await this.#expect(pod, other, true);
   }
 
   async expectDirect(pod: V1Pod, other: V1Pod): Promise<void> {
-    deepEqual(await this.#answers(pod, other), expected(pod, other, false));
+    await this.#expect(pod, other, false);
   }
 
-  #answers(one: V1Pod, other: V1Pod): Promise<string[]> {
-    const outbound = addressesOf(other).map((address) => this.#call(one, address));
-    const inbound = addressesOf(one).map((address) => this.#call(other, address));
+  async #expect(pod: V1Pod, other: V1Pod, captured: boolean): Promise<void> {
+    const calls = await this.calls(pod, other, captured);
+    ok(calls.length === 4, 'an address of each family');
+    for (const { from, address, answer, expected } of calls) equal(answer, expected, `${from} -> ${address}`);
+  }
+
+  /** Between the apps of two pods, out of the first and into it. */
+  calls(pod: V1Pod, other: V1Pod, captured: boolean): Promise<Call[]> {
+    const call = async (from: V1Pod, to: V1Pod, address: string, port: number): Promise<Call> => {
+      const original = address.includes(':') ? `[${address}]:8080` : `${address}:8080`;
+      const expected = captured ? `istio-proxy ${port} ${original}` : `${to.metadata?.name} 8080 ${original}`;
+      return { from: from.metadata?.name ?? '', address: original, expected, answer: await this.#call(from, address) };
+    };
+    const outbound = addressesOf(other).map((address) => call(pod, other, address, 15001));
+    const inbound = addressesOf(pod).map((address) => call(other, pod, address, 15006));
     return Promise.all([...outbound, ...inbound]);
   }
 
@@ -230,20 +253,9 @@ function addressesOf({ status }: V1Pod): string[] {
   return (status?.podIPs ?? []).map(({ ip }) => ip ?? '');
 }
 
-function expected(mesh: V1Pod, other: V1Pod, captured: boolean): string[] {
-  const to = (target: V1Pod, port: number) =>
-    addressesOf(target).map((address) => {
-      const original = address.includes(':') ? `[${address}]:8080` : `${address}:8080`;
-      return captured ? `istio-proxy ${port} ${original}` : `${target.metadata?.name} 8080 ${original}`;
-    });
-  const all = [...to(other, 15001), ...to(mesh, 15006)];
-  ok(all.length === 4, 'an address of each family');
-  return all;
-}
-
 /** As the operators' own tools see it, without counters. */
 export async function rulesIn(netns: Pick<Identity, 'path'>): Promise<string> {
   const tools = ['iptables-legacy-save', 'ip6tables-legacy-save', 'nft --stateless list ruleset'];
-  const text = await inside(netns.path, ['sh', '-ec', tools.join('; ')]);
+  const text = await output(['nsenter', `--net=${netns.path}`, 'sh', '-ec', tools.join('; ')]);
   return text.replace(/^#.*\n/gm, '').replace(/ \[\d+:\d+\]$/gm, '');
 }
