@@ -144,7 +144,11 @@ export class ControllerProcess {
 export const CAPABILITIES = ['NET_ADMIN', 'NET_RAW', 'SYS_ADMIN'];
 
 /** As a DaemonSet would have it. */
-export function controllerPod(node: ClusterNode, name: string, capabilities = CAPABILITIES): V1Pod {
+export function controllerPod(
+  node: ClusterNode,
+  name: string,
+  { capabilities = CAPABILITIES, args = ['run', '--resync', '1s', '--log-level', 'debug'] } = {},
+): V1Pod {
   const field = (name: string, fieldPath: string) => ({ name, valueFrom: { fieldRef: { fieldPath } } });
   return {
     metadata: { name, namespace: SYSTEM },
@@ -158,7 +162,7 @@ export function controllerPod(node: ClusterNode, name: string, capabilities = CA
           name: 'controller',
           image: imageName('istio-pod-network-controller'),
           imagePullPolicy: 'Never',
-          args: ['run', '--resync', '1s', '--log-level', 'debug'],
+          args,
           env: [
             field('NODE_NAME', 'spec.nodeName'),
             field('POD_NAME', 'metadata.name'),
