@@ -114,7 +114,9 @@ class Api {
       if (this.unruly && chance(0.2)) return refuse();
       const { code, message } = this.#patch(pathname.split('/')[6] ?? '', body);
       if (this.unruly && chance(0.05)) return refuse();
-      response.writeHead(code, { 'Content-Type': 'application/json' }).end(JSON.stringify({ message }));
+      const { resourceVersion } = this.pods.get(pathname.split('/')[6] ?? '')?.metadata ?? {};
+      const answer = JSON.stringify({ message, metadata: { resourceVersion } });
+      response.writeHead(code, { 'Content-Type': 'application/json' }).end(answer);
       return;
     }
     request.resume();
