@@ -21,6 +21,14 @@ export const NAMESPACE = 'shop';
 export interface PodOptions {
   annotations?: Record<string, string>;
   hostUsers?: boolean;
+  /** Types of conditions. */
+  readinessGates?: string[];
+}
+
+export interface MeshPodOptions extends PodOptions {
+  /** With TPROXY the proxy has a privilege of its own, and the namespace must not be a restricted one. */
+  mode?: 'REDIRECT' | 'TPROXY';
+  dnsCapture?: boolean;
 }
 
 /** As `restricted` demands it. */
@@ -34,31 +42,53 @@ const container = (uid: number, made: V1Container): V1Container => ({
     runAsGroup: uid,
   },
 });
-const restricted = { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } };
+const common = ({ hostUsers, readinessGates = [] }: PodOptions) => ({
+  securityContext: { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } },
+  automountServiceAccountToken: false,
+  readinessGates: readinessGates.map((conditionType) => ({ conditionType })),
+  ...(hostUsers !== undefined && { hostUsers }),
+});
 
 /** What the injector makes of its default flags. */
-const ARGUMENTS =
-  'istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x  -b * -d 15090,15021,15020 --log_output_level=default:info';
+const ARGUMENTS = (mode: string) =>
+  `istio-iptables -p 15001 -z 15006 -u 1337 -m ${mode} -i * -x  -b * -d 15090,15021,15020 --log_output_level=default:info`;
+
+/** A transparent socket takes CAP_NET_ADMIN, which among uids only root keeps. */
+const TRANSPARENT = {
+  allowPrivilegeEscalation: false,
+  capabilities: { drop: ['ALL'], add: ['NET_ADMIN'] },
+  readOnlyRootFilesystem: true,
+  runAsNonRoot: false,
+  runAsUser: 0,
+  runAsGroup: 1337,
+};
 
 /** The app answers on 8080. */
-export function meshPod(name: string, { annotations = {}, hostUsers }: PodOptions = {}): V1Pod {
+export function meshPod(
+  name: string,
+  { annotations = {}, mode = 'REDIRECT', dnsCapture = false, ...options }: MeshPodOptions = {},
+): V1Pod {
   const validation = {
-    ...toolbox('istio-validation', ...ARGUMENTS.split(' '), '--run-validation', '--skip-rule-apply'),
+    ...toolbox('istio-validation', ...ARGUMENTS(mode).split(' '), '--run-validation', '--skip-rule-apply'),
     command: ['/toolbox', 'help'],
   };
-  const proxy = toolbox('istio-proxy', 'serve', '--name', 'istio-proxy', '--tcp', '15001,15006');
+  const serves = ['--tcp', '15001,15006,15053', '--udp', '15053', ...(mode === 'TPROXY' ? ['--transparent'] : [])];
+  const proxy = container(1337, toolbox('istio-proxy', 'serve', '--name', 'istio-proxy', ...serves));
+  proxy.env = [
+    { name: 'ISTIO_META_INTERCEPTION_MODE', value: mode },
+    ...(dnsCapture ? [{ name: 'ISTIO_META_DNS_CAPTURE', value: 'true' }] : []),
+  ];
+  if (mode === 'TPROXY') proxy.securityContext = TRANSPARENT;
   const made = pod(name, {
-    securityContext: restricted,
-    automountServiceAccountToken: false,
-    ...(hostUsers !== undefined && { hostUsers }),
-    initContainers: [container(1337, validation), { ...container(1337, proxy), restartPolicy: 'Always' }],
+    ...common(options),
+    initContainers: [container(1337, validation), { ...proxy, restartPolicy: 'Always' }],
     containers: [container(1000, toolbox('app', 'serve', '--name', name, '--tcp', '8080'))],
   });
   made.metadata = {
     ...made.metadata,
     annotations: {
       'sidecar.istio.io/status': '{"initContainers":["istio-validation","istio-proxy"],"revision":"default"}',
-      'sidecar.istio.io/interceptionMode': 'REDIRECT',
+      'sidecar.istio.io/interceptionMode': mode,
       'traffic.sidecar.istio.io/includeInboundPorts': '*',
       'traffic.sidecar.istio.io/excludeInboundPorts': '15020',
       'traffic.sidecar.istio.io/includeOutboundIPRanges': '*',
@@ -69,10 +99,9 @@ export function meshPod(name: string, { annotations = {}, hostUsers }: PodOption
 }
 
 /** Not enrolled unless annotated. */
-export function plainPod(name: string, { annotations = {} }: PodOptions = {}): V1Pod {
+export function plainPod(name: string, { annotations = {}, ...options }: PodOptions = {}): V1Pod {
   const made = pod(name, {
-    securityContext: restricted,
-    automountServiceAccountToken: false,
+    ...common(options),
     containers: [container(1000, toolbox('app', 'serve', '--name', name, '--tcp', '8080'))],
   });
   made.metadata = { ...made.metadata, annotations };
@@ -230,7 +259,12 @@ export class Mesh {
     const call = async (from: V1Pod, to: V1Pod, address: string, port: number): Promise<Call> => {
       const original = address.includes(':') ? `[${address}]:8080` : `${address}:8080`;
       const expected = captured ? `istio-proxy ${port} ${original}` : `${to.metadata?.name} 8080 ${original}`;
-      return { from: from.metadata?.name ?? '', address: original, expected, answer: await this.#call(from, address) };
+      return {
+        from: from.metadata?.name ?? '',
+        address: original,
+        expected,
+        answer: await this.dial(from, 'tcp', address, 8080),
+      };
     };
     const outbound = addressesOf(other).map((address) => call(pod, other, address, 15001));
     const inbound = addressesOf(pod).map((address) => call(other, pod, address, 15006));
@@ -238,18 +272,18 @@ export class Mesh {
   }
 
   /** `web 8080 10.0.0.1:8080`: who answers a process of the pod's app, on which port, for what; or an errno name. */
-  async #call(from: V1Pod, address: string): Promise<string> {
+  async dial(from: V1Pod, protocol: 'tcp' | 'udp', address: string, port: number): Promise<string> {
     const app = from.status?.containerStatuses?.find(({ name }) => name === 'app');
     const id = app?.containerID?.replace(/^.*:\/\//, '') ?? '';
     const ctr = (await programs(['ctr'])).path('ctr');
-    const dial = ['/toolbox', 'dial', '--timeout', '3000', 'tcp', address, '8080', 'token'];
+    const dial = ['/toolbox', 'dial', '--timeout', '3000', protocol, address, String(port), 'token'];
     const exec = [ctr, '--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...dial];
     const said = JSON.parse(await this.node.exec(exec)) as { reply?: string; error?: string };
     return said.reply?.replace(/ token$/, '') ?? said.error ?? '';
   }
 }
 
-function addressesOf({ status }: V1Pod): string[] {
+export function addressesOf({ status }: V1Pod): string[] {
   return (status?.podIPs ?? []).map(({ ip }) => ip ?? '');
 }
 
