@@ -21,7 +21,7 @@ export const BOOT_ID = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').t
 
 /** Where the controller's own account is, and its pod. */
 export const SYSTEM = 'mesh-system';
-const ACCOUNT = { namespace: SYSTEM, name: 'agent' };
+export const ACCOUNT = { namespace: SYSTEM, name: 'agent' };
 
 /** All that the controller needs of the API. */
 const RIGHTS = [

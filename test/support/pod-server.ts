@@ -9,7 +9,7 @@ import { text } from 'node:stream/consumers';
 import { KubeConfig } from '@kubernetes/client-node';
 import { line, status } from './watch-server.ts';
 
-export const NAMESPACE = 'default';
+const NAMESPACE = 'default';
 export const NODE = 'node';
 
 export interface Pod {
