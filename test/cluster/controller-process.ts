@@ -147,7 +147,11 @@ export const CAPABILITIES = ['NET_ADMIN', 'NET_RAW', 'SYS_ADMIN'];
 export function controllerPod(
   node: ClusterNode,
   name: string,
-  { capabilities = CAPABILITIES, args = ['run', '--resync', '1s', '--log-level', 'debug'] } = {},
+  {
+    capabilities = CAPABILITIES,
+    command = [] as string[],
+    args = ['run', '--resync', '1s', '--log-level', 'debug'],
+  } = {},
 ): V1Pod {
   const field = (name: string, fieldPath: string) => ({ name, valueFrom: { fieldRef: { fieldPath } } });
   return {
@@ -162,6 +166,7 @@ export function controllerPod(
           name: 'controller',
           image: imageName('istio-pod-network-controller'),
           imagePullPolicy: 'Never',
+          command,
           args,
           env: [
             field('NODE_NAME', 'spec.nodeName'),

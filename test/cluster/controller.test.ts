@@ -101,7 +101,7 @@ for (const missing of CAPABILITIES) {
 test(
   'doctor, in a pod with what the controller has, misses nothing, and knows what would tell of sandboxes',
   async () => {
-    const { code, text } = await outcome('doctor', { args: ['doctor'] });
+    const { code, text } = await outcome('doctor', { command: ['ipnc'], args: ['doctor'] });
     equal(code, 0, text);
     match(text, /^ok +runtime events +containerd: containerd v?2/m);
     ok(!text.includes('missing  '), text);

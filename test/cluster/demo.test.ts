@@ -3,7 +3,7 @@ import { deepEqual, equal, match } from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { suite } from '../suite.ts';
 import { controllerLayers, MAIN } from './images/controller.ts';
 
@@ -65,12 +65,14 @@ test(
   'the bundle of the image holds nothing of it, and says where it can be had',
   async () => {
     const layers = await controllerLayers(ROOT, join(ROOT, 'build/Release'));
-    const main = layers.flat().find(({ path }) => path === MAIN.slice(1));
     const folder = mkdtempSync(join(tmpdir(), 'ipnc-demo-'));
     try {
-      const file = join(folder, 'main.mjs');
-      writeFileSync(file, main && 'content' in main ? main.content : '');
-      const { code, stderr } = await demo(file);
+      for (const entry of layers.flat()) {
+        if (dirname(`/${entry.path}`) !== dirname(MAIN) || !('content' in entry)) continue;
+        writeFileSync(join(folder, basename(entry.path)), entry.content);
+      }
+      writeFileSync(join(folder, 'package.json'), '{"type":"module"}');
+      const { code, stderr } = await demo(join(folder, basename(MAIN)));
       equal(code, 1);
       match(stderr, /not part of what is installed/);
       match(stderr, /npm run demo -- --cluster/);
