@@ -1,5 +1,6 @@
 /** What becomes of one pod when it goes, or is refused its mark, at each point of its way. */
 import type { ServerResponse } from 'node:http';
+import type { KubeConfig } from '@kubernetes/client-node';
 import * as assert from 'uvu/assert';
 import { native } from '../lib/native.ts';
 import { INITIALIZE } from '../lib/pods.ts';
@@ -23,15 +24,37 @@ class Way implements AsyncDisposable {
   onLocate: Record<'before' | 'after', (() => Promise<void>) | undefined> = { before: undefined, after: undefined };
   running!: RunningController;
 
+  #config!: KubeConfig;
+
   static async start(): Promise<Way> {
     const way = new Way();
-    const config = await way.api.start();
-    way.running = await runController(config, way.farm, async (when) => {
-      const act = way.onLocate[when];
-      way.onLocate[when] = undefined;
+    way.#config = await way.api.start();
+    await way.#run();
+    return way;
+  }
+
+  async #run(): Promise<void> {
+    this.running = await runController(this.#config, this.farm, async (when) => {
+      const act = this.onLocate[when];
+      this.onLocate[when] = undefined;
       await act?.();
     });
-    return way;
+  }
+
+  async restart(): Promise<void> {
+    await this.running[Symbol.asyncDispose]();
+    await this.#run();
+  }
+
+  /** Changes what the pod says; null takes it away. */
+  annotate(annotations: Record<string, string | null>): void {
+    const pod = this.api.pods.get('web');
+    if (pod === undefined) return;
+    for (const [name, value] of Object.entries(annotations)) {
+      if (value === null) delete pod.metadata.annotations[name];
+      else pod.metadata.annotations[name] = value;
+    }
+    this.api.tell('MODIFIED', pod);
   }
 
   get view() {
@@ -225,4 +248,25 @@ test('429 with Retry-After: no other attempt before that', async () => {
   const [first = 0, second = 0] = asked;
   assert.ok(second - first >= 2000, `${second - first} ms`);
   assert.is(asked.length, 2);
+});
+
+test('opted out after its configuration had gone bad, by a controller that knows it from its mark alone: cleaned', async () => {
+  await using way = await Way.start();
+  const uid = way.put();
+  const file = way.farm.file(uid);
+  await way.farm.add(file);
+  await way.isMarked(uid);
+  const mark = () => way.api.pods.get('web')?.metadata.annotations[STATUS];
+  way.annotate({ 'traffic.sidecar.istio.io/includeInboundPorts': '80,http' });
+  await until('failed', () => mark()?.startsWith('failed: ') === true && way.running.idle(), mark);
+  assert.equal((await native().identify(file)).standing, ['iptables-legacy']);
+  await way.restart();
+  await until(
+    'looked at',
+    () => way.view?.state === 'failed' && way.running.idle(),
+    () => way.view,
+  );
+  way.annotate({ [INITIALIZE]: 'false' });
+  await until('unmarked', () => mark() === undefined && way.running.idle(), mark);
+  assert.equal((await native().identify(file)).standing, []);
 });
