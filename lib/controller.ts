@@ -181,6 +181,10 @@ export class Controller {
       const entry = uid === undefined ? undefined : this.#entries.get(uid);
       if (uid === undefined || entry === undefined) keepNewest(this.#early, hint.podUid, hint, EARLY);
       else {
+        const { namespace, name } = entry.pod.metadata;
+        const { sandboxId: sandbox, netnsPath: netns } = hint;
+        const source = this.#options.runtime?.kind;
+        this.#options.log.debug({ pod: `${namespace}/${name}`, source, sandbox, netns }, 'told of a sandbox');
         entry.hint = hint;
         this.#queue.add(uid, uid);
       }

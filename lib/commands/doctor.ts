@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { readConfig } from '../config.ts';
 import { type Check, examine } from '../doctor.ts';
 import { type Io, paint, printJson } from '../output.ts';
 import { addOutputOption, type Context, EXIT, readOptions } from './shared.ts';
@@ -11,7 +12,9 @@ export function doctorCommand(context: Context): Command {
   addOutputOption(command);
   return command.action(async () => {
     const { json, io } = readOptions(command, context);
-    const checks = await examine();
+    // The controller's own environment, where it is run beside one; the name of the node is of no use here.
+    const config = readConfig({ flags: new Map(), environment: { NODE_NAME: 'node', ...io.environment } });
+    const checks = await examine(config);
     const ok = checks.every(({ status }) => status !== 'missing');
     if (json) printJson(io, { command: 'doctor', ok, checks });
     else io.out(text(io, checks));

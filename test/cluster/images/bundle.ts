@@ -1,4 +1,5 @@
 import type { BuildOptions } from 'esbuild';
+import { slim } from './slim.ts';
 
 /** How the controller becomes one file, whatever its entry. */
 export const BUNDLE = {
@@ -6,6 +7,7 @@ export const BUNDLE = {
   platform: 'node',
   format: 'esm',
   target: 'node24',
+  plugins: [slim],
   legalComments: 'none',
   // CommonJS parts of the dependencies look for these.
   banner: {

@@ -6,7 +6,7 @@ import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Image } from './archive.ts';
-import { controllerLayers, MAIN } from './controller.ts';
+import { controllerLayers, ENVIRONMENT, MAIN } from './controller.ts';
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, '../../..');
@@ -38,6 +38,7 @@ export const images = {
     name: imageName('istio-pod-network-controller'),
     layers: await controllerLayers(root, release),
     entrypoint: [MAIN],
+    env: ENVIRONMENT,
   }),
 } as const;
 
