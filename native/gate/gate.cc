@@ -9,9 +9,10 @@
 namespace ipnc::gate {
 namespace {
 
-constexpr int kFallbackMs = 500;
-constexpr int kConfirmMs = 10;
-constexpr int kLongestHoldMs = 100;
+constexpr int64_t kFallbackUs = 500'000;
+constexpr int64_t kConfirmUs = 10'000;
+constexpr int64_t kShortestHoldUs = 50;
+constexpr int64_t kLongestHoldUs = 100'000;
 constexpr int64_t kQuietUs = 1'000'000;
 // What the proxy itself sends from, and what rules look at on lo (lib/ruleset/plan.ts).
 constexpr uint32_t kPassthrough = 0x7f000006;
@@ -63,9 +64,9 @@ int64_t Gate::ElapsedUs() const {
   return NowUs() - start_us_;
 }
 
-int Gate::Left() const {
-  const int64_t left = static_cast<int64_t>(options_.timeout_ms) - ElapsedUs() / 1000;
-  return left > 0 ? static_cast<int>(left) : 0;
+int64_t Gate::LeftUs(int64_t most) const {
+  const int64_t left = static_cast<int64_t>(options_.timeout_ms) * 1000 - ElapsedUs();
+  return left < 0 ? 0 : left < most ? left : most;
 }
 
 Ending Gate::Run() {
@@ -82,15 +83,21 @@ Ending Gate::Run() {
     if (Look() && (first || wake != Wake::kNone || Confirm())) return Open(wake);
     if (told_ == Told::kFailed) return Failed();
     if (first) SayWaiting();
-    // A file that says nothing new is no reason to look, and one that is written all the time is none to be busy.
+    if (wake != Wake::kNone) {
+      if (HoldOff() == Wake::kSignal) return Stopped();
+      // A true word may come a moment early: the kernel makes the local route of ::6 after the address.
+      if (hold_us_ < kLongestHoldUs && LeftUs() > 0) continue;
+    }
     do {
-      if (Left() == 0) return Expired();
-      if (wake != Wake::kNone && (wake = HoldOff()) == Wake::kSignal) return Stopped();
-      wake = hints_.Wait(Left() < kFallbackMs ? Left() : kFallbackMs, false);
+      if (LeftUs() == 0) return Expired();
+      wake = hints_.Wait(LeftUs(kFallbackUs), false);
       if (wake == Wake::kSignal) return Stopped();
-      if (wake == Wake::kFile) told_ = mark_file_.Read();
+      if (wake != Wake::kFile) break;
+      told_ = mark_file_.Read();
       if (told_ == Told::kFailed) return Failed();
-    } while (wake == Wake::kFile && told_ != Told::kInitialized);
+      // A file that does not say so is no reason to look, and one that is written all the time none to be busy.
+    } while (told_ != Told::kInitialized && (wake = HoldOff()) != Wake::kSignal);
+    if (wake == Wake::kSignal) return Stopped();
   }
 }
 
@@ -170,14 +177,14 @@ bool Gate::Look() {
 }
 
 bool Gate::Confirm() {
-  return hints_.Wait(kConfirmMs, true) == Wake::kNone && Look();
+  return hints_.Wait(kConfirmUs, true) == Wake::kNone && Look();
 }
 
 Wake Gate::HoldOff() {
   const int64_t now = NowUs();
   const bool quiet = now - last_vain_us_ > kQuietUs;
-  hold_ms_ = quiet || hold_ms_ == 0 ? 1 : hold_ms_ * 2 < kLongestHoldMs ? hold_ms_ * 2 : kLongestHoldMs;
-  const Wake wake = hints_.Wait(hold_ms_ < Left() ? hold_ms_ : Left(), true);
+  hold_us_ = quiet || hold_us_ == 0 ? kShortestHoldUs : hold_us_ * 2 < kLongestHoldUs ? hold_us_ * 2 : kLongestHoldUs;
+  const Wake wake = hints_.Wait(LeftUs(hold_us_), true);
   last_vain_us_ = NowUs();
   return wake;
 }

@@ -32,7 +32,7 @@ class Gate {
   bool Confirm();
   FamilySet Wanted(const Addresses& addresses);
   void SayWaiting();
-  // After a hint that was none. The more of them come, the longer none is heard.
+  // After a hint that was none. The more of them come, the longer none is heard; after a second of quiet as at first.
   Wake HoldOff();
 
   Ending Open(Wake wake);
@@ -40,7 +40,8 @@ class Gate {
   Ending Failed();
   Ending Stopped();
   int64_t ElapsedUs() const;
-  int Left() const;  // milliseconds
+  // Of the time that is given, and not more than `most`.
+  int64_t LeftUs(int64_t most = INT64_MAX) const;
 
   const Options& options_;
   Prober prober_;
@@ -55,7 +56,7 @@ class Gate {
   Probed probed_;
   uint32_t target_ = 0;
   int looks_ = 0;
-  int hold_ms_ = 0;
+  int64_t hold_us_ = 0;
   int64_t last_vain_us_ = 0;
   bool deaf_to_datagrams_ = false;
 };

@@ -2,6 +2,8 @@
 // file. Each is a reason to look, and nothing else.
 #pragma once
 
+#include <cstdint>
+
 #include "native/fd.h"
 
 namespace ipnc::gate {
@@ -17,7 +19,7 @@ class Hints {
   bool Watch(const char* path);
 
   // Waits at most that long. Datagrams and files that were heard are drained; `deaf` leaves them for later.
-  Wake Wait(int milliseconds, bool deaf);
+  Wake Wait(int64_t microseconds, bool deaf);
 
   // The number of the signal that kSignal was about.
   int signal() const { return signal_; }
