@@ -1,7 +1,9 @@
 /** The gate: real netns, the rules of either backend, and whoever would have it open too early. */
+import { spawn } from 'node:child_process';
 import { chmodSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
 import { serve } from '../lib/demo/toolbox.ts';
 import { native } from '../lib/native.ts';
@@ -10,7 +12,7 @@ import { optionList } from '../lib/redirect/options.ts';
 import { NETNS, STATUS } from '../lib/status.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';
-import { type Ended, GateHome, type GateProcess, hint } from './support/gate.ts';
+import { type Ended, GateHome, GateProcess, hint } from './support/gate.ts';
 import { Farm, INSTALL_NEEDS, inside } from './support/netns.ts';
 
 const NEEDS = [...INSTALL_NEEDS, 'gate', 'setpriv', 'nft'];
@@ -371,7 +373,6 @@ test('who accepts at the address that is dialled and passes it on does not open 
       createServer((client) => client.pipe(connect(15006, to)).on('error', () => {}).pipe(client).on('error', () => {}))
         .listen(15002, from, () => console.log('ready'));`;
   await inside(netns, ['ip', '-6', 'address', 'add', '::6/128', 'dev', 'lo', 'nodad']);
-  const { spawn } = await import('node:child_process');
   const child = spawn('nsenter', [`--net=${netns}`, process.execPath, '-e', relay]);
   try {
     await new Promise<void>((resolve) =>
@@ -725,6 +726,36 @@ test('durations as Go writes them', async () => {
     gate.kill('SIGKILL');
     await gate.ended;
   }
+});
+
+test('"ipnc init" becomes the gate, with all of its words', async () => {
+  const netns = await farm.add();
+  await apply(netns);
+  const main = fileURLToPath(new URL('../lib/main.ts', import.meta.url));
+  const init = async (...words: string[]) => {
+    const become = ['--reuid', '0', '--regid', '0', '--clear-groups'];
+    const command = ['nsenter', `--net=${netns}`, 'setpriv', ...become, process.execPath, main, 'init', ...words];
+    const child = spawn(command[0] ?? '', command.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
+    return new GateProcess(child).ended;
+  };
+  const flags = [
+    '-i',
+    '*',
+    '-x',
+    '',
+    '-b*',
+    '-d',
+    '15090,15021',
+    '--log_output_level=default:info',
+    '--run-validation',
+  ];
+  const { code, line, stderr } = await init('istio-iptables', '-u', '0', ...flags);
+  assert.equal({ code, line, stderr }, { code: 1, line, stderr: '' });
+  assert.match(line, /^runs as uid 0 and gid 0, /);
+  await apply(netns, '-u', '0');
+  opened(await init('--timeout', '1m', 'istio-iptables', '-u', '0', ...flags), /1 probe/);
+  const unknown = await init('--colour');
+  assert.equal([unknown.code, unknown.stderr.includes('argument: "--colour"')], [2, true], unknown.stderr);
 });
 
 test('--help says what there is', async () => {
