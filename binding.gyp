@@ -133,7 +133,7 @@
       'target_name': 'drivers',
       'type': 'executable',
       'dependencies': ['core'],
-      'sources': ['bench/drivers.cc'],
+      'sources': ['bench/drivers.cc', 'native/gate/probe.cc'],
     },
   ],
 }

@@ -19,6 +19,8 @@ const NEEDS = [...INSTALL_NEEDS, 'gate', 'setpriv', 'nft'];
 const BACKENDS = ['iptables-legacy', 'nftables'] as const;
 /** Longer than two of its fall-back polls. */
 const A_WHILE_MS = 1_200;
+/** For what starts many processes. */
+const SLOW = { timeoutMs: 120_000 };
 const BOOT_ID = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 
 let farm: Farm;
@@ -728,35 +730,39 @@ test('durations as Go writes them', async () => {
   }
 });
 
-test('"ipnc init" becomes the gate, with all of its words', async () => {
-  const netns = await farm.add();
-  await apply(netns);
-  const main = fileURLToPath(new URL('../lib/main.ts', import.meta.url));
-  const init = async (...words: string[]) => {
-    const become = ['--reuid', '0', '--regid', '0', '--clear-groups'];
-    const command = ['nsenter', `--net=${netns}`, 'setpriv', ...become, process.execPath, main, 'init', ...words];
-    const child = spawn(command[0] ?? '', command.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
-    return new GateProcess(child).ended;
-  };
-  const flags = [
-    '-i',
-    '*',
-    '-x',
-    '',
-    '-b*',
-    '-d',
-    '15090,15021',
-    '--log_output_level=default:info',
-    '--run-validation',
-  ];
-  const { code, line, stderr } = await init('istio-iptables', '-u', '0', ...flags);
-  assert.equal({ code, line, stderr }, { code: 1, line, stderr: '' });
-  assert.match(line, /^runs as uid 0 and gid 0, /);
-  await apply(netns, '-u', '0');
-  opened(await init('--timeout', '1m', 'istio-iptables', '-u', '0', ...flags), /1 probe/);
-  const unknown = await init('--colour');
-  assert.equal([unknown.code, unknown.stderr.includes('argument: "--colour"')], [2, true], unknown.stderr);
-});
+test(
+  '"ipnc init" becomes the gate, with all of its words',
+  async () => {
+    const netns = await farm.add();
+    await apply(netns);
+    const main = fileURLToPath(new URL('../lib/main.ts', import.meta.url));
+    const init = async (...words: string[]) => {
+      const become = ['--reuid', '0', '--regid', '0', '--clear-groups'];
+      const command = ['nsenter', `--net=${netns}`, 'setpriv', ...become, process.execPath, main, 'init', ...words];
+      const child = spawn(command[0] ?? '', command.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
+      return new GateProcess(child).ended;
+    };
+    const flags = [
+      '-i',
+      '*',
+      '-x',
+      '',
+      '-b*',
+      '-d',
+      '15090,15021',
+      '--log_output_level=default:info',
+      '--run-validation',
+    ];
+    const { code, line, stderr } = await init('istio-iptables', '-u', '0', ...flags);
+    assert.equal({ code, line, stderr }, { code: 1, line, stderr: '' });
+    assert.match(line, /^runs as uid 0 and gid 0, /);
+    await apply(netns, '-u', '0');
+    opened(await init('--timeout', '1m', 'istio-iptables', '-u', '0', ...flags), /1 probe/);
+    const unknown = await init('--colour');
+    assert.equal([unknown.code, unknown.stderr.includes('argument: "--colour"')], [2, true], unknown.stderr);
+  },
+  SLOW,
+);
 
 test('--help says what there is', async () => {
   const { code, stdout } = await home.start(await farm.add(), ['-h']).ended;

@@ -8,7 +8,7 @@ import { NETNS, READY, RULES, STATUS } from '../../lib/status.ts';
 import { inside } from '../support/netns.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { administrator, createAccount } from './controller-process.ts';
-import type { ImageName } from './images/images.ts';
+import { type ImageName, imageName } from './images/images.ts';
 import { type ClusterNode, startNode } from './node.ts';
 import { pod, runPod, toolbox, until } from './pods.ts';
 import { programs } from './programs.ts';
@@ -64,6 +64,35 @@ export function meshPod(name: string, { annotations = {}, hostUsers }: PodOption
       ...annotations,
     },
   };
+  return made;
+}
+
+export interface GatedPodOptions extends PodOptions {
+  /** Flags of the gate's own. */
+  gate?: string[];
+  /** Whether its annotations are where the gate looks for them. */
+  annotationsMounted?: boolean;
+}
+
+/** As `meshPod`, with the gate in istio-validation's place. */
+export function gatedPod(
+  name: string,
+  { gate = [], annotationsMounted = false, ...options }: GatedPodOptions = {},
+): V1Pod {
+  const made = meshPod(name, options);
+  const [, ...others] = made.spec?.initContainers ?? [];
+  const annotations = { path: 'pod_annotations', fieldRef: { fieldPath: 'metadata.annotations' } };
+  const first: V1Container = {
+    name: 'pod-network-gate',
+    image: imageName('pod-network-gate'),
+    imagePullPolicy: 'Never',
+    args: [...gate, ...ARGUMENTS.split(' ')],
+    ...(annotationsMounted && { volumeMounts: [{ name: 'podinfo', mountPath: '/etc/podinfo' }] }),
+  };
+  if (made.spec) {
+    made.spec.initContainers = [container(1337, first), ...others];
+    if (annotationsMounted) made.spec.volumes = [{ name: 'podinfo', downwardAPI: { items: [annotations] } }];
+  }
   return made;
 }
 
