@@ -81,6 +81,7 @@ Ending Gate::Run() {
   for (Wake wake = Wake::kNone;;) {
     const bool first = looks_ == 0;
     if (Look() && (first || wake != Wake::kNone || Confirm())) return Open(wake);
+    if (hints_.signal() != 0) return Stopped();
     if (told_ == Told::kFailed) return Failed();
     if (first) SayWaiting();
     if (wake != Wake::kNone) {

@@ -5,10 +5,11 @@ import { Cri } from '../../lib/cri/client.ts';
 import { suite } from '../suite.ts';
 import { ControllerProcess } from './controller-process.ts';
 import { CriDriver } from './cri-driver.ts';
-import { gatedPod, isInitialized, Mesh, NAMESPACE, plainPod } from './mesh-pod.ts';
+import { type GatedPodOptions, gatedPod, isInitialized, Mesh, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { until } from './pods.ts';
 
 const SLOW = { timeoutMs: 120_000 };
+const OURS = 'istio-pod-network-controller';
 const OPEN = /^open after \d+\.\d (ms|s): IPv4 and IPv6 redirect to 15006; /;
 
 const test = suite('cluster, gate');
@@ -19,7 +20,7 @@ let controller: ControllerProcess | undefined;
 let peer: V1Pod;
 
 test.before(async () => {
-  mesh = await Mesh.start(['toolbox', 'pod-network-gate']);
+  mesh = await Mesh.start(['toolbox', 'pod-network-gate', OURS]);
   peer = await mesh.run(plainPod('peer'));
 });
 test.after.each(async () => {
@@ -50,12 +51,18 @@ const after = ({ status }: V1Pod) =>
 const becomes = (of: V1Pod, what: string, right: (pod: V1Pod) => boolean) =>
   until(`${what}: ${of.metadata?.name}`, () => mesh.now(of), right, 60_000);
 
-for (const hostUsers of [true, false]) {
+const kinds: Record<string, GatedPodOptions> = {
+  'a restricted pod': {},
+  'one with a user namespace of its own': { hostUsers: false },
+  "one whose gate comes from the controller's image": { image: OURS, command: ['/usr/local/bin/pod-network-gate'] },
+  'one that runs "ipnc init"': { image: OURS, gate: ['init'] },
+};
+for (const [index, [what, options]] of Object.entries(kinds).entries()) {
   test(
-    `with its controller, a restricted pod${hostUsers ? '' : ' with a user namespace of its own'} gets through`,
+    `with its controller, ${what} gets through`,
     async () => {
       await startController();
-      const made = await create(gatedPod(`gated-${hostUsers}`, { hostUsers }));
+      const made = await create(gatedPod(`gated-${index}`, options));
       const running = await becomes(made, 'ready', isReady);
       await mesh.marked(running, isInitialized);
       const ended = gateOf(running)?.state?.terminated;

@@ -70,22 +70,24 @@ export function meshPod(name: string, { annotations = {}, hostUsers }: PodOption
 export interface GatedPodOptions extends PodOptions {
   /** Flags of the gate's own. */
   gate?: string[];
+  image?: ImageName;
+  /** Instead of the image's entry point. */
+  command?: string[];
   /** Whether its annotations are where the gate looks for them. */
   annotationsMounted?: boolean;
 }
 
 /** As `meshPod`, with the gate in istio-validation's place. */
-export function gatedPod(
-  name: string,
-  { gate = [], annotationsMounted = false, ...options }: GatedPodOptions = {},
-): V1Pod {
+export function gatedPod(name: string, given: GatedPodOptions = {}): V1Pod {
+  const { gate = [], image = 'pod-network-gate', command, annotationsMounted = false, ...options } = given;
   const made = meshPod(name, options);
   const [, ...others] = made.spec?.initContainers ?? [];
   const annotations = { path: 'pod_annotations', fieldRef: { fieldPath: 'metadata.annotations' } };
   const first: V1Container = {
     name: 'pod-network-gate',
-    image: imageName('pod-network-gate'),
+    image: imageName(image),
     imagePullPolicy: 'Never',
+    ...(command && { command }),
     args: [...gate, ...ARGUMENTS.split(' ')],
     ...(annotationsMounted && { volumeMounts: [{ name: 'podinfo', mountPath: '/etc/podinfo' }] }),
   };
