@@ -7,7 +7,7 @@
  * - from the start of the process to the first look: the gate, and the same dial by Node;
  * - peak memory, and the size of the executable.
  *
- *   node bench/gate.ts [ROUNDS]
+ *   npm run bench:gate [-- ROUNDS]
  */
 import { execFileSync } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdtempSync, rmSync, statSync } from 'node:fs';

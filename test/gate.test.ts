@@ -337,6 +337,14 @@ test('the families are those of the addresses, and come late if they do', async 
   opened(await gate.ended, /woken by datagram/);
 });
 
+test('a netns whose lo comes up only with the rules', async () => {
+  const netns = await farm.add(undefined, 'down');
+  const gate = await home.start(netns).waiting();
+  await apply(netns);
+  await hint(netns);
+  opened(await gate.ended, /woken by datagram/);
+});
+
 test('without IPv6, IPv4 is enough; named all the same, it is missed', async () => {
   const netns = await farm.add();
   await inside(netns, ['sysctl', '-qw', 'net.ipv6.conf.all.disable_ipv6=1']);
@@ -753,7 +761,7 @@ test(
       '--log_output_level=default:info',
       '--run-validation',
     ];
-    const { code, line, stderr } = await init('istio-iptables', '-u', '0', ...flags);
+    const { code, line, stderr } = await init('istio-iptables', ...flags);
     assert.equal({ code, line, stderr }, { code: 1, line, stderr: '' });
     assert.match(line, /^runs as uid 0 and gid 0, /);
     await apply(netns, '-u', '0');

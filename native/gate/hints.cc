@@ -1,6 +1,7 @@
 #include "native/gate/hints.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/inotify.h>
@@ -34,8 +35,9 @@ int Hints::Open() {
 bool Hints::Watch(const char* path) {
   std::string_view folder = path;
   while (folder.size() > 1 && !folder.ends_with('/')) folder.remove_suffix(1);
-  Text<4096> text;
+  Text<PATH_MAX> text;
   text << folder << '\0';
+  if (text.view().back() != '\0') return false;
   Fd fd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   if (!fd || inotify_add_watch(fd.get(), text.view().data(), IN_MOVED_TO | IN_CLOSE_WRITE | IN_ONLYDIR) < 0)
     return false;

@@ -251,8 +251,11 @@ export class Mesh {
     const id = app?.containerID?.replace(/^.*:\/\//, '') ?? '';
     const ctr = (await programs(['ctr'])).path('ctr');
     const dial = ['/toolbox', 'dial', '--timeout', '3000', 'tcp', address, '8080', 'token'];
-    const exec = [ctr, '--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...dial];
-    const said = JSON.parse(await this.node.exec(exec)) as { reply?: string; error?: string };
+    const exec = () => [ctr, '--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...dial];
+    // ctr may end before it has copied what a process printed that was quicker than it.
+    let text = '';
+    for (let attempt = 0; text === '' && attempt < 3; attempt++) text = await this.node.exec(exec());
+    const said = JSON.parse(text) as { reply?: string; error?: string };
     return said.reply?.replace(/ token$/, '') ?? said.error ?? '';
   }
 }

@@ -10,7 +10,7 @@ import { TOOLBOX } from './netns.ts';
 
 const run = promisify(execFile);
 
-export const GATE = fileURLToPath(new URL('../../build/Release/gate', import.meta.url));
+const GATE = fileURLToPath(new URL('../../build/Release/gate', import.meta.url));
 
 /** As init containers are, once the sandbox is there. */
 const PROXY = { uid: 1337, gid: 1337 };
