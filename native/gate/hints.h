@@ -12,7 +12,8 @@ enum class Wake : unsigned char { kNone, kDatagram, kFile, kSignal };
 
 class Hints {
  public:
-  // Listens for datagrams, and for SIGTERM and SIGINT. 0 or the errno of the datagrams' address: somebody else has it.
+  // Listens for datagrams, and for SIGTERM and SIGINT; to be called first. 0 or the errno of the datagrams' address:
+  // somebody else has it.
   int Open();
 
   // Watches the folder of `path`: a kubelet replaces the link `..data` there. False if it cannot be.
@@ -26,7 +27,8 @@ class Hints {
 
  private:
   Fd datagrams_;
-  Fd files_;
+  Fd folder_;
+  Fd changes_;  // of the folder
   Fd signals_;
   int signal_ = 0;
 };
