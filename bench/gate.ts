@@ -1,8 +1,8 @@
 /**
  * The gate against other ways to wait, in one run, each way in turn in each round:
  *
- * - from the moment the rules stand to the waiter's end: the gate, woken by the datagram; the same look each
- *   millisecond; and each 10 s, as the original controller's init container does it, of which three waits are made,
+ * - from the moment the rules stand to the waiter's end: the gate, woken by the datagram, without and with a file of
+ *   annotations to watch; the same look each millisecond; and each 10 s, as the original controller's init container does it, of which three waits are made,
  *   spread evenly over its period;
  * - from the start of the process to the first look: the gate, and the same dial by Node;
  * - peak memory, and the size of the executable.
@@ -10,7 +10,7 @@
  *   npm run bench:gate [-- ROUNDS]
  */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, copyFileSync, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, copyFileSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -27,7 +27,7 @@ const NODE_WAITER =
 
 /** Microseconds unless said otherwise. */
 export interface GateFigures {
-  openedAfter: { gate: number[]; millisecond: number[]; tenSeconds: number[] };
+  openedAfter: { gate: number[]; mounted: number[]; millisecond: number[]; tenSeconds: number[] };
   /** What the sender of the datagram pays. */
   sending: number[];
   firstProbe: { gate: number[]; node: number[] };
@@ -88,22 +88,26 @@ async function measure(rounds: number, { folder, gate, drivers, farm, driver }: 
     inFresh(async (netns) => Number(await driver.ask(`first ${netns} ${program}`)) / 1000);
 
   const figures: GateFigures = {
-    openedAfter: { gate: [], millisecond: [], tenSeconds: [] },
+    openedAfter: { gate: [], mounted: [], millisecond: [], tenSeconds: [] },
     sending: [],
     firstProbe: { gate: [], node: [] },
     peakMemory: { gate: 0, node: nodeMemory() },
     executable: statSync(gate).size,
   };
   const { openedAfter, sending, firstProbe, peakMemory } = figures;
+  const annotations = join(folder, 'pod_annotations');
+  writeFileSync(annotations, 'example.com/some="thing"\n');
   // The first warms up.
   for (let round = -1; round < rounds; round++) {
     const delay = 3_000 + Math.round(Math.random() * 1_000);
     const woken = await opened('word', delay, gate);
+    const mounted = await opened('word', delay, `${gate} --annotations ${annotations}`);
     const polling = await opened('mute', delay, `${drivers} poll 1000`);
     const started = await first(gate);
     const nodeStarted = round % 10 === 0 ? await first(`${process.execPath} -e ${NODE_WAITER}`) : undefined;
     if (round < 0) continue;
     openedAfter.gate.push(woken.took);
+    openedAfter.mounted.push(mounted.took);
     openedAfter.millisecond.push(polling.took);
     sending.push(woken.sending);
     firstProbe.gate.push(started);
@@ -139,6 +143,7 @@ export function printGate({ openedAfter, sending, firstProbe, peakMemory, execut
       head('rules active -> waiter ended, us'),
       rows({
         'the gate, woken by the datagram': openedAfter.gate,
+        'the same, annotations mounted': openedAfter.mounted,
         'a look each 1 ms': openedAfter.millisecond,
         'a look each 10 s': openedAfter.tenSeconds,
       }),
