@@ -383,6 +383,10 @@ test('who accepts at the address that is dialled and passes it on does not open 
       createServer((client) => client.pipe(connect(15006, to)).on('error', () => {}).pipe(client).on('error', () => {}))
         .listen(15002, from, () => console.log('ready'));`;
   await inside(netns, ['ip', '-6', 'address', 'add', '::6/128', 'dev', 'lo', 'nodad']);
+  // Without a rule that asks for it the kernel does not track connections, and knows no original destination.
+  for (const program of ['iptables-legacy', 'ip6tables-legacy']) {
+    await inside(netns, [program, '-A', 'OUTPUT', '-m', 'conntrack', '--ctstate', 'NEW', '-j', 'ACCEPT']);
+  }
   const child = spawn('nsenter', [`--net=${netns}`, process.execPath, '-e', relay]);
   try {
     await new Promise<void>((resolve) =>

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
@@ -187,6 +189,32 @@ TEST("gate, hints: a datagram wakes it once, however many there were") {
     CHECK(hints.Wait(1'000'000, false) == Wake::kDatagram);
     CHECK(hints.Wait(1000, false) == Wake::kNone);
   });
+}
+
+TEST("gate, hints: a link that is replaced in the folder wakes it, and nothing else does") {
+  // The gate has one thread; here another one must not get the signal.
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGIO);
+  CHECK(pthread_sigmask(SIG_BLOCK, &set, nullptr) == 0);
+  char folder[] = "/tmp/ipnc-gate-XXXXXX";
+  CHECK(mkdtemp(folder));
+  const std::string file = std::string(folder) + "/pod_annotations", link = std::string(folder) + "/..data_tmp",
+                    data = std::string(folder) + "/..data";
+  Inside([&] {
+    Hints hints;
+    CHECK(hints.Open() == 0);
+    CHECK(!hints.Watch((file + "/none/none").c_str()) && !hints.Watch(std::string(5000, '/').append("x").c_str()));
+    CHECK(hints.Watch(file.c_str()));
+    CHECK(hints.Wait(1000, false) == Wake::kNone);
+    for (int i = 0; i < 3; ++i) {
+      CHECK(symlink("version", link.c_str()) == 0 && rename(link.c_str(), data.c_str()) == 0);
+      CHECK(hints.Wait(1000, true) == Wake::kNone);
+      CHECK(hints.Wait(1'000'000, false) == Wake::kFile);
+      CHECK(hints.Wait(1000, false) == Wake::kNone);
+    }
+  });
+  CHECK(unlink(data.c_str()) == 0 && rmdir(folder) == 0);
 }
 
 }  // namespace
