@@ -119,7 +119,7 @@ export function gatedPod(name: string, given: GatedPodOptions = {}): V1Pod {
     image: imageName(image),
     imagePullPolicy: 'Never',
     ...(command && { command }),
-    args: [...gate, ...ARGUMENTS(options.mode ?? 'REDIRECT').split(' ')],
+    args: [...gate, ...ARGUMENTS('REDIRECT').split(' ')],
     ...(annotationsMounted && { volumeMounts: [{ name: 'podinfo', mountPath: '/etc/podinfo' }] }),
   };
   if (made.spec) {
