@@ -15,6 +15,7 @@ import { bundleFolders } from '../lib/netns/containerd-state.ts';
 import { Locator, type LocatorOptions, type PodRef, runtimeUid } from '../lib/netns/locate.ts';
 import { onNode } from '../lib/netns/node-paths.ts';
 import { containerIdOf, isOfPod } from '../lib/netns/proc.ts';
+import { trimPod } from '../lib/pods.ts';
 import { HintQueue } from '../lib/sources/hint-queue.ts';
 import { RuntimeEvents } from '../lib/sources/runtime.ts';
 import { chooseKind } from '../lib/sources/runtime-kind.ts';
@@ -155,7 +156,11 @@ answers("a static pod's uid is its hash", () => {
   const annotations = { 'kubernetes.io/config.hash': HASH };
   assert.is(runtimeUid({ uid: UID }), UID);
   assert.is(runtimeUid({ uid: UID, annotations }), UID, 'anybody can write this annotation');
-  assert.is(runtimeUid({ uid: UID, annotations: { ...annotations, 'kubernetes.io/config.mirror': HASH } }), HASH);
+  const mirror = { 'kubernetes.io/config.mirror': HASH, ...annotations };
+  assert.is(runtimeUid({ uid: UID, annotations: mirror }), HASH);
+  assert.is(runtimeUid(trimPod({ metadata: { name: 'n', uid: UID, annotations: mirror } }).metadata), HASH, 'as kept');
+  const stolen = { ...mirror, 'kubernetes.io/config.hash': '11111111-4f6b-4c5e-9d2a-6b1f0a7c88b1' };
+  assert.is(runtimeUid({ uid: UID, annotations: stolen }), UID, "anybody can write another pod's");
 });
 
 const locate = suite('locate');
