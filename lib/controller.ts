@@ -190,10 +190,24 @@ export class Controller {
     clearTimeout(entry.poll?.timer);
     const namespace = this.#namespaces.get(pod.metadata.namespace);
     const task: Task = { pod, namespace, hint, installed, touched };
-    const outcome = await this.#options.initializer.initialize(task).finally(() => {
-      entry.touched = task.touched === true;
-    });
-    if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
+    const { initializer, marker } = this.#options;
+    try {
+      const outcome = await initializer
+        .initialize(task)
+        .finally(() => {
+          entry.touched = task.touched === true;
+        })
+        // What may heal is not written there: the pod's gate would give up on it.
+        .catch(async (error: unknown) => {
+          // A mark that fails is what is tried again, and the rest with it.
+          if (isFinal(error)) await marker.mark(markedPod(pod), failed(error));
+          throw error;
+        });
+      if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
+    } finally {
+      // It went meanwhile, and what was written last was noted after that.
+      if (this.#entries.get(uid) !== entry) marker.forget(uid);
+    }
   }
 
   #note(entry: Entry, outcome: Outcome): void {
@@ -254,7 +268,7 @@ export class Controller {
   #onError(error: unknown, { key: uid }: Attempt): void {
     const entry = this.#entries.get(uid);
     if (entry === undefined) return;
-    const { log, recorder, marker, metrics } = this.#options;
+    const { log, recorder, metrics } = this.#options;
     const code = String((error as Partial<NativeError>).code ?? (error as Partial<ApiError>).status ?? 'unknown');
     metrics.failed(code);
     entry.view = {
@@ -265,12 +279,6 @@ export class Controller {
     podLine(log, { pod: entry.pod.metadata, outcome: 'failed', error });
     const mark = failed(error);
     recorder.record(entry.pod.metadata, { type: 'Warning', reason: mark.reason, note: mark.message });
-    // What may heal is not written there: the pod's gate would give up on it.
-    if (isFinal(error)) {
-      marker
-        .mark(markedPod(entry.pod), mark)
-        .catch((err: unknown) => log.warn({ err }, 'a failed pod could not be marked'));
-    }
   }
 
   async #sweepEach(signal: AbortSignal): Promise<void> {
