@@ -24,7 +24,7 @@ import { podRedirect, type Redirect } from './redirect.ts';
 import type { Family, Ruleset } from './ruleset/model.ts';
 import { plan } from './ruleset/plan.ts';
 import type { SandboxHint } from './sources/hint-queue.ts';
-import { INITIALIZED, type MarkedPod, partMarks, STATUS, type StatusMarker } from './status.ts';
+import { FAILED, INITIALIZED, type MarkedPod, partMarks, STATUS, type StatusMarker } from './status.ts';
 
 /** What was installed in which sandbox. */
 export interface Installed {
@@ -152,9 +152,11 @@ export class Initializer {
    */
   async #leave(task: Task): Promise<boolean | { reason: string; message: string }> {
     const { pod, installed, touched } = task;
-    if (!touched && installed === undefined && pod.metadata.annotations[STATUS] !== INITIALIZED) {
-      // Nobody else will ever say that there is nothing to wait for.
-      if (pod.spec.readinessGates !== undefined) await this.#options.marker.unmark(markedPod(pod));
+    const status = pod.metadata.annotations[STATUS];
+    if (!touched && installed === undefined && status !== INITIALIZED) {
+      // Nobody else will ever say that there is nothing to wait for, or that it failed no more.
+      if (pod.spec.readinessGates !== undefined || status?.startsWith(FAILED))
+        await this.#options.marker.unmark(markedPod(pod));
       return false;
     }
     const located = await this.#locate(task);

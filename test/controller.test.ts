@@ -120,3 +120,12 @@ test('nothing is kept of a pod that goes while its mark is on the way', async ()
   // Otherwise it would have what it wrote last to take back.
   assert.is(await marker.unmark(REF), 'unchanged');
 });
+
+test('a pod that had failed and is let out does not say any more that it failed', async () => {
+  const api = new Api({ [INITIALIZE]: 'false', [STATUS]: 'failed: x' });
+  await runUntil(api, (controller) => controller.states().skipped === 1);
+  assert.equal(
+    api.patches.map(({ metadata }) => metadata.annotations[STATUS]),
+    [null],
+  );
+});
