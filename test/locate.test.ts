@@ -1,4 +1,5 @@
 /** From a pod to its netns, on what runtimes answer and leave behind; the runtimes themselves are in test/cluster. */
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -568,6 +569,28 @@ events('a stream that is left early is cancelled, and troubles nobody', async ()
   assert.is((await cri.version()).runtimeName, 'cri-o');
   cri.close();
   stop();
+});
+
+events('each folder of bundles is watched once, however often containerd tells of another', async () => {
+  const hostRoot = fresh();
+  for (const folder of ['a', 'b']) mkdirSync(join(hostRoot, folder), { recursive: true });
+  const end = new AbortController();
+  const told = Promise.withResolvers<void>();
+  const cri = {
+    version: async () => ({ runtimeName: 'containerd', runtimeVersion: '2.1.0' }),
+    sandboxes: async () => [],
+    async *taskCreates() {
+      for (let at = 0; at < 10; at++) yield { containerId: `${at}`, bundle: `/${at % 2 === 0 ? 'a' : 'b'}/${at}` };
+      told.resolve();
+      await once(end.signal, 'abort');
+    },
+  };
+  const watches = () => process.getActiveResourcesInfo().filter((name) => name === 'FSEventWrap').length;
+  const before = watches();
+  new RuntimeEvents({ cri: cri as unknown as Cri, hostRoot, signal: end.signal });
+  await told.promise;
+  assert.is(watches() - before, 2);
+  end.abort();
 });
 
 events('what a runtime does not implement is not asked for again', async () => {
