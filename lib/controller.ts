@@ -10,7 +10,6 @@ import { type Initializer, type Installed, isFinal, markedPod, type Outcome, typ
 import { type Logger, podLine } from './log.ts';
 import type { Metrics, PodState } from './metrics.ts';
 import type { NativeError } from './native.ts';
-import { runtimeUid } from './netns/locate.ts';
 import { type NamespaceRecord, type PodRecord, trimNamespace, trimPod } from './pods.ts';
 import { type Attempt, type QueueStats, WorkQueue } from './queue.ts';
 import type { SandboxHint } from './sources/hint-queue.ts';
@@ -60,8 +59,6 @@ const SWEEP_LANES = 2;
 export class Controller {
   readonly #options: ControllerOptions;
   readonly #entries = new Map<string, Entry>();
-  /** Uids by the runtime's: static pods have two. */
-  readonly #byRuntimeUid = new Map<string, string>();
   /** Told before the API told of the pod. */
   readonly #early = new Map<string, SandboxHint>();
   readonly #queue: WorkQueue<string>;
@@ -144,11 +141,9 @@ export class Controller {
 
   #onPod({ type, object: pod }: InformerEvent<PodRecord>): void {
     const { uid } = pod.metadata;
-    const runtime = runtimeUid(pod.metadata);
     if (type === 'deleted') {
       clearTimeout(this.#entries.get(uid)?.poll?.timer);
       this.#entries.delete(uid);
-      this.#byRuntimeUid.delete(runtime);
       this.#queue.forget(uid);
       this.#options.marker.forget(uid);
       this.#options.recorder.forget(uid);
@@ -161,10 +156,9 @@ export class Controller {
       if (asksForWork(before, pod, known.view.state)) this.#queue.add(uid, uid);
       return;
     }
-    const hint = this.#early.get(runtime);
-    this.#early.delete(runtime);
+    const hint = this.#early.get(uid);
+    this.#early.delete(uid);
     this.#entries.set(uid, { pod, view: { state: 'pending' }, ...(hint && { hint }) });
-    this.#byRuntimeUid.set(runtime, uid);
     this.#queue.add(uid, uid);
   }
 
@@ -177,9 +171,10 @@ export class Controller {
   async #follow(): Promise<void> {
     for await (const hint of this.#options.runtime ?? []) {
       if (hint.podUid === undefined) continue;
-      const uid = this.#byRuntimeUid.get(hint.podUid);
-      const entry = uid === undefined ? undefined : this.#entries.get(uid);
-      if (uid === undefined || entry === undefined) keepNewest(this.#early, hint.podUid, hint, EARLY);
+      // A static pod has another uid there, by what its mirror says, and anybody can write that: it is polled for.
+      const uid = hint.podUid;
+      const entry = this.#entries.get(uid);
+      if (entry === undefined) keepNewest(this.#early, uid, hint, EARLY);
       else {
         const { namespace, name } = entry.pod.metadata;
         const { sandboxId: sandbox, netnsPath: netns } = hint;
@@ -199,10 +194,24 @@ export class Controller {
     clearTimeout(entry.poll?.timer);
     const namespace = this.#namespaces.get(pod.metadata.namespace);
     const task: Task = { pod, namespace, hint, installed, touched };
-    const outcome = await this.#options.initializer.initialize(task).finally(() => {
-      entry.touched = task.touched === true;
-    });
-    if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
+    const { initializer, marker } = this.#options;
+    try {
+      const outcome = await initializer
+        .initialize(task)
+        .finally(() => {
+          entry.touched = task.touched === true;
+        })
+        // What may heal is not written there: the pod's gate would give up on it.
+        .catch(async (error: unknown) => {
+          // A mark that fails is what is tried again, and the rest with it.
+          if (isFinal(error)) await marker.mark(markedPod(pod), failed(error));
+          throw error;
+        });
+      if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
+    } finally {
+      // It went meanwhile, and what was written last was noted after that.
+      if (this.#entries.get(uid) !== entry) marker.forget(uid);
+    }
   }
 
   #note(entry: Entry, outcome: Outcome): void {
@@ -263,7 +272,7 @@ export class Controller {
   #onError(error: unknown, { key: uid }: Attempt): void {
     const entry = this.#entries.get(uid);
     if (entry === undefined) return;
-    const { log, recorder, marker, metrics } = this.#options;
+    const { log, recorder, metrics } = this.#options;
     const code = String((error as Partial<NativeError>).code ?? (error as Partial<ApiError>).status ?? 'unknown');
     metrics.failed(code);
     entry.view = {
@@ -274,12 +283,6 @@ export class Controller {
     podLine(log, { pod: entry.pod.metadata, outcome: 'failed', error });
     const mark = failed(error);
     recorder.record(entry.pod.metadata, { type: 'Warning', reason: mark.reason, note: mark.message });
-    // What may heal is not written there: the pod's gate would give up on it.
-    if (isFinal(error)) {
-      marker
-        .mark(markedPod(entry.pod), mark)
-        .catch((err: unknown) => log.warn({ err }, 'a failed pod could not be marked'));
-    }
   }
 
   async #sweepEach(signal: AbortSignal): Promise<void> {

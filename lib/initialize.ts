@@ -255,12 +255,13 @@ export function markedPod({ metadata, spec, status: { conditions } }: PodRecord)
   return { uid, namespace, name, resourceVersion, annotations, conditions, readinessGates };
 }
 
-/** Errors that another attempt ends the same way, until the pod or its node changes. */
+/**
+ * Errors that another attempt ends the same way, until the pod or its node changes. What the API server forbids (ERR_RBAC)
+ * is none: nothing tells when a role is put right.
+ */
 export function isFinal(error: unknown): boolean {
   const { code } = error as Partial<NativeError>;
-  return (
-    code !== undefined && ['ERR_CONFIG', 'ERR_USERNS', 'ERR_HOST_NETNS', 'ERR_INVALID_RULE', 'ERR_RBAC'].includes(code)
-  );
+  return code !== undefined && ['ERR_CONFIG', 'ERR_USERNS', 'ERR_HOST_NETNS', 'ERR_INVALID_RULE'].includes(code);
 }
 
 function stopwatch(stages: Stages) {

@@ -17,6 +17,9 @@ export const INJECTED = 'sidecar.istio.io/status';
 /** OpenShift's, as labels and as annotations. */
 export const DEPLOYER = 'openshift.io/deployer-pod-for.name';
 export const BUILD = 'openshift.io/build.name';
+/** The kubelet's, on the mirror of a static pod: that it is one, and the pod's uid in the runtime. */
+export const MIRROR = 'kubernetes.io/config.mirror';
+export const CONFIG_HASH = 'kubernetes.io/config.hash';
 /** Of istio-proxy. */
 export const DISABLE_ENVOY = 'DISABLE_ENVOY';
 
@@ -64,6 +67,8 @@ const ANNOTATIONS = new Set([
   INJECT,
   DEPLOYER,
   BUILD,
+  MIRROR,
+  CONFIG_HASH,
   ...optionList.flatMap(([, { annotations = [] }]) => annotations),
 ]);
 const LABELS = new Set([INJECT, DEPLOYER, BUILD]);

@@ -46,6 +46,14 @@ export async function runNode(config: RunConfig): Promise<number> {
   const criSocket = config.criSocket ?? criSockets(hostRoot)[0] ?? '/run/containerd/containerd.sock';
   const cri = new Cri(onNode(hostRoot, criSocket));
   const runtime = eventsOf(config, { cri, criSocket, hostRoot, signal });
+  // Also where the start fails below: any of these would keep the process.
+  using _closed = {
+    [Symbol.dispose]: () => {
+      stop.abort();
+      cri.close();
+      kube.close();
+    },
+  };
   const marker = new StatusMarker(kube);
   const recorder = new EventRecorder({
     requests: kube,
@@ -102,8 +110,6 @@ export async function runNode(config: RunConfig): Promise<number> {
     await controller.run(signal, drainAfter(signal));
   } finally {
     await http?.close();
-    cri.close();
-    kube.close();
   }
   log.info({ signal: String(signal.reason) }, 'ended');
   return 0;

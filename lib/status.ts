@@ -15,6 +15,9 @@ export const READY = `${DOMAIN}/ready`;
 /** The value of `STATUS` on a pod whose rules stand, as the original controller had it. */
 export const INITIALIZED = 'initialized';
 
+/** How the value of `STATUS` begins on a pod that cannot have them as it is. */
+const FAILED = 'failed: ';
+
 /** The longest note of an Event that the API server takes, bytes; the longest message of ours anywhere. */
 const TEXT_LIMIT = 1024;
 
@@ -96,7 +99,7 @@ export class StatusMarker {
     }
     const { reason, message } = mark;
     return this.#write(pod, {
-      annotations: { [STATUS]: cut(`failed: ${message}`), [NETNS]: null, [RULES]: null },
+      annotations: { [STATUS]: cut(FAILED + message), [NETNS]: null, [RULES]: null },
       condition: { type: READY, status: 'False', reason, message: cut(message) },
     });
   }

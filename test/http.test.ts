@@ -1,9 +1,13 @@
 /** A real server on a port of its own, asked by Node's client, and by sockets that misbehave. */
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { type IncomingHttpHeaders, request } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { type HttpOptions, type HttpServer, startHttp } from '../lib/http.ts';
 import type { PodView } from '../lib/http-page.ts';
@@ -165,6 +169,30 @@ test('a port that is taken, and an address that is not ours, are said so', async
   });
   await rejects(serve({ listen: { host: '192.0.2.1', port: 0 } }), { code: 'EADDRNOTAVAIL' });
 });
+
+test(
+  'a controller that cannot have its port says so and ends',
+  async () => {
+    const first = await serve();
+    const folder = mkdtempSync(join(tmpdir(), 'ipnc-'));
+    const kubeconfig = join(folder, 'config');
+    const named = (kind: string, value: object) => ({ [`${kind}s`]: [{ name: 'x', [kind]: value }] });
+    const server = { server: 'http://127.0.0.1:1' };
+    const parts = [named('cluster', server), named('user', {}), named('context', { cluster: 'x', user: 'x' })];
+    writeFileSync(kubeconfig, JSON.stringify(Object.assign({ 'current-context': 'x' }, ...parts)));
+    const flags = ['--node-name', 'x', '--kubeconfig', kubeconfig, '--metrics-address', first.address];
+    const child = spawn(process.execPath, [join(import.meta.dirname, '../lib/main.ts'), 'run', ...flags]);
+    try {
+      const said = text(child.stderr);
+      deepEqual(await once(child, 'exit'), [1, null]);
+      match(await said, /is taken by another process/);
+    } finally {
+      child.kill('SIGKILL');
+      rmSync(folder, { recursive: true });
+    }
+  },
+  { needs: ['addon', 'netns'], timeoutMs: 20_000 },
+);
 
 test('stopping ends at once what is idle, half asked and half answered', async () => {
   const asked = Promise.withResolvers<void>();

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { KubeConfig } from '@kubernetes/client-node';
-import { Kube } from '../lib/sources/kube.ts';
+import { ApiError, Kube } from '../lib/sources/kube.ts';
 import { suite } from './suite.ts';
 
 const test = suite('kube');
@@ -38,4 +38,10 @@ test('what is under way when it is closed rejects, and is not sent again', async
     server.closeAllConnections();
     server.close();
   }
+});
+
+test('a Retry-After of days is a minute', () => {
+  const from = (retryAfter: string) => ApiError.from(undefined, { status: 429, message: '', retryAfter }).retryAfterMs;
+  equal(from('3'), 3000);
+  equal(from('99999999'), 60_000);
 });

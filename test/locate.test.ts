@@ -1,4 +1,5 @@
 /** From a pod to its netns, on what runtimes answer and leave behind; the runtimes themselves are in test/cluster. */
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -15,6 +16,7 @@ import { bundleFolders } from '../lib/netns/containerd-state.ts';
 import { Locator, type LocatorOptions, type PodRef, runtimeUid } from '../lib/netns/locate.ts';
 import { onNode } from '../lib/netns/node-paths.ts';
 import { containerIdOf, isOfPod } from '../lib/netns/proc.ts';
+import { trimPod } from '../lib/pods.ts';
 import { HintQueue } from '../lib/sources/hint-queue.ts';
 import { RuntimeEvents } from '../lib/sources/runtime.ts';
 import { chooseKind } from '../lib/sources/runtime-kind.ts';
@@ -155,7 +157,11 @@ answers("a static pod's uid is its hash", () => {
   const annotations = { 'kubernetes.io/config.hash': HASH };
   assert.is(runtimeUid({ uid: UID }), UID);
   assert.is(runtimeUid({ uid: UID, annotations }), UID, 'anybody can write this annotation');
-  assert.is(runtimeUid({ uid: UID, annotations: { ...annotations, 'kubernetes.io/config.mirror': HASH } }), HASH);
+  const mirror = { 'kubernetes.io/config.mirror': HASH, ...annotations };
+  assert.is(runtimeUid({ uid: UID, annotations: mirror }), HASH);
+  assert.is(runtimeUid(trimPod({ metadata: { name: 'n', uid: UID, annotations: mirror } }).metadata), HASH, 'as kept');
+  const stolen = { ...mirror, 'kubernetes.io/config.hash': '11111111-4f6b-4c5e-9d2a-6b1f0a7c88b1' };
+  assert.is(runtimeUid({ uid: UID, annotations: stolen }), UID, "anybody can write another pod's");
 });
 
 const locate = suite('locate');
@@ -563,6 +569,28 @@ events('a stream that is left early is cancelled, and troubles nobody', async ()
   assert.is((await cri.version()).runtimeName, 'cri-o');
   cri.close();
   stop();
+});
+
+events('each folder of bundles is watched once, however often containerd tells of another', async () => {
+  const hostRoot = fresh();
+  for (const folder of ['a', 'b']) mkdirSync(join(hostRoot, folder), { recursive: true });
+  const end = new AbortController();
+  const told = Promise.withResolvers<void>();
+  const cri = {
+    version: async () => ({ runtimeName: 'containerd', runtimeVersion: '2.1.0' }),
+    sandboxes: async () => [],
+    async *taskCreates() {
+      for (let at = 0; at < 10; at++) yield { containerId: `${at}`, bundle: `/${at % 2 === 0 ? 'a' : 'b'}/${at}` };
+      told.resolve();
+      await once(end.signal, 'abort');
+    },
+  };
+  const watches = () => process.getActiveResourcesInfo().filter((name) => name === 'FSEventWrap').length;
+  const before = watches();
+  new RuntimeEvents({ cri: cri as unknown as Cri, hostRoot, signal: end.signal });
+  await told.promise;
+  assert.is(watches() - before, 2);
+  end.abort();
 });
 
 events('what a runtime does not implement is not asked for again', async () => {

@@ -5,6 +5,7 @@
 import { stat } from 'node:fs/promises';
 import type { Cri } from '../cri/client.ts';
 import { type Identity, native } from '../native.ts';
+import { CONFIG_HASH, MIRROR } from '../pods.ts';
 import { bundleFolders, ContainerdState } from './containerd-state.ts';
 import { type Entrance, enter } from './entrance.ts';
 import { onNode } from './node-paths.ts';
@@ -68,8 +69,9 @@ export interface LocatorOptions {
  * https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/config/common.go (applyDefaults)
  */
 export function runtimeUid({ uid, annotations }: { uid: string; annotations?: Record<string, string> }): string {
-  const isMirror = annotations?.['kubernetes.io/config.mirror'] !== undefined;
-  return (isMirror ? annotations['kubernetes.io/config.hash'] : undefined) ?? uid;
+  const hash = annotations?.[MIRROR] === undefined ? undefined : annotations[CONFIG_HASH];
+  // Whoever may make pods can write both: what has another pod's uid there would be taken for that pod.
+  return hash !== undefined && /^[0-9a-f]{32}$/.test(hash) ? hash : uid;
 }
 
 export class Locator {

@@ -17,6 +17,9 @@ const TCP_PROBE_MS = 15_000;
 /** For how long what KubeConfig said is used again: it reads the CA's file anew at each call. */
 const CREDENTIALS_MS = 10_000;
 
+/** The longest Retry-After that is honoured: a proxy may say anything, and timers take no more than 24 days. */
+const RETRY_AFTER_MS = 60_000;
+
 /** A burst of patches should not become a burst of TLS handshakes. */
 const MAX_CONNECTIONS = 32;
 const LINE_FEED = 0x0a;
@@ -54,7 +57,7 @@ export class ApiError extends Error {
   readonly status: number;
   /** Kubernetes' own word, `Expired` or `NotFound`; empty where the answer was no Status object, as from a proxy. */
   readonly reason: string;
-  /** From `Retry-After` in seconds, or from the Status object. */
+  /** From `Retry-After` in seconds, or from the Status object; a minute at most. */
   readonly retryAfterMs: number | undefined;
 
   constructor(status: number, reason: string, message: string, retryAfterMs?: number) {
@@ -77,7 +80,7 @@ export class ApiError extends Error {
       status.code ?? fallback.status,
       status.reason ?? '',
       status.message ?? fallback.message,
-      seconds > 0 ? seconds * 1000 : undefined,
+      seconds > 0 ? Math.min(seconds * 1000, RETRY_AFTER_MS) : undefined,
     );
   }
 }

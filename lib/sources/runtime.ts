@@ -169,13 +169,17 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
   async #followContainerd(arrivals: Arrivals, signal: AbortSignal): Promise<void> {
     const { cri, criSocket, hostRoot } = this.#options;
     this.#foreseen.clear();
-    let watched = bundleFolders(criSocket).find((folder) => existsSync(onNode(hostRoot, folder)));
-    if (watched !== undefined) void this.#foresee(watched, arrivals, signal);
+    const watched = new Set<string>();
+    const foresee = (folder: string) => {
+      if (watched.has(folder)) return;
+      watched.add(folder);
+      void this.#foresee(folder, arrivals, signal);
+    };
+    const known = bundleFolders(criSocket).find((folder) => existsSync(onNode(hostRoot, folder)));
+    if (known !== undefined) foresee(known);
     for await (const created of cri.taskCreates(signal)) {
       // From the first event on it is known where they are.
-      const folder = dirname(created.bundle);
-      if (folder !== watched) void this.#foresee(folder, arrivals, signal);
-      watched = folder;
+      foresee(dirname(created.bundle));
       if (!this.#foreseen.delete(created.containerId)) await this.#tellOfTask(created, arrivals);
     }
   }

@@ -11,6 +11,10 @@ namespace {
 // Thrown where something changed while it was being read.
 struct Changed {};
 
+// Of what a table is told in, bytes: several times our largest. A pod that may change its own tables can make them as
+// large as its memory allows, which may be more than ours.
+constexpr size_t kMost = size_t{4} << 20;
+
 void Append(Bytes& bytes, View data) {
   bytes.insert(bytes.end(), data.begin(), data.end());
   bytes.resize(NLMSG_ALIGN(bytes.size()));
@@ -28,6 +32,11 @@ uint32_t Dump(Channel& channel, uint16_t type, TableName table, const std::strin
       [&](const Message& message) {
         // Older kernels tell of every table.
         if (message.family != NFPROTO_INET || TableOf(message) != KernelName(table)) return;
+        if (bytes.size() > kMost)
+          throw Error{.number = EFBIG,
+                      .syscall = "nf_tables dump",
+                      .detail = "somebody has made more of it than is ever ours",
+                      .table = std::string("inet ") + KernelName(table)};
         Append(bytes, message.whole);
         ++count;
       });

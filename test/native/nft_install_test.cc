@@ -283,6 +283,25 @@ TEST("nftables: what changes between the making and the check is told") {
   });
 }
 
+TEST("nftables: a table that a pod has made huge is not read to its end") {
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (uint64_t i = 0; i < 4000; ++i) ranges.push_back({0x0a000000 + i * 16, 0x0a000000 + i * 16 + 1});
+  const std::vector<Rule> rules(30, Do({Ipv4(), Where(Field::kDestination4, ranges)}, Verdict::kReturn));
+  InNetns([&](int socket) {
+    const Tables huge({{TableName::kNat, {{"output", check::kNatOutput, rules}}}});
+    Undo undo;
+    std::vector<TableResult> results;
+    huge.Apply(socket, true, results, undo);
+    int number = 0;
+    try {
+      Tables({}).Drift(socket);
+    } catch (const Error& error) {
+      number = error.number;
+    }
+    CHECK(number == EFBIG);
+  });
+}
+
 TEST("nftables: a refusal names what was refused") {
   // The kernel has redirect in chains of type nat alone.
   const Tables tables({{TableName::kMangle, {{"prerouting", check::kManglePrerouting, {Do({Tcp()}, Redirect{1})}}}}});

@@ -34,9 +34,11 @@ export function intersection(a: Values, b: Values): Values {
 
 export function difference(a: Values, b: Values): Values {
   const left: Interval[] = [];
+  const common = intersection(a, b);
+  let next = 0;
   for (const { first, last } of a) {
     let from = first;
-    for (const gone of intersection([{ first, last }], b)) {
+    for (let gone = common[next]; gone !== undefined && gone.last <= last; gone = common[++next]) {
       if (gone.first > from) left.push({ first: from, last: gone.first - 1n });
       from = gone.last + 1n;
     }

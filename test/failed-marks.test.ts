@@ -1,0 +1,134 @@
+/** The mark of a pod that cannot be honoured, and what becomes of it. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import * as assert from 'uvu/assert';
+import { readConfig } from '../lib/config.ts';
+import { Controller } from '../lib/controller.ts';
+import { EventRecorder } from '../lib/events.ts';
+import { Initializer } from '../lib/initialize.ts';
+import { createLogger } from '../lib/log.ts';
+import { createMetrics } from '../lib/metrics.ts';
+import type { Probe } from '../lib/native.ts';
+import type { Locator } from '../lib/netns/locate.ts';
+import { INITIALIZE } from '../lib/pods.ts';
+import { ApiError, type Kube } from '../lib/sources/kube.ts';
+import { STATUS, StatusMarker } from '../lib/status.ts';
+import { suite } from './suite.ts';
+import { line } from './support/watch-server.ts';
+
+const PORTS = 'traffic.sidecar.istio.io/includeInboundPorts';
+const REF = { namespace: 'shop', name: 'web', uid: '1' };
+
+const test = suite('failed marks');
+
+/** No pod here has a sandbox. */
+const nowhere = { locatePod: async () => ({ reason: 'no-sandbox', detail: 'none' }) } as unknown as Locator;
+
+interface Patch {
+  metadata: { annotations: Record<string, string | null> };
+}
+
+/** A stand-in for the API: one pod, and patches that are answered as a test says. */
+class Api {
+  readonly patches: Patch[] = [];
+  /** Before each patch is answered. */
+  answers: (() => unknown)[] = [];
+  readonly #pod: unknown;
+  readonly #lines: string[] = [];
+
+  constructor(annotations: Record<string, string>) {
+    const spec = { nodeName: 'node', containers: [{ name: 'app' }] };
+    this.#pod = { metadata: { ...REF, resourceVersion: '1', annotations }, spec, status: { phase: 'Pending' } };
+  }
+
+  delete(): void {
+    this.#lines.push(line('DELETED', this.#pod));
+  }
+
+  async get(path: string): Promise<unknown> {
+    const namespace = { metadata: { name: REF.namespace, resourceVersion: '1' } };
+    return { metadata: { resourceVersion: '1' }, items: [path === '/api/v1/pods' ? this.#pod : namespace] };
+  }
+
+  async lines(path: string, _: unknown, { signal }: { signal: AbortSignal }): Promise<AsyncGenerator<Buffer>> {
+    const lines = this.#lines;
+    return (async function* () {
+      for (; !signal.aborted; await sleep(2)) {
+        const next = path === '/api/v1/pods' ? lines.shift() : undefined;
+        if (next !== undefined) yield Buffer.from(next);
+      }
+    })();
+  }
+
+  async patch(_: string, __: string, patch: Patch): Promise<unknown> {
+    this.patches.push(patch);
+    return this.answers.shift()?.();
+  }
+
+  async post(): Promise<void> {}
+}
+
+/** Until `right`. */
+async function runUntil(api: Api, right: (controller: Controller) => boolean): Promise<StatusMarker> {
+  const kube = api as unknown as Kube;
+  const marker = new StatusMarker(api);
+  const recorder = new EventRecorder({ requests: api, node: 'node', onError: () => {} });
+  const config = readConfig({ flags: new Map(), environment: { NODE_NAME: 'node' } });
+  const initializer = new Initializer({ config, locator: nowhere, marker, probe: {} as Probe, bootId: 'boot' });
+  const metrics = createMetrics('test', {
+    queue: () => controller.queue(),
+    pods: () => controller.states(),
+    watches: () => [],
+    events: () => ({}),
+    eventSource: () => 'none',
+  });
+  const log = createLogger({ level: 'silent' });
+  const options = { kube, nodeName: 'node', resyncMs: 3_600_000, concurrency: 1, log };
+  const controller = new Controller({ ...options, initializer, marker, recorder, metrics });
+  const stop = new AbortController();
+  const ended = controller.run(stop.signal, AbortSignal.timeout(5000));
+  try {
+    for (let limit = performance.now() + 5000; !right(controller); await sleep(2)) {
+      if (performance.now() > limit) throw new Error(`still ${JSON.stringify([controller.states(), api.patches])}`);
+    }
+  } finally {
+    stop.abort();
+    await ended;
+  }
+  return marker;
+}
+
+for (const status of [403, 500]) {
+  test(`a pod that was to be marked as failed is marked, though the API server answered ${status} at first`, async () => {
+    const api = new Api({ [INITIALIZE]: 'true', [PORTS]: '80,http' });
+    api.answers = [
+      () => {
+        throw new ApiError(status, '', 'not now');
+      },
+    ];
+    await runUntil(api, (controller) => api.patches.length === 2 && controller.queue().running === 0);
+    assert.match(api.patches[1]?.metadata.annotations[STATUS] ?? '', /^failed: .*includeInboundPorts/);
+  });
+}
+
+test('nothing is kept of a pod that goes while its mark is on the way', async () => {
+  const api = new Api({ [INITIALIZE]: 'true', [PORTS]: '80,http' });
+  const way = Promise.withResolvers<void>();
+  api.answers = [() => way.promise];
+  const marker = await runUntil(api, (controller) => {
+    if (api.patches.length === 0) return false;
+    if (controller.views().length > 0) api.delete();
+    else way.resolve();
+    return controller.views().length === 0 && controller.queue().running === 0;
+  });
+  // Otherwise it would have what it wrote last to take back.
+  assert.is(await marker.unmark(REF), 'unchanged');
+});
+
+test('a pod that had failed and is let out does not say any more that it failed', async () => {
+  const api = new Api({ [INITIALIZE]: 'false', [STATUS]: 'failed: x' });
+  await runUntil(api, (controller) => controller.states().skipped === 1);
+  assert.equal(
+    api.patches.map(({ metadata }) => metadata.annotations[STATUS]),
+    [null],
+  );
+});
