@@ -166,6 +166,7 @@ export function controllerPod(node: ClusterNode, name: string, capabilities = CA
           ],
           readinessProbe: { httpGet: { path: '/readyz', port: 9464 }, periodSeconds: 1 },
           securityContext: {
+            runAsUser: 0,
             readOnlyRootFilesystem: true,
             allowPrivilegeEscalation: false,
             capabilities: { drop: ['ALL'], add: capabilities },

@@ -5,8 +5,8 @@ import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
+import { imageLayers, MAIN, USER } from '../../../image/files.ts';
 import type { Image } from './archive.ts';
-import { controllerLayers, MAIN } from './controller.ts';
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, '../../..');
@@ -36,8 +36,9 @@ export const images = {
   /** The product: Node, the bundled command line, the addon with its libraries, the gate. */
   'istio-pod-network-controller': async (): Promise<Image> => ({
     name: imageName('istio-pod-network-controller'),
-    layers: await controllerLayers(root, release),
+    layers: await imageLayers(root, release),
     entrypoint: [MAIN],
+    user: USER,
   }),
 } as const;
 
