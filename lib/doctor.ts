@@ -4,6 +4,7 @@ import { release } from 'node:os';
 import { chooseBackend, ORDINARY } from './backend.ts';
 import { CRI_SOCKETS, criSockets } from './cri/sockets.ts';
 import { native, type Probe } from './native.ts';
+import { onNode } from './netns/node-paths.ts';
 import { redirect } from './redirect.ts';
 import type { Family, TableName } from './ruleset/model.ts';
 import { plan } from './ruleset/plan.ts';
@@ -32,9 +33,16 @@ const NEEDS: Record<TableName, string> = {
 /** What Istio injects unless told otherwise. */
 const { spec: DEFAULTS } = redirect({});
 
+/** Where the node's files are; see onNode(). */
+export interface NodeFiles {
+  hostRoot?: string;
+  /** On the node; without it the usual ones are looked for. */
+  criSocket?: string | undefined;
+}
+
 /** All checks, in the order in which a reader wants them. */
-export async function examine(): Promise<Check[]> {
-  return [kernel(), ...capabilities(), userNamespace(), ...(await addon()), netnsFolder(), criSocket()];
+export async function examine(files: NodeFiles = {}): Promise<Check[]> {
+  return [kernel(), ...capabilities(), userNamespace(), ...(await addon()), netnsFolder(files), criSocket(files)];
 }
 
 /** SO_NETNS_COOKIE came with Linux 5.14 (e8b9eab99232). */
@@ -154,8 +162,8 @@ interface Mount {
 }
 
 /** Whether a netns that the node's runtime makes later will be seen here. */
-function netnsFolder(): Check {
-  const name = '/run/netns';
+function netnsFolder({ hostRoot = '' }: NodeFiles): Check {
+  const name = onNode(hostRoot, '/run/netns');
   const mounts = read('/proc/self/mountinfo').split('\n').map(mount);
   const holder = mounts
     .filter(({ point }) => name === point || name.startsWith(point === '/' ? '/' : `${point}/`))
@@ -187,15 +195,16 @@ function mount(line: string): Mount {
   return { point: words[4] ?? '', type: right.split(' ')[0] ?? '', propagation: words.slice(6) };
 }
 
-function criSocket(): Check {
-  const found = criSockets();
+function criSocket({ hostRoot = '', criSocket: named }: NodeFiles): Check {
+  const isThere = (path: string) => existsSync(onNode(hostRoot, path));
+  const found = named === undefined ? criSockets(hostRoot) : [named].filter(isThere);
   const name = 'CRI socket';
   if (found.length > 0) return { name, status: 'ok', detail: found.join(', ') };
   return {
     name,
     status: 'warn',
     detail: 'none found; only a controller of pods needs one',
-    remedy: `looked for ${CRI_SOCKETS.join(', ')}; in a container, mount the one of this node`,
+    remedy: `looked for ${named ?? CRI_SOCKETS.join(', ')}; in a container, mount the one of this node`,
   };
 }
 
