@@ -15,7 +15,8 @@ export const MAIN = '/app/lib/main.js';
 /** Of what does not say otherwise, such as the gate: the controller has to be told to run as root. */
 export const USER = '1337:1337';
 const NODE = 'usr/local/bin/node';
-const GATE = 'usr/local/bin/gate';
+/** What a pod waits with. */
+export const GATE = '/usr/local/bin/pod-network-gate';
 const LICENSES = 'usr/share/licenses';
 
 /**
@@ -40,7 +41,7 @@ export async function imageLayers(root: string, release: string): Promise<[runti
     ...ofAddon.map(inPlace),
     { path: 'usr/local/bin/ipnc', link: MAIN },
     { path: 'usr/local/bin/istio-pod-network-controller', link: MAIN },
-    ...(existsSync(gate) ? [program(GATE, gate)] : []),
+    ...(existsSync(gate) ? [program(GATE.slice(1), gate)] : []),
     ...licenses(root, packages),
     ...(await copyrights([...ofNode, ...ofAddon])),
   ];

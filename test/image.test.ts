@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { type ImageFile, imageLayers, MAIN, USER } from '../image/files.ts';
+import { GATE, type ImageFile, imageLayers, MAIN, USER } from '../image/files.ts';
 import { layOut } from '../image/lay-out.ts';
 import type { Check } from '../lib/doctor.ts';
 import { suite } from './suite.ts';
@@ -50,7 +50,7 @@ test('there is no shell and no other program', () => {
   const programs = files.filter((file) => 'content' in file && ((file.mode ?? 0o644) & 0o111) !== 0);
   const names = programs.map(({ path }) => path).filter((path) => !/\.so(\.\d+)*$|^app\//.test(path));
   assert.equal(
-    names.filter((path) => path !== 'usr/local/bin/gate'),
+    names.filter((path) => path !== GATE.slice(1)),
     ['usr/local/bin/node'],
   );
   assert.throws(() => inside('sh', '-c', 'true'), /No such file/);

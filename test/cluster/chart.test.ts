@@ -5,9 +5,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import type { V1Pod } from '@kubernetes/client-node';
+import type { V1DaemonSet, V1Pod } from '@kubernetes/client-node';
 import { suite } from '../suite.ts';
-import { CHART, helm } from '../support/helm.ts';
+import { CHART, helm, only, render } from '../support/helm.ts';
 import { imageName } from './images/images.ts';
 import { INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { until } from './pods.ts';
@@ -244,6 +244,37 @@ test(
     // Nobody sets it up; nothing else is changed for it.
     const late = await mesh.run(meshPod('late'));
     deepEqual(await mesh.marks(late), {});
+  },
+  SLOW,
+);
+
+test(
+  'with docker: by /proc and CAP_SYS_PTRACE alone a pod is found, without hostPID and without any socket',
+  async () => {
+    const file = join(folder, 'docker.yaml');
+    const [repository, tag] = imageName(NAME).split(':');
+    const set = [
+      `image.repository=${repository}`,
+      `image.tag=${tag}`,
+      'image.pullPolicy=Never',
+      'containerRuntime=docker',
+    ];
+    const objects = await render([...set, 'enroll=both'], '--skip-tests');
+    // Here is no Docker: take away what containerd would be found by.
+    const { spec } = only(objects, 'DaemonSet') as unknown as V1DaemonSet;
+    const pod = spec?.template.spec;
+    const [container] = pod?.containers ?? [];
+    if (pod === undefined || container === undefined) throw new Error('no container');
+    pod.volumes = (pod.volumes ?? []).filter(({ name }) => name !== 'host-run');
+    container.volumeMounts = (container.volumeMounts ?? []).filter(({ name }) => name !== 'host-run');
+    equal(pod.hostPID, undefined);
+    writeFileSync(file, JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects }));
+    await kubectl('apply', '--filename', file);
+    await kubectl('rollout', 'status', '--namespace', SYSTEM, `daemonset/${NAME}`, '--timeout=60s');
+    const found = await mesh.runInitialized(meshPod('by-proc'));
+    await mesh.expectCaptured(found, peer);
+    await mesh.runInitialized(meshPod('by-proc-userns', { hostUsers: false }));
+    await kubectl('delete', '--wait', '--filename', file);
   },
   SLOW,
 );

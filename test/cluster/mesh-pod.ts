@@ -220,8 +220,13 @@ export class Mesh {
     const id = app?.containerID?.replace(/^.*:\/\//, '') ?? '';
     const ctr = (await programs(['ctr'])).path('ctr');
     const dial = ['/toolbox', 'dial', '--timeout', '3000', 'tcp', address, '8080', 'token'];
-    const exec = [ctr, '--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...dial];
-    const said = JSON.parse(await this.node.exec(exec)) as { reply?: string; error?: string };
+    let printed = '';
+    // Now and then ctr loses what was printed by a process that ended at once.
+    for (let attempt = 0; printed === '' && attempt < 5; attempt++) {
+      const exec = [ctr, '--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id];
+      printed = await this.node.exec([...exec, ...dial]);
+    }
+    const said = JSON.parse(printed) as { reply?: string; error?: string };
     return said.reply?.replace(/ token$/, '') ?? said.error ?? '';
   }
 }
