@@ -1,5 +1,6 @@
+{{/* Of every object and of the service account: there can be one in a cluster. */}}
 {{- define "istio-pod-network-controller.name" -}}
-{{- .Values.fullnameOverride | default .Chart.Name -}}
+{{- .Chart.Name -}}
 {{- end -}}
 
 {{/* As the original's users know it: "helm template ... | kubectl apply -f -" says nothing of a namespace. */}}
@@ -11,10 +12,6 @@ istio-system
 {{- else -}}
 {{- .Release.Namespace -}}
 {{- end -}}
-{{- end -}}
-
-{{- define "istio-pod-network-controller.serviceAccountName" -}}
-{{- .Values.serviceAccount.name | default (include "istio-pod-network-controller.name" .) -}}
 {{- end -}}
 
 {{- define "istio-pod-network-controller.image" -}}
