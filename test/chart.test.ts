@@ -404,6 +404,11 @@ test('alerts, dashboard and docs name metrics that there are', async () => {
       assert.ok(known.has(name) || known.has(`${name}_bucket`), `${file}: ${name}`);
     }
   }
+  const documented = chartFile('../../docs/operate.md');
+  for (const name of known) {
+    if (!name.startsWith('istio_pod_network_controller_')) continue;
+    assert.ok(documented.includes(`\`${name.replace(/_(bucket|sum|count)$/, '')}\``), `docs/operate.md: ${name}`);
+  }
 });
 
 test('each alert has its place in docs/operate.md, and its words left whole by helm', async () => {
