@@ -22,7 +22,8 @@ export function doctorCommand(context: Context): Command {
       word: string | true | undefined,
     ): T | undefined => {
       const text = String(word ?? io.environment[variable] ?? '');
-      return text === '' ? undefined : parse(text, { field: `--${flag}`, source: 'flag' });
+      const field = word === undefined ? `${variable} (environment)` : `--${flag}`;
+      return text === '' ? undefined : parse(text, { field, source: 'flag' });
     };
     const root = read(hostRoot, given.hostRoot) ?? '/';
     const checks = await examine({ hostRoot: root === '/' ? '' : root, criSocket: read(criSocket, given.criSocket) });

@@ -190,7 +190,7 @@ test(
     const rules = await Promise.all([web, userns].map((each) => mesh.rules(each)));
     const marks = await Promise.all([web, userns].map((each) => mesh.marks(each)));
     const [before] = await controllers();
-    const upgraded = install('upgrade', 'excludeInboundPorts=9999', 'containerRuntime=containerd');
+    const upgraded = install('upgrade', 'excludeInboundPorts=9999');
     // Created while the controller is replaced or just before or after; whichever, it is not lost.
     const meanwhile = mesh.runInitialized(meshPod('meanwhile'));
     await upgraded;
@@ -212,8 +212,6 @@ test(
     }
     const log = await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`);
     ok(!log.includes('"repaired"'), log);
-    const mounts = after?.spec?.volumes?.flatMap(({ hostPath }) => (hostPath ? [hostPath.path] : []));
-    deepEqual(mounts, ['/run/netns', '/run/containerd']);
   },
   SLOW,
 );
@@ -222,9 +220,23 @@ test(
   '"helm upgrade" to the same configuration replaces nothing',
   async () => {
     const [before] = await controllers();
-    await install('upgrade', 'excludeInboundPorts=9999', 'containerRuntime=containerd');
+    await install('upgrade', 'excludeInboundPorts=9999');
     const [after] = await controllers();
     equal(after?.metadata?.uid, before?.metadata?.uid);
+  },
+  SLOW,
+);
+
+test(
+  'with the runtime named it sees less of the node, and does the same',
+  async () => {
+    await install('upgrade', 'containerRuntime=containerd');
+    const [controller] = await controllers();
+    const paths = controller?.spec?.volumes?.flatMap(({ hostPath }) => (hostPath ? [hostPath.path] : []));
+    deepEqual(paths, ['/run/netns', '/run/containerd']);
+    const named = await mesh.runInitialized(meshPod('named'));
+    await mesh.expectCaptured(named, peer);
+    match(await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`), /"events":"containerd"/);
   },
   SLOW,
 );
