@@ -11,7 +11,8 @@ RUN apt-get update \
       ca-certificates g++ iproute2 iptables libip4tc-dev libip6tc-dev libiptc-dev libmnl-dev libnftnl-dev make nftables \
       nodejs npm pkg-config python3 util-linux \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --create-home build
+ && useradd --create-home build \
+ && install --directory --owner build /home/build/src
 USER build
 WORKDIR /home/build/src
 COPY --chown=build . .

@@ -80,6 +80,18 @@ test("the Dockerfile's user and entry point are those of the tests' image", () =
   assert.is(/^ENTRYPOINT (.*)$/m.exec(text)?.[1], JSON.stringify([MAIN]));
 });
 
+test('the Dockerfile installs what ./setup would find missing', () => {
+  const setup = readFileSync(join(root, 'setup'), 'utf8');
+  const [, needed = ''] = /^missing_packages\(\) \{\n([^}]*(?:\{[^}]*\}[^}]*)*)^\}/m.exec(setup) ?? [];
+  const names = [...needed.matchAll(/\|\| echo (\S+)/g)].map(([, name]) => name ?? '');
+  assert.ok(names.length > 10, `${names}`);
+  const words = readFileSync(join(root, 'Dockerfile'), 'utf8').split(/\s+/);
+  assert.equal(
+    names.filter((name) => !words.includes(name)),
+    [],
+  );
+});
+
 test('without a gate no image is laid out, and an occupied folder is left as it is', () => {
   const refused = (argument: string) => {
     try {
