@@ -74,6 +74,16 @@ test('each package in the bundle brings its licence, and so do Node and ours', (
   assert.ok(files.some(({ path }) => /licenses\/node\/node-linux-.*\/LICENSE$/.test(path)));
 });
 
+test(
+  "and so do Debian's libraries",
+  () => {
+    for (const name of ['libc6', 'libip4tc2', 'libmnl0']) {
+      assert.ok(existsSync(join(folder, `usr/share/doc/${name}/copyright`)), name);
+    }
+  },
+  { needs: ['dpkg-query'] },
+);
+
 test("the Dockerfile's user and entry point are those of the tests' image", () => {
   const [, text = ''] = readFileSync(join(root, 'Dockerfile'), 'utf8').split('\nFROM scratch\n');
   assert.is(/^USER (.*)$/m.exec(text)?.[1], USER);
