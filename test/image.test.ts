@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { GATE, type ImageFile, imageLayers, MAIN, USER } from '../image/files.ts';
+import { ENVIRONMENT, GATE, type ImageFile, imageLayers, MAIN, USER } from '../image/files.ts';
 import { layOut } from '../image/lay-out.ts';
 import type { Check } from '../lib/doctor.ts';
 import { suite } from './suite.ts';
@@ -49,9 +49,11 @@ test('the command line is there by all of its names', () => {
 test('there is no shell and no other program', () => {
   const programs = files.filter((file) => 'content' in file && ((file.mode ?? 0o644) & 0o111) !== 0);
   const names = programs.map(({ path }) => path).filter((path) => !/\.so(\.\d+)*$|^app\//.test(path));
+  assert.equal(names, ['usr/local/bin/node']);
+  const links = files.flatMap((file) => ('link' in file ? [`/${file.path}`] : []));
   assert.equal(
-    names.filter((path) => path !== GATE.slice(1)),
-    ['usr/local/bin/node'],
+    links.filter((path) => path !== GATE),
+    ['/usr/local/bin/ipnc', '/usr/local/bin/istio-pod-network-controller'],
   );
   assert.throws(() => inside('sh', '-c', 'true'), /No such file/);
 });
@@ -84,8 +86,9 @@ test(
   { needs: ['dpkg-query'] },
 );
 
-test("the Dockerfile's user and entry point are those of the tests' image", () => {
+test("the Dockerfile's environment, user and entry point are those of the tests' image", () => {
   const [, text = ''] = readFileSync(join(root, 'Dockerfile'), 'utf8').split('\nFROM scratch\n');
+  assert.is(/^ENV (.*)$/m.exec(text)?.[1], ENVIRONMENT.join(' '));
   assert.is(/^USER (.*)$/m.exec(text)?.[1], USER);
   assert.is(/^ENTRYPOINT (.*)$/m.exec(text)?.[1], JSON.stringify([MAIN]));
 });

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
-import { imageLayers, MAIN, USER } from '../../../image/files.ts';
+import { ENVIRONMENT, imageLayers, MAIN, USER } from '../../../image/files.ts';
 import type { Image } from './archive.ts';
 
 const run = promisify(execFile);
@@ -38,6 +38,7 @@ export const images = {
     name: imageName('istio-pod-network-controller'),
     layers: await imageLayers(root, release),
     entrypoint: [MAIN],
+    env: ENVIRONMENT,
     user: USER,
   }),
 } as const;
