@@ -19,7 +19,12 @@ export async function renderPolicy(template: string, values: string[], flags: st
 /** Renders it for what this API server serves, and creates or changes its objects. They count a moment later. */
 export async function applyPolicy(plane: ControlPlane, template: string, ...values: string[]): Promise<void> {
   const { kubeconfig } = plane;
-  const text = await renderPolicy(template, values, ['--dry-run=server', '--kubeconfig', kubeconfig]);
+  const text = await renderPolicy(template, values, [
+    '--dry-run=server',
+    '--take-ownership',
+    '--kubeconfig',
+    kubeconfig,
+  ]);
   const kubectl = (await programs(['kubectl'])).path('kubectl');
   await output([kubectl, '--kubeconfig', kubeconfig, 'apply', '--server-side', '--filename', '-'], { input: text });
 }

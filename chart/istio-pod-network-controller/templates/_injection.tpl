@@ -13,3 +13,31 @@ admissionregistration.k8s.io/v1beta1
 admissionregistration.k8s.io/v1
 {{- end }}
 {{- end }}
+
+{{/*
+policy, istio or none. auto is policy where the API server has it.
+*/}}
+{{- define "istio-pod-network-controller.injectionMode" -}}
+{{- $version := include "istio-pod-network-controller.admissionVersion" (dict "root" $ "kind" "MutatingAdmissionPolicy" "since" "1.36") }}
+{{- if and (eq .Values.injection.mode "policy") (not $version) -}}
+{{- fail "injection.mode: policy: this API server has no MutatingAdmissionPolicy (Kubernetes 1.36, or 1.34 where it is switched on); istio or none would be right" }}
+{{- else if ne .Values.injection.mode "auto" -}}
+{{ .Values.injection.mode }}
+{{- else -}}
+{{ ternary "policy" "none" (ne $version "") }}
+{{- end }}
+{{- end }}
+
+{{/*
+The gate is in the controller's own image.
+*/}}
+{{- define "istio-pod-network-controller.gateImage" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/*
+Where the image has the gate: GATE of test/cluster/images/controller.ts.
+*/}}
+{{- define "istio-pod-network-controller.gateCommand" -}}
+/usr/local/bin/pod-network-gate
+{{- end }}

@@ -10,6 +10,8 @@ const run = promisify(execFile);
 
 /** Also in PATH as `ipnc` and as `istio-pod-network-controller`. */
 export const MAIN = '/app/lib/main.js';
+/** What the chart lets pods wait with. */
+export const GATE = '/usr/local/bin/pod-network-gate';
 const NODE = 'usr/local/bin/node';
 
 /** Node changes seldom and ours often: a layer each. */
@@ -27,7 +29,7 @@ export async function controllerLayers(root: string, release: string): Promise<E
     ...(await libraries(addon)).filter(({ path }) => !known.has(path)),
     { path: 'usr/local/bin/ipnc', link: MAIN },
     { path: 'usr/local/bin/istio-pod-network-controller', link: MAIN },
-    ...(existsSync(gate) ? [program('usr/local/bin/gate', gate)] : []),
+    ...(existsSync(gate) ? [program(GATE.slice(1), gate)] : []),
   ];
   return [runtime, own];
 }
