@@ -10,9 +10,11 @@ import { suite } from '../suite.ts';
 import { fixture } from '../support/pods.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { GATE } from './images/controller.ts';
-import { INJECTION, INJECTION_TWICE, istioContainers, startIstiod, volumesOf } from './istiod-webhook.ts';
+import { injection, istioContainers, startIstiod, volumesOf } from './istiod-webhook.ts';
 import { until } from './pods.ts';
 import { applyPolicy, RELEASE_NAMESPACE, renderPolicy } from './policies.ts';
+import { programs } from './programs.ts';
+import { output } from './sandbox/sandbox.ts';
 
 const test = suite('cluster, injection policy');
 test.needs('cluster');
@@ -22,12 +24,14 @@ const INITIALIZE = 'istio-pod-network-controller/initialize';
 const RESTRICTED = { 'pod-security.kubernetes.io/enforce': 'restricted' };
 /** Namespaces that are told apart by what stands on them; each has a twin that the policy passes over. */
 const NAMESPACES: Record<string, { labels?: Record<string, string>; annotations?: Record<string, string> }> = {
-  shop: { labels: { ...INJECTION, ...RESTRICTED } },
-  free: { labels: INJECTION },
-  twice: { labels: { ...INJECTION_TWICE, ...RESTRICTED } },
+  shop: { labels: { ...injection('enabled'), ...RESTRICTED } },
+  free: { labels: injection('enabled') },
+  twice: { labels: { ...injection('twice'), ...RESTRICTED } },
+  cni: { labels: injection('cni') },
+  none: { labels: injection('none') },
   bare: {},
   wanted: { annotations: { [INITIALIZE]: 'true' } },
-  unwanted: { labels: INJECTION, annotations: { [INITIALIZE]: 'false' } },
+  unwanted: { labels: injection('enabled'), annotations: { [INITIALIZE]: 'false' } },
 };
 const twin = (namespace: string) => `${namespace}-passed-over`;
 
@@ -35,7 +39,10 @@ let controlPlane: ControlPlane;
 let admin: Kube;
 
 test.before(async () => {
-  controlPlane = await startControlPlane({ controllers: true });
+  controlPlane = await startControlPlane({
+    controllers: true,
+    apiServerFlags: { 'runtime-config': 'admissionregistration.k8s.io/v1beta1=true' },
+  });
   admin = new Kube(() => {
     const config = new KubeConfig();
     config.loadFromFile(controlPlane.kubeconfig);
@@ -330,12 +337,18 @@ test('enrolled by its own annotation, a pod without Istio has the gate before al
   const made = await gated('bare', body);
   deepEqual(names(made), ['pod-network-gate', 'migrate']);
   const { args, command } = gateOf(made);
-  deepEqual([command, args], [[GATE], ['istio-iptables', '-m', 'REDIRECT']]);
+  deepEqual([command, args], [[GATE], ['istio-iptables']]);
   deepEqual(gateOf(made).resources, {
     limits: { cpu: '1', memory: '1Gi' },
     requests: { cpu: '500m', memory: '1Gi' },
   });
   deepEqual(idsOf(made), [1337, 1337]);
+});
+
+test('and is told the mode that is known', async () => {
+  const mode = { 'sidecar.istio.io/interceptionMode': 'TPROXY' };
+  const made = await gated('bare', annotated({ [INITIALIZE]: 'true', ...mode }));
+  deepEqual(gateOf(made).args, ['istio-iptables', '-m', 'TPROXY']);
 });
 
 test('its quality of service stays what it was', async () => {
@@ -351,6 +364,18 @@ test('annotated and injected by the webhook afterwards, it has one gate, and tha
   const made = await gated('shop', annotated({ [INITIALIZE]: 'true' }));
   deepEqual(names(made), ['pod-network-gate', 'istio-proxy']);
   deepEqual(gateOf(made).args, istioContainers(true).init.args);
+});
+
+test('the gate is taken back where the webhook then says that Istio waits itself, or that nothing is captured', async () => {
+  const names = { cni: ['istio-validation', 'istio-proxy'], none: ['istio-proxy'] };
+  for (const [namespace, inits] of Object.entries(names)) {
+    const made = await create(namespace, annotated({ [INITIALIZE]: 'true' }));
+    deepEqual(
+      made.spec?.initContainers?.map(({ name }) => name),
+      inits,
+    );
+    deepEqual(made.spec, (await create(twin(namespace), annotated({ [INITIALIZE]: 'true' }))).spec);
+  }
 });
 
 test('a pod takes the gate off the word of its namespace only with a proxy', async () => {
@@ -488,6 +513,15 @@ test('enroll: only what Istio injected, or only what is annotated', async () => 
   const gate = 'pod-network-gate';
   deepEqual(await effect('istio'), [undefined, gate, gate, 'istio-init']);
   deepEqual(await effect('annotation'), [gate, 'istio-init', gate, 'istio-init']);
+});
+
+test('the older version of the API takes it as well', async () => {
+  const { kubeconfig } = controlPlane;
+  const beta = 'admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy';
+  const text = await renderPolicy(TEMPLATE, [], ['--kube-version', '1.34', '--api-versions', beta]);
+  const kubectl = (await programs(['kubectl'])).path('kubectl');
+  const apply = ['apply', '--server-side', '--dry-run=server', '--force-conflicts', '--filename', '-'];
+  match(await output([kubectl, '--kubeconfig', kubeconfig, ...apply], { input: text }), /serverside-applied/);
 });
 
 test('the version that the API server serves is rendered, and a lack is said', async () => {

@@ -9,11 +9,11 @@ import { fixture } from '../support/pods.ts';
 import type { ControlPlane } from './control-plane.ts';
 
 const NAME = 'istio-sidecar-injector';
+const MODE = 'ISTIO_META_INTERCEPTION_MODE';
 const TOKEN = /^kube-api-access-/;
 
-/** Labels of a namespace whose pods it injects; with the second as istiod does where `reinvocationPolicy` is IfNeeded. */
-export const INJECTION = { 'istio-injection': 'enabled' };
-export const INJECTION_TWICE = { 'istio-injection': 'twice' };
+/** Label of a namespace whose pods it injects, and how: `twice` where its `reinvocationPolicy` is IfNeeded. */
+export const injection = (how: 'enabled' | 'twice' | 'cni' | 'none') => ({ 'istio-injection': how });
 
 /** Serves until the control plane stops. */
 export async function startIstiod(plane: ControlPlane, admin: Kube): Promise<void> {
@@ -22,7 +22,9 @@ export async function startIstiod(plane: ControlPlane, admin: Kube): Promise<voi
   const { cert, key } = await plane.authority.issue({ name: 'istiod', hosts: [host] });
   const server = createServer({ cert: readFileSync(cert), key: readFileSync(key) }, async (request, response) => {
     const { request: review } = JSON.parse(await text(request));
-    const patch = Buffer.from(JSON.stringify(injection(review.object))).toString('base64');
+    const patch = Buffer.from(JSON.stringify(inject(review.object, /^\/\w+/.exec(request.url ?? '')?.[0]))).toString(
+      'base64',
+    );
     const answer = { uid: review.uid, allowed: true, patchType: 'JSONPatch', patch };
     response.setHeader('content-type', 'application/json');
     response.end(JSON.stringify({ apiVersion: 'admission.k8s.io/v1', kind: 'AdmissionReview', response: answer }));
@@ -33,38 +35,38 @@ export async function startIstiod(plane: ControlPlane, admin: Kube): Promise<voi
     server.close();
   });
   const { port } = server.address() as AddressInfo;
-  const webhook = (name: string, labels: Record<string, string>, reinvocationPolicy: string) => ({
-    name,
-    reinvocationPolicy,
-    namespaceSelector: { matchLabels: labels },
+  const webhook = (how: Parameters<typeof injection>[0]) => ({
+    name: `${how}.sidecar-injector.istio.io`,
+    reinvocationPolicy: how === 'twice' ? 'IfNeeded' : 'Never',
+    namespaceSelector: { matchLabels: injection(how) },
     objectSelector: { matchExpressions: [{ key: 'sidecar.istio.io/inject', operator: 'NotIn', values: ['false'] }] },
     rules: [{ apiGroups: [''], apiVersions: ['v1'], operations: ['CREATE'], resources: ['pods'] }],
-    clientConfig: { url: `https://${host}:${port}/inject`, caBundle: readFileSync(plane.authority.cert, 'base64') },
+    clientConfig: { url: `https://${host}:${port}/${how}`, caBundle: readFileSync(plane.authority.cert, 'base64') },
     admissionReviewVersions: ['v1'],
     sideEffects: 'None',
     failurePolicy: 'Fail',
   });
   await admin.post('/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations', {
     metadata: { name: NAME },
-    webhooks: [
-      webhook('namespace.sidecar-injector.istio.io', INJECTION, 'Never'),
-      webhook('twice.sidecar-injector.istio.io', INJECTION_TWICE, 'IfNeeded'),
-    ],
+    webhooks: (['enabled', 'twice', 'cni', 'none'] as const).map(webhook),
   });
 }
 
-function injection({ metadata = {}, spec }: V1Pod) {
+function inject({ metadata = {}, spec }: V1Pod, path = '') {
   if (spec === undefined || spec.hostNetwork === true) return [];
   const annotations = metadata.annotations ?? {};
   const native = annotations['sidecar.istio.io/nativeSidecar'] !== 'false';
   const { init, proxy } = istioContainers(native);
+  const inits = { '/cni': [validation(init)], '/none': [] }[path] ?? [init];
+  if (path === '/none')
+    proxy.env = proxy.env?.map((each) => (each.name === MODE ? { ...each, value: 'NONE' } : each)) ?? [];
   // Injecting anew, it first takes out what it injected before.
   const own = (containers: V1Container[] = []) => containers.filter(({ name }) => !/^istio-(init|proxy)$/.test(name));
-  const initContainers = [init, ...(native ? [proxy] : []), ...own(spec.initContainers)];
+  const initContainers = [...inits, ...(native ? [proxy] : []), ...own(spec.initContainers)];
   const containers = [...own(spec.containers), ...(native ? [] : [proxy])];
   const known = new Set((spec.volumes ?? []).map(({ name }) => name));
   const volumes = [...(spec.volumes ?? []), ...volumesOf(proxy).filter(({ name }) => !known.has(name))];
-  const status = { initContainers: native ? [init.name, proxy.name] : [init.name], revision: 'default' };
+  const status = { initContainers: inits.map(({ name }) => name), revision: 'default' };
   const add = (path: string, value: unknown) => ({ op: 'add', path, value });
   return [
     add('/metadata/annotations', { ...annotations, 'sidecar.istio.io/status': JSON.stringify(status) }),
@@ -85,6 +87,18 @@ export function istioContainers(native: boolean): { init: V1Container; proxy: V1
   if (init === undefined || proxy === undefined) throw new Error('the fixture own-init has not both');
   const { restartPolicy, ...ordinary } = proxy;
   return { init, proxy: native ? { ...ordinary, restartPolicy: restartPolicy ?? 'Always' } : ordinary };
+}
+
+/** Of Istio's CNI mode. */
+function validation({ args = [], image, name: _, ...init }: V1Container): V1Container {
+  const securityContext = { allowPrivilegeEscalation: false, capabilities: { drop: ['ALL'] }, runAsUser: 1337 };
+  return {
+    ...init,
+    name: 'istio-validation',
+    image: image ?? '',
+    args: [...args, '--run-validation'],
+    securityContext,
+  };
 }
 
 export function volumesOf({ volumeMounts = [] }: V1Container): V1Volume[] {
