@@ -300,6 +300,17 @@ test("the proxy's user and group, as OpenShift gives them, and as an annotation 
   deepEqual(idsOf(await gated('bare', own)), [2102, 2103]);
 });
 
+test("the pod's user and group where the proxy has none, and not where there is no proxy", async () => {
+  const ofPod = (made: V1Pod) =>
+    changed(made, (spec) => Object.assign(spec.securityContext ?? {}, { runAsUser: 3001, runAsGroup: 3002 }));
+  const body = ofInit(
+    (init) => Object.assign(init, { args: ['istio-iptables'] }),
+    ofProxy((proxy) => Object.assign(proxy, { securityContext: {} }), injected()),
+  );
+  deepEqual(idsOf(await gated('bare', ofPod(body))), [3001, 3002]);
+  deepEqual(idsOf(await gated('bare', ofPod(annotated({ [INITIALIZE]: 'true' })))), [1337, 1337]);
+});
+
 const capabilities = (...add: string[]) => ({ capabilities: { drop: ['ALL'], add } });
 
 test('NET_ADMIN and NET_RAW are taken from the proxy, and nothing else', async () => {
@@ -345,10 +356,13 @@ test('enrolled by its own annotation, a pod without Istio has the gate before al
   deepEqual(idsOf(made), [1337, 1337]);
 });
 
-test('and is told the mode that is known', async () => {
-  const mode = { 'sidecar.istio.io/interceptionMode': 'TPROXY' };
-  const made = await gated('bare', annotated({ [INITIALIZE]: 'true', ...mode }));
-  deepEqual(gateOf(made).args, ['istio-iptables', '-m', 'TPROXY']);
+test('and is told the mode and the port that are known', async () => {
+  const known = {
+    'sidecar.istio.io/interceptionMode': 'TPROXY',
+    'pod-network-controller.istio.io/envoy-port': '15011',
+  };
+  const made = await gated('bare', annotated({ [INITIALIZE]: 'true', ...known }));
+  deepEqual(gateOf(made).args, ['istio-iptables', '-m', 'TPROXY', '-p', '15011']);
 });
 
 test('its quality of service stays what it was', async () => {
@@ -496,12 +510,32 @@ test('a pod as large as one can be', async () => {
   equal(names(await gated('shop', body)).length, 42);
 });
 
+/** Returns when it counts. `name` is that of the image. */
+async function applyAnew(name: string, ...values: string[]): Promise<void> {
+  await applyPolicy(controlPlane, TEMPLATE, ...values, `image.repository=example.com/${name}`);
+  const probe = () => create('shop', annotated({ [INITIALIZE]: 'true' }));
+  const inForce = ({ spec }: V1Pod) => spec?.initContainers?.[0]?.image === `example.com/${name}:0.1.0`;
+  await until(`in force: ${name}`, probe, inForce);
+}
+
+test("the cluster's defaults come last, and no namespace has to be excluded", async () => {
+  const config = {
+    'proxy-uid': 2102,
+    'proxy-gid': 2103,
+    'envoy-port': 15011,
+    'istio-inbound-interception-mode': 'TPROXY',
+  };
+  const values = Object.entries(config).map(([key, value]) => `config.${key}=${value}`);
+  await applyAnew('defaults', 'excludeNamespaces=null', ...values);
+  const made = await gated('bare', annotated({ [INITIALIZE]: 'true' }));
+  deepEqual([gateOf(made).args, ...idsOf(made)], [['istio-iptables', '-m', 'TPROXY', '-p', '15011'], 2102, 2103]);
+  deepEqual(idsOf(await gated('bare', injected())), [1337, 1337]);
+  equal(names(await create('kube-system', annotated({ [INITIALIZE]: 'true' })))[0], 'pod-network-gate');
+});
+
 test('enroll: only what Istio injected, or only what is annotated', async () => {
   const effect = async (enroll: string) => {
-    await applyPolicy(controlPlane, TEMPLATE, `enroll=${enroll}`, `image.repository=example.com/${enroll}`);
-    const probe = () => create('shop', annotated({ [INITIALIZE]: 'true' }));
-    const inForce = ({ spec }: V1Pod) => spec?.initContainers?.[0]?.image === `example.com/${enroll}:0.1.0`;
-    await until(`in force: ${enroll}`, probe, inForce);
+    await applyAnew(enroll, `enroll=${enroll}`);
     const made = [
       create('bare', annotated({ [INITIALIZE]: 'true' })),
       create('free', app()),

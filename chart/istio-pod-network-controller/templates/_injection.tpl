@@ -29,13 +29,6 @@ policy, istio or none. auto is policy where the API server has it.
 {{- end }}
 
 {{/*
-The gate is in the controller's own image.
-*/}}
-{{- define "istio-pod-network-controller.gateImage" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
-{{- end }}
-
-{{/*
 Where the image has the gate: GATE of test/cluster/images/controller.ts.
 */}}
 {{- define "istio-pod-network-controller.gateCommand" -}}
