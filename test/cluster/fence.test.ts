@@ -1,13 +1,15 @@
 /** The fence around the controller: with its own token, and more rights than the chart gives it. */
-import { deepEqual, equal, match, rejects } from 'node:assert/strict';
+import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { KubeConfig, type V1Pod } from '@kubernetes/client-node';
 import { type ApiError, Kube } from '../../lib/sources/kube.ts';
 import { failed, type MarkedPod, NETNS, READY, STATUS, StatusMarker } from '../../lib/status.ts';
 import { suite } from '../suite.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
+import { controllerPod, SYSTEM } from './controller-process.ts';
+import { INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { writeKubeconfig } from './pki.ts';
-import { pod, toolbox, until } from './pods.ts';
+import { pod, runPod, toolbox, until } from './pods.ts';
 import { applyPolicy, RELEASE_NAMESPACE, renderPolicy } from './policies.ts';
 
 const test = suite('cluster, fence');
@@ -287,3 +289,34 @@ test('for an API server without such policies it is not rendered, and that is sa
   );
   await rejects(renderPolicy(TEMPLATE, ['fence.enabled=false'], []), /could not find template/);
 });
+
+const whole = suite('cluster, fence and controller');
+whole.needs('cluster', 'addon', 'toolbox');
+
+whole(
+  'the controller, as a pod whose token the kubelet brings, does its work behind the fence',
+  async () => {
+    const mesh = await Mesh.start(['toolbox', 'istio-pod-network-controller']);
+    try {
+      await applyPolicy(mesh.controlPlane, TEMPLATE, `Namespace=${SYSTEM}`, 'serviceAccount.name=agent');
+      const agent = connect(mesh.kubeconfig);
+      const first = await mesh.run(plainPod('first'));
+      const path = `/api/v1/namespaces/${NAMESPACE}/pods/first/status`;
+      const probe = () =>
+        agent
+          .patch(path, 'merge', { metadata: { labels: { probe: randomUUID() } } })
+          .catch((error: ApiError) => error.status);
+      await until('in force: the fence', probe, (answer) => answer === 422);
+      await runPod(mesh.core, controllerPod(mesh.node, 'controller'), SYSTEM);
+      const served = await mesh.runInitialized(meshPod('served'));
+      await mesh.expectCaptured(served, first);
+      await mesh.annotate(served, { [INITIALIZE]: 'false' });
+      await mesh.marked(served, (marks) => !isInitialized(marks));
+      const log = await mesh.core.readNamespacedPodLog({ namespace: SYSTEM, name: 'controller' });
+      ok(!/"level":"(warn|error)"/.test(log), log);
+    } finally {
+      await mesh.stop();
+    }
+  },
+  { timeoutMs: 60_000 },
+);

@@ -339,6 +339,22 @@ test('with TPROXY the proxy keeps what it needs, and the gate is unprivileged al
   equal(gateOf(made).securityContext?.capabilities?.add, undefined);
 });
 
+test('TPROXY is known from the annotation and from the environment too', async () => {
+  const silent = ofInit(
+    (init) => Object.assign(init, { args: ['istio-iptables', '-u', '1337'] }),
+    ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, capabilities('NET_ADMIN')), injected()),
+  );
+  const env = [{ name: 'ISTIO_META_INTERCEPTION_MODE', value: 'TPROXY' }];
+  const told = [
+    annotated({ 'sidecar.istio.io/interceptionMode': 'TPROXY' }, silent),
+    ofProxy((proxy) => Object.assign(proxy, { env }), silent),
+  ];
+  for (const body of told) {
+    const { securityContext } = container('istio-proxy', await gated('bare', body));
+    deepEqual(securityContext?.capabilities?.add, ['NET_ADMIN']);
+  }
+});
+
 test('enrolled by its own annotation, a pod without Istio has the gate before all others', async () => {
   const resources = { limits: { cpu: '1', memory: '1Gi', 'example.com/gpu': '1' }, requests: { cpu: '500m' } };
   const body = changed(annotated({ [INITIALIZE]: 'true' }), (spec) => {
@@ -460,11 +476,21 @@ const ALONE: [what: string, namespace: string, body: V1Pod, enrolled?: boolean][
   ['a build of OpenShift', 'bare', annotated({ 'openshift.io/build.name': 'x', [INITIALIZE]: 'true' }, injected())],
   ["Istio's CNI mode", 'bare', without(fixture('native-cni') as V1Pod), true],
   ['mode NONE', 'bare', annotated({ [INITIALIZE]: 'true', 'sidecar.istio.io/interceptionMode': 'NONE' }), true],
-  ['the gate', 'bare', without(fixture('gate') as V1Pod), true],
+  ['the gate, known by its program', 'bare', renamedGate({ name: 'waiter' }), true],
+  ['the gate, known by its name', 'bare', renamedGate({ command: ['/bin/waiter'] }), true],
   ["the original controller's gate", 'bare', without(fixture('original') as V1Pod), true],
 ];
 for (const [what, namespace, body, enrolled = false] of ALONE) {
   test(`left alone: ${what}`, () => untouched(namespace, body, { enrolled }));
+}
+
+function renamedGate(changes: Partial<V1Container>): V1Pod {
+  const [gate = application('gate'), ...rest] = (fixture('gate') as V1Pod).spec?.initContainers ?? [];
+  const initContainers = [{ ...gate, ...changes }, ...rest];
+  return annotated(
+    { [INITIALIZE]: 'true' },
+    without(changed(fixture('gate') as V1Pod, (spec) => Object.assign(spec, { initContainers }))),
+  );
 }
 
 /** A fixture as its author sent it. */
