@@ -254,6 +254,8 @@ test("the application's own init containers stay behind the gate, in their order
 test('injected by hand, where no webhook is', async () => {
   deepEqual(names(await gated('bare', injected())), ['pod-network-gate', 'istio-proxy']);
   deepEqual(names(await gated('bare', injected({ native: false }))), ['pod-network-gate']);
+  const wrapped = ofProxy((proxy) => Object.assign(proxy, { args: ['--wrapped'] }), injected());
+  deepEqual(names(await gated('bare', wrapped)), ['pod-network-gate', 'istio-proxy']);
 });
 
 test('the environment, the resources and the mounts of istio-init stay', async () => {
@@ -337,6 +339,15 @@ test('with TPROXY the proxy keeps what it needs, and the gate is unprivileged al
   deepEqual(container('istio-proxy', made).securityContext?.capabilities?.add, ['NET_ADMIN']);
   deepEqual(idsOf(made), [1337, 1337]);
   equal(gateOf(made).securityContext?.capabilities?.add, undefined);
+});
+
+test('root is no answer to who the proxy is', async () => {
+  const body = ofInit(
+    (init) => Object.assign(init, { args: ['istio-iptables'] }),
+    ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, { runAsUser: 0, runAsGroup: 0 }), injected()),
+  );
+  const asRoot = ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, { runAsNonRoot: false }), body);
+  deepEqual(idsOf(await gated('bare', asRoot)), [1337, 1337]);
 });
 
 test('TPROXY is known from the annotation and from the environment too', async () => {

@@ -9,8 +9,10 @@ admissionregistration.k8s.io/v1
 {{- else if $served.Has (printf "admissionregistration.k8s.io/v1beta1/%s" .kind) -}}
 admissionregistration.k8s.io/v1beta1
 {{- /* `helm template` asks no server, and then knows versions but no kind at all. */ -}}
-{{- else if and (not ($served.Has "v1/Pod")) (semverCompare (printf ">=%s-0" .since) .root.Capabilities.KubeVersion.Version) -}}
+{{- else if not ($served.Has "v1/Pod") -}}
+{{- if semverCompare (printf ">=%s-0" .since) .root.Capabilities.KubeVersion.Version -}}
 admissionregistration.k8s.io/v1
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -18,9 +20,11 @@ admissionregistration.k8s.io/v1
 policy, istio or none. auto is policy where the API server has it.
 */}}
 {{- define "istio-pod-network-controller.injectionMode" -}}
-{{- $version := include "istio-pod-network-controller.admissionVersion" (dict "root" $ "kind" "MutatingAdmissionPolicy" "since" "1.36") }}
+{{- $kind := dict "root" $ "kind" "MutatingAdmissionPolicy" "since" "1.36" }}
+{{- $version := include "istio-pod-network-controller.admissionVersion" $kind }}
 {{- if and (eq .Values.injection.mode "policy") (not $version) -}}
-{{- fail "injection.mode: policy: this API server has no MutatingAdmissionPolicy (Kubernetes 1.36, or 1.34 where it is switched on); istio or none would be right" }}
+{{- $lack := "this API server has no MutatingAdmissionPolicy (Kubernetes 1.36, or 1.34 where it is switched on)" }}
+{{- fail (printf "injection.mode: policy: %s; istio or none would be right" $lack) }}
 {{- else if ne .Values.injection.mode "auto" -}}
 {{ .Values.injection.mode }}
 {{- else -}}
