@@ -298,8 +298,15 @@ whole(
   async () => {
     const mesh = await Mesh.start(['toolbox', 'istio-pod-network-controller']);
     try {
-      await applyPolicy(mesh.controlPlane, TEMPLATE, `Namespace=${SYSTEM}`, 'serviceAccount.name=agent');
-      const agent = connect(mesh.kubeconfig);
+      await mesh.admin.post(`/api/v1/namespaces/${SYSTEM}/serviceaccounts`, { metadata: { name: ACCOUNT } });
+      await mesh.admin.post('/apis/rbac.authorization.k8s.io/v1/clusterrolebindings', {
+        metadata: { name: ACCOUNT },
+        roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name: 'agent' },
+        subjects: [{ kind: 'ServiceAccount', namespace: SYSTEM, name: ACCOUNT }],
+      });
+      await applyPolicy(mesh.controlPlane, TEMPLATE, `Namespace=${SYSTEM}`);
+      const account = { namespace: SYSTEM, name: ACCOUNT };
+      const agent = connect(await mesh.controlPlane.kubeconfigFor(account, { node: mesh.node.name }));
       const first = await mesh.run(plainPod('first'));
       const path = `/api/v1/namespaces/${NAMESPACE}/pods/first/status`;
       const probe = () =>
@@ -307,7 +314,9 @@ whole(
           .patch(path, 'merge', { metadata: { labels: { probe: randomUUID() } } })
           .catch((error: ApiError) => error.status);
       await until('in force: the fence', probe, (answer) => answer === 422);
-      await runPod(mesh.core, controllerPod(mesh.node, 'controller'), SYSTEM);
+      const body = controllerPod(mesh.node, 'controller');
+      Object.assign(body.spec ?? {}, { serviceAccountName: ACCOUNT });
+      await runPod(mesh.core, body, SYSTEM);
       const served = await mesh.runInitialized(meshPod('served'));
       await mesh.expectCaptured(served, first);
       await mesh.annotate(served, { [INITIALIZE]: 'false' });

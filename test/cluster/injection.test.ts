@@ -54,7 +54,13 @@ test.before(async () => {
   }
   await createNamespace(RELEASE_NAMESPACE);
   const passedOver = ['kube-system', ...Object.keys(NAMESPACES).map(twin)];
-  await applyPolicy(controlPlane, TEMPLATE, `excludeNamespaces={${passedOver}}`, 'image.repository=example.com/ipnc');
+  await applyPolicy(
+    controlPlane,
+    TEMPLATE,
+    `excludeNamespaces={${passedOver}}`,
+    'image.repository=example.com/ipnc',
+    'image.tag=test',
+  );
   const probe = () => create('bare', annotated({ [INITIALIZE]: 'true' }));
   await until('in force: the policy', probe, ({ spec }) => spec?.initContainers !== undefined);
 });
@@ -189,7 +195,7 @@ test('what istiod injects is replaced, and all of it that is not privileged stay
   deepEqual(names(made), ['pod-network-gate', 'istio-proxy']);
   deepEqual(gateOf(made), {
     name: 'pod-network-gate',
-    image: 'example.com/ipnc:0.1.0',
+    image: 'example.com/ipnc:test',
     imagePullPolicy: 'IfNotPresent',
     command: [GATE],
     args: init.args,
@@ -549,9 +555,9 @@ test('a pod as large as one can be', async () => {
 
 /** Returns when it counts. `name` is that of the image. */
 async function applyAnew(name: string, ...values: string[]): Promise<void> {
-  await applyPolicy(controlPlane, TEMPLATE, ...values, `image.repository=example.com/${name}`);
+  await applyPolicy(controlPlane, TEMPLATE, ...values, `image.repository=example.com/${name}`, 'image.tag=test');
   const probe = () => create('shop', annotated({ [INITIALIZE]: 'true' }));
-  const inForce = ({ spec }: V1Pod) => spec?.initContainers?.[0]?.image === `example.com/${name}:0.1.0`;
+  const inForce = ({ spec }: V1Pod) => spec?.initContainers?.[0]?.image === `example.com/${name}:test`;
   await until(`in force: ${name}`, probe, inForce);
 }
 

@@ -1,13 +1,9 @@
 {{- define "istio-pod-network-controller.name" -}}
-{{- .Values.fullnameOverride | default .Chart.Name -}}
+{{- .Chart.Name -}}
 {{- end -}}
 
 {{- define "istio-pod-network-controller.namespace" -}}
 {{- .Values.Namespace | default .Release.Namespace -}}
-{{- end -}}
-
-{{- define "istio-pod-network-controller.serviceAccountName" -}}
-{{- .Values.serviceAccount.name | default (include "istio-pod-network-controller.name" .) -}}
 {{- end -}}
 
 {{- define "istio-pod-network-controller.image" -}}
