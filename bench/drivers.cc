@@ -7,6 +7,11 @@
 //   read NAME PATH            read the nftables tables of the netns at PATH as a batch that makes them, for `send`
 //   send NAME PATH            the floor of nftables: open, setns, one socket, one send and its answer, home again
 //   send+address NAME PATH    the same and ::6/128 on lo
+//   open PATH WORD US PROGRAM...
+//                             PROGRAM as uid 1337 in there until it prints a line; US microseconds later what
+//                             `replay+address` does, and with `word` (not `mute`) the datagram to the gate. Answers
+//                             the time from then to PROGRAM's end, that of sending, and PROGRAM's peak memory, KiB
+//   first PATH PROGRAM...     from the exec of PROGRAM, as uid 1337 in there, to its dial of 127.0.0.6:15002
 //   restore PATH FORM V4 V6   nsenter + iptables-FORM-restore, then ip6tables-FORM-restore, of the files V4 and V6;
 //   FORM
 //                             is legacy or nft
@@ -15,19 +20,24 @@
 #include <net/if.h>
 #include <netinet/in.h>
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/if_addr.h>
 #include <linux/netfilter_ipv4/ip_tables.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
 #include <linux/rtnetlink.h>
 #include <sched.h>
+#include <signal.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstring>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <sstream>
@@ -35,6 +45,8 @@
 #include <vector>
 
 #include "native/error.h"
+#include "native/gate/name.h"
+#include "native/gate/probe.h"
 #include "native/nftables/channel.h"
 #include "native/nftables/message.h"
 
@@ -136,10 +148,14 @@ void AddAddress() {
   if (answer.error.error != 0) throw Failure{-answer.error.error, "address"};
 }
 
+void ReplayHere(int fd) {
+  Check(setsockopt(fd, SOL_IP, IPT_SO_SET_REPLACE, v4.data(), static_cast<socklen_t>(v4.size())), "v4");
+  Check(setsockopt(fd, SOL_IPV6, IP6T_SO_SET_REPLACE, v6.data(), static_cast<socklen_t>(v6.size())), "v6");
+}
+
 void Replay(const std::string& path, bool with_address) {
   Inside(path, [with_address](int fd) {
-    Check(setsockopt(fd, SOL_IP, IPT_SO_SET_REPLACE, v4.data(), static_cast<socklen_t>(v4.size())), "v4");
-    Check(setsockopt(fd, SOL_IPV6, IP6T_SO_SET_REPLACE, v6.data(), static_cast<socklen_t>(v6.size())), "v6");
+    ReplayHere(fd);
     if (with_address) AddAddress();
   });
 }
@@ -195,6 +211,112 @@ void Run(const std::string& netns, std::vector<std::string> command, const char*
   if (status != 0) throw Failure{ECHILD, command[2]};
 }
 
+int64_t Now() {
+  return std::chrono::steady_clock::now().time_since_epoch().count();
+}
+
+// A program as the proxy's uid in a netns; what it prints can be read from `out`.
+struct Child {
+  Child(const std::string& path, const std::vector<std::string>& words) {
+    int ends[2];
+    Check(pipe2(ends, O_CLOEXEC), "pipe2");
+    pid = Check(fork(), "fork");
+    if (pid == 0) {
+      const int netns = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+      std::vector<char*> argv;
+      for (const std::string& word : words) argv.push_back(const_cast<char*>(word.c_str()));
+      argv.push_back(nullptr);
+      if (setns(netns, CLONE_NEWNET) != 0 || setgroups(0, nullptr) != 0 || setresgid(1337, 1337, 1337) != 0 ||
+          setresuid(1337, 1337, 1337) != 0 || dup2(ends[1], STDOUT_FILENO) < 0)
+        _exit(126);
+      *started = Now();
+      execv(argv[0], argv.data());
+      _exit(127);
+    }
+    out = ends[0];
+    close(ends[1]);
+  }
+  ~Child() {
+    close(out);
+    if (pid == 0) return;
+    kill(pid, SIGKILL);
+    waitpid(pid, nullptr, 0);
+  }
+  void AwaitLine() const {
+    for (char byte = 0; byte != '\n';)
+      if (read(out, &byte, 1) != 1) throw Failure{ECHILD, "it ended"};
+  }
+  void AwaitEnd() {
+    int status;
+    Check(waitpid(pid, &status, 0), "waitpid");
+    pid = 0;
+    if (status != 0) throw Failure{ECHILD, "it failed"};
+  }
+  std::string PeakMemory() const {
+    std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+    for (std::string word; status >> word;)
+      if (word == "VmHWM:" && status >> word) return word;
+    throw Failure{ESRCH, "VmHWM"};
+  }
+
+  pid_t pid;
+  int out;
+  // Shared with each child.
+  static int64_t* const started;
+};
+int64_t* const Child::started =
+    static_cast<int64_t*>(mmap(nullptr, sizeof(int64_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+
+std::string Open(const std::vector<std::string>& words) {
+  Child child(words.at(1), {words.begin() + 4, words.end()});
+  child.AwaitLine();
+  usleep(static_cast<useconds_t>(std::stoul(words.at(3))));
+  const std::string memory = child.PeakMemory();
+  int64_t active = 0, sent = 0;
+  Inside(words.at(1), [&](int fd) {
+    const int word = Check(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
+    const ipnc::gate::Address hint = ipnc::gate::HintAddress();
+    ReplayHere(fd);
+    AddAddress();
+    active = Now();
+    if (words.at(2) == "word")
+      sendto(word, "", 0, MSG_DONTWAIT, reinterpret_cast<const sockaddr*>(&hint.address), hint.length);
+    sent = Now();
+    close(word);
+  });
+  child.AwaitEnd();
+  return std::to_string(Now() - active) + " " + std::to_string(sent - active) + " " + memory;
+}
+
+std::string First(const std::vector<std::string>& words) {
+  int listener = -1;
+  Inside(words.at(1), [&](int) {
+    listener = Check(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(15002);
+    address.sin_addr.s_addr = htonl(0x7f000006);
+    Check(bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), "bind");
+    Check(listen(listener, 8), "listen");
+  });
+  const Child child(words.at(1), {words.begin() + 2, words.end()});
+  const int accepted = Check(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC), "accept");
+  const int64_t took = Now() - *Child::started;
+  close(accepted);
+  close(listener);
+  return std::to_string(took);
+}
+
+// Looks as the gate does, each `us` microseconds, and hears no word.
+int Poll(useconds_t us) {
+  ipnc::gate::Prober prober(15006, 15002);
+  for (bool first = true; !prober.Probe({.v4 = true, .v6 = true}, 0x7f000006).captured(); first = false) {
+    if (first) std::cout << "waiting" << std::endl;
+    usleep(us);
+  }
+  return 0;
+}
+
 void Do(const std::vector<std::string>& words) {
   if (words.at(0) == "template") return Template(words.at(1));
   if (words.at(0) == "replay") return Replay(words.at(1), false);
@@ -214,12 +336,17 @@ void Do(const std::vector<std::string>& words) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc == 3 && std::string(argv[1]) == "poll") return Poll(static_cast<useconds_t>(std::stoul(argv[2])));
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream stream(line);
     std::vector<std::string> words;
     for (std::string word; stream >> word;) words.push_back(word);
     try {
+      if (words.at(0) == "open" || words.at(0) == "first") {
+        std::cout << (words.at(0) == "open" ? Open(words) : First(words)) << std::endl;
+        continue;
+      }
       const auto start = std::chrono::steady_clock::now();
       Do(words);
       const auto took = std::chrono::steady_clock::now() - start;
