@@ -6,10 +6,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { V1DaemonSet, V1Pod } from '@kubernetes/client-node';
+import { GATE } from '../../image/files.ts';
 import { suite } from '../suite.ts';
 import { CHART, helm, only, render } from '../support/helm.ts';
 import { imageName } from './images/images.ts';
-import { INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
+import { gatedPod, INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { until } from './pods.ts';
 import { programs } from './programs.ts';
 
@@ -115,13 +116,26 @@ test('what the schemas of OpenShift and of the Prometheus operator do not know i
   }
 });
 
-test('before it, a pod with istio-init is refused where nothing privileged may run', async () => {
-  const body = meshPod('with-init');
+/** As Istio injects it without CNI. */
+function initPod(name: string): V1Pod {
+  const body = meshPod(name);
   const [first] = body.spec?.initContainers ?? [];
   if (first === undefined) throw new Error('no init container');
   first.name = 'istio-init';
-  first.securityContext = { runAsUser: 0, capabilities: { drop: ['ALL'], add: ['NET_ADMIN', 'NET_RAW'] } };
-  await rejects(mesh.core.createNamespacedPod({ namespace: NAMESPACE, body }), /violates PodSecurity .*NET_ADMIN/);
+  delete first.command;
+  first.args = (first.args ?? []).filter((word) => word !== '--run-validation' && word !== '--skip-rule-apply');
+  first.securityContext = {
+    allowPrivilegeEscalation: false,
+    capabilities: { drop: ['ALL'], add: ['NET_ADMIN', 'NET_RAW'] },
+    runAsNonRoot: false,
+    runAsUser: 0,
+  };
+  return body;
+}
+
+test('before it, a pod with istio-init is refused where nothing privileged may run', async () => {
+  const created = mesh.core.createNamespacedPod({ namespace: NAMESPACE, body: initPod('with-init') });
+  await rejects(created, /violates PodSecurity .*NET_ADMIN/);
 });
 
 let web: V1Pod;
@@ -143,6 +157,17 @@ test(
     const log = await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`);
     match(log, /"events":"containerd"/);
     ok(!/"level":"(warn|error)"/.test(log), log);
+  },
+  SLOW,
+);
+
+test(
+  'the pod that was refused before is taken, with the gate in the place of its istio-init, and is captured',
+  async () => {
+    const taken = await mesh.runInitialized(initPod('with-init'));
+    const [first] = taken.spec?.initContainers ?? [];
+    equal(first?.name, 'pod-network-gate');
+    await mesh.expectCaptured(taken, peer);
   },
   SLOW,
 );
@@ -253,9 +278,18 @@ test(
     ok(isInitialized(await mesh.marks(web)));
     await mesh.expectCaptured(web, peer);
     await mesh.expectCaptured(userns, peer);
-    // Nobody sets it up; nothing else is changed for it.
-    const late = await mesh.run(meshPod('late'));
-    deepEqual(await mesh.marks(late), {});
+    // A new one waits, and says for what.
+    const late = gatedPod('late', { image: NAME, command: [GATE] });
+    await mesh.core.createNamespacedPod({ namespace: NAMESPACE, body: late });
+    const log = await until(
+      'said: what the gate waits for',
+      () => kubectl('logs', '--namespace', NAMESPACE, 'late', '--container', 'pod-network-gate').catch(() => ''),
+      (text) => text.includes('waiting'),
+    );
+    match(log, /waiting.*not redirected|redirect/);
+    const [state] =
+      (await mesh.core.readNamespacedPod({ namespace: NAMESPACE, name: 'late' })).status?.initContainerStatuses ?? [];
+    ok(state?.state?.running, JSON.stringify(state));
   },
   SLOW,
 );

@@ -1,6 +1,7 @@
 /** The policy that puts the gate into pods, alone and together with a webhook that injects as istiod does. */
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
 import { KubeConfig, type V1Container, type V1Pod } from '@kubernetes/client-node';
+import { GATE } from '../../image/files.ts';
 import { trimNamespace, trimPod } from '../../lib/pods.ts';
 import { decide } from '../../lib/policy.ts';
 import { isGate } from '../../lib/redirect/containers.ts';
@@ -9,7 +10,6 @@ import { type ApiError, Kube } from '../../lib/sources/kube.ts';
 import { suite } from '../suite.ts';
 import { fixture } from '../support/pods.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
-import { GATE } from './images/controller.ts';
 import { injection, istioContainers, startIstiod, volumesOf } from './istiod-webhook.ts';
 import { until } from './pods.ts';
 import { applyPolicy, RELEASE_NAMESPACE, renderPolicy } from './policies.ts';
