@@ -177,6 +177,10 @@ export class Controller {
       const entry = uid === undefined ? undefined : this.#entries.get(uid);
       if (uid === undefined || entry === undefined) this.#keepEarly(hint.podUid, hint);
       else {
+        const { namespace, name } = entry.pod.metadata;
+        const { sandboxId: sandbox, netnsPath: netns } = hint;
+        const source = this.#options.runtime?.kind;
+        this.#options.log.debug({ pod: `${namespace}/${name}`, source, sandbox, netns }, 'told of a sandbox');
         entry.hint = hint;
         this.#queue.add(uid, uid);
       }

@@ -2,12 +2,14 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { chooseBackend, ORDINARY } from './backend.ts';
+import type { RunConfig } from './config.ts';
 import { CRI_SOCKETS, criSockets } from './cri/sockets.ts';
 import { native, type Probe } from './native.ts';
-import { onNode } from './netns/node-paths.ts';
+import { NETNS_FOLDER, onNode } from './netns/node-paths.ts';
 import { redirect } from './redirect.ts';
 import type { Family, TableName } from './ruleset/model.ts';
 import { plan } from './ruleset/plan.ts';
+import { chooseKind, KINDS } from './sources/runtime-kind.ts';
 
 export interface Check {
   name: string;
@@ -33,16 +35,21 @@ const NEEDS: Record<TableName, string> = {
 /** What Istio injects unless told otherwise. */
 const { spec: DEFAULTS } = redirect({});
 
-/** Where the node's files are; see onNode(). */
-export interface NodeFiles {
-  hostRoot?: string;
-  /** On the node; without it the usual ones are looked for. */
-  criSocket?: string | undefined;
+/** How long a runtime may take to say which one it is. */
+const RUNTIME_LIMIT_MS = 2000;
+
+/** All checks, in the order in which a reader wants them; of the runtime what `run` would find with these options. */
+export async function examine(config: Pick<RunConfig, 'criSocket' | 'hostRoot' | 'runtimeEvents'>): Promise<Check[]> {
+  const hostRoot = config.hostRoot === '/' ? '' : config.hostRoot;
+  const folder = onNode(hostRoot, NETNS_FOLDER);
+  const sockets = config.criSocket === undefined ? criSockets(hostRoot) : [config.criSocket];
+  const events = await runtimeEvents(sockets[0] && onNode(hostRoot, sockets[0]), folder, config.runtimeEvents);
+  return [...(await essentials()), netnsFolder(folder), criSocket(sockets), events];
 }
 
-/** All checks, in the order in which a reader wants them. */
-export async function examine(files: NodeFiles = {}): Promise<Check[]> {
-  return [kernel(), ...capabilities(), userNamespace(), ...(await addon()), netnsFolder(files), criSocket(files)];
+/** Those without which nothing works. */
+export async function essentials(): Promise<Check[]> {
+  return [kernel(), ...capabilities(), userNamespace(), ...(await addon())];
 }
 
 /** SO_NETNS_COOKIE came with Linux 5.14 (e8b9eab99232). */
@@ -162,17 +169,17 @@ interface Mount {
 }
 
 /** Whether a netns that the node's runtime makes later will be seen here. */
-function netnsFolder({ hostRoot = '' }: NodeFiles): Check {
-  const name = onNode(hostRoot, '/run/netns');
+function netnsFolder(folder: string): Check {
+  const name = NETNS_FOLDER;
   const mounts = read('/proc/self/mountinfo').split('\n').map(mount);
   const holder = mounts
-    .filter(({ point }) => name === point || name.startsWith(point === '/' ? '/' : `${point}/`))
+    .filter(({ point }) => folder === point || folder.startsWith(point === '/' ? '/' : `${point}/`))
     .reduce<Mount | undefined>(
       (best, next) => (best && best.point.length > next.point.length ? best : next),
       undefined,
     );
-  const count = mounts.filter(({ point, type }) => type === 'nsfs' && point.startsWith(`${name}/`)).length;
-  if (!existsSync(name)) {
+  const count = mounts.filter(({ point, type }) => type === 'nsfs' && point.startsWith(`${folder}/`)).length;
+  if (!existsSync(folder)) {
     const remedy = "in a container, mount the host's /run/netns with mountPropagation: HostToContainer";
     return { name, status: 'warn', detail: 'does not exist; the first "ip netns add" makes it', remedy };
   }
@@ -195,17 +202,42 @@ function mount(line: string): Mount {
   return { point: words[4] ?? '', type: right.split(' ')[0] ?? '', propagation: words.slice(6) };
 }
 
-function criSocket({ hostRoot = '', criSocket: named }: NodeFiles): Check {
-  const isThere = (path: string) => existsSync(onNode(hostRoot, path));
-  const found = named === undefined ? criSockets(hostRoot) : [named].filter(isThere);
+function criSocket(found: readonly string[]): Check {
   const name = 'CRI socket';
   if (found.length > 0) return { name, status: 'ok', detail: found.join(', ') };
   return {
     name,
     status: 'warn',
     detail: 'none found; only a controller of pods needs one',
-    remedy: `looked for ${named ?? CRI_SOCKETS.join(', ')}; in a container, mount the one of this node`,
+    remedy: `looked for ${CRI_SOCKETS.join(', ')}; in a container, mount the one of this node`,
   };
+}
+
+/** The source that tells of new sandboxes, by the choice that `run` makes: see sources/runtime.ts. */
+async function runtimeEvents(
+  socket: string | undefined,
+  folder: string,
+  wanted: RunConfig['runtimeEvents'],
+): Promise<Check> {
+  const name = 'runtime events';
+  const without = 'a pod is then learned of from the API server alone, about a second later';
+  if (wanted === 'off') return { name, status: 'warn', detail: 'off', remedy: `--runtime-events auto; ${without}` };
+  if (socket === undefined)
+    return { name, status: 'warn', detail: 'none: there is no runtime to ask', remedy: without };
+  // Only here: gRPC takes longer to load than all the rest to run.
+  const { Cri } = await import('./cri/client.ts');
+  const cri = new Cri(socket, RUNTIME_LIMIT_MS);
+  try {
+    const kinds = wanted === 'auto' ? KINDS : [wanted];
+    const { kind, reason } = chooseKind(await cri.version(), folder, kinds, new Map());
+    if (kind !== 'none') return { name, status: 'ok', detail: `${kind}: ${reason}` };
+    return { name, status: 'warn', detail: `none: ${reason}`, remedy: without };
+  } catch (error) {
+    const detail = `none: ${error instanceof Error ? error.message : String(error)}`;
+    return { name, status: 'warn', detail, remedy: `start the runtime, or name its socket; ${without}` };
+  } finally {
+    cri.close();
+  }
 }
 
 function read(path: string): string {

@@ -150,7 +150,12 @@ export class Initializer {
    */
   async #leave(task: Task): Promise<boolean | { reason: string; message: string }> {
     const { pod, installed, touched } = task;
-    if (!touched && installed === undefined && pod.metadata.annotations[STATUS] !== INITIALIZED) return false;
+    // Also one that failed: the rules that it had before stay when its configuration cannot be honoured any more.
+    if (!touched && installed === undefined && pod.metadata.annotations[STATUS] === undefined) {
+      // Nothing is there, but the pod may wait for our condition.
+      if (pod.spec.readinessGates !== undefined) await this.#options.marker.unmark(markedPod(pod));
+      return false;
+    }
     const located = await this.#locate(task);
     if (!('reason' in located)) {
       await native()
@@ -246,11 +251,10 @@ function hashOf({ backend, ruleset }: Form): string {
   return createHash('sha256').update(text).digest('hex').slice(0, 16);
 }
 
-export function markedPod({
-  metadata: { uid, namespace, name, annotations },
-  status: { conditions },
-}: PodRecord): MarkedPod {
-  return { uid, namespace, name, annotations, conditions };
+export function markedPod({ metadata, spec, status: { conditions } }: PodRecord): MarkedPod {
+  const { uid, namespace, name, resourceVersion, annotations } = metadata;
+  const readinessGates = (spec.readinessGates ?? []).map(({ conditionType }) => conditionType);
+  return { uid, namespace, name, resourceVersion, annotations, conditions, readinessGates };
 }
 
 /** Errors that another attempt ends the same way, until the pod or its node changes. */

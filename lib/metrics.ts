@@ -24,7 +24,7 @@ export interface Observed {
   watches(): { resource: string; restarts: Readonly<Record<string, number>> }[];
   /** What became of Events, as their recorder counts them. */
   events(): Readonly<Record<string, number>>;
-  /** Where pods are learned of faster than from the API: `nri`, `none`. */
+  /** Where pods are learned of faster than from the API: `containerd`, `none`. */
   eventSource(): string;
 }
 

@@ -37,6 +37,8 @@ export interface PodRecord extends Pod {
     hostUsers: boolean;
     initContainers: Container[];
     containers: Container[];
+    /** Ours alone; absent if there is none. */
+    readinessGates?: { conditionType: string }[];
   };
   status: {
     phase: string;
@@ -74,6 +76,9 @@ const PROXY_WORDS = 4;
 export function trimPod(object: unknown): PodRecord {
   const { metadata, spec, status } = parts(object, 'Pod');
   const { deletionTimestamp } = metadata;
+  const gates = sequence(spec.readinessGates)
+    .map(({ conditionType }) => ({ conditionType: text(conditionType) }))
+    .filter(({ conditionType }) => conditionType.startsWith(OWN_PREFIX));
   const annotations = pick(metadata.annotations, (name) => ANNOTATIONS.has(name) || name.startsWith(OWN_PREFIX));
   if (mapping(metadata.annotations)[INJECTED] !== undefined) annotations[INJECTED] = '';
   return {
@@ -93,6 +98,7 @@ export function trimPod(object: unknown): PodRecord {
       ...securityContext(spec),
       initContainers: sequence(spec.initContainers).map(trimContainer),
       containers: sequence(spec.containers).map(trimContainer),
+      ...(gates.length > 0 && { readinessGates: gates }),
     },
     status: {
       phase: text(status.phase),

@@ -6,7 +6,7 @@ import type { RunConfig } from './config.ts';
 import { Controller } from './controller.ts';
 import { Cri } from './cri/client.ts';
 import { criSockets } from './cri/sockets.ts';
-import { examine } from './doctor.ts';
+import { essentials } from './doctor.ts';
 import { EventRecorder } from './events.ts';
 import { startHttp } from './http.ts';
 import { Initializer } from './initialize.ts';
@@ -25,7 +25,7 @@ const DRAIN_MS = 20_000;
 
 /** All that is essential and missing, at once. */
 async function requireNode(): Promise<void> {
-  const missing = (await examine()).filter(({ status }) => status === 'missing');
+  const missing = (await essentials()).filter(({ status }) => status === 'missing');
   if (missing.length === 0) return;
   const lines = missing.map(({ name, detail }) => `${name}: ${detail}`);
   const remedies = missing.flatMap(({ remedy }) => (remedy === undefined ? [] : [remedy]));

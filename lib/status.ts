@@ -20,6 +20,7 @@ const TEXT_LIMIT = 1024;
 
 /** What is asked of the API; rejections carry the answer's `status`, and `retryAfterMs` where it had one. */
 export interface Requests {
+  /** Resolves with the object as it is then, or its metadata alone. */
   patch(path: string, type: 'strategic', content: unknown): Promise<unknown>;
   post(path: string, content: unknown): Promise<unknown>;
 }
@@ -32,6 +33,7 @@ export interface PodRef {
 
 /** As it was seen last. */
 export interface MarkedPod extends PodRef {
+  resourceVersion?: string;
   annotations?: Readonly<Record<string, string>>;
   conditions?: readonly { type: string; status: string; reason?: string; message?: string }[];
   /** Types of the conditions that the pod waits for. */
@@ -62,8 +64,8 @@ export function failed(error: unknown): Mark {
 export class StatusMarker {
   readonly #requests: Requests;
   readonly #now: () => Date;
-  /** By uid, what was written last: the pod as it was seen may be older. */
-  readonly #written = new Map<string, Wanted>();
+  /** By uid, what was written last and which version that made, until a version as new was seen. */
+  readonly #written = new Map<string, { wanted: Wanted; version: string }>();
 
   constructor(requests: Requests, now: () => Date = () => new Date()) {
     this.#requests = requests;
@@ -107,10 +109,11 @@ export class StatusMarker {
 
   async #write(pod: MarkedPod, wanted: Wanted): Promise<Marked> {
     const { uid, namespace, name } = pod;
-    const last = this.#written.get(uid);
-    if (stands(pod, wanted) && (last === undefined || JSON.stringify(last) === JSON.stringify(wanted))) {
-      return 'unchanged';
-    }
+    const written = this.#written.get(uid);
+    // A change of the kubelet's that came before our patch is told of after it: our mark is not yet on what was seen.
+    const last = written && isOlder(pod.resourceVersion, written.version) ? written.wanted : undefined;
+    if (last === undefined) this.#written.delete(uid);
+    if (last === undefined ? stands(pod, wanted) : JSON.stringify(last) === JSON.stringify(wanted)) return 'unchanged';
     const { annotations, condition } = wanted;
     const before = last ? last.condition : pod.conditions?.find(({ type }) => type === READY);
     const lastTransitionTime = before?.status === condition?.status ? {} : { lastTransitionTime: this.#now() };
@@ -118,17 +121,28 @@ export class StatusMarker {
     const conditions = [condition ? { ...condition, ...lastTransitionTime } : { type: READY, $patch: 'delete' }];
     const patch = { metadata: { uid, annotations }, status: { conditions } };
     try {
-      await this.#requests.patch(`/api/v1/namespaces/${namespace}/pods/${name}/status`, 'strategic', patch);
+      const path = `/api/v1/namespaces/${namespace}/pods/${name}/status`;
+      this.#written.set(uid, { wanted, version: versionOf(await this.#requests.patch(path, 'strategic', patch)) });
     } catch (error) {
-      if (isGone(error)) {
-        this.#written.delete(uid);
-        return 'gone';
-      }
+      // It may have been done all the same.
+      this.#written.delete(uid);
+      if (isGone(error)) return 'gone';
       throw forbidden(error, '"patch" on "pods/status" (API group "")');
     }
-    this.#written.set(uid, wanted);
     return 'patched';
   }
+}
+
+function versionOf(answer: unknown): string {
+  return (answer as { metadata?: { resourceVersion?: string } } | undefined)?.metadata?.resourceVersion ?? '';
+}
+
+/**
+ * Whether what has version `seen` was there before what has version `written`. Versions of one kind of object are
+ * decimal and can be compared: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+ */
+function isOlder(seen = '', written: string): boolean {
+  return /^\d+$/.test(seen) && /^\d+$/.test(written) && BigInt(seen) < BigInt(written);
 }
 
 function stands(pod: MarkedPod, { annotations, condition }: Wanted): boolean {

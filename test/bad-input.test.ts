@@ -224,10 +224,6 @@ const cases: Record<string, Bad> = {
   'a flag of tomorrow in a pod': init(['--outbound-owner-users', '5'], '--outbound-owner-users', 'knows'),
   'a bad port in injected arguments': init(['-q', '80-'], '-q', '"80-"', RANGE),
   'a value missing in injected arguments': init(['-q'], '-q', 'missing'),
-  "a host root of doctor's that is no path": {
-    words: ['doctor', '--host-root', 'host'],
-    says: ['--host-root', '"host"', 'not an absolute path'],
-  },
   "a socket of doctor's that is no path, by environment": {
     words: ['doctor'],
     says: ['IPNC_CRI_SOCKET', '"crio"', 'not an absolute path'],

@@ -88,6 +88,7 @@ trim('what the fixtures do not have', () => {
       securityContext: { runAsUser: 7, fsGroup: 8 },
       initContainers: null,
       containers: [{ name: 'app', ports }],
+      readinessGates: [{ conditionType: 'example.com/other' }, { conditionType: ours.type }],
     },
     status: {
       conditions: [
@@ -115,6 +116,7 @@ trim('what the fixtures do not have', () => {
     hostUsers: false,
     securityContext: { runAsUser: 7 },
     ...containers,
+    readinessGates: [{ conditionType: ours.type }],
   });
   assert.equal(status, { phase: '', podIPs: [], conditions: [ours] });
 });

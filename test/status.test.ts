@@ -16,8 +16,12 @@ class FakeRequests {
   readonly asked: { path: string; content: unknown }[] = [];
   error: unknown;
 
+  /** The version that the next patch makes. */
+  version = 0;
+
   async patch(path: string, _type: 'strategic', content: unknown) {
     await this.post(path, content);
+    return { kind: 'PartialObjectMetadata', metadata: { resourceVersion: String(this.version) } };
   }
 
   async post(path: string, content: unknown) {
@@ -100,24 +104,55 @@ marking('each part of the mark counts', async () => {
 
 marking('the time of transition stays while the status does', async () => {
   const { requests, marker } = setUp();
-  await marker.mark({ ...MARKED, annotations: {} }, DONE);
+  requests.version = 10;
+  const seen = { ...MARKED, resourceVersion: '9' };
+  await marker.mark({ ...seen, annotations: {} }, DONE);
   equal(requests.last.status.conditions[0].lastTransitionTime, undefined);
-  await marker.mark(MARKED, { status: 'failed', reason: 'InstallFailed', message: 'one' });
+  await marker.mark(seen, { status: 'failed', reason: 'InstallFailed', message: 'one' });
   equal(requests.last.status.conditions[0].lastTransitionTime, NOW);
-  await marker.mark(MARKED, { status: 'failed', reason: 'InstallFailed', message: 'two' });
+  await marker.mark(seen, { status: 'failed', reason: 'InstallFailed', message: 'two' });
   equal(requests.last.status.conditions[0].lastTransitionTime, undefined);
 });
 
 marking('a pod seen before our own last patch is not taken for what it is now', async () => {
   const { requests, marker } = setUp();
-  equal(await marker.mark(MARKED, { status: 'failed', reason: 'InstallFailed', message: 'one' }), 'patched');
-  equal(await marker.mark(MARKED, DONE), 'patched');
-  equal(await marker.mark(MARKED, DONE), 'unchanged');
-  equal(await marker.mark({ ...MARKED, annotations: {} }, DONE), 'patched');
-  equal(requests.asked.length, 3);
-  await marker.mark(MARKED, { status: 'failed', reason: 'InstallFailed', message: 'two' });
+  requests.version = 10;
+  const old = { ...MARKED, resourceVersion: '9' };
+  equal(await marker.mark(old, { status: 'failed', reason: 'InstallFailed', message: 'one' }), 'patched');
+  equal(requests.last.status.conditions[0].lastTransitionTime, NOW);
+  equal(await marker.mark(old, DONE), 'patched');
+  equal(requests.last.status.conditions[0].lastTransitionTime, NOW);
+  equal(await marker.mark(old, DONE), 'unchanged');
+  await marker.mark(old, { status: 'failed', reason: 'InstallFailed', message: 'two' });
   marker.forget('u-1');
-  equal(await marker.mark(MARKED, DONE), 'unchanged');
+  equal(await marker.mark(old, DONE), 'unchanged');
+});
+
+marking("a kubelet's change that our patch came after is no reason for another", async () => {
+  const { requests, marker } = setUp();
+  requests.version = 10;
+  equal(await marker.mark({ ...POD, resourceVersion: '8' }, DONE), 'patched');
+  equal(await marker.mark({ ...POD, resourceVersion: '9' }, DONE), 'unchanged');
+  equal(requests.asked.length, 1);
+});
+
+marking('what was seen after our patch counts: somebody may have taken the mark away', async () => {
+  for (const resourceVersion of ['10', '11', undefined, 'opaque']) {
+    const { requests, marker } = setUp();
+    requests.version = 10;
+    await marker.mark({ ...POD, resourceVersion: '9' }, DONE);
+    equal(await marker.mark({ ...POD, ...(resourceVersion && { resourceVersion }) }, DONE), 'patched', resourceVersion);
+  }
+});
+
+marking('after a patch of which no answer came, what was seen counts again', async () => {
+  const { requests, marker } = setUp();
+  requests.version = 10;
+  await marker.mark({ ...POD, resourceVersion: '9' }, DONE);
+  requests.error = answer(500);
+  await rejects(marker.mark({ ...POD, resourceVersion: '9' }, { status: 'failed', reason: 'X', message: 'one' }));
+  requests.error = undefined;
+  equal(await marker.mark({ ...POD, resourceVersion: '9' }, DONE), 'patched');
 });
 
 marking('a failure names field and value, takes back the stamps, and fits', async () => {

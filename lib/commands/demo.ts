@@ -1,9 +1,13 @@
+import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
 import { Command, Option } from 'commander';
 import { demo } from '../demo/demo.ts';
 import { Failure } from '../netns/errors.ts';
 import { runInSandbox } from '../userns.ts';
 import { type Context, readBackend } from './shared.ts';
+
+/** Beside the tests, whose cluster it shows. As a URL it is no import that a bundle would follow. */
+const CLUSTER_DEMO = new URL('../../test/cluster/demo.ts', import.meta.url);
 
 export function demoCommand({ io, exit }: Context): Command {
   return new Command('demo')
@@ -16,8 +20,13 @@ export function demoCommand({ io, exit }: Context): Command {
         'namespace.',
     )
     .addOption(new Option('--backend <name>', 'auto, iptables-legacy or nftables (default: auto)'))
-    .action(async ({ backend }: { backend?: string }) => {
+    .option('--cluster', 'a real pod on a real node instead; in the project folder only, as root')
+    .action(async ({ backend, cluster = false }: { backend?: string; cluster?: boolean }) => {
       const wanted = readBackend(backend);
+      if (cluster && !existsSync(CLUSTER_DEMO)) {
+        const remedy = 'npm run demo -- --cluster, in the project folder';
+        throw new Failure('ERR_CLUSTER', 'the cluster of the tests is not part of what is installed here', remedy);
+      }
       const sandbox = await runInSandbox();
       if (sandbox.ran) {
         exit(sandbox.exitCode);
@@ -29,6 +38,10 @@ export function demoCommand({ io, exit }: Context): Command {
       for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
         process.on(signal, () => process.exit(128 + constants.signals[signal]));
       }
-      await demo(io, wanted);
+      if (!cluster) await demo(io, wanted);
+      else {
+        const { clusterDemo } = (await import(CLUSTER_DEMO.href)) as { clusterDemo: typeof demo };
+        await clusterDemo(io, wanted);
+      }
     });
 }

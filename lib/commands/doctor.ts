@@ -1,32 +1,20 @@
-import { Command, Option } from 'commander';
-import { type RunOption, runOptions } from '../config/options.ts';
+import { Command } from 'commander';
+import { readConfig } from '../config.ts';
 import { type Check, examine } from '../doctor.ts';
 import { type Io, paint, printJson } from '../output.ts';
-import { addOutputOption, type Context, EXIT, flagsOf, readOptions } from './shared.ts';
+import { addOutputOption, type Context, EXIT, readOptions } from './shared.ts';
 
 export function doctorCommand(context: Context): Command {
   const command = new Command('doctor')
     .summary("what this machine's kernel, capabilities and sockets allow")
     .description('Says what this kernel and this process can do, and the remedy for each lack. Changes nothing.')
     .addHelpText('after', '\nExit codes: 0 nothing essential is missing, 1 something is, 2 usage.');
-  const { hostRoot, criSocket } = runOptions;
-  for (const option of [hostRoot, criSocket]) {
-    const { help, env } = option;
-    command.addOption(new Option(flagsOf(option), `${help} (env: ${env[0]})`).helpGroup('As for "run":'));
-  }
   addOutputOption(command);
   return command.action(async () => {
-    const { given, json, io } = readOptions(command, context);
-    const read = <T>(
-      { flag, env: [variable], parse }: RunOption<T>,
-      word: string | true | undefined,
-    ): T | undefined => {
-      const text = String(word ?? io.environment[variable] ?? '');
-      const field = word === undefined ? `${variable} (environment)` : `--${flag}`;
-      return text === '' ? undefined : parse(text, { field, source: 'flag' });
-    };
-    const root = read(hostRoot, given.hostRoot) ?? '/';
-    const checks = await examine({ hostRoot: root === '/' ? '' : root, criSocket: read(criSocket, given.criSocket) });
+    const { json, io } = readOptions(command, context);
+    // The controller's own environment, where it is run beside one; the name of the node is of no use here.
+    const config = readConfig({ flags: new Map(), environment: { NODE_NAME: 'node', ...io.environment } });
+    const checks = await examine(config);
     const ok = checks.every(({ status }) => status !== 'missing');
     if (json) printJson(io, { command: 'doctor', ok, checks });
     else io.out(text(io, checks));

@@ -122,7 +122,7 @@ async function repeat(io: Io, compiled: Compiled, identity: Identity): Promise<b
   return ok && !changed;
 }
 
-function heading(io: Io, text: string): void {
+export function heading(io: Io, text: string): void {
   io.out(`\n${paint(io, 'bold', text)}\n\n`);
 }
 
@@ -169,7 +169,7 @@ function printRules(io: Io, form: Form): void {
   if (others.length > 0) io.out(paint(io, 'dim', `  and ${others.join(', ')}; "ipnc plan" prints them all\n`));
 }
 
-function mark(io: Io, good: boolean): string {
+export function mark(io: Io, good: boolean): string {
   return paint(io, good ? 'green' : 'red', good ? 'ok' : 'WRONG');
 }
 

@@ -37,6 +37,10 @@ export interface StreamLimits {
   idleMs: number;
 }
 
+const JSON_TYPE = 'application/json';
+/** Of an object that was written its metadata alone: half of what a small pod is, and less of any other. */
+const METADATA_TYPE = `${JSON_TYPE};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,${JSON_TYPE}`;
+
 const PATCH_TYPES = {
   merge: 'application/merge-patch+json',
   strategic: 'application/strategic-merge-patch+json',
@@ -112,10 +116,12 @@ export class Kube {
     return this.#json({ method: 'GET', path, query }, limits);
   }
 
+  /** Resolves with the metadata of what was made. */
   post(path: string, content: unknown, limits: RequestLimits = {}): Promise<unknown> {
-    return this.#json({ method: 'POST', path, body: { type: 'application/json', content } }, limits);
+    return this.#json({ method: 'POST', path, body: { type: JSON_TYPE, content } }, limits);
   }
 
+  /** Resolves with the metadata of what was changed. */
   patch(path: string, type: keyof typeof PATCH_TYPES, content: unknown, limits: RequestLimits = {}): Promise<unknown> {
     return this.#json({ method: 'PATCH', path, body: { type: PATCH_TYPES[type], content } }, limits);
   }
@@ -196,7 +202,7 @@ export class Kube {
       agent: cluster.proxyUrl ? credentials.agent : this.#agents[url.protocol as 'https:'],
       headers: {
         ...credentials.headers,
-        Accept: 'application/json',
+        Accept: method === 'GET' ? JSON_TYPE : METADATA_TYPE,
         'User-Agent': 'istio-pod-network-controller',
         ...(body && { 'Content-Type': body.type, 'Content-Length': Buffer.byteLength(content ?? '') }),
       },

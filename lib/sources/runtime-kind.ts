@@ -5,6 +5,9 @@ import type { VersionResponse } from '../cri/messages.ts';
 /** containerd: its own events; cri: GetContainerEvents; inotify: new files where the runtime keeps netns. */
 export type RuntimeKind = 'containerd' | 'cri' | 'inotify';
 
+/** In the order in which they are tried. */
+export const KINDS: readonly RuntimeKind[] = ['containerd', 'cri', 'inotify'];
+
 export interface Choice {
   kind: RuntimeKind | 'none';
   reason: string;

@@ -10,10 +10,10 @@ import { readBundle } from '../cri/bundle.ts';
 import type { RuntimeError } from '../cri/channel.ts';
 import type { Cri } from '../cri/client.ts';
 import type { TaskCreate } from '../cri/messages.ts';
-import { onNode } from '../netns/node-paths.ts';
+import { NETNS_FOLDER, onNode } from '../netns/node-paths.ts';
 import { Arrivals } from './arrivals.ts';
 import { HintQueue, type SandboxHint } from './hint-queue.ts';
-import { chooseKind, type RuntimeKind } from './runtime-kind.ts';
+import { chooseKind, KINDS, type RuntimeKind } from './runtime-kind.ts';
 
 export interface RuntimeEventsOptions {
   cri: Cri;
@@ -22,7 +22,7 @@ export interface RuntimeEventsOptions {
   /** Where the node's files are, as this process sees them; see onNode(). */
   hostRoot?: string;
   /** Those that may be used, in this order: all of them if absent. */
-  kinds?: RuntimeKind[];
+  kinds?: readonly RuntimeKind[];
   signal: AbortSignal;
 }
 
@@ -57,12 +57,7 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
   #stats = { events: 0, losses: 0 };
 
   constructor(options: RuntimeEventsOptions) {
-    const defaults = {
-      netnsFolder: '/run/netns',
-      hostRoot: '',
-      kinds: ['containerd', 'cri', 'inotify'] as RuntimeKind[],
-    };
-    this.#options = { ...defaults, ...options };
+    this.#options = { netnsFolder: NETNS_FOLDER, hostRoot: '', kinds: KINDS, ...options };
     this.#run().catch((error: unknown) => this.#settleOn('none', String(error)));
   }
 

@@ -21,7 +21,7 @@ export const BOOT_ID = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').t
 
 /** Where the controller's own account is, and its pod. */
 export const SYSTEM = 'mesh-system';
-const ACCOUNT = { namespace: SYSTEM, name: 'agent' };
+export const ACCOUNT = { namespace: SYSTEM, name: 'agent' };
 
 /** All that the controller needs of the API. */
 const RIGHTS = [
@@ -51,7 +51,7 @@ export async function createAccount(controlPlane: ControlPlane, kube: Kube, node
   return controlPlane.kubeconfigFor(ACCOUNT, { node: node.name });
 }
 
-interface LogLine {
+export interface LogLine {
   level: string;
   msg: string;
   /** ISO 8601. */
@@ -144,7 +144,15 @@ export class ControllerProcess {
 export const CAPABILITIES = ['NET_ADMIN', 'NET_RAW', 'SYS_ADMIN'];
 
 /** As a DaemonSet would have it. */
-export function controllerPod(node: ClusterNode, name: string, capabilities = CAPABILITIES): V1Pod {
+export function controllerPod(
+  node: ClusterNode,
+  name: string,
+  {
+    capabilities = CAPABILITIES,
+    command = [] as string[],
+    args = ['run', '--resync', '1s', '--log-level', 'debug'],
+  } = {},
+): V1Pod {
   const field = (name: string, fieldPath: string) => ({ name, valueFrom: { fieldRef: { fieldPath } } });
   return {
     metadata: { name, namespace: SYSTEM },
@@ -158,7 +166,8 @@ export function controllerPod(node: ClusterNode, name: string, capabilities = CA
           name: 'controller',
           image: imageName('istio-pod-network-controller'),
           imagePullPolicy: 'Never',
-          args: ['run', '--resync', '1s', '--log-level', 'debug'],
+          command,
+          args,
           env: [
             field('NODE_NAME', 'spec.nodeName'),
             field('POD_NAME', 'metadata.name'),

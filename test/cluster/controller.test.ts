@@ -2,6 +2,7 @@
 import { deepEqual, equal, match, notEqual, ok } from 'node:assert/strict';
 import type { V1Pod } from '@kubernetes/client-node';
 import { suite } from '../suite.ts';
+import { ipnc } from '../support/command-line.ts';
 import { inside } from '../support/netns.ts';
 import { BOOT_ID, CAPABILITIES, ControllerProcess, controllerPod, SYSTEM } from './controller-process.ts';
 import { INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod, rulesIn } from './mesh-pod.ts';
@@ -63,27 +64,81 @@ test(
   SLOW,
 );
 
+/** How a pod of the controller ended, and what it said. */
+async function outcome(name: string, options: Parameters<typeof controllerPod>[2]) {
+  await mesh.core.createNamespacedPod({ namespace: SYSTEM, body: controllerPod(mesh.node, name, options) });
+  const { status } = await until(
+    `over: ${name}`,
+    () => mesh.core.readNamespacedPod({ namespace: SYSTEM, name }),
+    ({ status }) => status?.phase === 'Failed' || status?.phase === 'Succeeded',
+  );
+  const text = await mesh.core.readNamespacedPodLog({ namespace: SYSTEM, name });
+  return { code: status?.containerStatuses?.[0]?.state?.terminated?.exitCode, text };
+}
+
 for (const missing of CAPABILITIES) {
   test(
-    `without CAP_${missing} it ends at once, and says so`,
+    `without CAP_${missing} it ends at once, and says so; so does doctor`,
     async () => {
       const name = `without-${missing.toLowerCase().replace('_', '-')}`;
-      const left = CAPABILITIES.filter((each) => each !== missing);
-      await mesh.core.createNamespacedPod({ namespace: SYSTEM, body: controllerPod(mesh.node, name, left) });
-      const { status } = await until(
-        `over: ${name}`,
-        () => mesh.core.readNamespacedPod({ namespace: SYSTEM, name }),
-        ({ status }) => status?.phase === 'Failed',
-      );
-      equal(status?.containerStatuses?.[0]?.state?.terminated?.exitCode, 1);
-      match(
-        await mesh.core.readNamespacedPodLog({ namespace: SYSTEM, name }),
-        new RegExp(`CAP_${missing}: not effective`),
-      );
+      const capabilities = CAPABILITIES.filter((each) => each !== missing);
+      const [run, doctor] = await Promise.all([
+        outcome(name, { capabilities }),
+        outcome(`doctor-${name}`, { capabilities, args: ['doctor'] }),
+      ]);
+      deepEqual([run.code, doctor.code], [1, 1]);
+      match(run.text, new RegExp(`CAP_${missing}: not effective`));
+      for (const each of CAPABILITIES) {
+        const word = each === missing ? 'missing' : 'ok';
+        match(doctor.text, new RegExp(`^${word} +CAP_${each} `, 'm'));
+        if (each !== missing) ok(!run.text.includes(`CAP_${each}:`), run.text);
+      }
     },
     SLOW,
   );
 }
+
+test(
+  'doctor, in a pod with what the controller has, misses nothing, and knows what would tell of sandboxes',
+  async () => {
+    const { code, text } = await outcome('doctor', { command: ['ipnc'], args: ['doctor'] });
+    equal(code, 0, text);
+    match(text, /^ok +runtime events +containerd: containerd v?2/m);
+    ok(!text.includes('missing  '), text);
+  },
+  SLOW,
+);
+
+for (const source of ['containerd', 'cri', 'inotify', 'off']) {
+  test(
+    `runtime events, ${source}: said at the start, in a metric and by doctor`,
+    async () => {
+      const named = source === 'off' ? 'none' : source;
+      const events = ['--runtime-events', source];
+      await using started = await ControllerProcess.start(mesh.node, mesh.kubeconfig, ...events);
+      equal(started.lines.find(({ msg }) => msg === 'started')?.events, named);
+      const { text } = await started.get('/metrics');
+      const metric = text.split('\n').filter((line) => /^\w+runtime_event_source\{/.test(line));
+      deepEqual(metric, [`istio_pod_network_controller_runtime_event_source{source="${named}"} 1`]);
+      const environment = { IPNC_RUNTIME_EVENTS: source, IPNC_HOST_ROOT: mesh.node.path('/') };
+      const { stdout } = await ipnc(['doctor'], { environment });
+      match(stdout, new RegExp(`^(ok|warn) +runtime events +${source}\\b`, 'm'));
+    },
+    SLOW,
+  );
+}
+
+test('doctor where no runtime answers says that none tells of sandboxes', async () => {
+  for (const [socket, why] of [
+    [mesh.node.criSocket.replace('.sock', '.gone'), 'UNAVAILABLE'],
+    [undefined, 'no runtime'],
+  ]) {
+    const environment = { IPNC_HOST_ROOT: '/nowhere', ...(socket && { IPNC_CRI_SOCKET: socket, IPNC_HOST_ROOT: '/' }) };
+    const { code, stdout } = await ipnc(['doctor'], { environment });
+    equal(code, 0);
+    match(stdout, new RegExp(`^warn +runtime events +none: .*${why}`, 'm'));
+  }
+});
 
 test(
   'as a process of the node, with the rights that it needs and no others, it does the same',

@@ -1,5 +1,5 @@
 /** Images are the same wherever and whenever they are made of the same files. */
-import { equal, notEqual } from 'node:assert/strict';
+import { equal, notEqual, ok } from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -33,6 +33,20 @@ for (const [name, make] of Object.entries(images)) {
     { needs: needs[name as ImageName] },
   );
 }
+
+test(
+  'the bundle leaves out what the controller never runs, of which the memory of each node would pay for',
+  async () => {
+    const image = await images['istio-pod-network-controller']();
+    const text = image.layers
+      .flat()
+      .map((entry) => (/^app\/lib\/.*\.js$/.test(entry.path) && 'content' in entry ? String(entry.content) : ''))
+      .join('');
+    ok(text.includes('loadFromCluster('), 'that which it runs');
+    for (const name of ['V1PodSpec', 'UndiciError', 'CoreV1Api']) ok(!text.includes(name), name);
+  },
+  { needs: ['addon', 'ldd'] },
+);
 
 test('another content is another digest', () => {
   const image = (text: string) => ({

@@ -1,17 +1,18 @@
 /** Pods as Istio's injector makes them in CNI mode, with the toolbox for istio-proxy and app; and who answers whom. */
-import { deepEqual, ok } from 'node:assert/strict';
+import { equal, ok } from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
 import { type Identity, native } from '../../lib/native.ts';
 import type { Kube } from '../../lib/sources/kube.ts';
 import { NETNS, READY, RULES, STATUS } from '../../lib/status.ts';
-import { inside } from '../support/netns.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { administrator, createAccount } from './controller-process.ts';
 import { type ImageName, imageName } from './images/images.ts';
 import { type ClusterNode, startNode } from './node.ts';
 import { pod, runPod, toolbox, until } from './pods.ts';
 import { programs } from './programs.ts';
+import { output } from './sandbox/sandbox.ts';
+import type { Progress } from './stopwatch.ts';
 
 export const INITIALIZE = 'istio-pod-network-controller/initialize';
 /** Of the pods; what is in it may not have any privilege. */
@@ -20,6 +21,14 @@ export const NAMESPACE = 'shop';
 export interface PodOptions {
   annotations?: Record<string, string>;
   hostUsers?: boolean;
+  /** Types of conditions. */
+  readinessGates?: string[];
+}
+
+export interface MeshPodOptions extends PodOptions {
+  /** With TPROXY the proxy has a privilege of its own, and the namespace must not be a restricted one. */
+  mode?: 'REDIRECT' | 'TPROXY';
+  dnsCapture?: boolean;
 }
 
 /** As `restricted` demands it. */
@@ -33,31 +42,53 @@ const container = (uid: number, made: V1Container): V1Container => ({
     runAsGroup: uid,
   },
 });
-const restricted = { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } };
+const common = ({ hostUsers, readinessGates = [] }: PodOptions) => ({
+  securityContext: { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } },
+  automountServiceAccountToken: false,
+  readinessGates: readinessGates.map((conditionType) => ({ conditionType })),
+  ...(hostUsers !== undefined && { hostUsers }),
+});
 
 /** What the injector makes of its default flags. */
-const ARGUMENTS =
-  'istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x  -b * -d 15090,15021,15020 --log_output_level=default:info';
+const ARGUMENTS = (mode: string) =>
+  `istio-iptables -p 15001 -z 15006 -u 1337 -m ${mode} -i * -x  -b * -d 15090,15021,15020 --log_output_level=default:info`;
+
+/** A transparent socket takes CAP_NET_ADMIN, which among uids only root keeps. */
+const TRANSPARENT = {
+  allowPrivilegeEscalation: false,
+  capabilities: { drop: ['ALL'], add: ['NET_ADMIN'] },
+  readOnlyRootFilesystem: true,
+  runAsNonRoot: false,
+  runAsUser: 0,
+  runAsGroup: 1337,
+};
 
 /** The app answers on 8080. */
-export function meshPod(name: string, { annotations = {}, hostUsers }: PodOptions = {}): V1Pod {
+export function meshPod(
+  name: string,
+  { annotations = {}, mode = 'REDIRECT', dnsCapture = false, ...options }: MeshPodOptions = {},
+): V1Pod {
   const validation = {
-    ...toolbox('istio-validation', ...ARGUMENTS.split(' '), '--run-validation', '--skip-rule-apply'),
+    ...toolbox('istio-validation', ...ARGUMENTS(mode).split(' '), '--run-validation', '--skip-rule-apply'),
     command: ['/toolbox', 'help'],
   };
-  const proxy = toolbox('istio-proxy', 'serve', '--name', 'istio-proxy', '--tcp', '15001,15006');
+  const serves = ['--tcp', '15001,15006,15053', '--udp', '15053', ...(mode === 'TPROXY' ? ['--transparent'] : [])];
+  const proxy = container(1337, toolbox('istio-proxy', 'serve', '--name', 'istio-proxy', ...serves));
+  proxy.env = [
+    { name: 'ISTIO_META_INTERCEPTION_MODE', value: mode },
+    ...(dnsCapture ? [{ name: 'ISTIO_META_DNS_CAPTURE', value: 'true' }] : []),
+  ];
+  if (mode === 'TPROXY') proxy.securityContext = TRANSPARENT;
   const made = pod(name, {
-    securityContext: restricted,
-    automountServiceAccountToken: false,
-    ...(hostUsers !== undefined && { hostUsers }),
-    initContainers: [container(1337, validation), { ...container(1337, proxy), restartPolicy: 'Always' }],
+    ...common(options),
+    initContainers: [container(1337, validation), { ...proxy, restartPolicy: 'Always' }],
     containers: [container(1000, toolbox('app', 'serve', '--name', name, '--tcp', '8080'))],
   });
   made.metadata = {
     ...made.metadata,
     annotations: {
       'sidecar.istio.io/status': '{"initContainers":["istio-validation","istio-proxy"],"revision":"default"}',
-      'sidecar.istio.io/interceptionMode': 'REDIRECT',
+      'sidecar.istio.io/interceptionMode': mode,
       'traffic.sidecar.istio.io/includeInboundPorts': '*',
       'traffic.sidecar.istio.io/excludeInboundPorts': '15020',
       'traffic.sidecar.istio.io/includeOutboundIPRanges': '*',
@@ -88,7 +119,7 @@ export function gatedPod(name: string, given: GatedPodOptions = {}): V1Pod {
     image: imageName(image),
     imagePullPolicy: 'Never',
     ...(command && { command }),
-    args: [...gate, ...ARGUMENTS.split(' ')],
+    args: [...gate, ...ARGUMENTS('REDIRECT').split(' ')],
     ...(annotationsMounted && { volumeMounts: [{ name: 'podinfo', mountPath: '/etc/podinfo' }] }),
   };
   if (made.spec) {
@@ -99,10 +130,9 @@ export function gatedPod(name: string, given: GatedPodOptions = {}): V1Pod {
 }
 
 /** Not enrolled unless annotated. */
-export function plainPod(name: string, { annotations = {} }: PodOptions = {}): V1Pod {
+export function plainPod(name: string, { annotations = {}, ...options }: PodOptions = {}): V1Pod {
   const made = pod(name, {
-    securityContext: restricted,
-    automountServiceAccountToken: false,
+    ...common(options),
     containers: [container(1000, toolbox('app', 'serve', '--name', name, '--tcp', '8080'))],
   });
   made.metadata = { ...made.metadata, annotations };
@@ -120,6 +150,15 @@ export interface Marks {
 export const isInitialized = ({ status, condition }: Marks) =>
   status === 'initialized' && condition === 'True Initialized';
 
+/** What an app's connection came to: who answered it, on which port, for what; or an errno name. */
+export interface Call {
+  /** Name of the pod. */
+  from: string;
+  address: string;
+  answer: string;
+  expected: string;
+}
+
 /** A cluster of one node, with a restricted namespace and an account for the controller. */
 export class Mesh {
   readonly controlPlane: ControlPlane;
@@ -136,10 +175,11 @@ export class Mesh {
     this.admin = administrator(controlPlane);
   }
 
-  static async start(images: ImageName[]): Promise<Mesh> {
-    const controlPlane = await startControlPlane({ controllers: true });
+  static async start(images: ImageName[], progress?: Progress): Promise<Mesh> {
+    const reported = progress && { progress };
+    const controlPlane = await startControlPlane({ controllers: true, ...reported });
     try {
-      const mesh = new Mesh(controlPlane, await startNode(controlPlane, { images }));
+      const mesh = new Mesh(controlPlane, await startNode(controlPlane, { images, ...reported }));
       mesh.kubeconfig = await createAccount(controlPlane, mesh.admin, mesh.node);
       const labels = { 'pod-security.kubernetes.io/enforce': 'restricted' };
       await mesh.admin.post('/api/v1/namespaces', { metadata: { name: NAMESPACE, labels } });
@@ -232,25 +272,42 @@ export class Mesh {
 
   /** Outbound, from the pod to `other`, and inbound, in each family: the proxy sees them. */
   async expectCaptured(pod: V1Pod, other: V1Pod): Promise<void> {
-    deepEqual(await this.#answers(pod, other), expected(pod, other, true));
+    await this.#expect(pod, other, true);
   }
 
   async expectDirect(pod: V1Pod, other: V1Pod): Promise<void> {
-    deepEqual(await this.#answers(pod, other), expected(pod, other, false));
+    await this.#expect(pod, other, false);
   }
 
-  #answers(one: V1Pod, other: V1Pod): Promise<string[]> {
-    const outbound = addressesOf(other).map((address) => this.#call(one, address));
-    const inbound = addressesOf(one).map((address) => this.#call(other, address));
+  async #expect(pod: V1Pod, other: V1Pod, captured: boolean): Promise<void> {
+    const calls = await this.calls(pod, other, captured);
+    ok(calls.length === 4, 'an address of each family');
+    for (const { from, address, answer, expected } of calls) equal(answer, expected, `${from} -> ${address}`);
+  }
+
+  /** Between the apps of two pods, out of the first and into it. */
+  calls(pod: V1Pod, other: V1Pod, captured: boolean): Promise<Call[]> {
+    const call = async (from: V1Pod, to: V1Pod, address: string, port: number): Promise<Call> => {
+      const original = address.includes(':') ? `[${address}]:8080` : `${address}:8080`;
+      const expected = captured ? `istio-proxy ${port} ${original}` : `${to.metadata?.name} 8080 ${original}`;
+      return {
+        from: from.metadata?.name ?? '',
+        address: original,
+        expected,
+        answer: await this.dial(from, 'tcp', address, 8080),
+      };
+    };
+    const outbound = addressesOf(other).map((address) => call(pod, other, address, 15001));
+    const inbound = addressesOf(pod).map((address) => call(other, pod, address, 15006));
     return Promise.all([...outbound, ...inbound]);
   }
 
   /** `web 8080 10.0.0.1:8080`: who answers a process of the pod's app, on which port, for what; or an errno name. */
-  async #call(from: V1Pod, address: string): Promise<string> {
+  async dial(from: V1Pod, protocol: 'tcp' | 'udp', address: string, port: number): Promise<string> {
     const app = from.status?.containerStatuses?.find(({ name }) => name === 'app');
     const id = app?.containerID?.replace(/^.*:\/\//, '') ?? '';
     const ctr = (await programs(['ctr'])).path('ctr');
-    const dial = ['/toolbox', 'dial', '--timeout', '3000', 'tcp', address, '8080', 'token'];
+    const dial = ['/toolbox', 'dial', '--timeout', '3000', protocol, address, String(port), 'token'];
     const exec = () => [ctr, '--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...dial];
     // ctr may end before it has copied what a process printed that was quicker than it.
     let text = '';
@@ -260,24 +317,13 @@ export class Mesh {
   }
 }
 
-function addressesOf({ status }: V1Pod): string[] {
+export function addressesOf({ status }: V1Pod): string[] {
   return (status?.podIPs ?? []).map(({ ip }) => ip ?? '');
-}
-
-function expected(mesh: V1Pod, other: V1Pod, captured: boolean): string[] {
-  const to = (target: V1Pod, port: number) =>
-    addressesOf(target).map((address) => {
-      const original = address.includes(':') ? `[${address}]:8080` : `${address}:8080`;
-      return captured ? `istio-proxy ${port} ${original}` : `${target.metadata?.name} 8080 ${original}`;
-    });
-  const all = [...to(other, 15001), ...to(mesh, 15006)];
-  ok(all.length === 4, 'an address of each family');
-  return all;
 }
 
 /** As the operators' own tools see it, without counters. */
 export async function rulesIn(netns: Pick<Identity, 'path'>): Promise<string> {
   const tools = ['iptables-legacy-save', 'ip6tables-legacy-save', 'nft --stateless list ruleset'];
-  const text = await inside(netns.path, ['sh', '-ec', tools.join('; ')]);
+  const text = await output(['nsenter', `--net=${netns.path}`, 'sh', '-ec', tools.join('; ')]);
   return text.replace(/^#.*\n/gm, '').replace(/ \[\d+:\d+\]$/gm, '');
 }

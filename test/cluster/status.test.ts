@@ -88,6 +88,7 @@ function seen({ metadata, status, spec }: V1Pod): MarkedPod {
     uid: metadata?.uid ?? '',
     namespace,
     name: metadata?.name ?? '',
+    resourceVersion: metadata?.resourceVersion ?? '',
     annotations: metadata?.annotations ?? {},
     conditions: (status?.conditions ?? []).map(({ type, status, reason = '', message = '' }) => {
       return { type, status, reason, message };
@@ -123,11 +124,38 @@ test('the mark is found right when read back, and written again it is no write',
   const marked = await read('twice');
   const nobody = { patch: () => Promise.reject(new Error('asked')), post: () => Promise.reject(new Error('asked')) };
   equal(await new StatusMarker(nobody).mark(seen(marked), DONE), 'unchanged');
-  const marker = new StatusMarker(agent);
-  await marker.mark(created, DONE);
   const again = await read('twice');
-  await marker.mark({ ...seen(again), annotations: {} }, DONE);
+  equal(await new StatusMarker(agent).mark({ ...seen(again), annotations: {} }, DONE), 'patched');
   equal((await read('twice')).metadata?.resourceVersion, again.metadata?.resourceVersion);
+});
+
+test('a change that came before the patch, and is told of after it, asks for no other patch', async () => {
+  const created = await create('overtaken');
+  const path = `/api/v1/namespaces/${namespace}/pods/overtaken/status`;
+  await admin.patch(path, 'strategic', { status: { podIPs: [{ ip: '192.0.2.1' }], podIP: '192.0.2.1' } });
+  const overtaken = seen(await read('overtaken'));
+  const asked: unknown[] = [];
+  const patch = (...request: Parameters<Kube['patch']>) => {
+    asked.push(request);
+    return agent.patch(...request);
+  };
+  const marker = new StatusMarker({ patch, post: agent.post });
+  equal(await marker.mark(created, DONE), 'patched');
+  equal(await marker.mark(overtaken, DONE), 'unchanged');
+  equal(asked.length, 1);
+  equal(await marker.mark(seen(await read('overtaken')), DONE), 'unchanged');
+  // As if somebody had taken the mark away since.
+  const { metadata } = (await admin.patch(path, 'merge', { metadata: { annotations: { [NETNS]: null } } })) as V1Pod;
+  match(metadata?.resourceVersion ?? '', /^\d+$/);
+  equal(await marker.mark(seen(await read('overtaken')), DONE), 'patched');
+});
+
+test('what is written is answered with its metadata alone', async () => {
+  await create('brief');
+  const annotations = { brief: 'yes' };
+  const made = await admin.patch(`/api/v1/namespaces/${namespace}/pods/brief`, 'merge', { metadata: { annotations } });
+  const { kind, metadata, ...rest } = made as V1Pod;
+  deepEqual([kind, metadata?.annotations?.brief, Object.keys(rest)], ['PartialObjectMetadata', 'yes', ['apiVersion']]);
 });
 
 test('failed, initialized, failed in other words: the transition is when the status changed', async () => {

@@ -1,0 +1,84 @@
+/** `ipnc demo --cluster`: what it shows, and what it says where it cannot. */
+import { deepEqual, equal, match } from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+import { imageLayers, MAIN } from '../../image/files.ts';
+import { suite } from '../suite.ts';
+
+const ROOT = join(import.meta.dirname, '../..');
+const NEEDS = ['addon', 'toolbox', 'iptables-legacy-save', 'nft'];
+
+const test = suite('cluster, demo');
+
+interface Ended {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+function demo(main: string, environment: NodeJS.ProcessEnv = {}): Promise<Ended> {
+  const env = { ...process.env, ...environment };
+  return new Promise((resolve) => {
+    execFile(process.execPath, [main, 'demo', '--cluster'], { env }, (error, stdout, stderr) => {
+      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
+    });
+  });
+}
+
+test(
+  'a pod without any privilege goes through it, and each step is shown',
+  async () => {
+    const { code, stdout, stderr } = await demo(join(ROOT, 'lib/main.ts'));
+    equal(code, 0, stderr);
+    const steps = [...stdout.matchAll(/^ +\d+ ms {2}(\w+)/gm)].map(([, step]) => step);
+    deepEqual(
+      steps.filter((step) => step !== 'decided'),
+      ['created', 'sandbox', 'rules', 'mark', 'ready'],
+    );
+    match(stdout, /told by containerd, netns \S*\/run\/netns\/cni-/);
+    match(stdout, /^ {2}-A ISTIO_OUTPUT /m);
+    match(stdout, /^ {2}ok {2}condition {2}True Initialized$/m);
+    const captured = [...stdout.matchAll(/^ {2}ok {2}(outbound|inbound) .* istio-proxy on (\d+), meant for/gm)];
+    deepEqual(
+      captured.map(([, way, port]) => `${way} ${port}`),
+      ['outbound 15001', 'outbound 15001', 'inbound 15006', 'inbound 15006'],
+    );
+    match(stdout, /All 4 connections went the way they should/);
+  },
+  { timeoutMs: 90_000, needs: ['cluster', ...NEEDS] },
+);
+
+test(
+  'without the programs of a cluster it says how to get them',
+  async () => {
+    const { code, stdout, stderr } = await demo(join(ROOT, 'lib/main.ts'), { XDG_CACHE_HOME: '/nowhere' });
+    equal(code, 1);
+    equal(stdout, '');
+    match(stderr, /not built.*test\/cluster\/build/);
+  },
+  { needs: ['netns'] },
+);
+
+test(
+  'the bundle of the image holds nothing of it, and says where it can be had',
+  async () => {
+    const layers = await imageLayers(ROOT, join(ROOT, 'build/Release'));
+    const folder = mkdtempSync(join(tmpdir(), 'ipnc-demo-'));
+    try {
+      for (const entry of layers.flat()) {
+        if (dirname(`/${entry.path}`) !== dirname(MAIN) || !('content' in entry)) continue;
+        writeFileSync(join(folder, basename(entry.path)), entry.content);
+      }
+      writeFileSync(join(folder, 'package.json'), '{"type":"module"}');
+      const { code, stderr } = await demo(join(folder, basename(MAIN)));
+      equal(code, 1);
+      match(stderr, /not part of what is installed/);
+      match(stderr, /npm run demo -- --cluster/);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+  { needs: ['addon', 'ldd'] },
+);

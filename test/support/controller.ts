@@ -1,0 +1,97 @@
+/** A controller in this process, all of it real but for its locator: a pod's netns is the file of its uid in a Farm. */
+import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { KubeConfig } from '@kubernetes/client-node';
+import { readConfig } from '../../lib/config.ts';
+import { Controller } from '../../lib/controller.ts';
+import { EventRecorder } from '../../lib/events.ts';
+import { Initializer } from '../../lib/initialize.ts';
+import { createLogger } from '../../lib/log.ts';
+import { createMetrics } from '../../lib/metrics.ts';
+import { native } from '../../lib/native.ts';
+import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
+import { Kube } from '../../lib/sources/kube.ts';
+import { StatusMarker } from '../../lib/status.ts';
+import type { Farm } from './netns.ts';
+import { NODE } from './pod-server.ts';
+
+export const BOOT_ID = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+
+/** Called with a pod's uid, before it is looked for and after that. */
+type OnLocate = (when: 'before' | 'after', uid: string) => Promise<void>;
+
+class KnownPlaces extends Locator {
+  readonly #farm: Farm;
+  readonly #onLocate: OnLocate;
+
+  constructor(farm: Farm, onLocate: OnLocate) {
+    super({});
+    this.#farm = farm;
+    this.#onLocate = onLocate;
+  }
+
+  override async locatePod({ uid }: PodRef): Promise<Located | NotLocated> {
+    await this.#onLocate('before', uid);
+    const path = this.#farm.file(uid);
+    const found = await native()
+      .identify(path)
+      .then(
+        (netns): Located => ({ path, source: 'cri', netns }),
+        (error): NotLocated => ({ path: undefined, reason: 'no-sandbox', detail: String(error) }),
+      );
+    await this.#onLocate('after', uid);
+    return found;
+  }
+}
+
+export interface RunningController extends AsyncDisposable {
+  controller: Controller;
+  /** Whether there is nothing to do now, nor later. */
+  idle(): boolean;
+}
+
+/** Enrols by annotation alone, and sweeps when told. */
+export async function runController(
+  config: KubeConfig,
+  farm: Farm,
+  onLocate: OnLocate = async () => {},
+): Promise<RunningController> {
+  const stop = new AbortController();
+  const kube = new Kube(() => config);
+  const marker = new StatusMarker(kube);
+  const recorder = new EventRecorder({ requests: kube, node: NODE, onError: () => {} });
+  const runConfig = readConfig({ flags: new Map(), environment: { NODE_NAME: NODE, IPNC_ENROLL: 'annotation' } });
+  const probe = await native().probe();
+  const locator = new KnownPlaces(farm, onLocate);
+  const initializer = new Initializer({ config: runConfig, locator, marker, probe, bootId: BOOT_ID });
+  const metrics = createMetrics('test', {
+    queue: () => controller.queue(),
+    pods: () => controller.states(),
+    watches: () => controller.watches(),
+    events: () => recorder.stats,
+    eventSource: () => 'none',
+  });
+  const log = createLogger({ level: 'silent' });
+  const options = { kube, nodeName: NODE, resyncMs: 3_600_000, concurrency: 8, log };
+  const controller = new Controller({ ...options, initializer, marker, recorder, metrics });
+  const ended = controller.run(stop.signal, AbortSignal.timeout(60_000));
+  return {
+    controller,
+    idle: () => {
+      const { waiting, running, backingOff } = controller.queue();
+      return waiting.new + waiting.resync + running + backingOff === 0;
+    },
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      await ended;
+      kube.close();
+    },
+  };
+}
+
+/** Throws with `state` when it is not so after half a minute. */
+export async function until(what: string, right: () => boolean, state: () => unknown): Promise<void> {
+  for (const limit = performance.now() + 30_000; !right(); await sleep(20)) {
+    if (performance.now() > limit) throw new Error(`not ${what}: ${JSON.stringify(state())}`);
+  }
+}
