@@ -224,6 +224,11 @@ const cases: Record<string, Bad> = {
   'a flag of tomorrow in a pod': init(['--outbound-owner-users', '5'], '--outbound-owner-users', 'knows'),
   'a bad port in injected arguments': init(['-q', '80-'], '-q', '"80-"', RANGE),
   'a value missing in injected arguments': init(['-q'], '-q', 'missing'),
+  "a socket of doctor's that is no path, by environment": {
+    words: ['doctor'],
+    says: ['IPNC_CRI_SOCKET', '"crio"', 'not an absolute path'],
+    environment: { IPNC_CRI_SOCKET: 'crio' },
+  },
   'a variable by reference': podWith(
     { spec: { containers: [{ name: 'istio-proxy', env: [{ name: 'INVALID_DROP', valueFrom: {} }] }] } },
     'INVALID_DROP',
@@ -232,7 +237,7 @@ const cases: Record<string, Bad> = {
   ),
 };
 
-const VERBS = ['apply', 'verify', 'clean', 'plan', 'aply'];
+const VERBS = ['apply', 'verify', 'clean', 'plan', 'aply', 'doctor'];
 
 const test = suite('bad input');
 

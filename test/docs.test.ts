@@ -1,14 +1,18 @@
-/** docs/cli.md says what the option table says. */
-import { readFileSync } from 'node:fs';
+/** docs/cli.md says what the option table says; docs/operate.md knows each reason and code that somebody may read. */
+import { existsSync, readFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { defaultOf, flagsOf } from '../lib/commands/shared.ts';
 import { runOptionList } from '../lib/config/options.ts';
+import { MEANINGS } from '../lib/netns/errors.ts';
+import { SKIP_REASONS } from '../lib/policy.ts';
 import { foreignFlags } from '../lib/redirect/foreign.ts';
 import { optionList, type RedirectOption } from '../lib/redirect/options.ts';
 import { suite } from './suite.ts';
 
 const test = suite('docs');
-const text = readFileSync(new URL('../docs/cli.md', import.meta.url), 'utf8');
+const read = (name: string) => readFileSync(new URL(`../${name}`, import.meta.url), 'utf8');
+const text = read('docs/cli.md');
+const operate = read('docs/operate.md');
 
 const code = (words: readonly string[] = []) => words.map((word) => `\`${word}\``).join(', ');
 
@@ -45,3 +49,31 @@ const holds = (expected: string) =>
 test('the table of redirect options', () => holds(table()));
 test("the table of the controller's options", () => holds(runTable()));
 test('the table of flags that have no place here', () => holds(foreignTable()));
+
+/** Quoted words of a source that match. */
+const wordsOf = (file: string, pattern: RegExp) => [...read(file).matchAll(pattern)].map(([, word]) => word ?? '');
+
+const told: Record<string, readonly string[]> = {
+  'why a pod was left alone': SKIP_REASONS,
+  'why a pod waits': ['namespace', ...wordsOf('lib/netns/locate.ts', /^ {2}\| '([a-z-]+)';?$/gm)],
+  'codes of failures': [...Object.keys(MEANINGS), ...wordsOf('lib/initialize.ts', /'(ERR_[A-Z_]+)'/g)],
+  'reasons of Events': [
+    ...wordsOf('lib/controller.ts', /reason: '([A-Z][A-Za-z]+)'/g),
+    ...wordsOf('lib/status.ts', /'(ConfigInvalid|InstallFailed)'/g),
+  ],
+};
+for (const [what, names] of Object.entries(told)) {
+  test(`docs/operate.md, ${what}`, () => {
+    assert.ok(names.length > 3, `${names}`);
+    const missing = names.filter((name) => !operate.includes(`\`${name}\``));
+    assert.equal(missing, []);
+  });
+}
+
+test('links between the documents lead to files', () => {
+  for (const name of ['docs/install.md', 'docs/migrate.md', 'docs/operate.md', 'docs/security.md']) {
+    for (const [, target = ''] of read(name).matchAll(/\]\(([^)#:]+)\)/g)) {
+      assert.ok(existsSync(new URL(`../docs/${target}`, import.meta.url)), `${name}: ${target}`);
+    }
+  }
+});

@@ -3,7 +3,7 @@ import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { canBecome, UID_MAP_REMEDY } from '../lib/userns.ts';
-import { clusterLack } from './cluster/programs.ts';
+import { clusterLack, helmLack } from './cluster/programs.ts';
 
 /** What can be asked for by name; any other name is a command to be found in PATH. */
 const probes: Record<string, () => string | undefined> = {
@@ -36,6 +36,7 @@ const probes: Record<string, () => string | undefined> = {
   toolbox: () => built('toolbox'),
   native_test: () => built('native_test'),
   cluster: clusterLack,
+  helm: helmLack,
 };
 
 const answers = new Map<string, string | undefined>();

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
-import { BUNDLE } from '../../test/cluster/images/bundle.ts';
+import { BUNDLE } from '../../chart/image/bundle.ts';
 import type { Order, State, Sweep } from './entry.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));

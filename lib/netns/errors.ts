@@ -15,8 +15,8 @@ export class Failure extends Error {
   }
 }
 
-/** By code; `path` is the netns. */
-const MEANINGS: Record<string, { means: (path: string) => string; remedy?: string }> = {
+/** By code; `path` is the netns. docs/operate.md has each. */
+export const MEANINGS: Record<string, { means: (path: string) => string; remedy?: string }> = {
   ERR_HOST_NETNS: {
     means: (path) => `${path} is the network namespace of this very process (the host's)`,
     remedy: 'name a pod: rules for a sidecar in the host namespace would cut the node off',

@@ -175,6 +175,7 @@ export function controllerPod(
           ],
           readinessProbe: { httpGet: { path: '/readyz', port: 9464 }, periodSeconds: 1 },
           securityContext: {
+            runAsUser: 0,
             readOnlyRootFilesystem: true,
             allowPrivilegeEscalation: false,
             capabilities: { drop: ['ALL'], add: capabilities },

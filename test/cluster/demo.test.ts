@@ -4,8 +4,8 @@ import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
+import { imageLayers, MAIN } from '../../chart/image/files.ts';
 import { suite } from '../suite.ts';
-import { controllerLayers, MAIN } from './images/controller.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
 const NEEDS = ['addon', 'toolbox', 'iptables-legacy-save', 'nft'];
@@ -64,7 +64,7 @@ test(
 test(
   'the bundle of the image holds nothing of it, and says where it can be had',
   async () => {
-    const layers = await controllerLayers(ROOT, join(ROOT, 'build/Release'));
+    const layers = await imageLayers(ROOT, join(ROOT, 'build/Release'));
     const folder = mkdtempSync(join(tmpdir(), 'ipnc-demo-'));
     try {
       for (const entry of layers.flat()) {

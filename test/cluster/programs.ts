@@ -42,17 +42,25 @@ export function installPackages(): void {
   execFileSync(join(here, 'setup'), { stdio: 'inherit' });
 }
 
+/** Why there is no helm, in words, or undefined. It needs neither root nor network. */
+export function helmLack(): string | undefined {
+  if (existsSync(join(process.env.KUBEBUILDER_ASSETS ?? '', 'helm'))) return undefined;
+  return lackOf('build', 'no helm');
+}
+
 /** What is missing on this machine for a cluster, in words, or undefined: a test's reason to be skipped. */
 export function clusterLack(): string | undefined {
   const namespaces = networkNamespaceLack();
   if (namespaces !== undefined) return namespaces;
-  for (const script of ['setup', 'build']) {
-    try {
-      execFileSync(join(here, script), ['--check'], { stdio: 'pipe' });
-    } catch (error) {
-      const said = String((error as { stderr?: Buffer }).stderr ?? error).trim();
-      return `no cluster: ${said.replaceAll(/^cluster: /gm, '').replaceAll('\n', '; ')}`;
-    }
+  return lackOf('setup', 'no cluster') ?? lackOf('build', 'no cluster');
+}
+
+function lackOf(script: 'setup' | 'build', what: string): string | undefined {
+  try {
+    execFileSync(join(here, script), ['--check'], { stdio: 'pipe' });
+    return undefined;
+  } catch (error) {
+    const said = String((error as { stderr?: Buffer }).stderr ?? error).trim();
+    return `${what}: ${said.replaceAll(/^cluster: /gm, '').replaceAll('\n', '; ')}`;
   }
-  return undefined;
 }

@@ -10,6 +10,8 @@ export interface Image {
   layers: Entry[][];
   entrypoint: string[];
   env?: string[];
+  /** Of what runs in it unless told otherwise; root if absent. */
+  user?: string;
 }
 
 interface Blob {
@@ -27,7 +29,7 @@ export function writeArchive(path: string, image: Image): string {
   const config = json({
     architecture: ARCHITECTURE,
     os: 'linux',
-    config: { Entrypoint: image.entrypoint, Env: image.env ?? [], WorkingDir: '/' },
+    config: { Entrypoint: image.entrypoint, Env: image.env ?? [], WorkingDir: '/', User: image.user ?? '' },
     rootfs: { type: 'layers', diff_ids: layers.map(({ digest }) => digest) },
   });
   const manifest = json({

@@ -5,8 +5,8 @@ import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
+import { ENVIRONMENT, imageLayers, MAIN, USER } from '../../../chart/image/files.ts';
 import type { Image } from './archive.ts';
-import { controllerLayers, ENVIRONMENT, MAIN } from './controller.ts';
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, '../../..');
@@ -43,9 +43,10 @@ export const images = {
   /** The product: Node, the bundled command line, the addon with its libraries, the gate. */
   'istio-pod-network-controller': async (): Promise<Image> => ({
     name: imageName('istio-pod-network-controller'),
-    layers: await controllerLayers(root, release),
+    layers: await imageLayers(root, release),
     entrypoint: [MAIN],
     env: ENVIRONMENT,
+    user: USER,
   }),
 } as const;
 

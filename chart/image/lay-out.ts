@@ -1,0 +1,13 @@
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { ImageFile } from './files.ts';
+
+/** Writes the files below `folder`, which has to be empty. */
+export function layOut(folder: string, files: readonly ImageFile[]): void {
+  for (const file of files) {
+    const path = join(folder, file.path);
+    mkdirSync(dirname(path), { recursive: true });
+    if ('link' in file) symlinkSync(file.link, path);
+    else writeFileSync(path, file.content, { mode: file.mode ?? 0o644 });
+  }
+}

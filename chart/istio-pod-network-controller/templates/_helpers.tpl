@@ -1,0 +1,100 @@
+{{/* Of every object and of the service account: there can be one in a cluster. */}}
+{{- define "istio-pod-network-controller.name" -}}
+{{- .Chart.Name -}}
+{{- end -}}
+
+{{/* As the original's users know it: "helm template ... | kubectl apply -f -" says nothing of a namespace. */}}
+{{- define "istio-pod-network-controller.namespace" -}}
+{{- if .Values.Namespace -}}
+{{- .Values.Namespace -}}
+{{- else if eq .Release.Namespace "default" -}}
+istio-system
+{{- else -}}
+{{- .Release.Namespace -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "istio-pod-network-controller.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{- printf "%s@%s" .repository .digest -}}
+{{- else -}}
+{{- printf "%s:%s" .repository (.tag | default $.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "istio-pod-network-controller.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "istio-pod-network-controller.labels" -}}
+{{ include "istio-pod-network-controller.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: istio
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{/* Path of the runtime's socket on the node; empty: the controller looks for it. */}}
+{{- define "istio-pod-network-controller.criSocket" -}}
+{{- $socket := .Values.criSocket -}}
+{{- if and (not $socket) (eq .Values.containerRuntime "crio") -}}
+{{- $socket = .Values.crioSocket -}}
+{{- else if and (not $socket) (eq .Values.containerRuntime "containerd") -}}
+{{- $socket = "/run/containerd/containerd.sock" -}}
+{{- else if and (not $socket) (eq .Values.containerRuntime "docker") -}}
+{{- $socket = "/run/cri-dockerd.sock" -}}
+{{- end -}}
+{{- /* /var/run is a link to /run, which leads nowhere under /host. */ -}}
+{{- regexReplaceAll "^/var/run/" ($socket | trimPrefix "unix://") "/run/" -}}
+{{- end -}}
+
+{{/*
+What of the node is mounted under /host, as {"paths": [...]}. Folders rather than sockets: a runtime that is restarted makes
+its socket anew, and a mounted file would stay the old one.
+*/}}
+{{- define "istio-pod-network-controller.hostPaths" -}}
+{{- $socket := include "istio-pod-network-controller.criSocket" . -}}
+{{- $paths := list -}}
+{{- if or (has .Values.containerRuntime (list "auto" "docker")) (eq (dir $socket) "/run") -}}
+{{- $paths = append $paths "/run" -}}
+{{- else -}}
+{{- $paths = append $paths "/run/netns" -}}
+{{- end -}}
+{{- if and $socket (not (and (has "/run" $paths) (hasPrefix "/run/" $socket))) -}}
+{{- $paths = append $paths (dir $socket) -}}
+{{- end -}}
+{{- if eq .Values.containerRuntime "docker" -}}
+{{- $paths = append $paths "/proc" -}}
+{{- end -}}
+{{- dict "paths" $paths | toJson -}}
+{{- end -}}
+
+{{/* logrus, which the original used, knows levels by other names too. */}}
+{{- define "istio-pod-network-controller.logLevel" -}}
+{{- get (dict "panic" "fatal" "warning" "warn") .Values.LogLevel | default .Values.LogLevel -}}
+{{- end -}}
+
+{{/* The configuration file of "ipnc run". */}}
+{{- define "istio-pod-network-controller.config" -}}
+{{- $config := dict "enroll" .Values.enroll "exclude-namespaces" .Values.excludeNamespaces "log-level" (include "istio-pod-network-controller.logLevel" .) -}}
+{{- $flags := dict
+  "includeIPRanges" "istio-service-cidr"
+  "excludeIPRanges" "istio-service-exclude-cidr"
+  "includeInboundPorts" "istio-inbound-ports"
+  "excludeInboundPorts" "istio-local-exclude-ports"
+  "includeOutboundPorts" "istio-outbound-ports"
+  "excludeOutboundPorts" "istio-local-outbound-ports-exclude" -}}
+{{- range $value, $flag := $flags -}}
+{{- $text := get $.Values $value | toString -}}
+{{- if not (has $text (list "" "*")) -}}
+{{- if hasKey $.Values.config $flag -}}
+{{- fail (printf "\n\nconfig.%s and %s are the same: leave one of them out\n" $flag $value) -}}
+{{- end -}}
+{{- $_ := set $config $flag $text -}}
+{{- end -}}
+{{- end -}}
+{{- merge $config .Values.config | toYaml -}}
+{{- end -}}

@@ -1,0 +1,443 @@
+/** What the chart makes of its values, by the real helm; test/cluster/chart.test.ts asks the real API server. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { V1ConfigMap, V1DaemonSet, V1NetworkPolicy, V1Pod } from '@kubernetes/client-node';
+import * as assert from 'uvu/assert';
+import { parse } from 'yaml';
+import { runOptionList } from '../lib/config/options.ts';
+import { readConfig } from '../lib/config.ts';
+import { createMetrics } from '../lib/metrics.ts';
+import { optionList } from '../lib/redirect/options.ts';
+import { suite } from './suite.ts';
+import { CHART, helm, type Manifest, only, render } from './support/helm.ts';
+
+const test = suite('chart');
+test.needs('helm');
+
+const folder = mkdtempSync(join(tmpdir(), 'ipnc-chart-'));
+test.after(() => rmSync(folder, { recursive: true, force: true }));
+
+const chartFile = (name: string) => readFileSync(join(CHART, name), 'utf8');
+const MONITORS = ['podMonitor', 'prometheusRule', 'dashboard'].map((name) => `monitoring.${name}.enabled=true`);
+
+function daemonSet(objects: readonly Manifest[]) {
+  const { spec } = only(objects, 'DaemonSet') as unknown as V1DaemonSet;
+  const pod = spec?.template.spec;
+  const [container] = pod?.containers ?? [];
+  if (pod === undefined || container === undefined) throw new Error('no container');
+  return { spec, template: spec?.template, pod, container };
+}
+
+/** What `ipnc run` reads of it. */
+function configOf(objects: readonly Manifest[]) {
+  const { data } = objects.find(({ kind, metadata }) => {
+    return kind === 'ConfigMap' && metadata.name === 'istio-pod-network-controller';
+  }) as unknown as V1ConfigMap;
+  const { container } = daemonSet(objects);
+  const environment = Object.fromEntries(
+    (container.env ?? []).map(({ name, value, valueFrom }) => [name, valueFrom ? 'from-the-pod' : value]),
+  );
+  return readConfig({ flags: new Map(), environment, read: () => data?.['config.yaml'] ?? '' });
+}
+
+async function refusal(...args: string[]): Promise<string> {
+  try {
+    await helm('template', 'mesh', CHART, ...args);
+  } catch (error) {
+    return String((error as { stderr: string }).stderr);
+  }
+  throw new Error(`taken: ${args.join(' ')}`);
+}
+
+test('lint has nothing to say, with every part in', async () => {
+  const set = [...MONITORS, 'kubernetesDistribution=OpenShift', 'networkPolicy.apiServerPorts={6443}'];
+  const said = await helm('lint', '--strict', CHART, ...set.flatMap((each) => ['--set', each]));
+  assert.match(said, /0 chart\(s\) failed/);
+  assert.not.match(said, /\[(WARNING|ERROR)\]/);
+});
+
+const DISTRIBUTIONS = ['Kubernetes', 'OpenShift'];
+const RUNTIMES = ['auto', 'containerd', 'crio', 'docker'];
+const MODES = ['auto', 'policy', 'istio', 'none'];
+const ALWAYS = ['ClusterRole', 'ClusterRoleBinding', 'ConfigMap', 'DaemonSet', 'NetworkPolicy', 'Pod', 'Service'];
+
+for (const distribution of DISTRIBUTIONS) {
+  test(
+    `${distribution}: each runtime, way of injection and monitor gives what it should and no more`,
+    async () => {
+      const cases = RUNTIMES.flatMap((runtime) =>
+        MODES.flatMap((mode) => [[], MONITORS].map((monitors) => ({ runtime, mode, monitors }))),
+      );
+      for (const { runtime, mode, monitors } of cases) {
+        const set = [`kubernetesDistribution=${distribution}`, `containerRuntime=${runtime}`, `injection.mode=${mode}`];
+        const objects = await render([...set, ...monitors], '--namespace', 'istio-system');
+        const kinds = new Set(objects.map(({ kind }) => kind));
+        for (const kind of ALWAYS) assert.ok(kinds.has(kind), `${kind} with ${set}`);
+        assert.is(kinds.has('SecurityContextConstraints'), distribution === 'OpenShift');
+        for (const kind of ['PodMonitor', 'PrometheusRule']) assert.is(kinds.has(kind), monitors.length > 0);
+        for (const { apiVersion, kind, metadata } of objects) {
+          const clusterWide = /^Cluster|SecurityContextConstraints|Admission/.test(kind);
+          assert.is(metadata.namespace, clusterWide ? undefined : 'istio-system', `${apiVersion} ${kind}`);
+          if (kind !== 'Pod') assert.is(metadata.labels?.['app.kubernetes.io/instance'], 'mesh');
+        }
+        assert.is(configOf(objects).enroll, 'both');
+      }
+    },
+    { timeoutMs: 120_000 },
+  );
+}
+
+const CAPABILITIES = ['NET_ADMIN', 'NET_RAW', 'SYS_ADMIN'];
+
+for (const runtime of RUNTIMES) {
+  test(`${runtime}: root with three capabilities (four for docker), and nothing else`, async () => {
+    const objects = await render([`containerRuntime=${runtime}`, 'kubernetesDistribution=OpenShift']);
+    const { pod, container } = daemonSet(objects);
+    const capabilities = runtime === 'docker' ? [...CAPABILITIES, 'SYS_PTRACE'] : CAPABILITIES;
+    const seLinuxOptions = { user: 'system_u', role: 'system_r', type: 'spc_t', level: 's0' };
+    assert.equal(container.securityContext, {
+      runAsUser: 0,
+      runAsGroup: 0,
+      privileged: false,
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'], add: capabilities },
+      seLinuxOptions,
+    });
+    assert.equal(pod.securityContext, { seccompProfile: { type: 'RuntimeDefault' } });
+    for (const host of ['hostPID', 'hostIPC', 'hostNetwork', 'initContainers']) {
+      assert.is(pod[host as keyof typeof pod], undefined);
+    }
+    const scc = only(objects, 'SecurityContextConstraints');
+    assert.equal(scc.allowedCapabilities, capabilities);
+    assert.equal(scc.seLinuxContext, { type: 'MustRunAs', seLinuxOptions });
+    assert.equal(scc.users, ['system:serviceaccount:istio-system:istio-pod-network-controller']);
+    const allowed = Object.entries(scc).filter(([key, value]) => key.startsWith('allow') && value === true);
+    assert.equal(
+      allowed.map(([key]) => key),
+      ['allowHostDirVolumePlugin'],
+    );
+    // OpenShift knows volumes by the names of their fields.
+    const kinds = (pod.volumes ?? []).flatMap((volume) => Object.keys(volume).filter((key) => key !== 'name'));
+    assert.equal([...new Set([...kinds, 'projected'])].sort(), scc.volumes);
+  });
+}
+
+const mounts: Record<string, { set: string[]; paths: string[]; socket?: string }> = {
+  auto: { set: [], paths: ['/run'] },
+  containerd: {
+    set: ['containerRuntime=containerd'],
+    paths: ['/run/netns', '/run/containerd'],
+    socket: '/run/containerd/containerd.sock',
+  },
+  crio: { set: ['containerRuntime=crio'], paths: ['/run/netns', '/run/crio'], socket: '/run/crio/crio.sock' },
+  docker: { set: ['containerRuntime=docker'], paths: ['/run', '/proc'], socket: '/run/cri-dockerd.sock' },
+  'auto elsewhere': {
+    set: ['criSocket=/var/snap/microk8s/common/run/containerd.sock'],
+    paths: ['/run', '/var/snap/microk8s/common/run'],
+    socket: '/var/snap/microk8s/common/run/containerd.sock',
+  },
+  'containerd elsewhere': {
+    set: ['containerRuntime=containerd', 'criSocket=unix:///var/run/k3s/containerd/containerd.sock'],
+    paths: ['/run/netns', '/run/k3s/containerd'],
+    socket: '/run/k3s/containerd/containerd.sock',
+  },
+  'crio elsewhere': {
+    set: ['containerRuntime=crio', 'crioSocket=/run/other/crio.sock'],
+    paths: ['/run/netns', '/run/other'],
+    socket: '/run/other/crio.sock',
+  },
+  'directly in /run': {
+    set: ['containerRuntime=crio', 'criSocket=/run/c.sock'],
+    paths: ['/run'],
+    socket: '/run/c.sock',
+  },
+};
+for (const [name, { set, paths, socket }] of Object.entries(mounts)) {
+  test(`mounts, ${name}: read-only, what is mounted later is seen, and the socket is in one of them`, async () => {
+    const objects = await render(set);
+    const { pod, container } = daemonSet(objects);
+    const host = new Map((pod.volumes ?? []).map(({ name, hostPath }) => [name, hostPath?.path]));
+    const found = (container.volumeMounts ?? []).filter(({ name }) => host.get(name) !== undefined);
+    assert.equal(
+      found.map(({ name, mountPath }) => [host.get(name), mountPath]),
+      paths.map((path) => [path, `/host${path}`]),
+    );
+    for (const { mountPath, readOnly, mountPropagation } of found) {
+      assert.is(readOnly, true);
+      assert.is(mountPropagation, mountPath === '/host/proc' ? undefined : 'HostToContainer');
+    }
+    assert.is((pod.volumes ?? []).length, paths.length + 1);
+    const { criSocket, hostRoot } = configOf(objects);
+    assert.is(criSocket, socket);
+    assert.is(hostRoot, '/host');
+    if (socket !== undefined) assert.ok(paths.some((path) => socket.startsWith(`${path}/`)));
+  });
+}
+
+test("the controller's rights are these and no others", async () => {
+  const objects = await render();
+  assert.equal(only(objects, 'ClusterRole').rules, [
+    { apiGroups: [''], resources: ['pods', 'namespaces'], verbs: ['get', 'list', 'watch'] },
+    { apiGroups: [''], resources: ['pods/status'], verbs: ['patch'] },
+    { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create'] },
+  ]);
+  const { roleRef, subjects } = only(objects, 'ClusterRoleBinding') as { roleRef?: unknown; subjects?: unknown };
+  const name = 'istio-pod-network-controller';
+  assert.equal(roleRef, { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name });
+  assert.equal(subjects, [{ kind: 'ServiceAccount', name, namespace: 'istio-system' }]);
+  assert.not.ok(objects.some(({ kind }) => kind === 'Role' || kind === 'RoleBinding'));
+});
+
+test('it goes to every node, comes back first, and is replaced one node after another', async () => {
+  const { spec, pod, container } = daemonSet(await render());
+  assert.equal(pod.tolerations, [{ operator: 'Exists' }]);
+  assert.is(pod.priorityClassName, 'system-node-critical');
+  assert.equal(spec?.updateStrategy, { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 1 } });
+  const probes = [container.startupProbe, container.livenessProbe, container.readinessProbe];
+  assert.equal(
+    probes.map((probe) => probe?.httpGet?.path),
+    ['/livez', '/livez', '/readyz'],
+  );
+});
+
+test('another configuration is another pod, and the same one is not', async () => {
+  const checksum = async (...set: string[]) =>
+    daemonSet(await render(set)).template?.metadata?.annotations?.['checksum/config'];
+  const before = await checksum();
+  assert.is(await checksum('maxUnavailable=2'), before);
+  assert.is.not(await checksum('excludeInboundPorts=9000'), before);
+});
+
+const namespaces = [
+  { flags: [], namespace: 'istio-system' },
+  { flags: ['--namespace', 'mesh'], namespace: 'mesh' },
+  { flags: ['--namespace', 'mesh', '--set', 'Namespace=other'], namespace: 'other' },
+];
+for (const { flags, namespace } of namespaces) {
+  test(`"helm template ${flags.join(' ')}" is for ${namespace}`, async () => {
+    const objects = await render([], ...flags);
+    assert.is(only(objects, 'DaemonSet').metadata.namespace, namespace);
+  });
+}
+
+test("the original chart's values file is taken as it is, and means the same", async () => {
+  const file = join(folder, 'original.yaml');
+  writeFileSync(
+    file,
+    `kubernetesDistribution: OpenShift
+Namespace: istio-system
+containerRuntime: crio
+crioSocket: /var/run/crio/crio.sock
+runcRoot: /run/runc
+includeIPRanges: "172.30.0.0/16,172.20.0.0/16"
+excludeIPRanges: "192.0.2.0/24"
+excludeInboundPorts: "80,8080"
+LogLevel: warning
+image:
+  repository: registry.example/istio-pod-network-controller
+  tag: v1
+  pullPolicy: IfNotPresent
+  runAsUser: 1337
+resources: {}
+ingress:
+  enabled: false
+nodeSelector: {}
+tolerations: []
+affinity: {}
+`,
+  );
+  const objects = await render([], '--values', file);
+  const { container } = daemonSet(objects);
+  assert.is(container.image, 'registry.example/istio-pod-network-controller:v1');
+  const { redirect, logLevel, criSocket } = configOf(objects);
+  assert.is(redirect.outboundCidrs?.text, '172.30.0.0/16,172.20.0.0/16');
+  assert.is(redirect.outboundExcludeCidrs?.text, '192.0.2.0/24');
+  assert.is(redirect.inboundExclude?.text, '80,8080');
+  assert.is(logLevel, 'warn');
+  assert.is(criSocket, '/run/crio/crio.sock');
+});
+
+test('every option of "ipnc run" can be given, and the chart knows of no other', async () => {
+  const schema = JSON.parse(chartFile('values.schema.json')) as {
+    properties: { config: { properties: Record<string, unknown> } };
+  };
+  // What the DaemonSet says, or a value of its own.
+  const elsewhere = new Set([
+    'node-name',
+    'pod-name',
+    'pod-namespace',
+    'kubeconfig',
+    'host-root',
+    'cri-socket',
+    'metrics-address',
+    'log-level',
+    'enroll',
+    'exclude-namespaces',
+  ]);
+  const options = [...runOptionList, ...optionList].map(([, { flag }]) => flag);
+  assert.equal(
+    Object.keys(schema.properties.config.properties).sort(),
+    options.filter((flag) => !elsewhere.has(flag)).sort(),
+  );
+  const file = join(folder, 'config.yaml');
+  writeFileSync(file, 'config: {redirect-dns: true, resync: 1m, istio-inbound-ports: [80, 443], concurrency: 4}\n');
+  const config = configOf(await render(['excludeNamespaces={a,b}', 'enroll=istio'], '--values', file));
+  assert.is(config.resync, 60_000);
+  assert.is(config.concurrency, 4);
+  assert.is(config.redirect.redirectDns?.text, 'true');
+  assert.is(config.redirect.inboundPorts?.text, '80,443');
+  assert.equal(config.excludeNamespaces, ['a', 'b']);
+  assert.is(config.enroll, 'istio');
+});
+
+test('no object of the schema takes names that it does not list', () => {
+  const schema = JSON.parse(chartFile('values.schema.json')) as Record<string, unknown>;
+  const open: string[] = [];
+  const walk = (node: unknown, at: string): void => {
+    if (typeof node !== 'object' || node === null) return;
+    if ('properties' in node && (node as Record<string, unknown>).additionalProperties !== false) open.push(at);
+    for (const [key, value] of Object.entries(node)) walk(value, `${at}/${key}`);
+  };
+  walk(schema, '');
+  assert.equal(open, []);
+});
+
+const refused: [set: string, says: RegExp][] = [
+  ['bogus=1', /additional properties 'bogus' not allowed/],
+  ['image.tga=v1', /'\/image': additional properties 'tga' not allowed/],
+  ['kubernetesDistribution=openshift', /'\/kubernetesDistribution': value must be one of 'Kubernetes', 'OpenShift'/],
+  ['containerRuntime=rkt', /'\/containerRuntime': value must be one of 'auto', 'containerd', 'crio', 'docker'/],
+  ['injection.mode=webhook', /'\/injection\/mode': value must be one of 'auto', 'policy', 'istio', 'none'/],
+  ['injection.failurePolicy=Never', /'\/injection\/failurePolicy': value must be one of 'Fail', 'Ignore'/],
+  ['fence.enabled=maybe', /'\/fence\/enabled': got string, want boolean/],
+  ['enroll=all', /'\/enroll': value must be one of 'annotation', 'istio', 'both'/],
+  ['image.tag=1', /'\/image\/tag': got number, want string/],
+  ['image.digest=sha256:abc', /'\/image\/digest': 'sha256:abc' does not match/],
+  ['Namespace=Istio_System', /'\/Namespace': 'Istio_System' does not match/],
+  ['excludeInboundPorts=http', /'\/excludeInboundPorts': 'http' does not match/],
+  ['excludeInboundPorts=70000', /'\/excludeInboundPorts': maximum: got 70,000, want 65,535/],
+  ['includeIPRanges=10.0.0.1', /'\/includeIPRanges': '10.0.0.1' does not match/],
+  ['config.istio-servce-cidr=*', /'\/config': additional properties 'istio-servce-cidr' not allowed/],
+  ['config.node-name=a', /'\/config': additional properties 'node-name' not allowed/],
+  ['criSocket=crio.sock', /'\/criSocket': 'crio.sock' does not match/],
+  ['metrics.port=80', /'\/metrics\/port': minimum: got 80, want 1,024/],
+  ['LogLevel=verbose', /'\/LogLevel': value must be one of 'fatal', 'error', 'warn', 'info'/],
+  ['maxUnavailable=0', /'\/maxUnavailable': minimum: got 0, want 1/],
+  ['excludeNamespaces=kube-system', /'\/excludeNamespaces': got string, want array/],
+  ['tolerations[0].effect=Never', /'\/tolerations\/0\/effect': value must be one of/],
+  ['ingress.enabled=true', /'\/ingress\/enabled': value must be false/],
+];
+for (const [set, says] of refused) {
+  test(`refused: ${set}`, async () => {
+    assert.match(await refusal('--set', set), says);
+  });
+}
+
+test('the same thing said twice is refused', async () => {
+  const said = await refusal('--set', 'excludeInboundPorts=80,config.istio-local-exclude-ports=81');
+  assert.match(said, /config\.istio-local-exclude-ports and excludeInboundPorts are the same: leave one of them out/);
+});
+
+test('the network policy lets in scrapes alone, and restricts what goes out where it is told the port', async () => {
+  const policy = async (...set: string[]) => only(await render(set), 'NetworkPolicy') as unknown as V1NetworkPolicy;
+  assert.equal((await policy()).spec?.ingress, [{ ports: [{ port: 'metrics' }] }]);
+  assert.equal((await policy()).spec?.policyTypes, ['Ingress']);
+  const narrow = await policy(
+    'networkPolicy.apiServerPorts={443,6443}',
+    'networkPolicy.from[0].podSelector.matchLabels.a=b',
+  );
+  assert.equal(narrow.spec?.egress, [{ ports: [{ port: 443 }, { port: 6443 }] }]);
+  // The API's own names, where the type has those of TypeScript.
+  const [rule] = (narrow.spec?.ingress ?? []) as { from?: unknown }[];
+  assert.equal(rule?.from, [{ podSelector: { matchLabels: { a: 'b' } } }]);
+});
+
+test('the pod of "helm test" asks for nothing, is not served by the Service, and is new whenever it differs', async () => {
+  const objects = await render();
+  const pod = only(objects, 'Pod') as unknown as V1Pod;
+  const [container] = pod.spec?.containers ?? [];
+  assert.equal(container?.securityContext?.capabilities, { drop: ['ALL'] });
+  assert.is(container?.securityContext?.allowPrivilegeEscalation, false);
+  assert.is(pod.spec?.securityContext?.runAsNonRoot, true);
+  const service = only(objects, 'Service') as { spec?: { selector: Record<string, string> } };
+  const labels = pod.metadata?.labels ?? {};
+  assert.not.ok(Object.entries(service.spec?.selector ?? {}).every(([key, value]) => labels[key] === value));
+  const other = only(await render(['image.tag=other']), 'Pod');
+  assert.is.not(other.metadata.name, pod.metadata?.name);
+  // The namespace gives it a uid there.
+  const openShift = only(await render(['kubernetesDistribution=OpenShift']), 'Pod') as unknown as V1Pod;
+  assert.is(openShift.spec?.securityContext?.runAsUser, undefined);
+  assert.not.ok((await render(['Namespace=kube-system'])).some(({ kind }) => kind === 'Pod'));
+});
+
+test('istiod is told to inject no istio-init, and on OpenShift not to ask for a network attachment', () => {
+  assert.equal(parse(chartFile('files/istiod-values.yaml')), {
+    pilot: { cni: { enabled: true, provider: 'default' } },
+  });
+});
+
+/** Names of metrics, those of histograms in full. */
+async function metricNames(): Promise<Set<string>> {
+  const metrics = createMetrics('0', {
+    queue: () => ({ waiting: {}, running: 0, backingOff: 0, oldestMs: 0 }) as never,
+    pods: () => ({ pending: 0, initialized: 0, failed: 0, skipped: 0 }),
+    watches: () => [],
+    events: () => ({}),
+    eventSource: () => 'none',
+  });
+  const text = await metrics.text();
+  const names = [...text.matchAll(/^# TYPE (\S+) (\S+)/gm)].flatMap(([, name = '', type]) =>
+    type === 'histogram' ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name],
+  );
+  return new Set(names);
+}
+
+test('alerts, dashboard and docs name metrics that there are', async () => {
+  const known = await metricNames();
+  assert.ok(known.has('istio_pod_network_controller_init_duration_seconds_bucket'));
+  for (const file of ['files/alerts.yaml', 'files/dashboard.json', '../../docs/operate.md']) {
+    const named = chartFile(file).match(/\b(istio_pod_network_controller|process)_[a-z_]+/g) ?? [];
+    assert.ok(named.length > 0, file);
+    for (const name of named) {
+      assert.ok(known.has(name) || known.has(`${name}_bucket`), `${file}: ${name}`);
+    }
+  }
+  const documented = chartFile('../../docs/operate.md');
+  for (const name of known) {
+    if (!name.startsWith('istio_pod_network_controller_')) continue;
+    assert.ok(documented.includes(`\`${name.replace(/_(bucket|sum|count)$/, '')}\``), `docs/operate.md: ${name}`);
+  }
+});
+
+test('each alert has its place in docs/operate.md, and its words left whole by helm', async () => {
+  const { groups } = (only(await render([...MONITORS]), 'PrometheusRule') as { spec?: unknown }).spec as {
+    groups: { rules: { alert: string; expr: string; annotations: Record<string, string> }[] }[];
+  };
+  const rules = groups.flatMap(({ rules }) => rules);
+  const docs = chartFile('../../docs/operate.md');
+  assert.ok(rules.length >= 8);
+  for (const { alert, expr, annotations } of rules) {
+    assert.ok(docs.includes(`| \`${alert}\` |`), alert);
+    assert.ok(annotations.summary && annotations.description, alert);
+    for (const [open, close] of ['()', '{}', '[]']) {
+      assert.is(expr.split(open ?? '').length, expr.split(close ?? '').length, `${alert}: ${expr}`);
+    }
+  }
+  assert.match(JSON.stringify(rules), /\{\{ \$labels\.node \}\}/);
+  assert.match(JSON.stringify(rules), /daemonset=\\"istio-pod-network-controller\\"/);
+});
+
+test('NOTES say how to go on, for each way of injection', async () => {
+  const notes = async (...set: string[]) => {
+    const flags = ['--dry-run=client', ...set.flatMap((each) => ['--set', each])];
+    return (await helm('install', 'mesh', CHART, '--namespace', 'istio-system', ...flags)).split('NOTES:')[1] ?? '';
+  };
+  assert.match(await notes('injection.mode=policy'), /by a MutatingAdmissionPolicy/);
+  assert.match(await notes('injection.mode=istio'), /pilot:\s+cni:\s+enabled: true/);
+  assert.match(await notes('injection.mode=none'), /Nothing is injected/);
+  assert.match(await notes('kubernetesDistribution=OpenShift'), /nonroot-v2/);
+  assert.match(await notes('Namespace=kube-system'), /no "helm test"/);
+  assert.not.match(await notes('enroll=istio'), /initialize=true/);
+});

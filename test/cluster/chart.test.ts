@@ -1,0 +1,326 @@
+/** The chart on a real cluster: taken by the API server, installed, tested, upgraded and uninstalled by the real helm. */
+import { deepEqual, equal, match, notEqual, ok, rejects } from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import type { V1DaemonSet, V1Pod } from '@kubernetes/client-node';
+import { GATE } from '../../chart/image/files.ts';
+import { suite } from '../suite.ts';
+import { CHART, helm, only, render } from '../support/helm.ts';
+import { imageName } from './images/images.ts';
+import { gatedPod, INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
+import { until } from './pods.ts';
+import { programs } from './programs.ts';
+
+const run = promisify(execFile);
+const SYSTEM = 'istio-system';
+const NAME = 'istio-pod-network-controller';
+const SLOW = { timeoutMs: 120_000 };
+const CRDS = join(import.meta.dirname, 'fixtures/crds');
+
+const test = suite('cluster, chart');
+test.needs('cluster', 'addon', 'toolbox', 'iptables-legacy-save', 'nft');
+
+const folder = mkdtempSync(join(tmpdir(), 'ipnc-chart-'));
+let mesh: Mesh;
+/** Not enrolled; the other end of connections. */
+let peer: V1Pod;
+
+test.before(async () => {
+  mesh = await Mesh.start(['toolbox', NAME]);
+  await mesh.admin.post('/api/v1/namespaces', { metadata: { name: SYSTEM } });
+  await kubectl('apply', '--filename', CRDS);
+  await kubectl('wait', '--for=condition=Established', '--filename', CRDS);
+  peer = await mesh.run(plainPod('peer'));
+});
+test.after(async () => {
+  await mesh?.stop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+async function kubectl(...args: string[]): Promise<string> {
+  const flags = ['--kubeconfig', mesh.controlPlane.kubeconfig, '--cache-dir', join(folder, 'cache')];
+  const { stdout } = await run((await programs(['kubectl'])).path('kubectl'), [...flags, ...args]);
+  return stdout;
+}
+
+/** Of the release, with our image. */
+function release(verb: string, ...args: string[]): Promise<string> {
+  return helm(verb, 'mesh', ...args, '--namespace', SYSTEM, '--kubeconfig', mesh.controlPlane.kubeconfig);
+}
+
+function install(verb: 'install' | 'upgrade', ...set: string[]): Promise<string> {
+  const [repository, tag] = imageName(NAME).split(':');
+  const image = [`image.repository=${repository}`, `image.tag=${tag}`, 'image.pullPolicy=Never'];
+  const values = [...image, 'config.resync=1s', ...set].flatMap((each) => ['--set', each]);
+  return release(verb, CHART, '--wait', '--timeout', '90s', ...values);
+}
+
+async function controllers(): Promise<V1Pod[]> {
+  const labelSelector = `app.kubernetes.io/name=${NAME}`;
+  return (await mesh.core.listNamespacedPod({ namespace: SYSTEM, labelSelector })).items;
+}
+
+const MONITORS = ['podMonitor', 'prometheusRule', 'dashboard'].map((name) => `monitoring.${name}.enabled=true`);
+const everything = [...MONITORS, 'resourceQuota.enabled=true', 'networkPolicy.apiServerPorts={443,6443}'];
+
+for (const distribution of ['Kubernetes', 'OpenShift']) {
+  for (const runtime of ['auto', 'containerd', 'crio', 'docker']) {
+    test(
+      `the API server takes every object, of ${distribution} with ${runtime}`,
+      async () => {
+        const set = [`kubernetesDistribution=${distribution}`, `containerRuntime=${runtime}`, ...everything];
+        const file = join(folder, 'rendered.yaml');
+        // As the original's users install it: no namespace, no release, no hooks that helm would run.
+        writeFileSync(file, await helm('template', CHART, ...set.flatMap((each) => ['--set', each])));
+        const said = await kubectl('apply', '--dry-run=server', '--validate=strict', '--filename', file);
+        const taken = said.trim().split('\n');
+        ok(
+          taken.every((line) => line.endsWith(' created (server dry run)')),
+          said,
+        );
+        for (const kind of [
+          'daemonset.apps',
+          'podmonitor',
+          'prometheusrule',
+          'networkpolicy',
+          'resourcequota',
+          'pod/',
+        ]) {
+          ok(said.includes(kind), kind);
+        }
+        equal(said.includes('securitycontextconstraints.security.openshift.io/'), distribution === 'OpenShift');
+      },
+      SLOW,
+    );
+  }
+}
+
+test('what the schemas of OpenShift and of the Prometheus operator do not know is refused', async () => {
+  const set = ['kubernetesDistribution=OpenShift', ...MONITORS].flatMap((each) => ['--set', each]);
+  const text = await helm('template', CHART, ...set);
+  for (const [right, wrong] of [
+    ['allowHostPID: false', 'allowHostPid: false'],
+    ['    - port: metrics\n      interval', '    - name: metrics\n      interval'],
+    ['        severity: info', '        severity: [info]'],
+  ] as const) {
+    ok(text.includes(right), right);
+    const file = join(folder, 'wrong.yaml');
+    writeFileSync(file, text.replace(right, wrong));
+    await rejects(
+      kubectl('apply', '--dry-run=server', '--validate=strict', '--filename', file),
+      /strict decoding|Invalid value|invalid/,
+    );
+  }
+});
+
+/** As Istio injects it without CNI. */
+function initPod(name: string): V1Pod {
+  const body = meshPod(name);
+  const [first] = body.spec?.initContainers ?? [];
+  if (first === undefined) throw new Error('no init container');
+  first.name = 'istio-init';
+  delete first.command;
+  first.args = (first.args ?? []).filter((word) => word !== '--run-validation' && word !== '--skip-rule-apply');
+  first.securityContext = {
+    allowPrivilegeEscalation: false,
+    capabilities: { drop: ['ALL'], add: ['NET_ADMIN', 'NET_RAW'] },
+    runAsNonRoot: false,
+    runAsUser: 0,
+  };
+  return body;
+}
+
+test('before it, a pod with istio-init is refused where nothing privileged may run', async () => {
+  const created = mesh.core.createNamespacedPod({ namespace: NAMESPACE, body: initPod('with-init') });
+  await rejects(created, /violates PodSecurity .*NET_ADMIN/);
+});
+
+let web: V1Pod;
+let userns: V1Pod;
+
+test(
+  '"helm install": ready on each node, and pods without any privilege are captured',
+  async () => {
+    match(await install('install'), /STATUS: deployed/);
+    const [controller, ...more] = await controllers();
+    equal(more.length, 0);
+    equal(controller?.spec?.priorityClassName, 'system-node-critical');
+    [web, userns] = await Promise.all([
+      mesh.runInitialized(meshPod('web')),
+      mesh.runInitialized(meshPod('userns', { hostUsers: false })),
+    ]);
+    await mesh.expectCaptured(web, peer);
+    await mesh.expectCaptured(userns, peer);
+    const log = await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`);
+    match(log, /"events":"containerd"/);
+    ok(!/"level":"(warn|error)"/.test(log), log);
+  },
+  SLOW,
+);
+
+test(
+  'the pod that was refused before is taken, with the gate in the place of its istio-init, and is captured',
+  async () => {
+    const taken = await mesh.runInitialized(initPod('with-init'));
+    const [first] = taken.spec?.initContainers ?? [];
+    equal(first?.name, 'pod-network-gate');
+    await mesh.expectCaptured(taken, peer);
+  },
+  SLOW,
+);
+
+test(
+  'a namespace is enrolled by its annotation, and what the controller did is told there',
+  async () => {
+    const word = (value: string | null) =>
+      mesh.admin.patch(`/api/v1/namespaces/${NAMESPACE}`, 'merge', {
+        metadata: { annotations: { [INITIALIZE]: value } },
+      });
+    await word('false');
+    await mesh.marked(web, (marks) => Object.keys(marks).length === 0);
+    await mesh.expectDirect(web, peer);
+    await word('true');
+    await mesh.marked(web, isInitialized);
+    await mesh.expectCaptured(web, peer);
+    await mesh.told(web, /^Normal Initialized /);
+    await word(null);
+    await mesh.marked(web, isInitialized);
+  },
+  SLOW,
+);
+
+test('"ipnc doctor" in its pod finds nothing missing', async () => {
+  const said = await kubectl('exec', '--namespace', SYSTEM, `daemonset/${NAME}`, '--', 'ipnc', 'doctor');
+  ok(!/^missing/m.test(said), said);
+  match(said, /ok +(\/host)?\/run\/netns/);
+  match(said, /ok +CRI socket +\/run\/containerd\/containerd.sock/);
+});
+
+test(
+  '"helm test" passes: a pod that asks for nothing reaches itself at an address where nobody is',
+  async () => {
+    const said = await release('test', '--logs', '--timeout', '90s');
+    match(said, /Phase: +Succeeded/);
+    match(said, /captured: IPv4, IPv6/);
+  },
+  SLOW,
+);
+
+test(
+  '"helm upgrade" to another configuration: pods keep their rules, none is repaired, a new one gets the new defaults',
+  async () => {
+    const rules = await Promise.all([web, userns].map((each) => mesh.rules(each)));
+    const marks = await Promise.all([web, userns].map((each) => mesh.marks(each)));
+    const [before] = await controllers();
+    const upgraded = install('upgrade', 'excludeInboundPorts=9999');
+    // Created while the controller is replaced or just before or after; whichever, it is not lost.
+    const meanwhile = mesh.runInitialized(meshPod('meanwhile'));
+    await upgraded;
+    const [after] = await controllers();
+    notEqual(after?.metadata?.uid, before?.metadata?.uid);
+    await mesh.expectCaptured(await meanwhile, peer);
+
+    const fresh = await mesh.runInitialized(plainPod('fresh', { annotations: { [INITIALIZE]: 'true' } }));
+    match(await mesh.rules(fresh), /--dport 9999 -j RETURN/);
+
+    for (const [at, each] of [web, userns].entries()) {
+      equal(await mesh.rules(each), rules[at]);
+      deepEqual(await mesh.marks(each), marks[at]);
+      const { metadata, status } = await mesh.now(each);
+      equal(metadata?.uid, each.metadata?.uid);
+      for (const { restartCount } of status?.containerStatuses ?? []) equal(restartCount, 0);
+      ok(!(await mesh.events(each)).some((event) => event.includes('DriftRepaired')));
+      await mesh.expectCaptured(each, peer);
+    }
+    const log = await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`);
+    ok(!log.includes('"repaired"'), log);
+  },
+  SLOW,
+);
+
+test(
+  '"helm upgrade" to the same configuration replaces nothing',
+  async () => {
+    const [before] = await controllers();
+    await install('upgrade', 'excludeInboundPorts=9999');
+    const [after] = await controllers();
+    equal(after?.metadata?.uid, before?.metadata?.uid);
+  },
+  SLOW,
+);
+
+test(
+  'with the runtime named it sees less of the node, and does the same',
+  async () => {
+    await install('upgrade', 'containerRuntime=containerd');
+    const [controller] = await controllers();
+    const paths = controller?.spec?.volumes?.flatMap(({ hostPath }) => (hostPath ? [hostPath.path] : []));
+    deepEqual(paths, ['/run/netns', '/run/containerd']);
+    const named = await mesh.runInitialized(meshPod('named'));
+    await mesh.expectCaptured(named, peer);
+    match(await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`), /"events":"containerd"/);
+  },
+  SLOW,
+);
+
+test(
+  '"helm uninstall" takes away what it brought, and running pods stay captured',
+  async () => {
+    const rules = await mesh.rules(web);
+    await release('uninstall', '--wait', '--timeout', '60s');
+    await until('gone: the controllers', controllers, (pods) => pods.length === 0);
+    const left = await kubectl('get', 'clusterroles,clusterrolebindings', '--output', 'name');
+    ok(!left.includes(NAME), left);
+    equal(await mesh.rules(web), rules);
+    ok(isInitialized(await mesh.marks(web)));
+    await mesh.expectCaptured(web, peer);
+    await mesh.expectCaptured(userns, peer);
+    // A new one waits, and says for what.
+    const late = gatedPod('late', { image: NAME, command: [GATE] });
+    await mesh.core.createNamespacedPod({ namespace: NAMESPACE, body: late });
+    const log = await until(
+      'said: what the gate waits for',
+      () => kubectl('logs', '--namespace', NAMESPACE, 'late', '--container', 'pod-network-gate').catch(() => ''),
+      (text) => text.includes('waiting'),
+    );
+    match(log, /waiting.*not redirected|redirect/);
+    const [state] =
+      (await mesh.core.readNamespacedPod({ namespace: NAMESPACE, name: 'late' })).status?.initContainerStatuses ?? [];
+    ok(state?.state?.running, JSON.stringify(state));
+  },
+  SLOW,
+);
+
+test(
+  'with docker: by /proc and CAP_SYS_PTRACE alone a pod is found, without hostPID and without any socket',
+  async () => {
+    const file = join(folder, 'docker.yaml');
+    const [repository, tag] = imageName(NAME).split(':');
+    const set = [
+      `image.repository=${repository}`,
+      `image.tag=${tag}`,
+      'image.pullPolicy=Never',
+      'containerRuntime=docker',
+    ];
+    const objects = await render([...set, 'enroll=both'], '--skip-tests');
+    // Here is no Docker: take away what containerd would be found by.
+    const { spec } = only(objects, 'DaemonSet') as unknown as V1DaemonSet;
+    const pod = spec?.template.spec;
+    const [container] = pod?.containers ?? [];
+    if (pod === undefined || container === undefined) throw new Error('no container');
+    pod.volumes = (pod.volumes ?? []).filter(({ name }) => name !== 'host-run');
+    container.volumeMounts = (container.volumeMounts ?? []).filter(({ name }) => name !== 'host-run');
+    equal(pod.hostPID, undefined);
+    writeFileSync(file, JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects }));
+    await kubectl('apply', '--filename', file);
+    await kubectl('rollout', 'status', '--namespace', SYSTEM, `daemonset/${NAME}`, '--timeout=60s');
+    const found = await mesh.runInitialized(meshPod('by-proc'));
+    await mesh.expectCaptured(found, peer);
+    await mesh.runInitialized(meshPod('by-proc-userns', { hostUsers: false }));
+    await kubectl('delete', '--wait', '--filename', file);
+  },
+  SLOW,
+);

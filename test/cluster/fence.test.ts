@@ -1,0 +1,331 @@
+/** The fence around the controller: with its own token, and more rights than the chart gives it. */
+import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { KubeConfig, type V1Pod } from '@kubernetes/client-node';
+import { type ApiError, Kube } from '../../lib/sources/kube.ts';
+import { failed, type MarkedPod, NETNS, READY, STATUS, StatusMarker } from '../../lib/status.ts';
+import { suite } from '../suite.ts';
+import { type ControlPlane, startControlPlane } from './control-plane.ts';
+import { controllerPod, SYSTEM } from './controller-process.ts';
+import { INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
+import { writeKubeconfig } from './pki.ts';
+import { pod, runPod, toolbox, until } from './pods.ts';
+import { applyPolicy, RELEASE_NAMESPACE, renderPolicy } from './policies.ts';
+
+const test = suite('cluster, fence');
+test.needs('cluster');
+
+const ACCOUNT = 'istio-pod-network-controller';
+const TEMPLATE = 'templates/fence.yaml';
+const namespace = 'default';
+const KUBELETS = {
+  phase: 'Running',
+  conditions: [
+    { type: 'PodScheduled', status: 'True', lastTransitionTime: '2026-01-01T00:00:00Z' },
+    { type: 'Ready', status: 'True', lastTransitionTime: '2026-01-01T00:00:01Z' },
+  ],
+  containerStatuses: [{ name: 'toolbox', ready: true, restartCount: 0, image: 'toolbox', imageID: '' }],
+};
+
+let controlPlane: ControlPlane;
+let admin: Kube;
+/** Its token is what the kubelet of node `one` mounts in the controller's pod. */
+let controller: Kube;
+let unbound: Kube;
+const kubes: Kube[] = [];
+
+test.before(async () => {
+  controlPlane = await startControlPlane();
+  admin = connect(controlPlane.kubeconfig);
+  await admin.post('/api/v1/namespaces', { metadata: { name: RELEASE_NAMESPACE } });
+  const accounts = [
+    [namespace, 'default'],
+    [RELEASE_NAMESPACE, ACCOUNT],
+    [RELEASE_NAMESPACE, 'other'],
+  ];
+  for (const [where, name] of accounts) {
+    await admin.post(`/api/v1/namespaces/${where}/serviceaccounts`, { metadata: { name } });
+  }
+  // What RBAC would refuse is for the fence to refuse.
+  const rbac = '/apis/rbac.authorization.k8s.io/v1';
+  const rules = [{ apiGroups: [''], resources: ['*'], verbs: ['*'] }];
+  await admin.post(`${rbac}/clusterroles`, { metadata: { name: 'too-wide' }, rules });
+  await admin.post(`${rbac}/clusterrolebindings`, {
+    metadata: { name: 'too-wide' },
+    roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name: 'too-wide' },
+    subjects: [ACCOUNT, 'other'].map((name) => ({ kind: 'ServiceAccount', namespace: RELEASE_NAMESPACE, name })),
+  });
+  for (const name of ['one', 'two']) await admin.post('/api/v1/nodes', { metadata: { name } });
+  await applyPolicy(controlPlane, TEMPLATE);
+  controller = connect(await tokenOf(ACCOUNT, 'one'));
+  unbound = connect(await tokenOf(ACCOUNT));
+  const { name } = await create('first');
+  const probe = async () => {
+    const labels = { probe: randomUUID() };
+    return patch(controller, name, { metadata: { labels } }).catch((error: ApiError) => error.status);
+  };
+  await until('in force: the fence', probe, (answer) => answer === 422);
+});
+test.after(async () => {
+  for (const kube of kubes) kube.close();
+  await controlPlane?.stop();
+});
+
+function connect(kubeconfig: string): Kube {
+  const kube = new Kube(() => {
+    const config = new KubeConfig();
+    config.loadFromFile(kubeconfig);
+    return config;
+  });
+  kubes.push(kube);
+  return kube;
+}
+
+/** As the kubelet asks for it: bound to a pod, and so to the pod's node. */
+async function tokenOf(account: string, node?: string): Promise<string> {
+  let boundObjectRef: unknown;
+  if (node !== undefined) {
+    const body = pod(`${account}-${node}`, { nodeName: node, containers: [toolbox('toolbox', 'help')] });
+    body.spec = { ...body.spec, containers: body.spec?.containers ?? [], serviceAccountName: account };
+    const holder = (await admin.post(`/api/v1/namespaces/${RELEASE_NAMESPACE}/pods`, body)) as V1Pod;
+    boundObjectRef = { apiVersion: 'v1', kind: 'Pod', name: holder.metadata?.name, uid: holder.metadata?.uid };
+  }
+  const path = `/api/v1/namespaces/${RELEASE_NAMESPACE}/serviceaccounts/${account}/token`;
+  const spec = { audiences: [], ...(boundObjectRef !== undefined && { boundObjectRef }) };
+  const { status } = (await admin.post(path, { spec })) as { status: { token: string } };
+  const file = `${controlPlane.sandbox.folder}/${account}-${node}.kubeconfig`;
+  return writeKubeconfig(file, controlPlane.server, controlPlane.authority.cert, status);
+}
+
+/** As it stands on its node, with what the kubelet and others wrote. */
+async function create(name: string, nodeName = 'one', metadata: V1Pod['metadata'] = {}): Promise<MarkedPod> {
+  const body = pod(name, { nodeName, containers: [toolbox('toolbox', 'help')] });
+  body.metadata = { ...body.metadata, annotations: { other: 'kept' }, ...metadata };
+  const { metadata: made } = (await admin.post(`/api/v1/namespaces/${namespace}/pods`, body)) as V1Pod;
+  await patch(admin, name, { status: KUBELETS });
+  return { uid: made?.uid ?? '', namespace, name };
+}
+
+const patch = (as: Kube, name: string, content: unknown) =>
+  as.patch(`/api/v1/namespaces/${namespace}/pods/${name}/status`, 'strategic', content);
+
+const read = async (name: string) => (await admin.get(`/api/v1/namespaces/${namespace}/pods/${name}`)) as V1Pod;
+
+const refused = (reason: RegExp) => (error: ApiError) => {
+  equal(error.status, 422);
+  match(error.message, /istio-pod-network-controller-fence/);
+  match(error.message, reason);
+  return true;
+};
+
+test('marks, in each of their forms, pass', async () => {
+  const marked = await create('marked');
+  const marker = new StatusMarker(controller);
+  equal(await marker.mark(marked, { status: 'initialized', netns: 'boot:7', rules: 'abc' }), 'patched');
+  equal((await read('marked')).metadata?.annotations?.[NETNS], 'boot:7');
+  equal(await marker.mark(marked, failed(new Error('no netns'))), 'patched');
+  equal((await read('marked')).metadata?.annotations?.[STATUS], 'failed: no netns');
+  equal(await marker.unmark(marked), 'patched');
+  const { metadata, status } = await read('marked');
+  deepEqual(metadata?.annotations, { other: 'kept' });
+  equal(status?.conditions?.length, 2);
+});
+
+test('a pod without an annotation or condition, and one that is being deleted, are marked too', async () => {
+  const bare = await create('bare', 'one', { annotations: {} });
+  await patch(admin, 'bare', { status: { conditions: [{ $patch: 'replace' }] } });
+  const going = await create('going', 'one', { finalizers: ['example.com/wait'] });
+  await admin.post(`/api/v1/namespaces/${namespace}/pods/going/eviction`, { metadata: { name: 'going', namespace } });
+  equal(typeof (await read('going')).metadata?.deletionTimestamp, 'string');
+  for (const each of [bare, going]) {
+    equal(await new StatusMarker(controller).mark(each, failed(new Error('late'))), 'patched');
+  }
+});
+
+test('what others write at the same time is no matter', async () => {
+  const busy = await create('busy');
+  const others = Array.from({ length: 10 }, (_, at) =>
+    patch(admin, 'busy', {
+      metadata: { labels: { [`l${at}`]: 'x' } },
+      status: { conditions: [{ type: `example.com/${at}`, status: 'True' }] },
+    }),
+  );
+  const mark = new StatusMarker(controller).mark(busy, { status: 'initialized', netns: 'boot:7', rules: 'abc' });
+  await Promise.all([...others, mark]);
+  equal((await read('busy')).status?.conditions?.length, 13);
+});
+
+const others: [what: string, content: unknown, reason: RegExp][] = [
+  ['a label', { metadata: { labels: { app: 'x' } } }, /not metadata\.labels/],
+  ['a label taken away', { metadata: { labels: { app: null } } }, /not metadata\.labels/],
+  ['a finalizer', { metadata: { finalizers: ['example.com/x'] } }, /not metadata\.finalizers/],
+  ["another's annotation", { metadata: { annotations: { other: 'x' } } }, /annotations .*, not other/],
+  ["another's annotation, taken away", { metadata: { annotations: { other: null } } }, /annotations .*, not other/],
+  [
+    'a new annotation, beside ours',
+    { metadata: { annotations: { [STATUS]: 'initialized', 'pod-network-controller.istio.io.example/x': 'y' } } },
+    /annotations .*, not pod-network-controller\.istio\.io\.example\/x/,
+  ],
+  ['the phase', { status: { phase: 'Failed' } }, /not status\.phase/],
+  ['an address', { status: { podIP: '10.0.0.9', podIPs: [{ ip: '10.0.0.9' }] } }, /not status\.podIP/],
+  [
+    'a container',
+    { status: { containerStatuses: [{ name: 'toolbox', ready: false }] } },
+    /not status\.containerStatuses/,
+  ],
+  ['no containers', { status: { containerStatuses: null } }, /not status\.containerStatuses/],
+  [
+    "the kubelet's condition",
+    { status: { conditions: [{ type: 'Ready', status: 'False' }] } },
+    /condition .*, not Ready/,
+  ],
+  [
+    "the kubelet's condition, taken away",
+    { status: { conditions: [{ type: 'Ready', $patch: 'delete' }] } },
+    /condition .*, not Ready/,
+  ],
+  [
+    'a new condition, beside ours',
+    {
+      status: {
+        conditions: [
+          { type: READY, status: 'True' },
+          { type: 'example.com/x', status: 'True' },
+        ],
+      },
+    },
+    /condition .*, not example\.com\/x/,
+  ],
+  [
+    'another condition of our domain',
+    { status: { conditions: [{ type: `${READY}-to-be`, status: 'True' }] } },
+    /condition .*, not pod-network-controller\.istio\.io\/ready-to-be/,
+  ],
+];
+for (const [what, content, reason] of others) {
+  test(`refused: ${what}`, async () => {
+    const name = `not-${others.findIndex(([each]) => each === what)}`;
+    await create(name);
+    const before = await read(name);
+    await rejects(patch(controller, name, content), refused(reason));
+    deepEqual(await read(name), before);
+    await patch(admin, name, content);
+  });
+}
+
+test('conditions in another order are no change', async () => {
+  await create('order');
+  const conditions = [...KUBELETS.conditions].reverse();
+  const path = `/api/v1/namespaces/${namespace}/pods/order/status`;
+  await controller.patch(path, 'merge', {
+    status: { conditions: [{ type: READY, status: 'True' }, ...conditions] },
+  });
+  deepEqual(
+    (await read('order')).status?.conditions?.map(({ type }) => type),
+    [READY, 'Ready', 'PodScheduled'],
+  );
+});
+
+test('the spec and the owner are not changed through the status: the API server puts both back', async () => {
+  await create('spec');
+  const before = await read('spec');
+  const ownerReferences = [{ apiVersion: 'v1', kind: 'Node', name: 'one', uid: before.metadata?.uid }];
+  await patch(controller, 'spec', {
+    metadata: { ownerReferences },
+    spec: { containers: [{ name: 'toolbox', image: 'evil' }], activeDeadlineSeconds: 1 },
+  });
+  const { metadata, spec } = await read('spec');
+  deepEqual([metadata?.ownerReferences, spec], [before.metadata?.ownerReferences, before.spec]);
+});
+
+test('refused: a pod of another node, one of no node, and a token of no node', async () => {
+  const mark = (as: Kube, of: MarkedPod) => new StatusMarker(as).mark(of, failed(new Error('late')));
+  await rejects(
+    mark(controller, await create('elsewhere', 'two')),
+    refused(/the controller on node one .* this one is on two/),
+  );
+  const nowhere = await create('nowhere', '');
+  await rejects(mark(controller, nowhere), refused(/the controller on node one .* this one is on none/));
+  await rejects(mark(unbound, await create('unbound')), refused(/token is bound to no node/));
+  await rejects(mark(unbound, nowhere), refused(/token is bound to no node/));
+  equal(await mark(connect(await tokenOf(ACCOUNT, 'two')), await create('there', 'two')), 'patched');
+});
+
+test('refused: whatever else a role that is too wide would let it do to pods', async () => {
+  const { uid } = await create('main');
+  const path = `/api/v1/namespaces/${namespace}/pods`;
+  const metadata = { name: 'main', namespace };
+  const nothingElse = (what: string) => refused(new RegExp(`may mark .* and do nothing else to pods, not ${what}`));
+  const annotations = { [STATUS]: 'initialized' };
+  await rejects(controller.patch(`${path}/main`, 'merge', { metadata: { annotations } }), nothingElse('UPDATE pods$'));
+  const another = pod('made', { containers: [toolbox('toolbox', 'help')] });
+  await rejects(controller.post(path, another), nothingElse('CREATE pods$'));
+  await rejects(controller.post(`${path}/main/eviction`, { metadata }), nothingElse('CREATE pods/eviction$'));
+  const target = { apiVersion: 'v1', kind: 'Node', name: 'one' };
+  await rejects(controller.post(`${path}/main/binding`, { metadata, target }), nothingElse('CREATE pods/binding$'));
+  const ephemeralContainers = [{ name: 'debug', image: 'x', terminationMessagePolicy: 'File' }];
+  await rejects(
+    controller.patch(`${path}/main/ephemeralcontainers`, 'strategic', { spec: { ephemeralContainers } }),
+    nothingElse('UPDATE pods/ephemeralcontainers$'),
+  );
+  await rejects(
+    controller.get(`${path}/main/exec`, { command: 'id', stdout: true }),
+    nothingElse('CONNECT pods/exec$'),
+  );
+  equal((await read('main')).metadata?.uid, uid);
+});
+
+test('others are not fenced in', async () => {
+  await create('open', 'two');
+  const other = connect(await tokenOf('other', 'one'));
+  await patch(other, 'open', { metadata: { labels: { app: 'x' } }, status: { phase: 'Failed' } });
+  equal((await read('open')).status?.phase, 'Failed');
+});
+
+test('for an API server without such policies it is not rendered, and that is said', async () => {
+  await rejects(
+    renderPolicy(TEMPLATE, [], ['--kube-version', '1.29']),
+    /fence\.enabled: true: this API server has no ValidatingAdmissionPolicy .*; false would be right/,
+  );
+  await rejects(renderPolicy(TEMPLATE, ['fence.enabled=false'], []), /could not find template/);
+});
+
+const whole = suite('cluster, fence and controller');
+whole.needs('cluster', 'addon', 'toolbox');
+
+whole(
+  'the controller, as a pod whose token the kubelet brings, does its work behind the fence',
+  async () => {
+    const mesh = await Mesh.start(['toolbox', 'istio-pod-network-controller']);
+    try {
+      await mesh.admin.post(`/api/v1/namespaces/${SYSTEM}/serviceaccounts`, { metadata: { name: ACCOUNT } });
+      await mesh.admin.post('/apis/rbac.authorization.k8s.io/v1/clusterrolebindings', {
+        metadata: { name: ACCOUNT },
+        roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name: 'agent' },
+        subjects: [{ kind: 'ServiceAccount', namespace: SYSTEM, name: ACCOUNT }],
+      });
+      await applyPolicy(mesh.controlPlane, TEMPLATE, `Namespace=${SYSTEM}`);
+      const account = { namespace: SYSTEM, name: ACCOUNT };
+      const agent = connect(await mesh.controlPlane.kubeconfigFor(account, { node: mesh.node.name }));
+      const first = await mesh.run(plainPod('first'));
+      const path = `/api/v1/namespaces/${NAMESPACE}/pods/first/status`;
+      const probe = () =>
+        agent
+          .patch(path, 'merge', { metadata: { labels: { probe: randomUUID() } } })
+          .catch((error: ApiError) => error.status);
+      await until('in force: the fence', probe, (answer) => answer === 422);
+      const body = controllerPod(mesh.node, 'controller');
+      Object.assign(body.spec ?? {}, { serviceAccountName: ACCOUNT });
+      await runPod(mesh.core, body, SYSTEM);
+      const served = await mesh.runInitialized(meshPod('served'));
+      await mesh.expectCaptured(served, first);
+      await mesh.annotate(served, { [INITIALIZE]: 'false' });
+      await mesh.marked(served, (marks) => !isInitialized(marks));
+      const log = await mesh.core.readNamespacedPodLog({ namespace: SYSTEM, name: 'controller' });
+      ok(!/"level":"(warn|error)"/.test(log), log);
+    } finally {
+      await mesh.stop();
+    }
+  },
+  { timeoutMs: 60_000 },
+);

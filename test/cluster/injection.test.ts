@@ -1,0 +1,625 @@
+/** The policy that puts the gate into pods, alone and together with a webhook that injects as istiod does. */
+import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
+import { type ApiException, type CoreV1Api, KubeConfig, type V1Container, type V1Pod } from '@kubernetes/client-node';
+import { GATE } from '../../chart/image/files.ts';
+import { trimNamespace, trimPod } from '../../lib/pods.ts';
+import { decide } from '../../lib/policy.ts';
+import { isGate } from '../../lib/redirect/containers.ts';
+import { podSources } from '../../lib/redirect/pod-sources.ts';
+import { Kube } from '../../lib/sources/kube.ts';
+import { suite } from '../suite.ts';
+import { fixture } from '../support/pods.ts';
+import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
+import { injection, istioContainers, startIstiod, volumesOf } from './istiod-webhook.ts';
+import { until } from './pods.ts';
+import { applyPolicy, RELEASE_NAMESPACE, renderPolicy } from './policies.ts';
+import { programs } from './programs.ts';
+import { output } from './sandbox/sandbox.ts';
+
+const test = suite('cluster, injection policy');
+test.needs('cluster');
+
+const TEMPLATE = 'templates/injection-policy.yaml';
+const INITIALIZE = 'istio-pod-network-controller/initialize';
+const RESTRICTED = { 'pod-security.kubernetes.io/enforce': 'restricted' };
+/** Namespaces that are told apart by what stands on them; each has a twin that the policy passes over. */
+const NAMESPACES: Record<string, { labels?: Record<string, string>; annotations?: Record<string, string> }> = {
+  shop: { labels: { ...injection('enabled'), ...RESTRICTED } },
+  free: { labels: injection('enabled') },
+  twice: { labels: { ...injection('twice'), ...RESTRICTED } },
+  cni: { labels: injection('cni') },
+  none: { labels: injection('none') },
+  bare: {},
+  wanted: { annotations: { [INITIALIZE]: 'true' } },
+  unwanted: { labels: injection('enabled'), annotations: { [INITIALIZE]: 'false' } },
+};
+const twin = (namespace: string) => `${namespace}-passed-over`;
+
+let controlPlane: ControlPlane;
+let admin: Kube;
+let core: CoreV1Api;
+
+test.before(async () => {
+  controlPlane = await startControlPlane({
+    controllers: true,
+    apiServerFlags: { 'runtime-config': 'admissionregistration.k8s.io/v1beta1=true' },
+  });
+  admin = new Kube(() => {
+    const config = new KubeConfig();
+    config.loadFromFile(controlPlane.kubeconfig);
+    return config;
+  });
+  core = coreApi(controlPlane.kubeconfig);
+  await startIstiod(controlPlane, admin);
+  for (const [name, metadata] of Object.entries(NAMESPACES)) {
+    for (const each of [name, twin(name)]) await createNamespace(each, metadata);
+  }
+  await createNamespace(RELEASE_NAMESPACE);
+  const passedOver = ['kube-system', ...Object.keys(NAMESPACES).map(twin)];
+  await applyPolicy(
+    controlPlane,
+    TEMPLATE,
+    `excludeNamespaces={${passedOver}}`,
+    'image.repository=example.com/ipnc',
+    'image.tag=test',
+  );
+  const probe = () => create('bare', annotated({ [INITIALIZE]: 'true' }));
+  await until('in force: the policy', probe, ({ spec }) => spec?.initContainers !== undefined);
+});
+test.after(async () => {
+  admin?.close();
+  await controlPlane?.stop();
+});
+
+async function createNamespace(name: string, metadata: object = {}): Promise<void> {
+  await admin.post('/api/v1/namespaces', { metadata: { name, ...metadata } });
+  const account = `/api/v1/namespaces/${name}/serviceaccounts/default`;
+  const made = () =>
+    admin.get(account).then(
+      () => true,
+      () => false,
+    );
+  await until(`made: the account of ${name}`, made, (is) => is);
+}
+
+/** As it would be stored. */
+async function create(namespace: string, body: V1Pod): Promise<V1Pod> {
+  // Without the client's classes, which deepEqual() sees.
+  return JSON.parse(JSON.stringify(await core.createNamespacedPod({ namespace, body, dryRun: 'All' }))) as V1Pod;
+}
+
+/** As `restricted` demands it. */
+const app = (): V1Pod => ({
+  metadata: { generateName: 'web-', labels: { app: 'web' } },
+  spec: {
+    automountServiceAccountToken: false,
+    securityContext: { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } },
+    containers: [application('web')],
+  },
+});
+
+function application(name: string): V1Container {
+  const securityContext = { allowPrivilegeEscalation: false, capabilities: { drop: ['ALL'] }, runAsUser: 1000 };
+  return { name, image: 'example.com/web', securityContext };
+}
+
+type Change = (spec: NonNullable<V1Pod['spec']>, metadata: NonNullable<V1Pod['metadata']>) => unknown;
+
+function changed(made: V1Pod, ...changes: Change[]): V1Pod {
+  const body = structuredClone(made);
+  for (const change of changes) change(body.spec ?? { containers: [] }, body.metadata ?? {});
+  return body;
+}
+
+const annotated = (annotations: Record<string, string>, made = app()) =>
+  changed(made, (_, metadata) => {
+    metadata.annotations = { ...metadata.annotations, ...annotations };
+  });
+
+const labelled = (labels: Record<string, string>, made = app()) =>
+  changed(made, (_, metadata) => {
+    metadata.labels = { ...metadata.labels, ...labels };
+  });
+
+/** As istioctl kube-inject writes it into a Deployment. */
+function injected({ native = true } = {}): V1Pod {
+  const { init, proxy } = istioContainers(native);
+  return changed(app(), (spec, metadata) => {
+    metadata.annotations = { 'sidecar.istio.io/status': '{}' };
+    spec.initContainers = native ? [init, proxy] : [init];
+    if (!native) spec.containers.push(proxy);
+    spec.volumes = volumesOf(proxy);
+  });
+}
+
+const ofProxy = (change: (proxy: V1Container) => unknown, made: V1Pod) =>
+  changed(made, ({ initContainers = [], containers }) => {
+    for (const each of [...initContainers, ...containers]) if (each.name === 'istio-proxy') change(each);
+  });
+
+const ofInit = (change: (init: V1Container) => unknown, made: V1Pod) =>
+  changed(made, ({ initContainers = [] }) => {
+    for (const each of initContainers) if (each.name === 'istio-init') change(each);
+  });
+
+const names = ({ spec }: V1Pod) => (spec?.initContainers ?? []).map(({ name }) => name);
+
+function container(name: string, { spec }: V1Pod): V1Container {
+  const found = [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])].filter((each) => each.name === name);
+  equal(found.length, 1, `one ${name}`);
+  return found[0] ?? application(name);
+}
+
+const gateOf = (made: V1Pod) => container('pod-network-gate', made);
+
+const idsOf = (made: V1Pod) => {
+  const { runAsUser, runAsGroup } = gateOf(made).securityContext ?? {};
+  return [runAsUser, runAsGroup];
+};
+
+/** Whether the controller would serve it. */
+async function isEnrolled(namespace: string, made: V1Pod): Promise<boolean> {
+  const place = trimNamespace(await admin.get(`/api/v1/namespaces/${namespace}`));
+  const excludeNamespaces = ['kube-system', ...Object.keys(NAMESPACES).map(twin)];
+  return decide(trimPod(made), place, { enroll: 'both', excludeNamespaces, self: {} }).enroll === true;
+}
+
+/** What the policy made of it: the controller serves it, and nothing changes when it is created once more. */
+async function gated(namespace: string, body: V1Pod): Promise<V1Pod> {
+  const made = await create(namespace, body);
+  ok(await isEnrolled(namespace, made), 'enrolled');
+  ok(!names(made).includes('istio-init'));
+  equal((made.spec?.volumes ?? []).filter(({ name }) => name === 'pod-network-gate').length, 1);
+  const { uid: _, resourceVersion: __, managedFields: ___, name: ____, ...metadata } = made.metadata ?? {};
+  const again = await create(
+    'bare',
+    annotated({ [INITIALIZE]: 'true' }, { metadata: { ...metadata, namespace: 'bare' }, spec: made.spec } as V1Pod),
+  );
+  deepEqual(again.spec, made.spec, 'idempotent');
+  return made;
+}
+
+/** The policy leaves it as it would be without it. */
+async function untouched(namespace: string, body: V1Pod, { enrolled = false } = {}): Promise<void> {
+  const made = await create(namespace, body);
+  deepEqual(made.spec, (await create(twin(namespace), body)).spec);
+  equal(await isEnrolled(namespace, made), enrolled);
+}
+
+const refused = (reason: RegExp) => (error: ApiException<unknown>) => {
+  equal(error.code, 403);
+  // It has the answer as a string in a string.
+  match(error.message.replaceAll('\\', ''), reason);
+  return true;
+};
+
+test('what istiod injects is replaced, and all of it that is not privileged stays', async () => {
+  const { init, proxy } = istioContainers(true);
+  const made = await gated('shop', app());
+  deepEqual(names(made), ['pod-network-gate', 'istio-proxy']);
+  deepEqual(gateOf(made), {
+    name: 'pod-network-gate',
+    image: 'example.com/ipnc:test',
+    imagePullPolicy: 'IfNotPresent',
+    command: [GATE],
+    args: init.args,
+    resources: init.resources,
+    securityContext: {
+      runAsUser: 1337,
+      runAsGroup: 1337,
+      runAsNonRoot: true,
+      privileged: false,
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'] },
+      seccompProfile: { type: 'RuntimeDefault' },
+    },
+    terminationMessagePath: '/dev/termination-log',
+    terminationMessagePolicy: 'File',
+    volumeMounts: [{ name: 'pod-network-gate', mountPath: '/etc/podinfo', readOnly: true }],
+  });
+  deepEqual(container('istio-proxy', made).securityContext, proxy.securityContext);
+  const fieldRef = { apiVersion: 'v1', fieldPath: 'metadata.annotations' };
+  deepEqual(made.spec?.volumes?.find(({ name }) => name === 'pod-network-gate')?.downwardAPI?.items, [
+    { path: 'pod_annotations', fieldRef },
+  ]);
+  ok(isGate(gateOf(made)));
+});
+
+test('without the policy Pod Security refuses that pod', async () => {
+  await rejects(create(twin('shop'), app()), refused(/violates PodSecurity .*NET_ADMIN/));
+});
+
+test('the controller reads the same configuration from the gate as from istio-init', async () => {
+  const body = ofInit(({ args }) => args?.push('-o', '5432', '--redirect-dns'), injected());
+  const made = await gated('bare', body);
+  const texts = (pod: V1Pod) =>
+    Object.fromEntries(
+      podSources(trimPod(pod), {})
+        .flatMap((source) => Object.entries(source))
+        .map(([key, { text }]) => [key, text])
+        .reverse(),
+    );
+  deepEqual(texts(made), texts(await create(twin('bare'), body)));
+});
+
+test('an ordinary istio-proxy', async () => {
+  const made = await gated('shop', annotated({ 'sidecar.istio.io/nativeSidecar': 'false' }));
+  deepEqual(names(made), ['pod-network-gate']);
+  deepEqual(
+    made.spec?.containers.map(({ name }) => name),
+    ['web', 'istio-proxy'],
+  );
+});
+
+test("the application's own init containers stay behind the gate, in their order", async () => {
+  const inits = ['migrate', 'warm-up'].map(application);
+  const made = await gated(
+    'shop',
+    changed(app(), (spec) => Object.assign(spec, { initContainers: inits })),
+  );
+  deepEqual(names(made), ['pod-network-gate', 'istio-proxy', 'migrate', 'warm-up']);
+});
+
+test('injected by hand, where no webhook is', async () => {
+  deepEqual(names(await gated('bare', injected())), ['pod-network-gate', 'istio-proxy']);
+  deepEqual(names(await gated('bare', injected({ native: false }))), ['pod-network-gate']);
+  const wrapped = ofProxy((proxy) => Object.assign(proxy, { args: ['--wrapped'] }), injected());
+  deepEqual(names(await gated('bare', wrapped)), ['pod-network-gate', 'istio-proxy']);
+});
+
+test('the environment, the resources and the mounts of istio-init stay', async () => {
+  const env = [{ name: 'ISTIO_META_DNS_CAPTURE', value: 'true' }];
+  const resources = { limits: { cpu: '200m' }, requests: { cpu: '100m' } };
+  const volumeMounts = [{ name: 'istio-data', mountPath: '/data' }];
+  const made = await gated(
+    'bare',
+    ofInit((init) => Object.assign(init, { env, resources, volumeMounts }), injected()),
+  );
+  deepEqual([gateOf(made).env, gateOf(made).resources], [env, resources]);
+  deepEqual(
+    gateOf(made).volumeMounts?.map(({ mountPath }) => mountPath),
+    ['/data', '/etc/podinfo'],
+  );
+});
+
+test('a command of istio-init goes before its arguments', async () => {
+  const body = ofInit(
+    (init) => Object.assign(init, { command: ['/usr/local/bin/istio-iptables', '-m', 'REDIRECT'], args: ['-u', '7'] }),
+    injected(),
+  );
+  const made = await gated('bare', body);
+  deepEqual(gateOf(made).command, [GATE]);
+  deepEqual(gateOf(made).args, ['/usr/local/bin/istio-iptables', '-m', 'REDIRECT', '-u', '7']);
+  deepEqual(idsOf(made), [7, 1337]);
+});
+
+test("the proxy's user and group, as OpenShift gives them, and as an annotation says", async () => {
+  const range = ofProxy(
+    (proxy) => Object.assign(proxy.securityContext ?? {}, { runAsUser: 1000670001, runAsGroup: 1000670002 }),
+    ofInit(
+      (init) => Object.assign(init, { args: init.args?.map((word) => (word === '1337' ? '1000670001' : word)) ?? [] }),
+      injected(),
+    ),
+  );
+  deepEqual(idsOf(await gated('bare', range)), [1000670001, 1000670002]);
+  const unsaid = ofInit((init) => Object.assign(init, { args: ['istio-iptables', '-m', 'REDIRECT'] }), range);
+  deepEqual(idsOf(await gated('bare', unsaid)), [1000670001, 1000670002]);
+  const list = ofInit((init) => Object.assign(init, { args: ['istio-iptables', '-u', '7,8', '-g', '9'] }), range);
+  deepEqual(idsOf(await gated('bare', list)), [1000670001, 9]);
+  const domain = 'pod-network-controller.istio.io';
+  const own = annotated({ [`${domain}/envoy-userid`]: '2102', [`${domain}/envoy-groupid`]: '2103' }, range);
+  deepEqual(idsOf(await gated('bare', own)), [2102, 2103]);
+});
+
+test("the pod's user and group where the proxy has none, and not where there is no proxy", async () => {
+  const ofPod = (made: V1Pod) =>
+    changed(made, (spec) => Object.assign(spec.securityContext ?? {}, { runAsUser: 3001, runAsGroup: 3002 }));
+  const body = ofInit(
+    (init) => Object.assign(init, { args: ['istio-iptables'] }),
+    ofProxy((proxy) => Object.assign(proxy, { securityContext: {} }), injected()),
+  );
+  deepEqual(idsOf(await gated('bare', ofPod(body))), [3001, 3002]);
+  deepEqual(idsOf(await gated('bare', ofPod(annotated({ [INITIALIZE]: 'true' })))), [1337, 1337]);
+});
+
+const capabilities = (...add: string[]) => ({ capabilities: { drop: ['ALL'], add } });
+
+test('NET_ADMIN and NET_RAW are taken from the proxy, and nothing else', async () => {
+  for (const native of [true, false]) {
+    const body = ofProxy(
+      (proxy) => Object.assign(proxy.securityContext ?? {}, capabilities('NET_ADMIN', 'NET_BIND_SERVICE', 'NET_RAW')),
+      injected({ native }),
+    );
+    const { securityContext } = container('istio-proxy', await gated('bare', body));
+    deepEqual(securityContext?.capabilities, { drop: ['ALL'], add: ['NET_BIND_SERVICE'] });
+  }
+});
+
+test('with TPROXY the proxy keeps what it needs, and the gate is unprivileged all the same', async () => {
+  const root = { runAsUser: 0, runAsGroup: 1337, runAsNonRoot: false, ...capabilities('NET_ADMIN') };
+  const body = ofProxy(
+    (proxy) => Object.assign(proxy.securityContext ?? {}, root),
+    ofInit(
+      (init) => Object.assign(init, { args: init.args?.map((word) => (word === 'REDIRECT' ? 'TPROXY' : word)) ?? [] }),
+      injected(),
+    ),
+  );
+  const made = await gated('bare', body);
+  deepEqual(container('istio-proxy', made).securityContext?.capabilities?.add, ['NET_ADMIN']);
+  deepEqual(idsOf(made), [1337, 1337]);
+  equal(gateOf(made).securityContext?.capabilities?.add, undefined);
+});
+
+test('root is no answer to who the proxy is', async () => {
+  const body = ofInit(
+    (init) => Object.assign(init, { args: ['istio-iptables'] }),
+    ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, { runAsUser: 0, runAsGroup: 0 }), injected()),
+  );
+  const asRoot = ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, { runAsNonRoot: false }), body);
+  deepEqual(idsOf(await gated('bare', asRoot)), [1337, 1337]);
+});
+
+test('TPROXY is known from the annotation and from the environment too', async () => {
+  const silent = ofInit(
+    (init) => Object.assign(init, { args: ['istio-iptables', '-u', '1337'] }),
+    ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, capabilities('NET_ADMIN')), injected()),
+  );
+  const env = [{ name: 'ISTIO_META_INTERCEPTION_MODE', value: 'TPROXY' }];
+  const told = [
+    annotated({ 'sidecar.istio.io/interceptionMode': 'TPROXY' }, silent),
+    ofProxy((proxy) => Object.assign(proxy, { env }), silent),
+  ];
+  for (const body of told) {
+    const { securityContext } = container('istio-proxy', await gated('bare', body));
+    deepEqual(securityContext?.capabilities?.add, ['NET_ADMIN']);
+  }
+});
+
+test('enrolled by its own annotation, a pod without Istio has the gate before all others', async () => {
+  const resources = { limits: { cpu: '1', memory: '1Gi', 'example.com/gpu': '1' }, requests: { cpu: '500m' } };
+  const body = changed(annotated({ [INITIALIZE]: 'true' }), (spec) => {
+    spec.containers = [{ ...application('web'), resources }];
+    spec.initContainers = [application('migrate')];
+  });
+  const made = await gated('bare', body);
+  deepEqual(names(made), ['pod-network-gate', 'migrate']);
+  const { args, command } = gateOf(made);
+  deepEqual([command, args], [[GATE], ['istio-iptables']]);
+  deepEqual(gateOf(made).resources, {
+    limits: { cpu: '1', memory: '1Gi' },
+    requests: { cpu: '500m', memory: '1Gi' },
+  });
+  deepEqual(idsOf(made), [1337, 1337]);
+});
+
+test('and is told the mode and the port that are known', async () => {
+  const known = {
+    'sidecar.istio.io/interceptionMode': 'TPROXY',
+    'pod-network-controller.istio.io/envoy-port': '15011',
+  };
+  const made = await gated('bare', annotated({ [INITIALIZE]: 'true', ...known }));
+  deepEqual(gateOf(made).args, ['istio-iptables', '-m', 'TPROXY', '-p', '15011']);
+});
+
+test('its quality of service stays what it was', async () => {
+  const wanted = annotated({ [INITIALIZE]: 'true' });
+  equal((await gated('bare', wanted)).status?.qosClass, 'BestEffort');
+  const limits = { cpu: '100m', memory: '64Mi' };
+  const containers = [{ ...application('web'), resources: { limits } }];
+  const guaranteed = changed(wanted, (spec) => Object.assign(spec, { containers }));
+  equal((await gated('bare', guaranteed)).status?.qosClass, 'Guaranteed');
+});
+
+test('annotated and injected by the webhook afterwards, it has one gate, and that with the arguments of the mesh', async () => {
+  const made = await gated('shop', annotated({ [INITIALIZE]: 'true' }));
+  deepEqual(names(made), ['pod-network-gate', 'istio-proxy']);
+  deepEqual(gateOf(made).args, istioContainers(true).init.args);
+});
+
+test('the gate is taken back where the webhook then says that Istio waits itself, or that nothing is captured', async () => {
+  const names = { cni: ['istio-validation', 'istio-proxy'], none: ['istio-proxy'] };
+  for (const [namespace, inits] of Object.entries(names)) {
+    const made = await create(namespace, annotated({ [INITIALIZE]: 'true' }));
+    deepEqual(
+      made.spec?.initContainers?.map(({ name }) => name),
+      inits,
+    );
+    deepEqual(made.spec, (await create(twin(namespace), annotated({ [INITIALIZE]: 'true' }))).spec);
+  }
+});
+
+test('a pod takes the gate off the word of its namespace only with a proxy', async () => {
+  const withProxy = ofInit((init) => Object.assign(init, { name: 'gone' }), injected());
+  const proxied = changed(withProxy, (spec) =>
+    Object.assign(spec, { initContainers: spec.initContainers?.slice(1) ?? [] }),
+  );
+  deepEqual(names(await gated('wanted', proxied)), ['pod-network-gate', 'istio-proxy']);
+  await untouched('wanted', app());
+});
+
+test('the word of the pod goes before that of its namespace', async () => {
+  await gated('unwanted', annotated({ [INITIALIZE]: 'true' }));
+  await untouched('unwanted', app());
+  await untouched('wanted', annotated({ [INITIALIZE]: 'false' }, injected()));
+});
+
+test('pods of a Deployment and of a Job', async () => {
+  const { metadata, spec } = changed(app(), (spec) => Object.assign(spec, { restartPolicy: 'Always' }));
+  const template = { metadata: { labels: metadata?.labels }, spec };
+  const selector = { matchLabels: metadata?.labels };
+  const pods = async () => {
+    const list = (await admin.get('/api/v1/namespaces/shop/pods')) as { items: V1Pod[] };
+    return list.items;
+  };
+  await admin.post('/apis/apps/v1/namespaces/shop/deployments', {
+    metadata: { name: 'web' },
+    spec: { selector, template },
+  });
+  await admin.post('/apis/batch/v1/namespaces/shop/jobs', {
+    metadata: { name: 'job' },
+    spec: { template: { ...template, spec: { ...spec, restartPolicy: 'Never' } } },
+  });
+  const made = await until('made: two pods', pods, (items) => items.length === 2);
+  deepEqual(made.map(({ metadata }) => metadata?.ownerReferences?.[0]?.kind).sort(), ['Job', 'ReplicaSet']);
+  for (const each of made) deepEqual(names(each), ['pod-network-gate', 'istio-proxy']);
+});
+
+const ALONE: [what: string, namespace: string, body: V1Pod, enrolled?: boolean][] = [
+  ['a pod of nobody', 'bare', app()],
+  [
+    "a pod of the host's network",
+    'bare',
+    changed(annotated({ [INITIALIZE]: 'true' }, injected()), (spec) => Object.assign(spec, { hostNetwork: true })),
+  ],
+  ['one that is kept out', 'free', annotated({ [INITIALIZE]: 'false' })],
+  ['one with a word that is none', 'free', annotated({ [INITIALIZE]: 'yes' })],
+  ['a gateway', 'bare', ofProxy((proxy) => Object.assign(proxy, { args: ['proxy', 'router'] }), injected())],
+  [
+    'one whose proxy is off',
+    'bare',
+    ofProxy((proxy) => proxy.env?.push({ name: 'DISABLE_ENVOY', value: 'true' }), injected()),
+  ],
+  ['one labelled not to be injected', 'bare', labelled({ 'sidecar.istio.io/inject': 'false' }, injected())],
+  ['one annotated not to be injected', 'bare', annotated({ 'sidecar.istio.io/inject': 'false' }, injected())],
+  [
+    'istio-init without a proxy',
+    'bare',
+    changed(injected(), (spec) => Object.assign(spec, { initContainers: spec.initContainers?.slice(0, 1) ?? [] })),
+  ],
+  [
+    'one that Istio did not inject',
+    'bare',
+    changed(injected(), (_, metadata) => Object.assign(metadata, { annotations: {} })),
+  ],
+  ["somebody else's istio-init", 'bare', ofInit((init) => Object.assign(init, { args: ['sh'] }), injected())],
+  ['a deployer of OpenShift', 'bare', labelled({ 'openshift.io/deployer-pod-for.name': 'x' }, injected())],
+  ['a build of OpenShift', 'bare', annotated({ 'openshift.io/build.name': 'x', [INITIALIZE]: 'true' }, injected())],
+  ["Istio's CNI mode", 'bare', without(fixture('native-cni') as V1Pod), true],
+  ['mode NONE', 'bare', annotated({ [INITIALIZE]: 'true', 'sidecar.istio.io/interceptionMode': 'NONE' }), true],
+  ['the gate, known by its program', 'bare', renamedGate({ name: 'waiter' }), true],
+  ['the gate, known by its name', 'bare', renamedGate({ command: ['/bin/waiter'] }), true],
+  ["the original controller's gate", 'bare', without(fixture('original') as V1Pod), true],
+];
+for (const [what, namespace, body, enrolled = false] of ALONE) {
+  test(`left alone: ${what}`, () => untouched(namespace, body, { enrolled }));
+}
+
+function renamedGate(changes: Partial<V1Container>): V1Pod {
+  const [gate = application('gate'), ...rest] = (fixture('gate') as V1Pod).spec?.initContainers ?? [];
+  const initContainers = [{ ...gate, ...changes }, ...rest];
+  return annotated(
+    { [INITIALIZE]: 'true' },
+    without(changed(fixture('gate') as V1Pod, (spec) => Object.assign(spec, { initContainers }))),
+  );
+}
+
+/** A fixture as its author sent it. */
+function without(stored: V1Pod): V1Pod {
+  return changed(stored, (spec, metadata) => {
+    for (const each of [...(spec.initContainers ?? []), ...spec.containers]) delete each.volumeMounts;
+    spec.automountServiceAccountToken = false;
+    delete spec.nodeName;
+    delete spec.serviceAccount;
+    delete spec.serviceAccountName;
+    delete spec.priority;
+    for (const key of ['namespace', 'ownerReferences', 'uid', 'resourceVersion'] as const) delete metadata[key];
+  });
+}
+
+test("left alone: the controller's own pods, mirrors of files on a node, and kube-system", async () => {
+  const body = annotated({ [INITIALIZE]: 'true' });
+  const account = { metadata: { name: 'istio-pod-network-controller' } };
+  await admin.post(`/api/v1/namespaces/${RELEASE_NAMESPACE}/serviceaccounts`, account);
+  const own = changed(body, (spec) => Object.assign(spec, { serviceAccountName: 'istio-pod-network-controller' }));
+  deepEqual(names(await create(RELEASE_NAMESPACE, own)), []);
+  deepEqual(names(await create(RELEASE_NAMESPACE, body)), ['pod-network-gate']);
+  const mirror = changed(annotated({ 'kubernetes.io/config.mirror': 'x' }, body), (spec) =>
+    Object.assign(spec, { nodeName: 'one' }),
+  );
+  deepEqual(names(await create('bare', mirror)), []);
+  deepEqual(names(await create('kube-system', body)), []);
+});
+
+test('where istiod is asked twice, its istio-init comes back, and Pod Security refuses it', async () => {
+  await rejects(create('twice', app()), refused(/violates PodSecurity .*container "istio-init"/));
+});
+
+test('a pod as large as one can be', async () => {
+  const env = Array.from({ length: 400 }, (_, at) => ({ name: `VARIABLE_${at}`, value: 'x'.repeat(20) }));
+  const args = Array.from({ length: 400 }, (_, at) => `--argument-number=${at}`);
+  const many = Array.from({ length: 40 }, (_, at) => ({ ...application(`c${at}`), env, args }));
+  const body = changed(app(), (spec) => {
+    spec.initContainers = many.map((each) => ({ ...each, name: `init-${each.name}` }));
+    spec.containers = many;
+  });
+  ok(JSON.stringify(body).length > 1_000_000);
+  equal(names(await gated('shop', body)).length, 42);
+});
+
+/** Returns when it counts. `name` is that of the image. */
+async function applyAnew(name: string, ...values: string[]): Promise<void> {
+  await applyPolicy(controlPlane, TEMPLATE, ...values, `image.repository=example.com/${name}`, 'image.tag=test');
+  const probe = () => create('shop', annotated({ [INITIALIZE]: 'true' }));
+  const inForce = ({ spec }: V1Pod) => spec?.initContainers?.[0]?.image === `example.com/${name}:test`;
+  await until(`in force: ${name}`, probe, inForce);
+}
+
+test("the cluster's defaults come last, and no namespace has to be excluded", async () => {
+  const config = {
+    'proxy-uid': 2102,
+    'proxy-gid': 2103,
+    'envoy-port': 15011,
+    'istio-inbound-interception-mode': 'TPROXY',
+  };
+  const values = Object.entries(config).map(([key, value]) => `config.${key}=${value}`);
+  await applyAnew('defaults', 'excludeNamespaces=null', ...values);
+  const made = await gated('bare', annotated({ [INITIALIZE]: 'true' }));
+  deepEqual([gateOf(made).args, ...idsOf(made)], [['istio-iptables', '-m', 'TPROXY', '-p', '15011'], 2102, 2103]);
+  deepEqual(idsOf(await gated('bare', injected())), [1337, 1337]);
+  equal(names(await create('kube-system', annotated({ [INITIALIZE]: 'true' })))[0], 'pod-network-gate');
+});
+
+test('enroll: only what Istio injected, or only what is annotated', async () => {
+  const effect = async (enroll: string) => {
+    await applyAnew(enroll, `enroll=${enroll}`);
+    const made = [
+      create('bare', annotated({ [INITIALIZE]: 'true' })),
+      create('free', app()),
+      create('wanted', injected()),
+      create('unwanted', app()),
+    ];
+    return (await Promise.all(made)).map((each) => names(each)[0]);
+  };
+  const gate = 'pod-network-gate';
+  deepEqual(await effect('istio'), [undefined, gate, gate, 'istio-init']);
+  deepEqual(await effect('annotation'), [gate, 'istio-init', gate, 'istio-init']);
+});
+
+test('the older version of the API takes it as well', async () => {
+  const { kubeconfig } = controlPlane;
+  const beta = 'admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy';
+  const text = await renderPolicy(TEMPLATE, [], ['--kube-version', '1.34', '--api-versions', beta]);
+  const kubectl = (await programs(['kubectl'])).path('kubectl');
+  const apply = ['apply', '--server-side', '--dry-run=server', '--force-conflicts', '--filename', '-'];
+  match(await output([kubectl, '--kubeconfig', kubeconfig, ...apply], { input: text }), /serverside-applied/);
+});
+
+test('the version that the API server serves is rendered, and a lack is said', async () => {
+  const render = (values: string[], ...flags: string[]) => renderPolicy(TEMPLATE, values, flags);
+  const served = (version: string) => `admissionregistration.k8s.io/${version}/MutatingAdmissionPolicy`;
+  match(await render([], '--kube-version', '1.36'), /^apiVersion: admissionregistration.k8s.io\/v1$/m);
+  const older = await render([], '--kube-version', '1.34', '--api-versions', served('v1beta1'));
+  match(older, /^apiVersion: admissionregistration.k8s.io\/v1beta1$/m);
+  await rejects(
+    render(['injection.mode=policy'], '--kube-version', '1.33'),
+    /injection\.mode: policy: this API server/,
+  );
+  for (const flags of [
+    ['--kube-version', '1.33'],
+    ['--set', 'injection.mode=istio'],
+    ['--set', 'injection.mode=none'],
+  ]) {
+    await rejects(render([], ...flags), /could not find template/);
+  }
+});

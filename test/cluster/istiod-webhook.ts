@@ -1,0 +1,106 @@
+/** A mutating webhook that does to pods what istiod's does, but for certificates, probes and metrics. */
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
+import type { V1Container, V1Pod, V1Volume } from '@kubernetes/client-node';
+import type { Kube } from '../../lib/sources/kube.ts';
+import { fixture } from '../support/pods.ts';
+import type { ControlPlane } from './control-plane.ts';
+
+const NAME = 'istio-sidecar-injector';
+const MODE = 'ISTIO_META_INTERCEPTION_MODE';
+const TOKEN = /^kube-api-access-/;
+
+/** Label of a namespace whose pods it injects, and how: `twice` where its `reinvocationPolicy` is IfNeeded. */
+export const injection = (how: 'enabled' | 'twice' | 'cni' | 'none') => ({ 'istio-injection': how });
+
+/** Serves until the control plane stops. */
+export async function startIstiod(plane: ControlPlane, admin: Kube): Promise<void> {
+  // This process's end of the link to the control plane (network.ts).
+  const host = plane.network.address.v4.replace(/\.\d+$/, '.254');
+  const { cert, key } = await plane.authority.issue({ name: 'istiod', hosts: [host] });
+  const server = createServer({ cert: readFileSync(cert), key: readFileSync(key) }, async (request, response) => {
+    const { request: review } = JSON.parse(await text(request));
+    const patch = Buffer.from(JSON.stringify(inject(review.object, /^\/\w+/.exec(request.url ?? '')?.[0]))).toString(
+      'base64',
+    );
+    const answer = { uid: review.uid, allowed: true, patchType: 'JSONPatch', patch };
+    response.setHeader('content-type', 'application/json');
+    response.end(JSON.stringify({ apiVersion: 'admission.k8s.io/v1', kind: 'AdmissionReview', response: answer }));
+  });
+  await new Promise<void>((resolve) => server.listen(0, host, resolve));
+  plane.onStop(async () => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const { port } = server.address() as AddressInfo;
+  const webhook = (how: Parameters<typeof injection>[0]) => ({
+    name: `${how}.sidecar-injector.istio.io`,
+    reinvocationPolicy: how === 'twice' ? 'IfNeeded' : 'Never',
+    namespaceSelector: { matchLabels: injection(how) },
+    objectSelector: { matchExpressions: [{ key: 'sidecar.istio.io/inject', operator: 'NotIn', values: ['false'] }] },
+    rules: [{ apiGroups: [''], apiVersions: ['v1'], operations: ['CREATE'], resources: ['pods'] }],
+    clientConfig: { url: `https://${host}:${port}/${how}`, caBundle: readFileSync(plane.authority.cert, 'base64') },
+    admissionReviewVersions: ['v1'],
+    sideEffects: 'None',
+    failurePolicy: 'Fail',
+  });
+  await admin.post('/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations', {
+    metadata: { name: NAME },
+    webhooks: (['enabled', 'twice', 'cni', 'none'] as const).map(webhook),
+  });
+}
+
+function inject({ metadata = {}, spec }: V1Pod, path = '') {
+  if (spec === undefined || spec.hostNetwork === true) return [];
+  const annotations = metadata.annotations ?? {};
+  const native = annotations['sidecar.istio.io/nativeSidecar'] !== 'false';
+  const { init, proxy } = istioContainers(native);
+  const inits = { '/cni': [validation(init)], '/none': [] }[path] ?? [init];
+  if (path === '/none')
+    proxy.env = proxy.env?.map((each) => (each.name === MODE ? { ...each, value: 'NONE' } : each)) ?? [];
+  // Injecting anew, it first takes out what it injected before.
+  const own = (containers: V1Container[] = []) => containers.filter(({ name }) => !/^istio-(init|proxy)$/.test(name));
+  const initContainers = [...inits, ...(native ? [proxy] : []), ...own(spec.initContainers)];
+  const containers = [...own(spec.containers), ...(native ? [] : [proxy])];
+  const known = new Set((spec.volumes ?? []).map(({ name }) => name));
+  const volumes = [...(spec.volumes ?? []), ...volumesOf(proxy).filter(({ name }) => !known.has(name))];
+  const status = { initContainers: inits.map(({ name }) => name), revision: 'default' };
+  const add = (path: string, value: unknown) => ({ op: 'add', path, value });
+  return [
+    add('/metadata/annotations', { ...annotations, 'sidecar.istio.io/status': JSON.stringify(status) }),
+    add('/metadata/labels', { ...metadata.labels, 'security.istio.io/tlsMode': 'istio' }),
+    add('/spec/initContainers', initContainers),
+    add('/spec/containers', containers),
+    add('/spec/volumes', volumes),
+  ];
+}
+
+/** As today's injector makes them of its defaults. */
+export function istioContainers(native: boolean): { init: V1Container; proxy: V1Container } {
+  const { spec } = fixture('own-init') as V1Pod;
+  const [init, proxy] = (spec?.initContainers ?? []).map((container) => ({
+    ...container,
+    volumeMounts: container.volumeMounts?.filter(({ name }) => !TOKEN.test(name)) ?? [],
+  }));
+  if (init === undefined || proxy === undefined) throw new Error('the fixture own-init has not both');
+  const { restartPolicy, ...ordinary } = proxy;
+  return { init, proxy: native ? { ...ordinary, restartPolicy: restartPolicy ?? 'Always' } : ordinary };
+}
+
+/** Of Istio's CNI mode. */
+function validation({ args = [], image, name: _, ...init }: V1Container): V1Container {
+  const securityContext = { allowPrivilegeEscalation: false, capabilities: { drop: ['ALL'] }, runAsUser: 1337 };
+  return {
+    ...init,
+    name: 'istio-validation',
+    image: image ?? '',
+    args: [...args, '--run-validation'],
+    securityContext,
+  };
+}
+
+export function volumesOf({ volumeMounts = [] }: V1Container): V1Volume[] {
+  return volumeMounts.map(({ name }) => ({ name, emptyDir: {} }));
+}

@@ -1,0 +1,30 @@
+/** The chart's admission policies, rendered by helm for the API server that they are then given to. */
+import { join } from 'node:path';
+import type { ControlPlane } from './control-plane.ts';
+import { programs } from './programs.ts';
+import { output } from './sandbox/sandbox.ts';
+
+const CHART = join(import.meta.dirname, '../../chart/istio-pod-network-controller');
+
+/** Of the release, and so of the controller's account. */
+export const RELEASE_NAMESPACE = 'istio-system';
+
+/** One template of the chart; rejects with what helm said. `values` are `--set`'s, `flags` of `helm template`. */
+export async function renderPolicy(template: string, values: string[], flags: string[]): Promise<string> {
+  const helm = (await programs(['helm'])).path('helm');
+  const which = ['istio-pod-network-controller', CHART, '--namespace', RELEASE_NAMESPACE, '--show-only', template];
+  return output([helm, 'template', ...which, ...values.flatMap((value) => ['--set', value]), ...flags]);
+}
+
+/** Renders it for what this API server serves, and creates or changes its objects. They count a moment later. */
+export async function applyPolicy(plane: ControlPlane, template: string, ...values: string[]): Promise<void> {
+  const { kubeconfig } = plane;
+  const text = await renderPolicy(template, values, [
+    '--dry-run=server',
+    '--take-ownership',
+    '--kubeconfig',
+    kubeconfig,
+  ]);
+  const kubectl = (await programs(['kubectl'])).path('kubectl');
+  await output([kubectl, '--kubeconfig', kubeconfig, 'apply', '--server-side', '--filename', '-'], { input: text });
+}
