@@ -130,7 +130,7 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
   Stopwatch watch;
   bool fresh = options.fresh;
   ApplyResult result;
-  Visit visit(home, target.path, &target.identity);
+  Visit visit(home, target.path, &target.identity, Visit::Purpose::kWrite);
   Rtnetlink netlink(visit.route_socket());
   result.timings.enter = watch.Lap();
   // Gone when all is put back.

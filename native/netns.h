@@ -45,11 +45,11 @@ class Home {
 //   ERR_NOT_NETNS   the path is no network namespace
 //   ERR_HOST_NETNS  it is the one this process lives in, or the host's
 //   ESTALE          it is not the one that was identified
-//   EBUSY           another process holds its lock (flock on the namespace's file) for longer than 200 ms
 class Visit {
  public:
-  // A null `expected` takes whatever netns is there.
-  Visit(Home& home, const std::string& path, const NetnsIdentity* expected);
+  enum class Purpose { kRead, kWrite };
+  // A null `expected` takes whatever netns is there. To write it waits for its turn: one writer at a time.
+  Visit(Home& home, const std::string& path, const NetnsIdentity* expected, Purpose purpose = Purpose::kRead);
   // A stay in a netns made for it, which is gone when the stay ends.
   explicit Visit(Home& home);
   ~Visit();

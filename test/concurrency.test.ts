@@ -209,10 +209,10 @@ test('a netns whose lock somebody holds does not keep the others waiting for lon
   const busy = await identify(held);
   await using _lock = await holdLock(held);
   const began = performance.now();
-  const blocked = codeOf(compiled.apply(busy));
+  const blocked = compiled.apply(busy);
   await Promise.all(targets.map((target) => compiled.apply(target)));
   assert.ok(performance.now() - began < 1000);
-  assert.is(await blocked, 'EBUSY');
+  assert.is((await blocked).changed, true);
 });
 
 for (const [backend, ending, rounds] of [
