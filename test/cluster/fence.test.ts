@@ -1,11 +1,11 @@
 /** The fence around the controller: with its own token, and more rights than the chart gives it. */
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { KubeConfig, type V1Pod } from '@kubernetes/client-node';
+import { KubeConfig, type V1BoundObjectReference, type V1Pod } from '@kubernetes/client-node';
 import { type ApiError, Kube } from '../../lib/sources/kube.ts';
 import { failed, type MarkedPod, NETNS, READY, STATUS, StatusMarker } from '../../lib/status.ts';
 import { suite } from '../suite.ts';
-import { type ControlPlane, startControlPlane } from './control-plane.ts';
+import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { controllerPod, SYSTEM } from './controller-process.ts';
 import { INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { writeKubeconfig } from './pki.ts';
@@ -83,18 +83,21 @@ function connect(kubeconfig: string): Kube {
 
 /** As the kubelet asks for it: bound to a pod, and so to the pod's node. */
 async function tokenOf(account: string, node?: string): Promise<string> {
-  let boundObjectRef: unknown;
+  let boundObjectRef: V1BoundObjectReference | undefined;
   if (node !== undefined) {
     const body = pod(`${account}-${node}`, { nodeName: node, containers: [toolbox('toolbox', 'help')] });
     body.spec = { ...body.spec, containers: body.spec?.containers ?? [], serviceAccountName: account };
     const holder = (await admin.post(`/api/v1/namespaces/${RELEASE_NAMESPACE}/pods`, body)) as V1Pod;
-    boundObjectRef = { apiVersion: 'v1', kind: 'Pod', name: holder.metadata?.name, uid: holder.metadata?.uid };
+    const { name = '', uid = '' } = holder.metadata ?? {};
+    boundObjectRef = { apiVersion: 'v1', kind: 'Pod', name, uid };
   }
-  const path = `/api/v1/namespaces/${RELEASE_NAMESPACE}/serviceaccounts/${account}/token`;
-  const spec = { audiences: [], ...(boundObjectRef !== undefined && { boundObjectRef }) };
-  const { status } = (await admin.post(path, { spec })) as { status: { token: string } };
+  const { status } = await coreApi(controlPlane.kubeconfig).createNamespacedServiceAccountToken({
+    namespace: RELEASE_NAMESPACE,
+    name: account,
+    body: { spec: { audiences: [], ...(boundObjectRef && { boundObjectRef }) } },
+  });
   const file = `${controlPlane.sandbox.folder}/${account}-${node}.kubeconfig`;
-  return writeKubeconfig(file, controlPlane.server, controlPlane.authority.cert, status);
+  return writeKubeconfig(file, controlPlane.server, controlPlane.authority.cert, { token: status?.token ?? '' });
 }
 
 /** As it stands on its node, with what the kubelet and others wrote. */
@@ -103,7 +106,7 @@ async function create(name: string, nodeName = 'one', metadata: V1Pod['metadata'
   body.metadata = { ...body.metadata, annotations: { other: 'kept' }, ...metadata };
   const { metadata: made } = (await admin.post(`/api/v1/namespaces/${namespace}/pods`, body)) as V1Pod;
   await patch(admin, name, { status: KUBELETS });
-  return { uid: made?.uid ?? '', namespace, name };
+  return { uid: made?.uid ?? '', namespace, name, resourceVersion: made?.resourceVersion ?? '' };
 }
 
 const patch = (as: Kube, name: string, content: unknown) =>
