@@ -98,6 +98,7 @@
       'type': 'executable',
       'dependencies': ['core'],
       'sources': ['bench/drivers.cc'],
+      'ldflags': ['-pthread'],
     },
   ],
 }

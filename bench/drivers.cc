@@ -1,17 +1,23 @@
 // The other ways to install the same rules, timed from C++ so that no JavaScript is on their bill. Reads lines from
 // standard input, answers each with the nanoseconds it took, or "error <errno name> <what>":
 //
-//   template PATH             read both families' nat tables of the netns at PATH, for `replay`
-//   replay PATH               the floor: open, setns, one socket, one setsockopt a family, home again; nothing else
-//   replay+address PATH       the same and ::6/128 on lo by rtnetlink, without which IPv6 is not whole
+//   template NAME PATH        read both families' nat tables of the netns at PATH, for `replay`
+//   replay NAME PATH          the floor: open, setns, one socket, one setsockopt a family, home again; nothing else
+//   replay+address NAME PATH  the same and ::6/128 on lo by rtnetlink, without which IPv6 is not whole
 //   read NAME PATH            read the nftables tables of the netns at PATH as a batch that makes them, for `send`
 //   send NAME PATH            the floor of nftables: open, setns, one socket, one send and its answer, home again
 //   send+address NAME PATH    the same and ::6/128 on lo
-//   restore PATH FORM V4 V6   nsenter + iptables-FORM-restore, then ip6tables-FORM-restore, of the files V4 and V6;
-//   FORM
-//                             is legacy or nft
+//   restore PATH FORM V4 V6   nsenter + iptables-FORM-restore, then ip6tables-FORM-restore, of the files V4 and V6,
+//   where
+//                             FORM is legacy or nft
 //   nft PATH FILE             nsenter + nft -f FILE
 //   script PATH FILE          nsenter + sh FILE
+//   inside PATH COMMAND...    nsenter + COMMAND
+//   run COMMAND...            COMMAND by itself
+//   reference                 a fixed amount of work: arithmetic, system calls, and waking another thread
+//
+// and "usage" with the CPU time in microseconds of this process and of the children that have ended, and the largest
+// resident sets of both so far, in KiB.
 #include <net/if.h>
 #include <netinet/in.h>
 
@@ -22,16 +28,21 @@
 #include <linux/rtnetlink.h>
 #include <sched.h>
 #include <spawn.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "native/error.h"
@@ -94,12 +105,16 @@ std::vector<char> ReadNat(int fd, int level) {
   return blob;
 }
 
-std::vector<char> v4, v6;
+struct Tables {
+  std::vector<char> v4, v6;
+};
 
-void Template(const std::string& path) {
-  Inside(path, [](int fd) {
-    v4 = ReadNat<ipt_replace, ipt_getinfo, ipt_get_entries>(fd, SOL_IP);
-    v6 = ReadNat<ip6t_replace, ip6t_getinfo, ip6t_get_entries>(fd, SOL_IPV6);
+std::map<std::string, Tables> templates;
+
+void Template(const std::string& name, const std::string& path) {
+  Inside(path, [&name](int fd) {
+    templates[name] = {ReadNat<ipt_replace, ipt_getinfo, ipt_get_entries>(fd, SOL_IP),
+                       ReadNat<ip6t_replace, ip6t_getinfo, ip6t_get_entries>(fd, SOL_IPV6)};
   });
 }
 
@@ -136,8 +151,9 @@ void AddAddress() {
   if (answer.error.error != 0) throw Failure{-answer.error.error, "address"};
 }
 
-void Replay(const std::string& path, bool with_address) {
-  Inside(path, [with_address](int fd) {
+void Replay(const std::string& name, const std::string& path, bool with_address) {
+  const auto& [v4, v6] = templates.at(name);
+  Inside(path, [&v4 = v4, &v6 = v6, with_address](int fd) {
     Check(setsockopt(fd, SOL_IP, IPT_SO_SET_REPLACE, v4.data(), static_cast<socklen_t>(v4.size())), "v4");
     Check(setsockopt(fd, SOL_IPV6, IP6T_SO_SET_REPLACE, v6.data(), static_cast<socklen_t>(v6.size())), "v6");
     if (with_address) AddAddress();
@@ -178,37 +194,120 @@ void SendBatch(const std::string& name, const std::string& path, bool with_addre
   if (answer.error.error != 0) throw Failure{-answer.error.error, "batch"};
 }
 
-void Run(const std::string& netns, std::vector<std::string> command, const char* input) {
-  command.insert(command.begin(), {"nsenter", "--net=" + netns});
+void Run(std::vector<std::string> command, const char* input) {
   std::vector<char*> argv;
   for (std::string& word : command) argv.push_back(word.data());
   argv.push_back(nullptr);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, 0, input, O_RDONLY, 0);
+  // Answers are written to ours.
+  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
   pid_t pid;
   const int error = posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) throw Failure{error, "posix_spawn"};
+  if (error != 0) throw Failure{error, "posix_spawn " + command[0]};
   int status;
   Check(waitpid(pid, &status, 0), "waitpid");
-  if (status != 0) throw Failure{ECHILD, command[2]};
+  if (status == 0) return;
+  std::string what;
+  for (const std::string& word : command) what += word + " ";
+  throw Failure{ECHILD, what + "ended with " + std::to_string(WIFEXITED(status) ? WEXITSTATUS(status) : status)};
+}
+
+void RunInside(const std::string& netns, std::vector<std::string> command, const char* input = "/dev/null") {
+  command.insert(command.begin(), {"nsenter", "--net=" + netns});
+  Run(std::move(command), input);
+}
+
+// Wakes and is woken, as an install does that another thread carries out.
+class Partner {
+ public:
+  Partner() : thread_([this] { Serve(); }) {}
+  ~Partner() {
+    over_ = true;
+    Ring(there_);
+    thread_.join();
+    close(there_);
+    close(back_);
+  }
+  void Visit() {
+    Ring(there_);
+    Hear(back_);
+  }
+
+ private:
+  static void Ring(int fd) { Check(eventfd_write(fd, 1), "eventfd_write"); }
+  static void Hear(int fd) {
+    eventfd_t value;
+    Check(eventfd_read(fd, &value), "eventfd_read");
+  }
+  void Serve() {
+    for (Hear(there_); !over_; Hear(there_)) Ring(back_);
+  }
+
+  const int there_ = eventfd(0, EFD_CLOEXEC), back_ = eventfd(0, EFD_CLOEXEC);
+  std::atomic<bool> over_ = false;
+  std::thread thread_;
+};
+
+volatile uint64_t spun;
+
+void Reference() {
+  static Partner partner;
+  uint64_t value = 88172645463325252ULL;
+  for (int i = 0; i < 20'000; i++) {
+    value ^= value << 13;
+    value ^= value >> 7;
+    value ^= value << 17;
+  }
+  spun = value;
+  for (int i = 0; i < 10; i++) {
+    const int fd = Check(socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
+    const int one = 1;
+    Check(setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, &one, sizeof(one)), "setsockopt");
+    close(fd);
+  }
+  partner.Visit();
+}
+
+// Of this process since its start. ru_maxrss of a process also counts what stood there before exec.
+long LargestResidentSet() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stol(line.substr(std::strlen("VmHWM:")));
+  }
+  return 0;
+}
+
+void PrintUsage() {
+  rusage self, children;
+  Check(getrusage(RUSAGE_SELF, &self), "getrusage");
+  Check(getrusage(RUSAGE_CHILDREN, &children), "getrusage");
+  int64_t microseconds = 0;
+  for (const timeval& part : {self.ru_utime, self.ru_stime, children.ru_utime, children.ru_stime})
+    microseconds += int64_t{1'000'000} * part.tv_sec + part.tv_usec;
+  std::cout << microseconds << " " << LargestResidentSet() << " " << children.ru_maxrss << std::endl;
 }
 
 void Do(const std::vector<std::string>& words) {
-  if (words.at(0) == "template") return Template(words.at(1));
-  if (words.at(0) == "replay") return Replay(words.at(1), false);
-  if (words.at(0) == "replay+address") return Replay(words.at(1), true);
+  const auto rest = [&words](size_t from) { return std::vector(words.begin() + from, words.end()); };
+  if (words.at(0) == "template") return Template(words.at(1), words.at(2));
+  if (words.at(0) == "replay") return Replay(words.at(1), words.at(2), false);
+  if (words.at(0) == "replay+address") return Replay(words.at(1), words.at(2), true);
   if (words.at(0) == "read") return ReadTables(words.at(1), words.at(2));
   if (words.at(0) == "send") return SendBatch(words.at(1), words.at(2), false);
   if (words.at(0) == "send+address") return SendBatch(words.at(1), words.at(2), true);
   if (words.at(0) == "restore") {
     const std::string form = words.at(2);
-    Run(words.at(1), {"iptables-" + form + "-restore", "--noflush"}, words.at(3).c_str());
-    return Run(words.at(1), {"ip6tables-" + form + "-restore", "--noflush"}, words.at(4).c_str());
+    RunInside(words.at(1), {"iptables-" + form + "-restore", "--noflush"}, words.at(3).c_str());
+    return RunInside(words.at(1), {"ip6tables-" + form + "-restore", "--noflush"}, words.at(4).c_str());
   }
-  if (words.at(0) == "nft") return Run(words.at(1), {"nft", "-f", words.at(2)}, "/dev/null");
-  if (words.at(0) == "script") return Run(words.at(1), {"sh", "-e", words.at(2)}, "/dev/null");
+  if (words.at(0) == "nft") return RunInside(words.at(1), {"nft", "-f", words.at(2)});
+  if (words.at(0) == "script") return RunInside(words.at(1), {"sh", "-e", words.at(2)});
+  if (words.at(0) == "inside" && words.size() > 2) return RunInside(words.at(1), rest(2));
+  if (words.at(0) == "run" && words.size() > 1) return Run(rest(1), "/dev/null");
+  if (words.at(0) == "reference") return Reference();
   throw Failure{EINVAL, words.at(0)};
 }
 
@@ -220,6 +319,10 @@ int main() {
     std::vector<std::string> words;
     for (std::string word; stream >> word;) words.push_back(word);
     try {
+      if (words.at(0) == "usage") {
+        PrintUsage();
+        continue;
+      }
       const auto start = std::chrono::steady_clock::now();
       Do(words);
       const auto took = std::chrono::steady_clock::now() - start;

@@ -1,0 +1,9 @@
+/** All workloads, in the order in which they run. Another one is a file beside these, and a line here. */
+import { concurrency } from './concurrency.ts';
+import { live } from './live.ts';
+import { single } from './single.ts';
+import { size } from './size.ts';
+import { sweep } from './sweep.ts';
+import type { Workload } from './workload.ts';
+
+export const workloads: readonly Workload[] = [single, concurrency, live, sweep, size];
