@@ -15,6 +15,7 @@ export const HELP = `What pod initialisation costs on this machine: this project
 
   --seed N          orders are drawn from it; printed with every run
   --output FILE     where the results go; bench/results/TIME.json if absent, the report beside it as .html
+  --profile FOLDER  CPU profiles of the controller go there
   --plant NAME=US   makes the driver NAME slower by US microseconds: what --compare should then find
 
 Ends with 1 if something got slower or failed, 2 if it was asked for what there is not, 3 if results were refused
@@ -31,6 +32,7 @@ export interface Request {
   from?: string;
   seed?: number;
   output?: string;
+  profile?: string;
   plant: Map<string, number>;
 }
 
@@ -59,6 +61,7 @@ export function parse(words: string[], workloads: readonly string[]): Request | 
     ...(compare && { compare }),
     ...(values.from !== undefined && { from: values.from }),
     ...(values.output !== undefined && { output: values.output }),
+    ...(values.profile !== undefined && { profile: values.profile }),
     ...(values.seed !== undefined && { seed: whole('--seed', values.seed, 2 ** 32 - 1) }),
   };
 }
@@ -78,6 +81,7 @@ function read(words: string[]) {
         from: { type: 'string' },
         seed: { type: 'string' },
         output: { type: 'string' },
+        profile: { type: 'string' },
         plant: { type: 'string', multiple: true },
       },
     });

@@ -30,6 +30,7 @@ async function main(): Promise<number> {
   }
   const results = request.from === undefined ? await measure(request) : load(request.from);
   if (typeof results === 'number') return results;
+  if (results.workloads.some(({ failed }) => failed !== undefined)) return EXIT.failed;
   return results.workloads.some(({ refused }) => refused !== undefined) ? EXIT.refused : 0;
 }
 
@@ -40,9 +41,9 @@ async function measure(request: Request): Promise<Results | number> {
   if (sandbox.lack !== undefined) throw new Error(`no network namespaces can be made here; ${sandbox.lack}`);
   const seed = request.seed ?? Math.floor(Math.random() * 2 ** 32);
   const chosen = workloads.filter(({ name }) => request.only?.includes(name) ?? true);
-  const { quick, externals, plant } = request;
+  const { quick, externals, plant, profile } = request;
   const onWorkload = (result: Results['workloads'][number]) => console.log(workloadText(result));
-  const results = await run({ quick, workloads: chosen, externals, plant, seed, onWorkload });
+  const results = await run({ quick, workloads: chosen, externals, plant, seed, profile, onWorkload });
   console.log(machineText(results));
   console.log(goalsText(results.goals));
   const output =

@@ -4,9 +4,10 @@ import type { Estimate } from './statistics.ts';
 import { figure, ratio, table } from './table.ts';
 
 export function workloadText(workload: WorkloadResult): string {
-  const { title, seconds, skipped, refused, noise } = workload;
+  const { title, seconds, skipped, failed, refused, noise } = workload;
   const head = `\n${title}${skipped === undefined ? `  (${workload.name}, ${seconds.toFixed(0)} s)` : ''}\n`;
   if (skipped !== undefined) return `${head}\n  skipped: ${skipped}\n`;
+  if (failed !== undefined) return `${head}\n  FAILED: ${failed}\n`;
   const groups = [...new Set(workload.series.map(({ group }) => group))];
   const tables = groups.map((group) => seriesTable(group, workload.series.filter((each) => each.group === group)));
   const figures = workload.figures.map(({ label, value, unit }) => [label, `${figure(value)} ${unit}`.trim()]);

@@ -22,15 +22,17 @@ export interface RunOptions {
   externals: readonly External[];
   plant: ReadonlyMap<string, number>;
   seed: number;
+  profile?: string | undefined;
   /** Hears of each workload that is over. */
   onWorkload(result: WorkloadResult): void;
 }
 
 /** A refused workload is done once more, if the whole then still ends within this many seconds. */
 const LIMIT = { quick: 115, full: 870 };
+const EMPTY = { series: [], figures: [], charts: [] };
 const ROOT = new URL('..', import.meta.url);
 
-export async function run({ quick, workloads, externals, plant, seed, onWorkload }: RunOptions): Promise<Results> {
+export async function run({ quick, workloads, externals, plant, seed, profile, onWorkload }: RunOptions): Promise<Results> {
   const mode = quick ? 'quick' : 'full';
   const began = performance.now();
   const elapsed = () => (performance.now() - began) / 1000;
@@ -50,6 +52,7 @@ export async function run({ quick, workloads, externals, plant, seed, onWorkload
       farm,
       floors,
       random,
+      profile,
       drivers: () => {
         const freshNetns = () => farm.one();
         prepared ??= prepareDrivers({ floors, folder, ruleset: rulesetOf(), freshNetns, externals, plant });
@@ -66,15 +69,22 @@ export async function run({ quick, workloads, externals, plant, seed, onWorkload
       units = [];
       progress.start(workload.name);
       const start = performance.now();
-      const measured = await workload.run({ ...bench, seconds: workload.budget[mode] });
       const { name, title } = workload;
-      return { name, title, seconds: (performance.now() - start) / 1000, ...measured, ...judge(units) };
+      const seconds = () => (performance.now() - start) / 1000;
+      try {
+        const measured = await workload.run({ ...bench, seconds: workload.budget[mode] });
+        return { name, title, seconds: seconds(), ...measured, ...judge(units) };
+      } catch (error) {
+        // The others' figures are not lost for that.
+        const failed = error instanceof Error ? (error.stack ?? error.message) : String(error);
+        return { name, title, seconds: seconds(), failed, ...EMPTY };
+      }
     };
     for (const [at, workload] of workloads.entries()) {
       const skipped = workload.lack?.();
       if (skipped !== undefined) {
         const { name, title } = workload;
-        results.push({ name, title, seconds: 0, skipped, series: [], figures: [], charts: [] });
+        results.push({ name, title, seconds: 0, skipped, ...EMPTY });
       } else {
         let result = await attempt(workload);
         const rest = workloads.slice(at).reduce((sum, { budget }) => sum + budget[mode], 0);

@@ -84,6 +84,8 @@ const workload = z.strictObject({
   seconds: number,
   /** Why it was not run. */
   skipped: z.string().optional(),
+  /** What it failed with; it has no figures then. */
+  failed: z.string().optional(),
   /** Why its figures are not to be believed. */
   refused: z.string().optional(),
   noise: noise.optional(),

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { formOf } from '../../lib/backend.ts';
 import { type Backend, type Compiled, type Form, native } from '../../lib/native.ts';
 import { redirect } from '../../lib/redirect.ts';
+import { flagSource } from '../../lib/redirect/sources.ts';
 import { iptablesText } from '../../lib/ruleset/iptables.ts';
 import type { Family, Ruleset } from '../../lib/ruleset/model.ts';
 import { lower } from '../../lib/ruleset/nftables/lower.ts';
@@ -13,9 +14,9 @@ import { plan } from '../../lib/ruleset/plan.ts';
 
 export const families: Family[] = [4, 6];
 
-/** Istio's defaults, but for these flags; IPv4 and IPv6. */
+/** Istio's defaults, but for these flags, by their long names; IPv4 and IPv6. */
 export function rulesetOf(flags: Record<string, string> = {}): Ruleset {
-  return plan(redirect({ flags, environment: {} }).spec, families);
+  return plan(redirect({ flags: flagSource(new Map(Object.entries(flags))) }).spec, families);
 }
 
 /** What the kernel gets: ours as the controller installs it, the same with counters, and Istio's own nftables form. */

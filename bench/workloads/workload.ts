@@ -14,6 +14,8 @@ export interface Bench extends Method {
   floors: Floors;
   /** Made at the first call. */
   drivers(): Promise<readonly Driver[]>;
+  /** A folder for CPU profiles of the controller. */
+  profile?: string | undefined;
   /** How long this workload may take. */
   seconds: number;
 }
