@@ -48,7 +48,8 @@ export function parse(words: string[], workloads: readonly string[]): Request | 
     throw new UsageError(`"${surplus}": no argument is expected here; files go with --compare or --from`);
   const only = values.only?.flatMap((list) => list.split(','));
   for (const name of only ?? []) {
-    if (!workloads.includes(name)) throw new UsageError(`--only: "${name}" is no workload; there are ${workloads.join(', ')}`);
+    if (!workloads.includes(name))
+      throw new UsageError(`--only: "${name}" is no workload; there are ${workloads.join(', ')}`);
   }
   if (values.publish && values.from === undefined && (values.quick || only !== undefined))
     throw new UsageError('--publish: needs a full run; without --quick and --only');

@@ -39,7 +39,8 @@ export function compare(before: Results, after: Results): Comparison {
     for (const series of earlier.series) {
       const same = later.series.find(({ id }) => id === series.id);
       if (!series.ours || series.ratio === undefined) continue;
-      if (same?.ratio === undefined || same.ratio.to !== series.ratio.to) left.push(`${earlier.name}, ${series.id}: only in one run`);
+      if (same?.ratio === undefined || same.ratio.to !== series.ratio.to)
+        left.push(`${earlier.name}, ${series.id}: only in one run`);
       else changes.push(seriesChange(earlier.name, series, same));
     }
     for (const figure of earlier.figures) {
@@ -63,7 +64,13 @@ function seriesChange(workload: string, earlier: Series, later: Series): Change 
   const grew = after.value / before.value;
   const threshold = MARGIN * Math.exp(SIGMAS * Math.hypot(before.logError, after.logError));
   const verdict = grew > threshold ? 'slower' : grew < 1 / threshold ? 'faster' : 'same';
-  return { id: `${workload}/${earlier.id}`, name: `${workload}, ${earlier.group}, ${earlier.name}`, grew, threshold, verdict };
+  return {
+    id: `${workload}/${earlier.id}`,
+    name: `${workload}, ${earlier.group}, ${earlier.name}`,
+    grew,
+    threshold,
+    verdict,
+  };
 }
 
 function figureChange(workload: string, earlier: Figure, later: Figure): Change {

@@ -1,10 +1,13 @@
 /** `npm run bench`: see --help. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { styleText } from 'node:util';
 import { runInSandbox } from '../lib/userns.ts';
 import { HELP, parse, type Request, UsageError } from './cli.ts';
+import { compare, comparisonText } from './compare.ts';
 import { goalsText, machineText, workloadText } from './print.ts';
+import { publish } from './publish.ts';
+import { reportPage } from './report/html.ts';
 import { run } from './run.ts';
 import { parseResults, type Results } from './schema.ts';
 import { workloads } from './workloads/index.ts';
@@ -28,8 +31,22 @@ async function main(): Promise<number> {
     console.log(HELP.replace('WORKLOADS', workloads.map(({ name }) => name).join(', ')));
     return 0;
   }
-  const results = request.from === undefined ? await measure(request) : load(request.from);
+  if (request.compare !== undefined) {
+    const [before, after] = request.compare.map(load);
+    if (before === undefined || after === undefined) throw new Error('two runs are needed');
+    const comparison = compare(before, after);
+    console.log(comparisonText(comparison));
+    return comparison.changes.some(({ verdict }) => verdict === 'slower') ? EXIT.failed : 0;
+  }
+  const results = request.from === undefined ? await measure(request) : show(load(request.from));
   if (typeof results === 'number') return results;
+  const output = request.output ?? request.from ?? join(import.meta.dirname, 'results', `${stamp(results)}.json`);
+  mkdirSync(dirname(output), { recursive: true });
+  if (request.from === undefined) writeFileSync(output, `${JSON.stringify(parseResults(results, 'this run'))}\n`);
+  const report = output.replace(/(\.json)?$/, '.html');
+  writeFileSync(report, reportPage(results));
+  console.log(`\nResults: ${relative('', output)}, report: ${relative('', report)}`);
+  if (request.publish) console.log(`Published: ${publish(results, join(import.meta.dirname, '..')).join(', ')}`);
   if (results.workloads.some(({ failed }) => failed !== undefined)) return EXIT.failed;
   return results.workloads.some(({ refused }) => refused !== undefined) ? EXIT.refused : 0;
 }
@@ -44,15 +61,32 @@ async function measure(request: Request): Promise<Results | number> {
   const { quick, externals, plant, profile } = request;
   const onWorkload = (result: Results['workloads'][number]) => console.log(workloadText(result));
   const results = await run({ quick, workloads: chosen, externals, plant, seed, profile, onWorkload });
-  console.log(machineText(results));
-  console.log(goalsText(results.goals));
-  const output =
-    request.output ?? join(import.meta.dirname, 'results', `${results.made.replaceAll(/[:.]/g, '-')}.json`);
-  mkdirSync(dirname(output), { recursive: true });
-  writeFileSync(output, `${JSON.stringify(parseResults(results, 'this run'))}\n`);
+  summarize(results);
   return results;
 }
 
+function show(results: Results): Results {
+  for (const workload of results.workloads) console.log(workloadText(workload));
+  summarize(results);
+  return results;
+}
+
+/** Goals are those of a whole run: a part, or a quick one, shows what it has. */
+function summarize(results: Results): void {
+  console.log(`\n${machineText(results)}`);
+  const goals = results.mode === 'full' ? results.goals : results.goals.filter(({ met }) => met !== undefined);
+  if (goals.length > 0) console.log(goalsText(goals));
+}
+
+function stamp({ made }: Results): string {
+  return made.replaceAll(/[:.]/g, '-');
+}
+
+/** Throws UsageError where there is no such file, or what is in it are no results. */
 function load(path: string): Results {
-  return parseResults(JSON.parse(readFileSync(path, 'utf8')), path);
+  try {
+    return parseResults(JSON.parse(readFileSync(path, 'utf8')), path);
+  } catch (error) {
+    throw new UsageError(`${path}: ${(error as Error).message.replace(`${path}: `, '')}`);
+  }
 }

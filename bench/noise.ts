@@ -27,7 +27,10 @@ export function judge(units: readonly number[]): { noise: Noise; refused?: strin
   const noise = { quarters, spread, stalled };
   const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
   if (spread > SPREAD)
-    return { noise, refused: `a fixed piece of work took ${spread.toFixed(2)} times as long in one quarter as in another` };
+    return {
+      noise,
+      refused: `a fixed piece of work took ${spread.toFixed(2)} times as long in one quarter as in another`,
+    };
   if (stalled > STALLED)
     return { noise, refused: `${percent(stalled)} of all fixed pieces of work took more than twice as long as usual` };
   return { noise };

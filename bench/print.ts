@@ -9,7 +9,12 @@ export function workloadText(workload: WorkloadResult): string {
   if (skipped !== undefined) return `${head}\n  skipped: ${skipped}\n`;
   if (failed !== undefined) return `${head}\n  FAILED: ${failed}\n`;
   const groups = [...new Set(workload.series.map(({ group }) => group))];
-  const tables = groups.map((group) => seriesTable(group, workload.series.filter((each) => each.group === group)));
+  const tables = groups.map((group) =>
+    seriesTable(
+      group,
+      workload.series.filter((each) => each.group === group),
+    ),
+  );
   const figures = workload.figures.map(({ label, value, unit }) => [label, `${figure(value)} ${unit}`.trim()]);
   return [
     head,
@@ -30,12 +35,17 @@ function ratioCells(series: Series): string[] {
 }
 
 function seriesTable(group: string, series: readonly Series[]): string {
+  const { head, rows } = seriesRows(group, series);
+  return table(head, rows);
+}
+
+export function seriesRows(group: string, series: readonly Series[]): { head: string[]; rows: string[][] } {
   const units = [...new Set(series.map(({ unit }) => unit))];
   const has = (pick: (each: Series) => unknown) => series.some((each) => pick(each) !== undefined);
   const [ratios, cpu, rss] = [has((each) => each.ratio), has((each) => each.cpu), has((each) => each.rss)];
   const within = ({ low, high }: Estimate) => `${figure(low)}-${figure(high)}`;
-  return table(
-    [
+  return {
+    head: [
       `${group}, ${units.join(', ')}`,
       ...(ratios ? ['to base', '95 %'] : []),
       'p50',
@@ -47,7 +57,7 @@ function seriesTable(group: string, series: readonly Series[]): string {
       ...(rss ? ['rss, MiB'] : []),
       'n',
     ],
-    series.map((each) => [
+    rows: series.map((each) => [
       each.name,
       ...(ratios ? ratioCells(each) : []),
       figure(each.summary.p50.value),
@@ -59,22 +69,37 @@ function seriesTable(group: string, series: readonly Series[]): string {
       ...(rss ? [each.rss === undefined ? '' : figure(each.rss)] : []),
       String(each.summary.n),
     ]),
-  );
+  };
 }
 
 export function goalsText(goals: readonly GoalResult[]): string {
-  const rows = goals.map(({ name, bound, asked, measured, met, unit }) => [
+  return `\n${table(['goal', 'asked', 'measured', ''], goalRows(goals))}`;
+}
+
+export function goalRows(goals: readonly GoalResult[]): string[][] {
+  return goals.map(({ name, bound, asked, measured, met, unit }) => [
     name,
-    `${bound} ${figure(asked)}${unit}`,
+    `${bound} ${grouped(asked)}${unit}`,
     measured === undefined ? '-' : `${figure(measured)}${unit}`,
     met === undefined ? 'not measured' : met ? 'met' : 'MISSED',
   ]);
-  return `\n${table(['goal', 'asked', 'measured', ''], rows)}`;
+}
+
+/** As it was asked, without decimals that nobody asked for. */
+function grouped(value: number): string {
+  return value.toLocaleString('en');
 }
 
 export function machineText({ machine, seed, made, commit, mode }: Results): string {
   const { kernel, cpu, cpus, memoryMiB, distribution, node, virtual, load } = machine;
-  const where = [distribution, `Linux ${kernel}`, `${cpus} x ${cpu}`, `${figure(memoryMiB)} MiB`, virtual, `Node ${node}`];
+  const where = [
+    distribution,
+    `Linux ${kernel}`,
+    `${cpus} x ${cpu}`,
+    `${figure(memoryMiB)} MiB`,
+    virtual,
+    `Node ${node}`,
+  ];
   return (
     `${mode} run of ${made.slice(0, 16).replace('T', ' ')}${commit && `, ${commit}`}, seed ${seed}, load ${figure(load.before)}\n` +
     `${where.filter(Boolean).join(', ')}\n`

@@ -32,7 +32,15 @@ const LIMIT = { quick: 115, full: 870 };
 const EMPTY = { series: [], figures: [], charts: [] };
 const ROOT = new URL('..', import.meta.url);
 
-export async function run({ quick, workloads, externals, plant, seed, profile, onWorkload }: RunOptions): Promise<Results> {
+export async function run({
+  quick,
+  workloads,
+  externals,
+  plant,
+  seed,
+  profile,
+  onWorkload,
+}: RunOptions): Promise<Results> {
   const mode = quick ? 'quick' : 'full';
   const began = performance.now();
   const elapsed = () => (performance.now() - began) / 1000;

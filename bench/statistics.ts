@@ -27,7 +27,7 @@ const REPLICATES = 400;
 const KEPT_SAMPLES = 2400;
 
 /** The p-th percentile (0 to 1) of sorted samples: the smallest that at most 1 - p of them exceed. */
-export function percentileOfSorted(sorted: ArrayLike<number>, p: number): number {
+function percentileOfSorted(sorted: ArrayLike<number>, p: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(p * sorted.length))] ?? Number.NaN;
 }
 

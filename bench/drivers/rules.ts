@@ -4,15 +4,15 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { formOf } from '../../lib/backend.ts';
 import { type Backend, type Compiled, type Form, native } from '../../lib/native.ts';
-import { redirect } from '../../lib/redirect.ts';
 import { flagSource } from '../../lib/redirect/sources.ts';
+import { redirect } from '../../lib/redirect.ts';
 import { iptablesText } from '../../lib/ruleset/iptables.ts';
 import type { Family, Ruleset } from '../../lib/ruleset/model.ts';
 import { lower } from '../../lib/ruleset/nftables/lower.ts';
 import { nftablesText } from '../../lib/ruleset/nftables/text.ts';
 import { plan } from '../../lib/ruleset/plan.ts';
 
-export const families: Family[] = [4, 6];
+const families: Family[] = [4, 6];
 
 /** Istio's defaults, but for these flags, by their long names; IPv4 and IPv6. */
 export function rulesetOf(flags: Record<string, string> = {}): Ruleset {

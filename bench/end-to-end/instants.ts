@@ -40,14 +40,17 @@ export interface Sandbox {
   returned: number;
 }
 
+/** Quotes are escaped there. */
+const RETURNED = /RunPodSandbox for name:\W+([\w-]+).*returns sandbox id \W+(\w+)/;
+
 /** By the pod's name, as containerd's log has it; of sandboxes that are still there. `state` is its folder. */
 export function sandboxesOf(log: string, state: string): Map<string, Sandbox> {
   const found = new Map<string, Sandbox>();
   for (const line of readFileSync(log, 'utf8').split('\n')) {
-    const [, pod = '', id = ''] = /RunPodSandbox for .*Name:([a-z0-9-]+),.*returns sandbox id \W+(\w+)/.exec(line) ?? [];
+    const [, pod = '', id = ''] = RETURNED.exec(line) ?? [];
     const time = /time="([^"]+)"/.exec(line)?.[1];
     const made = statSync(join(state, id, 'init.pid'), { throwIfNoEntry: false })?.mtimeMs;
-    if (made !== undefined && time !== undefined) found.set(pod, { made, returned: instant(time) });
+    if (pod !== '' && made !== undefined && time !== undefined) found.set(pod, { made, returned: instant(time) });
   }
   return found;
 }

@@ -26,7 +26,8 @@ look();`;
 export function podOf(kind: Kind, name: string): V1Pod {
   const made = meshPod(name, kind === 'without' ? { annotations: { [INITIALIZE]: 'false' } } : {});
   const [validation, proxy] = made.spec?.initContainers ?? [];
-  if (made.spec === undefined || validation === undefined || proxy === undefined) throw new Error('not a pod of the mesh');
+  if (made.spec === undefined || validation === undefined || proxy === undefined)
+    throw new Error('not a pod of the mesh');
   const waiter: V1Container = { ...validation, name: WAITER, image: imageName('istio-pod-network-controller') };
   if (kind === 'ours' && GATE) {
     waiter.command = ['/usr/local/bin/gate'];

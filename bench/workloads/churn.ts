@@ -43,7 +43,9 @@ export const churn: Workload = {
         const baseline = { id: `${id}/floor`, rounds: outcome.floor };
         series.push(
           seriesOf(bench.random, { id: `${id}/ours`, name: ours.title, group, ours: true }, outcome.ours, { baseline }),
-          seriesOf(bench.random, { id: baseline.id, name: floor.title, group, ours: false }, outcome.floor, { baseline }),
+          seriesOf(bench.random, { id: baseline.id, name: floor.title, group, ours: false }, outcome.floor, {
+            baseline,
+          }),
         );
         figures.push({ id: `${id}/held`, label: `${group}: held`, value: outcome.held, unit: 'netns/s' });
         // What the first rate warms up and allocates is no leak.

@@ -94,7 +94,11 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
   return {
     series: [
       ...latencySeries(bench, 'stand-in', report.latencies, bare),
-      seriesOf(bench.random, { id: 'sweep', name: `a sweep over ${PODS} pods`, group: 'sweeps', ours: true, unit: 'ms' }, swept),
+      seriesOf(
+        bench.random,
+        { id: 'sweep', name: `a sweep over ${PODS} pods`, group: 'sweeps', ours: true, unit: 'ms' },
+        swept,
+      ),
     ],
     figures: [
       ...beyond('stand-in', report.latencies, bare),
@@ -103,7 +107,13 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
       { id: 'sweep/delay', label: 'a sweep delays the event loop by', value: p50(({ delay }) => delay), unit: 'ms' },
       { id: 'sweep/idle', label: 'without a sweep it is delayed by', value: p50(({ idle }) => idle), unit: 'ms' },
       { id: 'stand-in/held', label: 'stand-in: held', value: held, unit: 'pods/s' },
-      { id: 'stand-in/unmarked', label: 'stand-in: ended unmarked', value: report.unmarked, unit: 'pods', tolerance: 0 },
+      {
+        id: 'stand-in/unmarked',
+        label: 'stand-in: ended unmarked',
+        value: report.unmarked,
+        unit: 'pods',
+        tolerance: 0,
+      },
       { id: 'stand-in/cpu', label: 'stand-in: CPU of the controller', value: 100 * cpuShare, unit: '%' },
       { id: 'stand-in/cpu-a-pod', label: 'stand-in: CPU a pod', value: (cpuShare * 1e6 * seconds) / pods, unit: 'us' },
       { id: 'stand-in/loop', label: 'stand-in: event loop delay, p99', value: loopP99, unit: 'ms' },

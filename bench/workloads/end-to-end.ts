@@ -148,7 +148,13 @@ function seriesOfLives(bench: Bench, lives: Record<Kind | 'untold', Life[]>): Se
     );
   };
   const series: Series[] = [];
-  const add = (id: string, kind: Kind | 'untold', group: string, pick: (life: Life) => number | undefined, to?: Kind) => {
+  const add = (
+    id: string,
+    kind: Kind | 'untold',
+    group: string,
+    pick: (life: Life) => number | undefined,
+    to?: Kind,
+  ) => {
     const measured = rounds(kind, pick);
     if (measured.length === 0) return;
     const baseline = to && { id: `app/${to}`, rounds: rounds(to, pick) };

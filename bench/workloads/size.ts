@@ -1,6 +1,7 @@
 /** Rulesets of 1 to 1,000 ports and CIDRs: how cost grows, and how far from the floor ours stays. */
-import { ours } from '../drivers/ours.ts';
+
 import { floor } from '../drivers/floor.ts';
+import { ours } from '../drivers/ours.ts';
 import { compileForms, rulesetOf } from '../drivers/rules.ts';
 import { interleaved, type Subject } from '../method.ts';
 import type { Figure } from '../schema.ts';
@@ -28,13 +29,24 @@ export const size: Workload = {
       const label = `${count} ports and CIDRs`;
       figures.push(
         { id: `${count}/plan`, label: `${label}: planned`, value: planned - start, unit: 'ms, once' },
-        { id: `${count}/compile`, label: `${label}: compiled, 4 forms`, value: performance.now() - planned, unit: 'ms, once' },
+        {
+          id: `${count}/compile`,
+          label: `${label}: compiled, 4 forms`,
+          value: performance.now() - planned,
+          unit: 'ms, once',
+        },
       );
       for (const [backend, compiled] of [
         ['iptables-legacy', forms.legacy],
         ['nftables', forms.nftables],
       ] as const) {
-        const bare = floor(bench.floors, { name: 'floor', title: 'floor', backend, compiled, key: `${backend}/${count}` });
+        const bare = floor(bench.floors, {
+          name: 'floor',
+          title: 'floor',
+          backend,
+          compiled,
+          key: `${backend}/${count}`,
+        });
         await bare.prepare(() => bench.farm.one());
         for (const driver of [bare, ours({ name: 'ours', title: 'ours', backend, compiled })])
           subjects.push(burstOf(bench, driver, { burst: BURST, at: `/${count}`, group: `${backend}, ${label}` }));

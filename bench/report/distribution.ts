@@ -1,0 +1,61 @@
+/** Distributions under one another on one logarithmic axis: where most samples are, p50 with its interval, p99. */
+import type { Series } from '../schema.ts';
+import { escaped, logarithmic, short } from './scale.ts';
+
+const WIDTH = 420;
+const ROW = 40;
+const [LEFT, RIGHT] = [8, 12];
+/** Of the axis that one bar of the density is wide. */
+const BINS = 90;
+
+export function distributionChart(series: readonly Series[]): string {
+  const all = series.flatMap(({ rounds }) => rounds.flat()).filter((value) => value > 0);
+  const [low, high] = [Math.min(...all) * 0.9, Math.max(...all) * 1.1];
+  const scale = logarithmic(low, high, LEFT, WIDTH - RIGHT);
+  const height = series.length * ROW + 28;
+  const unit = series[0]?.unit ?? 'us';
+  const grid = scale.ticks.map((tick) => {
+    const x = scale.at(tick).toFixed(1);
+    return `<path class="grid" d="M${x} 4V${height - 22}"/><text class="tick" x="${x}" y="${height - 8}" text-anchor="middle">${short(tick)}</text>`;
+  });
+  const rows = series.map((each, at) => row(each, at * ROW, scale.at, low, high));
+  return (
+    `<svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="Distributions, ${unit}, logarithmic">` +
+    `${grid.join('')}${rows.join('')}<text class="tick" x="${WIDTH - RIGHT}" y="${height - 20}" text-anchor="end">${unit}</text></svg>`
+  );
+}
+
+function row(
+  { name, ours, rounds, summary }: Series,
+  top: number,
+  at: (value: number) => number,
+  low: number,
+  high: number,
+) {
+  const base = top + ROW - 6;
+  const samples = rounds.flat().filter((value) => value > 0);
+  const counts = new Array<number>(BINS).fill(0);
+  const bin = (value: number) => Math.floor((Math.log(value / low) / Math.log(high / low)) * BINS);
+  for (const value of samples) {
+    const index = Math.min(BINS - 1, Math.max(0, bin(value)));
+    counts[index] = (counts[index] ?? 0) + 1;
+  }
+  const highest = Math.max(...counts);
+  const width = (WIDTH - LEFT - RIGHT) / BINS;
+  const points = counts.map((count, index) => {
+    const x = LEFT + (index + 0.5) * width;
+    return `${x.toFixed(1)} ${(base - 16 * Math.sqrt(count / highest)).toFixed(1)}`;
+  });
+  const { p50, p99 } = summary;
+  const x = (value: number) => at(value).toFixed(1);
+  const kind = ours ? 'ours' : 'other';
+  return (
+    `<g class="${kind}"><title>${escaped(name)}: p50 ${short(p50.value)}, p99 ${short(p99.value)}</title>` +
+    `<text class="label" x="${LEFT}" y="${top + 14}">${escaped(name)}</text>` +
+    `<text class="value" x="${WIDTH - RIGHT}" y="${top + 14}" text-anchor="end">${short(p50.value)}</text>` +
+    `<path class="density" d="M${LEFT} ${base}L${points.join('L')}L${WIDTH - RIGHT} ${base}Z"/>` +
+    `<path class="interval" d="M${x(p50.low)} ${base}H${x(p50.high)}"/>` +
+    `<path class="middle" d="M${x(p50.value)} ${base - 18}V${base + 3}"/>` +
+    `<path class="tail" d="M${x(p99.value)} ${base - 7}V${base + 3}"/></g>`
+  );
+}
