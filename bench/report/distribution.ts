@@ -2,7 +2,7 @@
 import type { Series } from '../schema.ts';
 import { escaped, logarithmic, short } from './scale.ts';
 
-const WIDTH = 420;
+const WIDTH = 340;
 const ROW = 40;
 const [LEFT, RIGHT] = [8, 12];
 /** Of the axis that one bar of the density is wide. */

@@ -4,7 +4,7 @@ import { escaped, linear, logarithmic, type Scale, short } from './scale.ts';
 
 type Lines = Extract<Chart, { kind: 'lines' }>;
 
-const [WIDTH, HEIGHT] = [420, 250];
+const [WIDTH, HEIGHT] = [340, 230];
 const [LEFT, RIGHT, TOP, BOTTOM] = [40, 12, 12, 36];
 
 export function linesChart({ title, x, y, lines }: Lines): string {

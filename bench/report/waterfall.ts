@@ -4,7 +4,7 @@ import { escaped, linear, short } from './scale.ts';
 
 type Waterfall = Extract<Chart, { kind: 'waterfall' }>;
 
-const WIDTH = 420;
+const WIDTH = 340;
 const ROW = 42;
 const [LEFT, RIGHT] = [8, 24];
 

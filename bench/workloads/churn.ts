@@ -20,7 +20,7 @@ const MOST_LIVES = 2000;
 export const churn: Workload = {
   name: 'churn',
   title: 'Netns made, installed and deleted at a rate: latency under load',
-  budget: { quick: 12, full: 75 },
+  budget: { quick: 10, full: 75 },
   async run(bench) {
     const mode = bench.quick ? 'quick' : 'full';
     const drivers = await bench.drivers();

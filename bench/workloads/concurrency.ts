@@ -16,7 +16,7 @@ const CORES = 2;
 export const concurrency: Workload = {
   name: 'concurrency',
   title: `1 to 256 installs at a time, on ${CORES} CPUs`,
-  budget: { quick: 14, full: 130 },
+  budget: { quick: 12, full: 130 },
   run: (bench) => onCores(CORES, () => measure(bench)),
 };
 

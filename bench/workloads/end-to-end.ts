@@ -31,7 +31,7 @@ const ROUND = 4;
 export const endToEnd: Workload = {
   name: 'end-to-end',
   title: 'Pods through a real API server and kubelet: from created to app started',
-  budget: { quick: 30, full: 180 },
+  budget: { quick: 26, full: 180 },
   lack: clusterLack,
   async run(bench) {
     const mesh = await Mesh.start(['toolbox', 'istio-pod-network-controller']);

@@ -15,7 +15,7 @@ const AT_ONCE = 250;
 export const live: Workload = {
   name: 'live',
   title: 'One install at a time, while many netns live and hold rules',
-  budget: { quick: 10, full: 110 },
+  budget: { quick: 8, full: 110 },
   async run(bench) {
     const mode = bench.quick ? 'quick' : 'full';
     const levels = LEVELS[mode];

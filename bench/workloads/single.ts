@@ -10,7 +10,7 @@ const ROUNDS = { quick: 6, full: 12 };
 export const single: Workload = {
   name: 'single',
   title: 'One install at a time into a fresh netns, IPv4 and IPv6',
-  budget: { quick: 20, full: 140 },
+  budget: { quick: 18, full: 140 },
   async run(bench) {
     const mode = bench.quick ? 'quick' : 'full';
     const subjects = (await bench.drivers()).map((driver) => burstOf(bench, driver, { burst: BURST[mode] }));

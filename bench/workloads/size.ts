@@ -15,7 +15,7 @@ const ROUNDS = { quick: 4, full: 8 };
 export const size: Workload = {
   name: 'size',
   title: 'Rulesets of many ports and CIDRs: as many included inbound ports, and as many excluded CIDRs',
-  budget: { quick: 12, full: 60 },
+  budget: { quick: 8, full: 60 },
   async run(bench) {
     const mode = bench.quick ? 'quick' : 'full';
     const sizes = SIZES[mode];

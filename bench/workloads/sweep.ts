@@ -13,7 +13,7 @@ const LANES = 2;
 export const sweep: Workload = {
   name: 'sweep',
   title: 'Verifying many netns, per netns',
-  budget: { quick: 5, full: 25 },
+  budget: { quick: 4, full: 25 },
   async run(bench) {
     const mode = bench.quick ? 'quick' : 'full';
     const forms = await compileForms(rulesetOf());

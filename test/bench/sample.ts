@@ -30,7 +30,11 @@ export function sample({ seed, ...options }: SampleOptions): Results {
     const floor = rounds(random, middle / 2, { ...options, planted: 0 });
     const measured = rounds(random, middle, own ? options : { ...options, planted: 0 });
     const named = { id: `${group}/${name}`, name: `${name} <of ${group}>`, group, ours: own };
-    return seriesOf(random, named, measured, { baseline: { id: `${group}/floor`, rounds: floor }, cpu: middle, rss: 80 });
+    return seriesOf(random, named, measured, {
+      baseline: { id: `${group}/floor`, rounds: floor },
+      cpu: middle,
+      rss: 80,
+    });
   };
   const series = ['iptables-legacy', 'nftables'].flatMap((group) => [
     driver(group, 'floor', 60),
@@ -75,8 +79,20 @@ export function sample({ seed, ...options }: SampleOptions): Results {
           kind: 'waterfall',
           title: 'Stages',
           bars: [
-            { name: 'with us', stages: [{ name: 'sandbox', from: 0, to: 900 }, { name: 'rules', from: 900, to: 903 }] },
-            { name: 'polled', stages: [{ name: 'sandbox', from: 0, to: 900 }, { name: 'let go', from: 900, to: 11_000 }] },
+            {
+              name: 'with us',
+              stages: [
+                { name: 'sandbox', from: 0, to: 900 },
+                { name: 'rules', from: 900, to: 903 },
+              ],
+            },
+            {
+              name: 'polled',
+              stages: [
+                { name: 'sandbox', from: 0, to: 900 },
+                { name: 'let go', from: 900, to: 11_000 },
+              ],
+            },
           ],
         },
       ],

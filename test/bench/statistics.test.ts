@@ -25,7 +25,12 @@ test('the same seed gives the same order, another one another', () => {
   const items = Array.from({ length: 20 }, (_, at) => at);
   assert.equal(seeded(7).shuffled(items), seeded(7).shuffled(items));
   assert.not.equal(seeded(7).shuffled(items), seeded(8).shuffled(items));
-  assert.equal(seeded(7).shuffled(items).sort((a, b) => a - b), items);
+  assert.equal(
+    seeded(7)
+      .shuffled(items)
+      .sort((a, b) => a - b),
+    items,
+  );
 });
 
 test('19 of 20 intervals hold the true median, though the samples of a round resemble each other', () => {
