@@ -22,10 +22,12 @@ export function workloadText(workload: WorkloadResult): string {
     figures.length > 0 ? `\n${table(['', ''], figures).replace(/^.*\n/, '')}` : '',
     noise === undefined
       ? ''
-      : `\n  machine: fixed work ${noise.quarters.map(figure).join(', ')} us by quarter, ${(100 * noise.stalled).toFixed(1)} % stalled\n`,
+      : `\n  machine: fixed work ${noise.quarters.map(figure).join(', ')} us by quarter, ${percent(noise.stalled)} stalled; others had ${percent(noise.others)} of the CPUs\n`,
     refused === undefined ? '' : `\n  REFUSED, the machine was too noisy to tell: ${refused}\n`,
   ].join('');
 }
+
+const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
 /** `1.37x 1.31-1.44` */
 function ratioCells(series: Series): string[] {

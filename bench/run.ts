@@ -11,6 +11,7 @@ import { Farm } from './farm.ts';
 import { checkGoals } from './goals.ts';
 import { describeMachine } from './machine.ts';
 import { judge } from './noise.ts';
+import { watchOthers } from './others.ts';
 import { Progress } from './progress.ts';
 import type { Results, WorkloadResult } from './schema.ts';
 import { seeded } from './statistics.ts';
@@ -77,11 +78,12 @@ export async function run({
       units = [];
       progress.start(workload.name);
       const start = performance.now();
+      const others = watchOthers();
       const { name, title } = workload;
       const seconds = () => (performance.now() - start) / 1000;
       try {
         const measured = await workload.run({ ...bench, seconds: workload.budget[mode] });
-        return { name, title, seconds: seconds(), ...measured, ...judge(units) };
+        return { name, title, seconds: seconds(), ...measured, ...judge(units, others()) };
       } catch (error) {
         // The others' figures are not lost for that.
         const failed = error instanceof Error ? (error.stack ?? error.message) : String(error);

@@ -76,6 +76,8 @@ const noise = z.strictObject({
   spread: number,
   /** Share of the units that took more than twice the p50. */
   stalled: number,
+  /** Share of all CPUs that other programs had. */
+  others: number,
 });
 
 const workload = z.strictObject({

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { checkGoals, goals } from '../../bench/goals.ts';
-import { judge, SPREAD, STALLED } from '../../bench/noise.ts';
+import { judge, OTHERS, SPREAD, STALLED } from '../../bench/noise.ts';
 import { Progress } from '../../bench/progress.ts';
 import { publish } from '../../bench/publish.ts';
 import { LARGE, reckon } from '../../bench/reckon.ts';
@@ -145,13 +145,26 @@ const units = (count: number, of: (at: number) => number) => Array.from({ length
 
 test('a machine is too noisy when it was faster at one time than at another, or stalled often', () => {
   const quiet = (at: number) => 75 + (at % 7);
-  assert.is(judge(units(80, quiet))?.refused, undefined);
-  assert.match(judge(units(80, (at) => quiet(at) * (at < 20 ? SPREAD + 0.1 : 1)))?.refused ?? '', /one quarter/);
-  assert.is(judge(units(80, (at) => 4 * quiet(at)))?.refused, undefined);
+  assert.is(judge(units(80, quiet), 0.05).refused, undefined);
+  assert.match(
+    judge(
+      units(80, (at) => quiet(at) * (at < 20 ? SPREAD + 0.1 : 1)),
+      0.05,
+    ).refused ?? '',
+    /one quarter/,
+  );
+  assert.is(
+    judge(
+      units(80, (at) => 4 * quiet(at)),
+      0.05,
+    ).refused,
+    undefined,
+  );
   const stalling = (share: number) => (at: number) => (at % 100 < 100 * share ? 500 : quiet(at));
-  assert.match(judge(units(400, stalling(STALLED + 0.03)))?.refused ?? '', /more than twice/);
-  assert.is(judge(units(400, stalling(STALLED - 0.03)))?.refused, undefined);
-  assert.is(judge(units(10, quiet)), undefined);
+  assert.match(judge(units(400, stalling(STALLED + 0.03)), 0.05).refused ?? '', /more than twice/);
+  assert.is(judge(units(400, stalling(STALLED - 0.03)), 0.05).refused, undefined);
+  assert.match(judge(units(80, quiet), OTHERS + 0.02).refused ?? '', /other programs had 17 % of the CPUs/);
+  assert.is(judge(units(10, quiet), 0).refused, undefined);
 });
 
 test('progress is shown on a terminal only, and says how long it will take', () => {

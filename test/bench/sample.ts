@@ -25,7 +25,7 @@ function rounds(random: Random, middle: number, { slower = 1, planted = 0 }: Omi
 
 export function sample({ seed, ...options }: SampleOptions): Results {
   const random = seeded(seed);
-  const quiet = { noise: { quarters: [75, 75, 76, 75], spread: 1.01, stalled: 0.01 } };
+  const quiet = { noise: { quarters: [75, 75, 76, 75], spread: 1.01, stalled: 0.01, others: 0.02 } };
   const driver = (group: string, name: string, middle: number, own = false) => {
     const floor = rounds(random, middle / 2, { ...options, planted: 0 });
     const measured = rounds(random, middle, own ? options : { ...options, planted: 0 });
