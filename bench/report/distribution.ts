@@ -26,7 +26,7 @@ export function distributionChart(series: readonly Series[]): string {
 }
 
 function row(
-  { name, ours, rounds, summary }: Series,
+  { name, ours, rounds, summary, ratio }: Series,
   top: number,
   at: (value: number) => number,
   low: number,
@@ -52,7 +52,7 @@ function row(
   return (
     `<g class="${kind}"><title>${escaped(name)}: p50 ${short(p50.value)}, p99 ${short(p99.value)}</title>` +
     `<text class="label" x="${LEFT}" y="${top + 14}">${escaped(name)}</text>` +
-    `<text class="value" x="${WIDTH - RIGHT}" y="${top + 14}" text-anchor="end">${short(p50.value)}</text>` +
+    `<text class="value" x="${WIDTH - RIGHT}" y="${top + 14}" text-anchor="end">${ratio === undefined ? '' : `${short(ratio.value)}x, `}${short(p50.value)}</text>` +
     `<path class="density" d="M${LEFT} ${base}L${points.join('L')}L${WIDTH - RIGHT} ${base}Z"/>` +
     `<path class="interval" d="M${x(p50.low)} ${base}H${x(p50.high)}"/>` +
     `<path class="middle" d="M${x(p50.value)} ${base - 18}V${base + 3}"/>` +

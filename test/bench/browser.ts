@@ -79,7 +79,7 @@ export class Browser implements AsyncDisposable {
 
   /** PNG. */
   async screenshot(): Promise<Buffer> {
-    const { data } = await this.send('Page.captureScreenshot', { captureBeyondViewport: true });
+    const { data } = await this.send('Page.captureScreenshot', { captureBeyondViewport: false });
     return Buffer.from(String(data), 'base64');
   }
 
@@ -108,9 +108,12 @@ export class Browser implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     const ended = once(this.#child, 'exit');
-    await this.send('Browser.close').catch(() => this.#child.kill());
-    this.#socket.close();
+    // It may be gone before it has answered.
+    this.send('Browser.close').catch(() => {});
+    const late = setTimeout(() => this.#child.kill('SIGKILL'), 5000);
     await ended;
+    clearTimeout(late);
+    this.#socket.close();
     rmSync(this.#profile, { recursive: true, force: true, maxRetries: 5 });
   }
 }
