@@ -90,7 +90,13 @@ test('it is light or dark as the reader has it', async () => {
 
 test('names are shown as they are, not as markup', async () => {
   await browser.open(page, desk);
-  assert.ok(await browser.evaluate<boolean>(`document.body.textContent.includes('ours <of nftables>')`));
+  for (const place of ['svg .label', 'td'])
+    assert.ok(
+      await browser.evaluate<boolean>(
+        `[...document.querySelectorAll('${place}')].some((each) => each.textContent === 'ours <of nftables>')`,
+      ),
+      place,
+    );
 });
 
 test('refused and failed workloads are marked', async () => {
