@@ -15,6 +15,8 @@ export interface Driver {
   title: string;
   /** What it writes through. */
   backend: Backend;
+  /** Microseconds, or milliseconds. */
+  pace: 'fast' | 'slow';
   /** Whether it is this project's own path, which `--compare` watches. */
   ours: boolean;
   /** Once, before anything else; given the paths of fresh netns that it may fill. */

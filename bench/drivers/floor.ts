@@ -20,6 +20,7 @@ export function floor(floors: Floors, options: Options): Driver {
     name,
     title,
     backend,
+    pace: 'fast',
     ours: false,
     prepare: async (freshNetns) => {
       const path = await freshNetns();

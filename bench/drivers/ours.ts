@@ -14,6 +14,7 @@ export function ours({ name, title, backend, compiled, identify = false }: Optio
     name,
     title,
     backend,
+    pace: 'fast',
     ours: true,
     prepare: async () => {},
     install: async (path) => {

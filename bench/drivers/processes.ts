@@ -10,6 +10,7 @@ type Options = Pick<Driver, 'name' | 'title' | 'backend' | 'stands'> & {
 export function processes(floors: Floors, { words, ...rest }: Options): Driver {
   return {
     ...rest,
+    pace: 'slow',
     ours: false,
     prepare: async () => {},
     install: (path) => floors.do(...words(path)),
