@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
 import { Coprocess } from '../../bench/coprocess.ts';
@@ -102,25 +103,32 @@ const refused: [what: string, command: string[], message: RegExp][] = [
 ];
 for (const [what, command, message] of refused)
   test(`a program that ${what} is refused`, async () => {
-    try {
-      await withDrivers([{ name: 'other', command }], async () => {});
-    } catch (error) {
-      assert.match((error as Error).message, message);
-      return;
-    }
-    assert.unreachable('it was taken');
+    await assertRejects(
+      withDrivers([{ name: 'other', command }], async () => {}),
+      message,
+    );
   });
 
-test('a coprocess that ends says so instead of leaving its asker waiting', async () => {
-  const ended = new Coprocess('true');
-  try {
-    await ended.ask('anything');
-  } catch (error) {
-    assert.match((error as Error).message, /the program ended/);
-    return;
-  }
-  assert.unreachable('answered');
-});
+for (const [program, message] of [
+  ['true', /anything: error the program ended/],
+  ['/nonexistent/program', /ENOENT/],
+] as const)
+  test(`a coprocess that is over says so instead of leaving its asker waiting: ${program}`, async () => {
+    await using coprocess = new Coprocess(program);
+    // While it ends, and afterwards.
+    for (let question = 0; question < 3; question++) {
+      await assertRejects(coprocess.ask('anything'), message);
+      await sleep(50);
+    }
+  });
+
+async function assertRejects(work: Promise<unknown>, message: RegExp): Promise<void> {
+  const error = await work.then(
+    () => undefined,
+    (error: Error) => error,
+  );
+  assert.match(error?.message ?? 'it did not reject', message);
+}
 
 /** What the method does, without a machine to measure. */
 function recorded(id: string, told: string[]): Subject {
