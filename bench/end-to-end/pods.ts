@@ -30,7 +30,7 @@ export function podOf(kind: Kind, name: string): V1Pod {
     throw new Error('not a pod of the mesh');
   const waiter: V1Container = { ...validation, name: WAITER, image: imageName('istio-pod-network-controller') };
   if (kind === 'ours' && GATE) {
-    waiter.command = ['/usr/local/bin/gate'];
+    waiter.command = ['/usr/local/bin/pod-network-gate'];
   } else if (kind === 'poll') {
     waiter.command = ['/usr/local/bin/node', '-e', POLL];
     waiter.args = [];
