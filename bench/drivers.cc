@@ -7,9 +7,9 @@
 //   read NAME PATH            read the nftables tables of the netns at PATH as a batch that makes them, for `send`
 //   send NAME PATH            the floor of nftables: open, setns, one socket, one send and its answer, home again
 //   send+address NAME PATH    the same and ::6/128 on lo
-//   restore PATH FORM V4 V6   nsenter + iptables-FORM-restore, then ip6tables-FORM-restore, of the files V4 and V6,
-//   where
-//                             FORM is legacy or nft
+//   restore PATH FORM V4 V6   nsenter + iptables-FORM-restore, then ip6tables-FORM-restore, of the files V4 and V6;
+//   FORM
+//                             is legacy or nft
 //   nft PATH FILE             nsenter + nft -f FILE
 //   script PATH FILE          nsenter + sh FILE
 //   inside PATH COMMAND...    nsenter + COMMAND
