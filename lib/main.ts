@@ -6,6 +6,7 @@ import { applyCommand } from './commands/apply.ts';
 import { cleanCommand } from './commands/clean.ts';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { initCommand } from './commands/init.ts';
 import { planCommand } from './commands/plan.ts';
 import { runCommand } from './commands/run.ts';
 import { type Context, EXIT, OTHER, printError } from './commands/shared.ts';
@@ -68,12 +69,13 @@ nothing touched, 3 drift ("verify").`,
     });
   program.hook('preAction', (_, verb) => {
     const [excess] = verb.args;
-    if (excess !== undefined) {
+    if (excess !== undefined && verb.registeredArguments.length === 0) {
       const right = `"${verb.name()}" takes flags only; see "ipnc ${verb.name()} --help"`;
       throw new ConfigError('argument', excess, right);
     }
   });
-  for (const verb of [runCommand, planCommand, applyCommand, verifyCommand, cleanCommand, doctorCommand, demoCommand]) {
+  const verbs = [runCommand, planCommand, applyCommand, verifyCommand, cleanCommand, doctorCommand, demoCommand];
+  for (const verb of [...verbs, initCommand]) {
     program.addCommand(
       verb(context)
         .copyInheritedSettings(program)

@@ -32,6 +32,7 @@ const probes: Record<string, () => string | undefined> = {
   },
   ipv6: () => (existsSync('/proc/net/if_inet6') ? undefined : 'this kernel runs without IPv6'),
   addon: () => built('bindings/ipnc.node', 'ipnc.node'),
+  gate: () => built('gate'),
   toolbox: () => built('toolbox'),
   native_test: () => built('native_test'),
   cluster: clusterLack,

@@ -4,13 +4,14 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-targets='entry rule table nft_rule nft_message'
-seconds=$((${1:-60} / 5))
+targets='entry rule table nft_rule nft_message annotations'
+seconds=$((${1:-60} / 6))
 [ "$seconds" -gt 0 ] || seconds=1
 mkdir -p build/fuzz
 
 for target in $targets; do
   case $target in
+    annotations) sources=native/gate/annotations.cc ;;
     nft_*) sources=$(printf 'native/nftables/%s.cc ' again decode encode netlink parse validate write) ;;
     *) sources=$(printf 'native/xtables/%s.cc ' encode decode replay) ;;
   esac

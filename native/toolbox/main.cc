@@ -13,6 +13,9 @@ constexpr char kHelp[] = R"(toolbox: what tests, bench and demo need next to a p
   toolbox dial [ACTOR] [--bind ADDR] [--bind-port PORT] [--timeout MS] tcp|udp|stray ADDR PORT [TOKEN]
       Connects, sends TOKEN, prints {"ok":true,"reply":"..."} or {"ok":false,"error":"ECONNREFUSED"}. stray sends only
       the FIN of a TCP connection that never was: ECONNRESET says that it came through.
+  toolbox hint [ACTOR] [--flood MS]
+      Sends the datagram that has the gate look, once, or without a pause for that long.
+      Prints {"sent":N,"unheard":N,"cpuMs":N}.
   ACTOR is [--netns PATH] [--userns PATH] [--uid U] [--gid G]: where it is done, and by whom as that user namespace
       counts.
   toolbox netns
@@ -36,6 +39,7 @@ int main(int argc, char** argv) {
   if (verb == "dial") return toolbox::Dial(arguments);
   if (verb == "netns") return toolbox::Farm(arguments);
   if (verb == "deny") return toolbox::Deny(arguments);
+  if (verb == "hint") return toolbox::Hint(arguments);
   const bool asked = verb == "--help" || verb == "help";
   fputs(kHelp, asked ? stdout : stderr);
   return asked ? 0 : 1;

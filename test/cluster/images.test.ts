@@ -17,7 +17,8 @@ test.after(() => rmSync(folder, { recursive: true, force: true }));
 const needs: Record<ImageName, string[]> = {
   pause: ['gcc'],
   toolbox: ['toolbox'],
-  'istio-pod-network-controller': ['addon', 'ldd'],
+  'pod-network-gate': ['gate'],
+  'istio-pod-network-controller': ['addon', 'gate', 'ldd'],
 };
 
 for (const [name, make] of Object.entries(images)) {

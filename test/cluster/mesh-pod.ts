@@ -8,7 +8,7 @@ import { NETNS, READY, RULES, STATUS } from '../../lib/status.ts';
 import { inside } from '../support/netns.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { administrator, createAccount } from './controller-process.ts';
-import type { ImageName } from './images/images.ts';
+import { type ImageName, imageName } from './images/images.ts';
 import { type ClusterNode, startNode } from './node.ts';
 import { pod, runPod, toolbox, until } from './pods.ts';
 import { programs } from './programs.ts';
@@ -64,6 +64,37 @@ export function meshPod(name: string, { annotations = {}, hostUsers }: PodOption
       ...annotations,
     },
   };
+  return made;
+}
+
+export interface GatedPodOptions extends PodOptions {
+  /** Flags of the gate's own. */
+  gate?: string[];
+  image?: ImageName;
+  /** Instead of the image's entry point. */
+  command?: string[];
+  /** Whether its annotations are where the gate looks for them. */
+  annotationsMounted?: boolean;
+}
+
+/** As `meshPod`, with the gate in istio-validation's place. */
+export function gatedPod(name: string, given: GatedPodOptions = {}): V1Pod {
+  const { gate = [], image = 'pod-network-gate', command, annotationsMounted = false, ...options } = given;
+  const made = meshPod(name, options);
+  const [, ...others] = made.spec?.initContainers ?? [];
+  const annotations = { path: 'pod_annotations', fieldRef: { fieldPath: 'metadata.annotations' } };
+  const first: V1Container = {
+    name: 'pod-network-gate',
+    image: imageName(image),
+    imagePullPolicy: 'Never',
+    ...(command && { command }),
+    args: [...gate, ...ARGUMENTS.split(' ')],
+    ...(annotationsMounted && { volumeMounts: [{ name: 'podinfo', mountPath: '/etc/podinfo' }] }),
+  };
+  if (made.spec) {
+    made.spec.initContainers = [container(1337, first), ...others];
+    if (annotationsMounted) made.spec.volumes = [{ name: 'podinfo', downwardAPI: { items: [annotations] } }];
+  }
   return made;
 }
 
@@ -220,8 +251,11 @@ export class Mesh {
     const id = app?.containerID?.replace(/^.*:\/\//, '') ?? '';
     const ctr = (await programs(['ctr'])).path('ctr');
     const dial = ['/toolbox', 'dial', '--timeout', '3000', 'tcp', address, '8080', 'token'];
-    const exec = [ctr, '--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...dial];
-    const said = JSON.parse(await this.node.exec(exec)) as { reply?: string; error?: string };
+    const exec = () => [ctr, '--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...dial];
+    // ctr may end before it has copied what a process printed that was quicker than it.
+    let text = '';
+    for (let attempt = 0; text === '' && attempt < 3; attempt++) text = await this.node.exec(exec());
+    const said = JSON.parse(text) as { reply?: string; error?: string };
     return said.reply?.replace(/ token$/, '') ?? said.error ?? '';
   }
 }

@@ -1,6 +1,6 @@
 /** Our own image: what a released one holds, from the files of this machine and this working tree. */
 import { execFile } from 'node:child_process';
-import { existsSync, globSync, readFileSync, realpathSync } from 'node:fs';
+import { globSync, readFileSync, realpathSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 import { build } from 'esbuild';
@@ -27,7 +27,8 @@ export async function controllerLayers(root: string, release: string): Promise<E
     ...(await libraries(addon)).filter(({ path }) => !known.has(path)),
     { path: 'usr/local/bin/ipnc', link: MAIN },
     { path: 'usr/local/bin/istio-pod-network-controller', link: MAIN },
-    ...(existsSync(gate) ? [program('usr/local/bin/gate', gate)] : []),
+    program('app/build/Release/gate', gate),
+    { path: 'usr/local/bin/pod-network-gate', link: '/app/build/Release/gate' },
   ];
   return [runtime, own];
 }

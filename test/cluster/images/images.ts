@@ -33,6 +33,13 @@ export const images = {
     entrypoint: ['/toolbox'],
   }),
 
+  /** native/gate, and nothing else: what a pod of the mesh starts first. */
+  'pod-network-gate': async (): Promise<Image> => ({
+    name: imageName('pod-network-gate'),
+    layers: [[{ path: 'pod-network-gate', mode: 0o755, content: fileFromSetup(join(release, 'gate')) }]],
+    entrypoint: ['/pod-network-gate'],
+  }),
+
   /** The product: Node, the bundled command line, the addon with its libraries, the gate. */
   'istio-pod-network-controller': async (): Promise<Image> => ({
     name: imageName('istio-pod-network-controller'),

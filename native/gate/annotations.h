@@ -1,0 +1,24 @@
+// What a file of the downward API says of a pod's annotations: a line each, `key="value"`, the value as Go's
+// strconv.Quote writes it (kubernetes/pkg/fieldpath, FormatMap).
+#pragma once
+
+#include <string_view>
+
+#include "native/gate/text.h"
+
+namespace ipnc::gate {
+
+// As lib/status.ts calls them.
+inline constexpr std::string_view kStatus = "pod-network-controller.istio.io/status";
+inline constexpr std::string_view kNetns = "pod-network-controller.istio.io/netns";
+
+struct Marks {
+  Text<1280> status;  // the controller writes at most 1024 bytes, and an ellipsis of three
+  Text<96> netns;     // <boot id>:<cookie>: 36 + 1 + 20
+};
+
+// Of a key that comes twice the last one counts. A line that is not of that form says nothing, nor does a value that
+// is longer than there is room for.
+Marks ReadMarks(std::string_view text);
+
+}  // namespace ipnc::gate

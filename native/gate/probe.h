@@ -1,0 +1,77 @@
+// The proof: a connection that the proxy makes over lo to where nobody listens, and that nevertheless arrives at a
+// listener of its own on the capture port. Only a rule can have brought it there.
+#pragma once
+
+#include <netinet/in.h>
+
+#include <cstdint>
+
+#include "native/fd.h"
+#include "native/gate/options.h"
+
+namespace ipnc::gate {
+
+// What became of the last dial in a family.
+enum class Dialled : uint8_t {
+  kNot,          // it was not asked for
+  kCaptured,     // by the rules that are waited for
+  kRefused,      // nothing redirects it, or to where nobody listens
+  kUnanswered,   // somebody drops it
+  kElsewhere,    // somebody took it: it arrived at another listener, or not with what was sent
+  kUnreachable,  // there is no route, or nothing of that family to dial: for IPv6 the rules come with ::6 on lo
+  kNoListener,   // no loopback address of that family, or the port is taken
+};
+
+struct Probed {
+  Dialled v4 = Dialled::kNot;
+  Dialled v6 = Dialled::kNot;
+  bool captured() const {
+    const auto fine = [](Dialled dialled) { return dialled == Dialled::kNot || dialled == Dialled::kCaptured; };
+    return (v4 == Dialled::kCaptured || v6 == Dialled::kCaptured) && fine(v4) && fine(v6);
+  }
+};
+
+class Prober {
+ public:
+  Prober(uint16_t capture_port, uint16_t probe_port) : capture_port_(capture_port), probe_port_(probe_port) {}
+
+  // Opens the listener on the family's loopback address, unless it is open. 0 or an errno.
+  int Listen(bool v6);
+
+  // One dial in each of these families, at the same time, in at most 20 ms. `v4_target` (host byte order) is the IPv4
+  // address that is dialled; 0 if there is none.
+  Probed Probe(FamilySet families, uint32_t v4_target);
+
+ private:
+  union Address {
+    sockaddr any;
+    sockaddr_in v4;
+    sockaddr_in6 v6;
+  };
+  struct Dial {
+    bool v6 = false;
+    Fd dialler;
+    Fd accepted;
+    Address from{};
+    Address to{};
+    char token[16];
+    Dialled result = Dialled::kNot;
+    bool pending = false;
+  };
+
+  static Address At(bool v6, uint32_t v4, uint8_t v6_last, uint16_t port);
+  static bool Same(const Address& one, const Address& other, bool v6);
+  void Start(Dial& dial, uint32_t v4_target);
+  void Advance(Dial& dial);
+  // The next connection that is the dial's own; what others have sent is dropped.
+  void Accept(Dial& dial);
+
+  const uint16_t capture_port_;
+  const uint16_t probe_port_;
+  Fd listeners_[2];  // IPv4, IPv6
+};
+
+// 0 or an errno: whether this port of the family's loopback address could be listened on.
+int TryPort(bool v6, uint16_t port);
+
+}  // namespace ipnc::gate

@@ -1,0 +1,162 @@
+/** The gate as the first init container of a restricted pod, on a real node with and without its controller. */
+import { deepEqual, equal, match, ok } from 'node:assert/strict';
+import type { V1ContainerStatus, V1Pod } from '@kubernetes/client-node';
+import { Cri } from '../../lib/cri/client.ts';
+import { suite } from '../suite.ts';
+import { ControllerProcess } from './controller-process.ts';
+import { CriDriver } from './cri-driver.ts';
+import { type GatedPodOptions, gatedPod, isInitialized, Mesh, NAMESPACE, plainPod } from './mesh-pod.ts';
+import { until } from './pods.ts';
+
+const SLOW = { timeoutMs: 120_000 };
+const OURS = 'istio-pod-network-controller';
+const OPEN = /^open after \d+\.\d (ms|s): IPv4 and IPv6 redirect to 15006; /;
+
+const test = suite('cluster, gate');
+test.needs('cluster', 'addon', 'gate', 'toolbox', 'iptables-legacy-save', 'nft');
+
+let mesh: Mesh;
+let controller: ControllerProcess | undefined;
+let peer: V1Pod;
+
+test.before(async () => {
+  mesh = await Mesh.start(['toolbox', 'pod-network-gate', OURS]);
+  peer = await mesh.run(plainPod('peer'));
+});
+test.after.each(async () => {
+  await controller?.stop();
+  controller = undefined;
+});
+test.after(() => mesh?.stop());
+
+async function startController(): Promise<void> {
+  controller = await ControllerProcess.start(mesh.node, mesh.kubeconfig, '--resync', '1s');
+}
+
+function create(body: V1Pod): Promise<V1Pod> {
+  return mesh.core.createNamespacedPod({ namespace: NAMESPACE, body });
+}
+
+const gateOf = ({ status }: V1Pod): V1ContainerStatus | undefined =>
+  status?.initContainerStatuses?.find(({ name }) => name === 'pod-network-gate');
+const isReady = ({ status }: V1Pod) =>
+  status?.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True') === true;
+
+/** The states of the containers that come after it. */
+const after = ({ status }: V1Pod) =>
+  [...(status?.initContainerStatuses ?? []), ...(status?.containerStatuses ?? [])]
+    .filter(({ name }) => name !== 'pod-network-gate')
+    .map(({ state }) => Object.keys(state ?? {})[0]);
+
+const becomes = (of: V1Pod, what: string, right: (pod: V1Pod) => boolean) =>
+  until(`${what}: ${of.metadata?.name}`, () => mesh.now(of), right, 60_000);
+
+const kinds: Record<string, GatedPodOptions> = {
+  'a restricted pod': {},
+  'one with a user namespace of its own': { hostUsers: false },
+  "one whose gate comes from the controller's image": { image: OURS, command: ['/usr/local/bin/pod-network-gate'] },
+  'one that runs "ipnc init"': { image: OURS, gate: ['init'] },
+};
+for (const [index, [what, options]] of Object.entries(kinds).entries()) {
+  test(
+    `with its controller, ${what} gets through`,
+    async () => {
+      await startController();
+      const made = await create(gatedPod(`gated-${index}`, options));
+      const running = await becomes(made, 'ready', isReady);
+      await mesh.marked(running, isInitialized);
+      const ended = gateOf(running)?.state?.terminated;
+      equal(ended?.exitCode, 0);
+      match(ended?.message ?? '', OPEN);
+      equal(gateOf(running)?.restartCount, 0);
+      const sidecar = running.status?.initContainerStatuses?.find(({ name }) => name === 'istio-proxy');
+      ok(new Date(sidecar?.state?.running?.startedAt ?? 0) >= new Date(ended?.finishedAt ?? 0));
+      await mesh.expectCaptured(running, peer);
+    },
+    SLOW,
+  );
+}
+
+test(
+  'without its controller it waits and says so where "kubectl describe" shows it; with one again it goes on',
+  async () => {
+    const made = await create(gatedPod('waits', { gate: ['--timeout', '4s'] }));
+    const waiting = await becomes(made, 'waiting', (pod) => gateOf(pod)?.state?.running !== undefined);
+    deepEqual([...new Set(after(waiting))], ['waiting']);
+    const told = await becomes(made, 'told', (pod) => gateOf(pod)?.lastState?.terminated !== undefined);
+    const ended = gateOf(told)?.lastState?.terminated;
+    equal(ended?.exitCode, 126);
+    match(
+      ended?.message ?? '',
+      /^not redirected within 4\.0 s: IPv4: the dial of 127\.0\.0\.6:15002 was refused; IPv6: /,
+    );
+    match(ended?.message ?? '', /Is istio-pod-network-controller running on this node/);
+    deepEqual([...new Set(after(told))], ['waiting']);
+    await startController();
+    const running = await becomes(made, 'ready', isReady);
+    match(gateOf(running)?.state?.terminated?.message ?? '', OPEN);
+    await mesh.expectCaptured(running, peer);
+  },
+  SLOW,
+);
+
+test(
+  'after its sandbox is made again it waits again, whatever the marks of the earlier one say',
+  async () => {
+    await startController();
+    const made = await create(gatedPod('again', { annotationsMounted: true }));
+    const running = await becomes(made, 'ready', isReady);
+    const { netns } = await mesh.marked(running, isInitialized);
+    await controller?.stop();
+    controller = undefined;
+    await stopSandbox(made);
+    const waiting = await becomes(made, 'waiting again', (pod) => gateOf(pod)?.state?.running !== undefined);
+    equal((await mesh.marks(made)).netns, netns, 'the mark is that of the earlier sandbox');
+    ok(!isReady(waiting));
+    const log = () =>
+      mesh.core.readNamespacedPodLog({ namespace: NAMESPACE, name: 'again', container: 'pod-network-gate' });
+    await until('said', log, (text) => text.startsWith('waiting up to 300.0 s for IPv4 and IPv6'));
+    await startController();
+    const again = await becomes(made, 'ready again', isReady);
+    match(gateOf(again)?.state?.terminated?.message ?? '', OPEN);
+    ok((await mesh.marked(again, (marks) => marks.netns !== netns)).netns);
+    await mesh.expectCaptured(again, peer);
+  },
+  SLOW,
+);
+
+test(
+  'a pod that cannot be set up: the gate ends at once, with the reason',
+  async () => {
+    await startController();
+    const ports = 'traffic.sidecar.istio.io/excludeInterfaces';
+    const made = await create(
+      gatedPod('refused', {
+        annotationsMounted: true,
+        annotations: { 'pod-network-controller.istio.io/envoy-port': '0', [ports]: 'eth0' },
+      }),
+    );
+    const said =
+      /^the controller says of this pod: failed: annotation pod-network-controller\.istio\.io\/envoy-port: "0"/;
+    const ended = await becomes(made, 'told', (pod) => {
+      const { state, lastState } = gateOf(pod) ?? {};
+      return said.test(state?.terminated?.message ?? lastState?.terminated?.message ?? '');
+    });
+    const { state, lastState } = gateOf(ended) ?? {};
+    equal((state?.terminated ?? lastState?.terminated)?.exitCode, 1);
+    deepEqual([...new Set(after(ended))], ['waiting']);
+  },
+  SLOW,
+);
+
+async function stopSandbox({ metadata }: V1Pod): Promise<void> {
+  const cri = new Cri(mesh.node.criSocket);
+  const driver = new CriDriver(mesh.node.criSocket, mesh.node.sandbox.name);
+  try {
+    const [found] = (await cri.sandboxes({ uid: metadata?.uid ?? '' })).filter(({ state }) => state === 'ready');
+    await driver.stop(found?.id ?? '');
+  } finally {
+    driver.close();
+    cri.close();
+  }
+}
