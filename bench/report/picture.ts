@@ -5,7 +5,7 @@ import { escaped, logarithmic, short } from './scale.ts';
 
 const WIDTH = 760;
 const ROW = 26;
-const [LEFT, RIGHT, TOP] = [270, 130, 34];
+const [LEFT, RIGHT, TOP] = [245, 155, 34];
 /** Between two groups. */
 const GAP = 34;
 
@@ -29,7 +29,9 @@ export function picture({ series }: WorkloadResult): string {
   for (const group of groups) {
     const rows = series.filter((each) => each.group === group);
     const ours = rows.find(({ id }) => id.endsWith('/ours'))?.summary.p50.value ?? Number.NaN;
-    parts.push(`<text class="soft" x="0" y="${top - 8}">${escaped(group)}, one install for IPv4 and IPv6, p50</text>`);
+    parts.push(
+      `<text class="soft" x="0" y="${top - 8}">${escaped(group)}, one install for IPv4 and IPv6: p50 to ours, and in microseconds; logarithmic</text>`,
+    );
     for (const each of rows) {
       parts.push(bar(each, ours, top, scale.at));
       top += ROW;
@@ -39,7 +41,7 @@ export function picture({ series }: WorkloadResult): string {
   const height = top - GAP + 26;
   const grid = scale.ticks.map((tick) => {
     const x = scale.at(tick).toFixed(1);
-    return `<path class="grid" d="M${x} ${TOP - 4}V${height - 22}"/><text class="soft" x="${x}" y="${height - 6}" text-anchor="middle">${short(tick)} us</text>`;
+    return `<path class="grid" d="M${x} ${TOP - 4}V${height - 22}"/><text class="soft" x="${x}" y="${height - 6}" text-anchor="middle">${tick < 1000 ? `${short(tick)} us` : `${short(tick / 1000)} ms`}</text>`;
   });
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="What one install costs, by each way">` +
@@ -54,6 +56,6 @@ function bar({ name, ours: own, summary }: Series, ours: number, top: number, at
   return (
     `<text${bold} x="${LEFT - 10}" y="${top + 15}" text-anchor="end">${escaped(name)}</text>` +
     `<rect class="${own ? 'ours' : 'other'}" x="${LEFT}" y="${top + 3}" width="${width}" height="${ROW - 9}" rx="2"/>` +
-    `<text${bold} x="${(at(value) + 7).toFixed(1)}" y="${top + 15}">${figure(value)} us, ${ratio(value / ours)}</text>`
+    `<text${bold} x="${(at(value) + 7).toFixed(1)}" y="${top + 15}">${ratio(value / ours)}, ${figure(value)} us</text>`
   );
 }
