@@ -11,15 +11,17 @@ const GAP = 34;
 
 const STYLE = `
 text { font: 13px system-ui, sans-serif; fill: #1c1b19 }
+.back { fill: #fcfcfb }
 .soft { fill: #66645e; font-size: 12px }
 .ours { fill: #1f6feb } .other { fill: #a8a59c } .grid { stroke: #e4e2dc }
 .own { font-weight: 600 }
 @media (prefers-color-scheme: dark) {
+  .back { fill: #161614 }
   text { fill: #eceae4 } .soft { fill: #a5a299 }
   .ours { fill: #6ea8ff } .other { fill: #77746b } .grid { stroke: #37362f }
 }`;
 
-/** Of the workload `single`. */
+/** Of the workload `single`. On a ground of its own: the page it is shown on may be dark while the reader is not. */
 export function picture({ series }: WorkloadResult): string {
   const groups = [...new Set(series.map(({ group }) => group))];
   const values = series.map(({ summary }) => summary.p50.value);
@@ -30,7 +32,7 @@ export function picture({ series }: WorkloadResult): string {
     const rows = series.filter((each) => each.group === group);
     const ours = rows.find(({ id }) => id.endsWith('/ours'))?.summary.p50.value ?? Number.NaN;
     parts.push(
-      `<text class="soft" x="0" y="${top - 8}">${escaped(group)}, one install for IPv4 and IPv6: p50 to ours, and in microseconds; logarithmic</text>`,
+      `<text class="soft" x="12" y="${top - 8}">${escaped(group)}, one install for IPv4 and IPv6: p50 to ours, and in microseconds; logarithmic</text>`,
     );
     for (const each of rows) {
       parts.push(bar(each, ours, top, scale.at));
@@ -45,7 +47,7 @@ export function picture({ series }: WorkloadResult): string {
   });
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="What one install costs, by each way">` +
-    `<style>${STYLE}</style>\n${grid.join('')}\n${parts.join('\n')}\n</svg>\n`
+    `<style>${STYLE}</style>\n<path class="back" d="M0 0H${WIDTH}V${height}H0Z"/>\n${grid.join('')}\n${parts.join('\n')}\n</svg>\n`
   );
 }
 
