@@ -2,7 +2,8 @@
 import { parseArgs } from 'node:util';
 import type { External } from './drivers/external.ts';
 
-export const HELP = `What pod initialisation costs on this machine: this project's way, the bare system calls, and the usual ways, in one run.
+export const HELP = `What pod initialisation costs on this machine: this project's way, the bare system calls, and the usual
+ways, in one run.
 
   npm run bench                            everything, in at most 15 minutes
   npm run bench -- --quick                 at most 2 minutes; for a look

@@ -8,7 +8,7 @@ import { ratio, table } from './table.ts';
 
 /** What differs from one run of a program to another of the same: memory is laid out and threads are placed anew. */
 const MARGIN = 1.15;
-const SIGMAS = 4;
+const SIGMAS = 3.3;
 
 interface Change {
   id: string;

@@ -1,5 +1,5 @@
 /** A run's results in the terminal: ratios first. */
-import type { GoalResult, Results, Series, WorkloadResult } from './schema.ts';
+import type { GoalResult, Noise, Results, Series, WorkloadResult } from './schema.ts';
 import type { Estimate } from './statistics.ts';
 import { figure, ratio, table } from './table.ts';
 
@@ -20,11 +20,14 @@ export function workloadText(workload: WorkloadResult): string {
     head,
     ...tables.map((each) => `\n${each}`),
     figures.length > 0 ? `\n${table(['', ''], figures).replace(/^.*\n/, '')}` : '',
-    noise === undefined
-      ? ''
-      : `\n  machine: fixed work ${noise.quarters.map(figure).join(', ')} us by quarter, ${percent(noise.stalled)} stalled; others had ${percent(noise.others)} of the CPUs\n`,
+    noise === undefined ? '' : `\n  machine: ${noiseText(noise)}\n`,
     refused === undefined ? '' : `\n  REFUSED, the machine was too noisy to tell: ${refused}\n`,
   ].join('');
+}
+
+function noiseText({ quarters, stalled, others }: Noise): string {
+  const work = `fixed work ${quarters.map(figure).join(', ')} us by quarter, ${percent(stalled)} stalled`;
+  return `${work}; others had ${percent(others)} of the CPUs`;
 }
 
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
@@ -103,7 +106,8 @@ export function machineText({ machine, seed, made, commit, mode }: Results): str
     `Node ${node}`,
   ];
   return (
-    `${mode} run of ${made.slice(0, 16).replace('T', ' ')}${commit && `, ${commit}`}, seed ${seed}, load ${figure(load.before)}\n` +
+    `${mode} run of ${made.slice(0, 16).replace('T', ' ')}${commit && `, ${commit}`}, ` +
+    `seed ${seed}, load ${figure(load.before)}\n` +
     `${where.filter(Boolean).join(', ')}\n`
   );
 }

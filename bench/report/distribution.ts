@@ -1,6 +1,6 @@
 /** Distributions under one another on one logarithmic axis: where most samples are, p50 with its interval, p99. */
 import type { Series } from '../schema.ts';
-import { escaped, logarithmic, short } from './scale.ts';
+import { escaped, logarithmic, short, uprights, words } from './scale.ts';
 
 const WIDTH = 340;
 const ROW = 40;
@@ -14,14 +14,13 @@ export function distributionChart(series: readonly Series[]): string {
   const scale = logarithmic(low, high, LEFT, WIDTH - RIGHT);
   const height = series.length * ROW + 28;
   const unit = series[0]?.unit ?? 'us';
-  const grid = scale.ticks.map((tick) => {
-    const x = scale.at(tick).toFixed(1);
-    return `<path class="grid" d="M${x} 4V${height - 22}"/><text class="tick" x="${x}" y="${height - 8}" text-anchor="middle">${short(tick)}</text>`;
-  });
   const rows = series.map((each, at) => row(each, at * ROW, scale.at, low, high));
   return (
     `<svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="Distributions, ${unit}, logarithmic">` +
-    `${grid.join('')}${rows.join('')}<text class="tick" x="${WIDTH - RIGHT}" y="${height - 20}" text-anchor="end">${unit}</text></svg>`
+    uprights(scale, [4, height - 22]) +
+    rows.join('') +
+    words('tick', [WIDTH - RIGHT, height - 24], unit, 'end') +
+    '</svg>'
   );
 }
 
@@ -48,11 +47,12 @@ function row(
   });
   const { p50, p99 } = summary;
   const x = (value: number) => at(value).toFixed(1);
+  const told = ratio === undefined ? '' : `${short(ratio.value)}x, `;
   const kind = ours ? 'ours' : 'other';
   return (
     `<g class="${kind}"><title>${escaped(name)}: p50 ${short(p50.value)}, p99 ${short(p99.value)}</title>` +
-    `<text class="label" x="${LEFT}" y="${top + 14}">${escaped(name)}</text>` +
-    `<text class="value" x="${WIDTH - RIGHT}" y="${top + 14}" text-anchor="end">${ratio === undefined ? '' : `${short(ratio.value)}x, `}${short(p50.value)}</text>` +
+    words('label', [LEFT, top + 14], name) +
+    words('value', [WIDTH - RIGHT, top + 14], `${told}${short(p50.value)}`, 'end') +
     `<path class="density" d="M${LEFT} ${base}L${points.join('L')}L${WIDTH - RIGHT} ${base}Z"/>` +
     `<path class="interval" d="M${x(p50.low)} ${base}H${x(p50.high)}"/>` +
     `<path class="middle" d="M${x(p50.value)} ${base - 18}V${base + 3}"/>` +

@@ -50,11 +50,12 @@ function section(workload: WorkloadResult): string {
     return htmlTable(head, rows);
   });
   const figures = workload.figures.map(({ label, value, unit }) => [label, `${figure(value)} ${unit}`.trim()]);
+  if (figures.length > 0) tables.push(htmlTable([], figures));
   return [
     head,
     refused === undefined ? '' : `<p class="bad">Refused, the machine was too noisy to tell: ${escaped(refused)}</p>`,
     charts.length > 0 ? `<div class="charts">${charts.join('\n')}</div>` : '',
-    `<details${charts.length > 0 ? '' : ' open'}><summary>Figures</summary>${tables.join('\n')}${figures.length > 0 ? htmlTable([], figures) : ''}</details>`,
+    `<details${charts.length > 0 ? '' : ' open'}><summary>Figures</summary>${tables.join('\n')}</details>`,
   ].join('\n');
 }
 
@@ -68,16 +69,19 @@ function goalSection({ goals }: Results): string {
   const rows = goalRows(goals).map((cells) => {
     const verdict = cells.at(-1) ?? '';
     const kind = verdict === 'met' ? 'good' : verdict === 'MISSED' ? 'bad' : '';
-    return `<tr>${cells.map((cell, at) => `<td${at === cells.length - 1 && kind ? ` class="${kind}"` : ''}>${escaped(cell)}</td>`).join('')}</tr>`;
+    const last = kind === '' ? '' : ` class="${kind}"`;
+    return `<tr>${cells.map((cell, at) => `<td${at === 3 ? last : ''}>${escaped(cell)}</td>`).join('')}</tr>`;
   });
-  return `<h2>Goals</h2>\n<div class="scroll"><table><tr><th>goal<th>asked<th>measured<th></tr>${rows.join('')}</table></div>`;
+  const head = '<tr><th>goal<th>asked<th>measured<th></tr>';
+  return `<h2>Goals</h2>\n<div class="scroll"><table>${head}${rows.join('')}</table></div>`;
 }
 
 function clusterSection(results: Results): string {
   const rows = reckon(results, LARGE).map(({ label, node, cluster }) => [label, node, cluster]);
   if (rows.length === 0) return '';
   const { nodes, startsPerSecond } = LARGE;
-  return `<h2>${figure(nodes)} nodes, ${startsPerSecond} pod starts a second on each</h2>\n${htmlTable(['reckoned', 'a node', 'the cluster'], rows)}`;
+  const head = `<h2>${figure(nodes)} nodes, ${startsPerSecond} pod starts a second on each</h2>`;
+  return `${head}\n${htmlTable(['reckoned', 'a node', 'the cluster'], rows)}`;
 }
 
 function htmlTable(head: readonly string[], rows: readonly (readonly string[])[]): string {

@@ -1,6 +1,6 @@
 /** Lines over one another: latency or throughput over load. Both axes are logarithmic where that spreads the points. */
 import type { Chart } from '../schema.ts';
-import { escaped, linear, logarithmic, type Scale, short } from './scale.ts';
+import { escaped, linear, logarithmic, type Scale, short, words } from './scale.ts';
 
 type Lines = Extract<Chart, { kind: 'lines' }>;
 
@@ -20,13 +20,10 @@ export function linesChart({ title, x, y, lines }: Lines): string {
   const ticks = [...new Set(lines.flatMap((line) => line.points.map((point) => point.x)))];
   const grid = [
     ...up.ticks.map((tick) => {
-      const at = up.at(tick).toFixed(1);
-      return `<path class="grid" d="M${LEFT} ${at}H${WIDTH - RIGHT}"/><text class="tick" x="${LEFT - 5}" y="${at}" dy="4" text-anchor="end">${short(tick)}</text>`;
+      const line = `<path class="grid" d="M${LEFT} ${up.at(tick).toFixed(1)}H${WIDTH - RIGHT}"/>`;
+      return line + words('tick', [LEFT - 5, up.at(tick) + 4], short(tick), 'end');
     }),
-    ...ticks.map((tick) => {
-      const at = across.at(tick).toFixed(1);
-      return `<text class="tick" x="${at}" y="${HEIGHT - BOTTOM + 15}" text-anchor="middle">${short(tick)}</text>`;
-    }),
+    ...ticks.map((tick) => words('tick', [across.at(tick), HEIGHT - BOTTOM + 15], short(tick), 'middle')),
   ];
   const drawn = lines.map(({ points }, index) => {
     const kept = points.filter((point) => point.x > 0 && point.y > 0);
@@ -35,12 +32,16 @@ export function linesChart({ title, x, y, lines }: Lines): string {
       const told = `${short(kept[at]?.x ?? 0)}: ${short(kept[at]?.y ?? 0)}`;
       return `<circle cx="${cx}" cy="${cy}" r="3"><title>${told}</title></circle>`;
     });
-    return `<g class="line c${index % 8}"><path d="M${places.map((place) => place.join(' ')).join('L')}"/>${marks.join('')}</g>`;
+    const line = places.map((place) => place.join(' ')).join('L');
+    return `<g class="line c${index % 8}"><path d="M${line}"/>${marks.join('')}</g>`;
   });
   const legend = lines.map(({ name }, index) => `<li class="c${index % 8}">${escaped(name)}</li>`);
   return (
-    `<svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${escaped(`${title}: ${y} over ${x}`)}">${grid.join('')}${drawn.join('')}` +
-    `<text class="tick" x="${WIDTH - RIGHT}" y="${HEIGHT - 5}" text-anchor="end">${escaped(x)}</text>` +
-    `<text class="tick" x="${LEFT + 4}" y="${TOP}">${escaped(y)}</text></svg><ul class="legend">${legend.join('')}</ul>`
+    `<svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${escaped(`${title}: ${y} over ${x}`)}">` +
+    grid.join('') +
+    drawn.join('') +
+    words('tick', [WIDTH - RIGHT, HEIGHT - 5], x, 'end') +
+    words('tick', [LEFT + 4, TOP], y) +
+    `</svg><ul class="legend">${legend.join('')}</ul>`
   );
 }

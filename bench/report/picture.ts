@@ -1,25 +1,27 @@
 /** One install by each way, as one picture for a README: by itself, light and dark. */
 import type { Series, WorkloadResult } from '../schema.ts';
 import { figure, ratio } from '../table.ts';
-import { escaped, logarithmic, short } from './scale.ts';
+import { logarithmic, short, uprights, words } from './scale.ts';
 
 const WIDTH = 760;
 const ROW = 26;
-const [LEFT, RIGHT, TOP] = [270, 130, 34];
+const [LEFT, RIGHT, TOP] = [245, 155, 34];
 /** Between two groups. */
 const GAP = 34;
 
 const STYLE = `
 text { font: 13px system-ui, sans-serif; fill: #1c1b19 }
-.soft { fill: #66645e; font-size: 12px }
+.back { fill: #fcfcfb }
+.tick { fill: #66645e; font-size: 12px }
 .ours { fill: #1f6feb } .other { fill: #a8a59c } .grid { stroke: #e4e2dc }
 .own { font-weight: 600 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #eceae4 } .soft { fill: #a5a299 }
+  .back { fill: #161614 }
+  text { fill: #eceae4 } .tick { fill: #a5a299 }
   .ours { fill: #6ea8ff } .other { fill: #77746b } .grid { stroke: #37362f }
 }`;
 
-/** Of the workload `single`. */
+/** Of the workload `single`. On a ground of its own: the page it is shown on may be dark while the reader is not. */
 export function picture({ series }: WorkloadResult): string {
   const groups = [...new Set(series.map(({ group }) => group))];
   const values = series.map(({ summary }) => summary.p50.value);
@@ -29,7 +31,8 @@ export function picture({ series }: WorkloadResult): string {
   for (const group of groups) {
     const rows = series.filter((each) => each.group === group);
     const ours = rows.find(({ id }) => id.endsWith('/ours'))?.summary.p50.value ?? Number.NaN;
-    parts.push(`<text class="soft" x="0" y="${top - 8}">${escaped(group)}, one install for IPv4 and IPv6, p50</text>`);
+    const what = `${group}, one install for IPv4 and IPv6: p50 to ours, and in microseconds; logarithmic`;
+    parts.push(words('tick', [12, top - 8], what));
     for (const each of rows) {
       parts.push(bar(each, ours, top, scale.at));
       top += ROW;
@@ -37,23 +40,22 @@ export function picture({ series }: WorkloadResult): string {
     top += GAP;
   }
   const height = top - GAP + 26;
-  const grid = scale.ticks.map((tick) => {
-    const x = scale.at(tick).toFixed(1);
-    return `<path class="grid" d="M${x} ${TOP - 4}V${height - 22}"/><text class="soft" x="${x}" y="${height - 6}" text-anchor="middle">${short(tick)} us</text>`;
-  });
+  const told = (us: number) => (us < 1000 ? `${short(us)} us` : `${short(us / 1000)} ms`);
   return (
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="What one install costs, by each way">` +
-    `<style>${STYLE}</style>\n${grid.join('')}\n${parts.join('\n')}\n</svg>\n`
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" ` +
+    `role="img" aria-label="What one install costs, by each way"><style>${STYLE}</style>\n` +
+    `<path class="back" d="M0 0H${WIDTH}V${height}H0Z"/>\n${uprights(scale, [TOP - 4, height - 20], told)}\n` +
+    `${parts.join('\n')}\n</svg>\n`
   );
 }
 
 function bar({ name, ours: own, summary }: Series, ours: number, top: number, at: (value: number) => number): string {
   const { value } = summary.p50;
   const width = Math.max(1, at(value) - LEFT).toFixed(1);
-  const bold = own ? ' class="own"' : '';
+  const kind = own ? 'own' : 'their';
   return (
-    `<text${bold} x="${LEFT - 10}" y="${top + 15}" text-anchor="end">${escaped(name)}</text>` +
+    words(kind, [LEFT - 10, top + 15], name, 'end') +
     `<rect class="${own ? 'ours' : 'other'}" x="${LEFT}" y="${top + 3}" width="${width}" height="${ROW - 9}" rx="2"/>` +
-    `<text${bold} x="${(at(value) + 7).toFixed(1)}" y="${top + 15}">${figure(value)} us, ${ratio(value / ours)}</text>`
+    words(kind, [at(value) + 7, top + 15], `${ratio(value / ours)}, ${figure(value)} us`)
   );
 }

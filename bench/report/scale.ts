@@ -1,4 +1,4 @@
-/** Axes. */
+/** Axes, and the words on a chart. */
 export interface Scale {
   at(value: number): number;
   /** Where lines are drawn and numbers written. */
@@ -39,4 +39,19 @@ export function short(value: number): string {
 
 export function escaped(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
+}
+
+/** A word on a chart, of a class of style.css, at a place. */
+export function words(kind: string, [x, y]: readonly [number, number], text: string, anchor = 'start'): string {
+  return `<text class="${kind}" x="${x.toFixed(1)}" y="${y.toFixed(1)}" text-anchor="${anchor}">${escaped(text)}</text>`;
+}
+
+/** Upright lines from `top` to `bottom` with their numbers below. */
+export function uprights({ at, ticks }: Scale, [top, bottom]: readonly [number, number], told = short): string {
+  return ticks
+    .map((tick) => {
+      const line = `<path class="grid" d="M${at(tick).toFixed(1)} ${top}V${bottom}"/>`;
+      return line + words('tick', [at(tick), bottom + 14], told(tick), 'middle');
+    })
+    .join('');
 }

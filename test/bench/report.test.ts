@@ -126,5 +126,10 @@ test('the picture for the README is drawn by itself, a bar for each way', async 
   assert.is(bars.length, single.series.length);
   assert.ok(bars.every((width) => width > 1));
   assert.ok((bars[2] ?? 0) > (bars[1] ?? 0) && (bars[1] ?? 0) > (bars[0] ?? 0), String(bars));
+  const outside = await browser.evaluate<string[]>(`[...document.querySelectorAll('text')].filter((text) => {
+    const [inner, outer] = [text.getBBox(), document.documentElement.viewBox.baseVal];
+    return inner.x < -1 || inner.x + inner.width > outer.width + 1 || inner.y + inner.height > outer.height + 1;
+  }).map((text) => text.textContent)`);
+  assert.equal(outside, []);
   assert.ok((await browser.screenshot()).length > 5000);
 });
