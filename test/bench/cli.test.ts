@@ -60,7 +60,7 @@ test('usage errors end with 2 and say nothing else', () => {
 test('--help names every workload', () => {
   const { status, stdout } = bench('--help');
   assert.is(status, 0);
-  for (const name of ['single', 'concurrency', 'churn', 'live', 'sweep', 'size', 'controller', 'end-to-end'])
+  for (const name of ['single', 'concurrency', 'churn', 'live', 'sweep', 'size', 'gate', 'controller', 'end-to-end'])
     assert.ok(stdout.includes(name), name);
 });
 
