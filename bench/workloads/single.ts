@@ -3,14 +3,14 @@ import type { Driver } from '../drivers/driver.ts';
 import { interleaved, type Subject } from '../method.ts';
 import type { Bench, Workload } from './workload.ts';
 
-/** Pods come in bursts; shorter ones of what takes milliseconds, which differ less. */
-const BURST = { quick: { fast: 16, slow: 3 }, full: { fast: 30, slow: 14 } };
-const ROUNDS = { quick: 10, full: 16 };
+/** Many short rounds: rounds differ from one another far more than installs within one. */
+const BURST = { quick: { fast: 6, slow: 1 }, full: { fast: 12, slow: 5 } };
+const ROUNDS = { quick: 28, full: 45 };
 
 export const single: Workload = {
   name: 'single',
   title: 'One install at a time into a fresh netns, IPv4 and IPv6',
-  budget: { quick: 18, full: 140 },
+  budget: { quick: 20, full: 150 },
   async run(bench) {
     const mode = bench.quick ? 'quick' : 'full';
     const subjects = (await bench.drivers()).map((driver) =>
