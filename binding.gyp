@@ -134,7 +134,14 @@
       'target_name': 'drivers',
       'type': 'executable',
       'dependencies': ['core'],
-      'sources': ['bench/drivers.cc', 'native/gate/probe.cc'],
+      'sources': ['bench/drivers.cc'],
+      'ldflags': ['-pthread'],
+    },
+    {
+      'target_name': 'waiters',
+      'type': 'executable',
+      'dependencies': ['core'],
+      'sources': ['bench/waiters.cc', 'native/gate/probe.cc'],
     },
   ],
 }

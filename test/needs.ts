@@ -37,7 +37,18 @@ const probes: Record<string, () => string | undefined> = {
   native_test: () => built('native_test'),
   cluster: clusterLack,
   helm: helmLack,
+  browser: () =>
+    chromium() === undefined
+      ? `none of ${BROWSERS.join(', ')} is in PATH; apt-get install -y --no-install-recommends chromium-headless-shell`
+      : undefined,
 };
+
+const BROWSERS = ['chromium-headless-shell', 'chromium', 'google-chrome'];
+
+/** The first there is. */
+export function chromium(): string | undefined {
+  return BROWSERS.find((name) => command(name) === undefined);
+}
 
 const answers = new Map<string, string | undefined>();
 

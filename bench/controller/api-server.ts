@@ -17,6 +17,13 @@ export interface Report {
   /** Patches of a pod after its first. */
   further: number;
   requests: number;
+  /** Patches of pods' status, and Events. */
+  patches: number;
+  events: number;
+  /** Of watch lines that the controller's own patches caused, for one watcher. */
+  echoed: number;
+  /** Of all watch lines, for one watcher. */
+  told: number;
   /** Lives that ended before their patch. */
   unmarked: number;
 }
@@ -32,7 +39,11 @@ const watches = new Set<ServerResponse>();
 const marked = new Set<string>();
 let awaited = Number.POSITIVE_INFINITY;
 let version = 1;
-let report: Report = { latencies: [], further: 0, requests: 0, unmarked: 0 };
+let report = emptyReport();
+
+function emptyReport(): Report {
+  return { latencies: [], further: 0, requests: 0, patches: 0, events: 0, echoed: 0, told: 0, unmarked: 0 };
+}
 
 /** Nobody watches that one's node. */
 put({ ...blank('probe'), node: 'elsewhere' });
@@ -46,11 +57,14 @@ function put(pod: StoredPod): void {
   pods.set(pod.name, pod);
 }
 
-function tell(type: string, pod: StoredPod): void {
-  if (pod.node !== NODE) return;
+/** Returns the bytes that each watcher gets. */
+function tell(type: string, pod: StoredPod): number {
+  if (pod.node !== NODE) return 0;
   const line = `{"type":"${type}","object":${write(pod)}}\n`;
+  report.told += line.length;
   if (type === 'ADDED') toldAt.set(pod.name, performance.now());
   for (const watch of watches) watch.write(line);
+  return line.length;
 }
 
 function change([what, name]: Change): void {
@@ -99,8 +113,14 @@ async function answerPatch(request: IncomingMessage, response: ServerResponse, n
     if (condition.$patch === undefined) pod.conditions.push(condition as unknown as Record<string, unknown>);
   }
   pod.version = ++version;
-  tell('MODIFIED', pod);
-  answer(response, 200, write(pod));
+  const bytes = tell('MODIFIED', pod);
+  if (name !== 'probe') {
+    report.patches++;
+    report.echoed += bytes;
+  }
+  // As the API server does where that is asked for.
+  const { metadata: made } = JSON.parse(write(pod)) as { metadata: unknown };
+  answer(response, 200, JSON.stringify({ kind: 'PartialObjectMetadata', metadata: made }));
   if (marked.size >= awaited) {
     awaited = Number.POSITIVE_INFINITY;
     say({ marked: marked.size, at: performance.timeOrigin + performance.now() });
@@ -142,6 +162,7 @@ const server = createServer({ cert: readFileSync(certificate), key: readFileSync
   else if (request.method === 'PATCH') void answerPatch(request, response, pathname.split('/')[6] ?? '');
   else {
     request.resume();
+    if (pathname.endsWith('/events')) report.events++;
     answer(response, 201, '{}');
   }
 });
@@ -157,7 +178,7 @@ process.on('message', (question: Question) => {
   else if ('marked' in question) awaited = question.marked;
   else {
     say({ report });
-    report = { latencies: [], further: 0, requests: 0, unmarked: 0 };
+    report = emptyReport();
   }
 });
 process.on('disconnect', () => process.exit());

@@ -98,9 +98,8 @@ export async function realChurn(
     await until(start + seconds * 1000);
     const held = (made - before) / ((performance.now() - start) / 1000);
     const bare = prober.stop();
-    if (prober.failed > 0) console.log(`${prober.failed} bare patches failed`);
     const samples = [...subject.samples];
-    return { held, latencies, bare, rss: subject.rss(), samples, informed };
+    return { held, latencies, bare, failed: prober.failed, rss: subject.rss(), samples, informed };
   } finally {
     stop.abort();
     kube.close();

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { BUNDLE } from '../../chart/image/bundle.ts';
+import { ENVIRONMENT } from '../../chart/image/files.ts';
 import type { Order, State, Sweep } from './entry.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -36,7 +37,8 @@ export class Subject implements AsyncDisposable {
   constructor(bundle: string, words: string[], execArgv: string[], log: string) {
     const fd = openSync(log, 'w');
     this.#log = log;
-    this.#child = fork(bundle, words, { execArgv, stdio: ['ignore', fd, fd, 'ipc'] });
+    const env = { ...process.env, ...Object.fromEntries(ENVIRONMENT.map((each) => each.split('='))) };
+    this.#child = fork(bundle, words, { execArgv, env, stdio: ['ignore', fd, fd, 'ipc'] });
     this.#child.once('exit', (code) => {
       if (code !== 0) console.error(`the controller ended with ${code}: ${readFileSync(log, 'utf8').slice(-2000)}`);
     });

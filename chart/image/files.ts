@@ -21,7 +21,7 @@ export const GATE = '/usr/local/bin/pod-network-gate';
 export const ENVIRONMENT = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'MALLOC_ARENA_MAX=1'];
 const NODE = 'usr/local/bin/node';
 /** V8 collects sooner: under load the heap is a third of what it would be, at the same speed. */
-const FLAG = '--optimize-for-size';
+export const FLAG = '--optimize-for-size';
 const RELEASE = 'app/build/Release';
 const LICENSES = 'usr/share/licenses';
 

@@ -1,21 +1,17 @@
-/** Numbers and tables. */
-
-/** The p-th percentile (0 to 1) of unsorted samples. */
-export function percentile(samples: readonly number[], p: number): number {
-  const sorted = samples.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(p * sorted.length))] ?? Number.NaN;
-}
+/** Numbers and tables for people. */
 
 const grouped = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 
-/** `41,214`; one decimal below 100. */
+/** `41,214`; one decimal below 100, two below 10. */
 export function figure(value: number): string {
-  return value < 100 ? value.toFixed(1) : grouped.format(value);
+  if (!Number.isFinite(value)) return '-';
+  const size = Math.abs(value);
+  return size >= 100 ? grouped.format(value) : value.toFixed(size < 10 ? 2 : 1);
 }
 
 /** `1.37x`, `41.2x`, `355x`. */
 export function ratio(value: number): string {
-  return `${value < 10 ? value.toFixed(2) : figure(value)}x`;
+  return `${figure(value)}x`;
 }
 
 /** Columns: the first to the left, the others to the right. */

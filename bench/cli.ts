@@ -1,0 +1,120 @@
+/** What can be asked of the harness on the command line. */
+import { parseArgs } from 'node:util';
+import type { External } from './drivers/external.ts';
+
+export const HELP = `What pod initialisation costs on this machine: this project's way, the bare system calls, and the usual
+ways, in one run.
+
+  npm run bench                            everything, in at most 15 minutes
+  npm run bench -- --quick                 at most 2 minutes; for a look
+  npm run bench -- --only single,churn     these workloads: WORKLOADS
+  npm run bench -- --driver NAME=COMMAND   measures another program too, which installs Istio's default rules in the netns
+                                           it is started in, or in {netns} if that is among its arguments; repeatable
+  npm run bench -- --compare A.json B.json what got slower from A to B beyond noise
+  npm run bench -- --publish               a full run, and its figures and picture into README.md and docs/
+  npm run bench -- --from FILE.json        instead of running: prints, reports or publishes what is there
+
+  --seed N          orders are drawn from it; printed with every run
+  --output FILE     where the results go; bench/results/TIME.json if absent, the report beside it as .html
+  --profile FOLDER  CPU profiles of the controller go there
+  --plant NAME=US   makes the driver NAME slower by US microseconds: what --compare should then find
+
+Ends with 1 if something got slower or failed, 2 if it was asked for what there is not, 3 if results were refused
+because the machine was too noisy.
+`;
+
+export interface Request {
+  quick: boolean;
+  /** Absent: all. */
+  only?: string[];
+  externals: External[];
+  compare?: [string, string];
+  publish: boolean;
+  from?: string;
+  seed?: number;
+  output?: string;
+  profile?: string;
+  plant: Map<string, number>;
+}
+
+export class UsageError extends Error {}
+
+/** Throws UsageError, which names flag, value and what would be right. 'help' where that was asked for. */
+export function parse(words: string[], workloads: readonly string[]): Request | 'help' {
+  const { values, positionals } = read(words);
+  if (values.help) return 'help';
+  const compare = values.compare ? pairOf(positionals) : undefined;
+  const [surplus] = positionals;
+  if (compare === undefined && surplus !== undefined)
+    throw new UsageError(`"${surplus}": no argument is expected here; files go with --compare or --from`);
+  const only = values.only?.flatMap((list) => list.split(','));
+  for (const name of only ?? []) {
+    if (!workloads.includes(name))
+      throw new UsageError(`--only: "${name}" is no workload; there are ${workloads.join(', ')}`);
+  }
+  if (values.publish && values.from === undefined && (values.quick || only !== undefined))
+    throw new UsageError('--publish: needs a full run; without --quick and --only');
+  return {
+    quick: values.quick ?? false,
+    externals: (values.driver ?? []).map(externalOf),
+    publish: values.publish ?? false,
+    plant: new Map((values.plant ?? []).map(plantOf)),
+    ...(only && { only }),
+    ...(compare && { compare }),
+    ...(values.from !== undefined && { from: values.from }),
+    ...(values.output !== undefined && { output: values.output }),
+    ...(values.profile !== undefined && { profile: values.profile }),
+    ...(values.seed !== undefined && { seed: whole('--seed', values.seed, 2 ** 32 - 1) }),
+  };
+}
+
+function read(words: string[]) {
+  try {
+    return parseArgs({
+      args: words,
+      allowPositionals: true,
+      options: {
+        help: { type: 'boolean', short: 'h' },
+        quick: { type: 'boolean' },
+        only: { type: 'string', multiple: true },
+        driver: { type: 'string', multiple: true },
+        compare: { type: 'boolean' },
+        publish: { type: 'boolean' },
+        from: { type: 'string' },
+        seed: { type: 'string' },
+        output: { type: 'string' },
+        profile: { type: 'string' },
+        plant: { type: 'string', multiple: true },
+      },
+    });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+function pairOf([before, after, ...more]: string[]): [string, string] {
+  if (before === undefined || after === undefined || more.length > 0)
+    throw new UsageError('--compare: two files of results are needed, the older one first');
+  return [before, after];
+}
+
+function externalOf(value: string): External {
+  const [, name, rest] = /^([a-z][a-z0-9-]*)=(.*)$/s.exec(value) ?? [];
+  const command = rest?.split(/\s+/).filter(Boolean) ?? [];
+  if (name === undefined || command.length === 0)
+    throw new UsageError(`--driver: "${value}": NAME=COMMAND is needed, as in istio-iptables=/usr/bin/istio-iptables`);
+  return { name, command };
+}
+
+function plantOf(value: string): [string, number] {
+  const [name = '', microseconds] = value.split('=');
+  if (name === '' || microseconds === undefined)
+    throw new UsageError(`--plant: "${value}": NAME=MICROSECONDS is needed, as in ours=100`);
+  return [name, whole('--plant', microseconds, 1e6)];
+}
+
+function whole(flag: string, value: string, most: number): number {
+  if (!/^\d+$/.test(value) || Number(value) > most)
+    throw new UsageError(`${flag}: "${value}": a whole number from 0 to ${most} is needed`);
+  return Number(value);
+}

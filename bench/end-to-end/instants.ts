@@ -1,0 +1,56 @@
+/** When what happened, on one clock: milliseconds since 1970, of the machine that node and harness share. */
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+export function now(): number {
+  return performance.timeOrigin + performance.now();
+}
+
+/** Of RFC 3339 with nanoseconds, of which a Date keeps milliseconds. */
+function instant(text: string): number {
+  const [, whole = '', fraction = '0', zone = 'Z'] = /^(.*?)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)$/.exec(text) ?? [];
+  return Date.parse(`${whole}${zone}`) + 1000 * Number(`0.${fraction}`);
+}
+
+const WRITTEN_MS = 5000;
+
+/**
+ * Of the first and last line that a container wrote, as the runtime kept them (the CRI's log format). A pod is ready
+ * before its container has said anything, so they are waited for.
+ */
+export async function containerLines(
+  logs: string,
+  pod: { namespace: string; name: string; uid: string },
+  container: string,
+) {
+  const path = join(logs, `${pod.namespace}_${pod.name}_${pod.uid}`, container, '0.log');
+  const at = (line = '') => instant(line.slice(0, line.indexOf(' ')));
+  for (const limit = performance.now() + WRITTEN_MS; performance.now() < limit; await sleep(20)) {
+    const lines = existsSync(path) ? readFileSync(path, 'utf8').trimEnd().split('\n') : [''];
+    if (lines[0] !== '') return { first: at(lines[0]), last: at(lines.at(-1)) };
+  }
+  throw new Error(`${container} of ${pod.name} wrote nothing`);
+}
+
+export interface Sandbox {
+  /** The runtime had made its first process, and not yet started it: when it wrote that process's id. */
+  made: number;
+  /** It told the kubelet that the sandbox is ready. */
+  returned: number;
+}
+
+/** Quotes are escaped there. */
+const RETURNED = /RunPodSandbox for name:\W+([\w-]+).*returns sandbox id \W+(\w+)/;
+
+/** By the pod's name, as containerd's log has it; of sandboxes that are still there. `state` is its folder. */
+export function sandboxesOf(log: string, state: string): Map<string, Sandbox> {
+  const found = new Map<string, Sandbox>();
+  for (const line of readFileSync(log, 'utf8').split('\n')) {
+    const [, pod = '', id = ''] = RETURNED.exec(line) ?? [];
+    const time = /time="([^"]+)"/.exec(line)?.[1];
+    const made = statSync(join(state, id, 'init.pid'), { throwIfNoEntry: false })?.mtimeMs;
+    if (pod !== '' && made !== undefined && time !== undefined) found.set(pod, { made, returned: instant(time) });
+  }
+  return found;
+}

@@ -1,0 +1,129 @@
+/**
+ * What this project promises, each as a figure of a run and its bound. Ratios where a ratio says it; the rest is of the
+ * machine too, and is listed as it was asked for.
+ */
+import type { GoalResult, WorkloadResult } from './schema.ts';
+
+type Statistic = 'p50' | 'p90' | 'p99';
+
+/** Finds figures of a run; undefined where what is asked for was not measured, or is not to be believed. */
+class Finder {
+  readonly #workloads: readonly WorkloadResult[];
+
+  constructor(workloads: readonly WorkloadResult[]) {
+    this.#workloads = workloads.filter(({ refused }) => refused === undefined);
+  }
+
+  series(workload: string, id: string, statistic: Statistic = 'p50'): number {
+    const found = this.#of(workload)?.series.find((each) => each.id === id);
+    return found?.summary[statistic].value ?? Number.NaN;
+  }
+
+  figure(workload: string, id: string): number {
+    return this.#of(workload)?.figures.find((each) => each.id === id)?.value ?? Number.NaN;
+  }
+
+  /** p50 to p50, of series of one workload. */
+  ratio(workload: string, id: string, to: string): number {
+    return this.series(workload, id) / this.series(workload, to);
+  }
+
+  #of(workload: string): WorkloadResult | undefined {
+    return this.#workloads.find(({ name }) => name === workload);
+  }
+}
+
+export interface Goal {
+  name: string;
+  bound: 'at most' | 'at least';
+  asked: number;
+  /** `x` for ratios. */
+  unit: string;
+  of(run: Finder): number;
+}
+
+const most = (asked: number, unit: string, name: string, of: Goal['of']): Goal => ({
+  name,
+  bound: 'at most',
+  asked,
+  unit,
+  of,
+});
+const least = (asked: number, unit: string, name: string, of: Goal['of']): Goal => ({
+  name,
+  bound: 'at least',
+  asked,
+  unit,
+  of,
+});
+
+const LEGACY = 'iptables-legacy';
+const NFT = 'nftables';
+
+export const goals: readonly Goal[] = [
+  // The data plane.
+  most(1.5, 'x', 'legacy install to the floor', (run) => run.ratio('single', `${LEGACY}/ours`, `${LEGACY}/floor`)),
+  least(40, 'x', 'nsenter + iptables-restore to ours', (run) =>
+    run.ratio('single', `${LEGACY}/restore`, `${LEGACY}/ours`),
+  ),
+  least(300, 'x', 'one exec a rule to ours', (run) => run.ratio('single', `${LEGACY}/exec-per-rule`, `${LEGACY}/ours`)),
+  least(15_000, '/s', 'legacy installs on 2 CPUs, 64 at a time', (run) =>
+    run.figure('concurrency', `${LEGACY}/64/rate`),
+  ),
+  most(30, ' us', 'main thread, each legacy install', (run) => run.figure('concurrency', `${LEGACY}/64/main-thread`)),
+  most(0, '', 'descriptors, netns and threads left by churn', (run) =>
+    ['descriptors', 'mounts', 'strays'].reduce((sum, id) => sum + run.figure('churn', id), 0),
+  ),
+  // nftables.
+  most(1.3, 'x', 'nftables install to the floor', (run) => run.ratio('single', `${NFT}/ours`, `${NFT}/floor`)),
+  least(8, 'x', 'nsenter + nft -f to ours', (run) => run.ratio('single', `${NFT}/nft`, `${NFT}/ours`)),
+  least(8, 'x', 'nsenter + iptables-nft-restore to ours', (run) =>
+    run.ratio('single', `${NFT}/restore`, `${NFT}/ours`),
+  ),
+  most(0.7, 'x', "our nftables batch to that of Istio's form", (run) =>
+    run.ratio('single', `${NFT}/floor`, `${NFT}/floor-istio-form`),
+  ),
+  // The controller.
+  most(5, ' ms', 'from sandbox to rules verified, p50', (run) => run.series('end-to-end', 'rules/ours')),
+  most(25, ' ms', 'from sandbox to rules verified, p99', (run) => run.series('end-to-end', 'rules/ours', 'p99')),
+  least(95, ' %', 'pods with rules before RunPodSandbox returns', (run) => run.figure('end-to-end', 'early/ours')),
+  most(2, ' ms', 'event to patch at 500 pods/s, beyond a bare patch, p50', (run) =>
+    run.figure('controller', 'stand-in/beyond-p50'),
+  ),
+  most(25, ' ms', 'event to patch at 500 pods/s, beyond a bare patch, p99', (run) =>
+    run.figure('controller', 'stand-in/beyond-p99'),
+  ),
+  most(2, ' ms', 'the same through kube-apiserver, p50', (run) =>
+    run.figure('controller', 'kube-apiserver/beyond-p50'),
+  ),
+  most(25, ' ms', 'the same through kube-apiserver, p99', (run) =>
+    run.figure('controller', 'kube-apiserver/beyond-p99'),
+  ),
+  most(110, ' MiB', "the controller's RSS at 500 pods/s", (run) => run.figure('controller', 'stand-in/rss')),
+  most(50, ' ms', 'a sweep over 250 pods', (run) => run.series('controller', 'sweep')),
+  most(5, ' ms', 'a sweep delays the event loop by', (run) => run.figure('controller', 'sweep/delay')),
+  // The gate.
+  most(250, ' us', 'rules active to gate exited, p50', (run) => run.series('gate', 'wake')),
+  most(500, ' us', 'start of the gate to its first probe, p50', (run) => run.series('gate', 'start')),
+  most(1, ' MiB', 'RSS of the gate', (run) => run.figure('gate', 'rss')),
+  most(1, ' MiB', 'size of the gate', (run) => run.figure('gate', 'size')),
+  most(50, ' us', 'cost of waking the gate to the controller, p50', (run) => run.series('gate', 'release')),
+  // Beyond what was asked at first.
+  most(1.25, 'x', 'beyond: legacy install to the floor', (run) =>
+    run.ratio('single', `${LEGACY}/ours`, `${LEGACY}/floor`),
+  ),
+  most(1.25, 'x', 'beyond: nftables install to the floor', (run) => run.ratio('single', `${NFT}/ours`, `${NFT}/floor`)),
+  least(20_000, '/s', 'beyond: legacy installs on 2 CPUs, 64 at a time', (run) =>
+    run.figure('concurrency', `${LEGACY}/64/rate`),
+  ),
+  most(90, ' MiB', "beyond: the controller's RSS with 250 pods", (run) => run.figure('controller', 'start/rss')),
+];
+
+export function checkGoals(workloads: readonly WorkloadResult[]): GoalResult[] {
+  const run = new Finder(workloads);
+  return goals.map(({ name, bound, asked, unit, of }) => {
+    const measured = of(run);
+    if (!Number.isFinite(measured)) return { name, bound, asked, unit };
+    return { name, bound, asked, unit, measured, met: bound === 'at most' ? measured <= asked : measured >= asked };
+  });
+}

@@ -1,0 +1,140 @@
+/** A run: the workloads one after the other, each judged by how noisy the machine was meanwhile. */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { loadavg, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { External } from './drivers/external.ts';
+import { Floors } from './drivers/floors.ts';
+import { prepareDrivers } from './drivers/index.ts';
+import { rulesetOf } from './drivers/rules.ts';
+import { Farm } from './farm.ts';
+import { checkGoals } from './goals.ts';
+import { describeMachine } from './machine.ts';
+import { judge } from './noise.ts';
+import { watchOthers } from './others.ts';
+import { Progress } from './progress.ts';
+import type { Results, WorkloadResult } from './schema.ts';
+import { seeded } from './statistics.ts';
+import type { Bench, Workload } from './workloads/workload.ts';
+
+export interface RunOptions {
+  quick: boolean;
+  workloads: readonly Workload[];
+  externals: readonly External[];
+  plant: ReadonlyMap<string, number>;
+  seed: number;
+  profile?: string | undefined;
+  /** Hears of each workload that is over. */
+  onWorkload(result: WorkloadResult): void;
+}
+
+/** Seconds. What would not end by then is left out; a refused workload is done once more if there is time for all. */
+const LIMIT = { quick: 120, full: 900 };
+const EMPTY = { series: [], figures: [], charts: [] };
+const ROOT = new URL('..', import.meta.url);
+
+export async function run({
+  quick,
+  workloads,
+  externals,
+  plant,
+  seed,
+  profile,
+  onWorkload,
+}: RunOptions): Promise<Results> {
+  const mode = quick ? 'quick' : 'full';
+  const began = performance.now();
+  const elapsed = () => (performance.now() - began) / 1000;
+  const machine = describeMachine();
+  const folder = mkdtempSync(join(tmpdir(), 'ipnc-bench-'));
+  const progress = new Progress(workloads.map(({ name, budget }) => ({ name, seconds: budget[mode] })));
+  const results: WorkloadResult[] = [];
+  try {
+    await using farm = new Farm(folder);
+    await using floors = new Floors();
+    const random = seeded(seed);
+    let units: number[] = [];
+    let prepared: ReturnType<Bench['drivers']> | undefined;
+    const bench: Omit<Bench, 'seconds'> = {
+      quick,
+      folder,
+      farm,
+      floors,
+      random,
+      profile,
+      drivers: () => {
+        const freshNetns = () => farm.one();
+        prepared ??= prepareDrivers({ floors, folder, ruleset: rulesetOf(), freshNetns, externals, plant });
+        return prepared;
+      },
+      reference: async () => {
+        units.push(await floors.do('reference'));
+      },
+      progress: (share) => progress.update(share),
+    };
+    // The first units start a thread and warm up.
+    for (let warm = 0; warm < 20; warm++) await bench.reference();
+    const attempt = async (workload: Workload): Promise<WorkloadResult> => {
+      units = [];
+      progress.start(workload.name);
+      const start = performance.now();
+      const others = watchOthers();
+      const { name, title } = workload;
+      const seconds = () => (performance.now() - start) / 1000;
+      try {
+        const measured = await workload.run({ ...bench, seconds: workload.budget[mode] });
+        return { name, title, seconds: seconds(), ...measured, ...judge(units, others()) };
+      } catch (error) {
+        // The others' figures are not lost for that.
+        const failed = error instanceof Error ? (error.stack ?? error.message) : String(error);
+        return { name, title, seconds: seconds(), failed, ...EMPTY };
+      }
+    };
+    for (const [at, workload] of workloads.entries()) {
+      const late = elapsed() + workload.budget[mode] > LIMIT[mode];
+      const skipped = workload.lack?.() ?? (late ? 'no time is left for it: this machine is slow, or busy' : undefined);
+      if (skipped !== undefined) {
+        const { name, title } = workload;
+        results.push({ name, title, seconds: 0, skipped, ...EMPTY });
+      } else {
+        let result = await attempt(workload);
+        const rest = workloads.slice(at).reduce((sum, { budget }) => sum + budget[mode], 0);
+        if (result.refused !== undefined && elapsed() + rest < LIMIT[mode]) result = await attempt(workload);
+        results.push(result);
+      }
+      progress.clear();
+      const last = results.at(-1);
+      if (last) onWorkload(last);
+    }
+  } finally {
+    progress.clear();
+    rmSync(folder, { recursive: true, force: true });
+  }
+  machine.load.after = loadavg()[0] ?? 0;
+  const { version } = JSON.parse(readFileSync(new URL('package.json', ROOT), 'utf8')) as { version: string };
+  return {
+    schema: 1,
+    made: new Date().toISOString(),
+    version,
+    commit: commit(),
+    mode,
+    seed,
+    seconds: elapsed(),
+    machine,
+    workloads: results,
+    goals: checkGoals(results),
+  };
+}
+
+/** Of the working tree, or nothing where there is none. */
+function commit(): string {
+  try {
+    return execFileSync('git', ['describe', '--always', '--dirty'], {
+      cwd: ROOT,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim();
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,194 @@
+/**
+ * What the controller costs on a busy node: start with many pods, sweeps, churn; bundled as released, with real netns and
+ * real installs. The API server is a stand-in in a process of its own, then the real one where test/cluster is built.
+ */
+import { mkdirSync, mkdtempSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { FLAG } from '../../chart/image/files.ts';
+import { clusterLack } from '../../test/cluster/programs.ts';
+import { churn, Sandboxes } from '../controller/churn.ts';
+import type { Sweep } from '../controller/entry.ts';
+import { NODE } from '../controller/pods.ts';
+import { realChurn } from '../controller/real.ts';
+import { Prober, StandIn } from '../controller/stand-in.ts';
+import { bundleSubject, Subject } from '../controller/subject.ts';
+import { TOOLBOX } from '../farm.ts';
+import { seriesOf } from '../method.ts';
+import type { Figure, Series } from '../schema.ts';
+import { percentile, slope } from '../statistics.ts';
+import type { Bench, Measured, Workload } from './workload.ts';
+
+const PODS = 250;
+/** Pods a second, of the stand-in. */
+const RATE = 500;
+const SECONDS = { quick: 5, full: 60 };
+const REAL_SECONDS = 30;
+/** Of the real API server: as many pods are on their way at a time. */
+const LANES = 8;
+const SWEEPS = { quick: 5, full: 20 };
+/** Into so many are latencies cut, in the order in which they came. */
+const ROUNDS = 12;
+
+export const controller: Workload = {
+  name: 'controller',
+  title: `The controller: ${PODS} pods at its start, sweeps, ${RATE} pods/s`,
+  budget: { quick: 18, full: 150 },
+  async run(bench) {
+    const folder = mkdtempSync(join(bench.folder, 'controller-'));
+    const { profile } = bench;
+    const bundle = await bundleSubject(folder, profile === undefined);
+    const execArgv = [FLAG, ...(profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`])];
+    const parts = [await withStandIn(bench, folder, bundle, execArgv)];
+    if (!bench.quick && clusterLack() === undefined) parts.push(await withRealServer(bench, folder, bundle, execArgv));
+    return {
+      series: parts.flatMap(({ series }) => series),
+      figures: parts.flatMap(({ figures }) => figures),
+      charts: parts.flatMap(({ charts }) => charts),
+    };
+  },
+};
+
+async function withStandIn(bench: Bench, folder: string, bundle: string, execArgv: string[]): Promise<Measured> {
+  const mode = bench.quick ? 'quick' : 'full';
+  const seconds = SECONDS[mode];
+  const sandboxFolder = join(folder, 'netns');
+  mkdirSync(sandboxFolder);
+  await using sandboxes = new Sandboxes(TOOLBOX, sandboxFolder);
+  await using standIn = await StandIn.start(folder);
+  for (let at = 0; at < PODS; at++) {
+    await sandboxes.add(`pod-${at}`);
+    standIn.change('create', `pod-${at}`);
+  }
+  await sleep(500);
+  await units(bench);
+  const began = performance.timeOrigin + performance.now();
+  await using subject = new Subject(bundle, [standIn.kubeconfig, sandboxFolder, NODE], execArgv, join(folder, 'log'));
+  const allMarked = (await standIn.whenMarked(PODS)) - began;
+  await sleep(2000);
+  const rssStarted = subject.rss();
+  await standIn.report();
+  await units(bench);
+  bench.progress(0.15);
+
+  const sweeps = await sweepAll(subject, SWEEPS[mode]);
+  const p50 = (pick: (sweep: Sweep) => number) => percentile(sweeps.map(pick), 0.5);
+  const swept = sweeps.map(({ took }) => [took]);
+  await subject.state();
+  subject.samples.length = 0;
+  const cpu = subject.cpu();
+  const prober = new Prober(standIn.kube, { name: 'probe', uid: '' });
+  const ticking = setInterval(() => bench.progress(0.2 + 0.4 * Math.min(1, subject.samples.length / seconds)), 500);
+  const held = await churn(standIn, sandboxes, { rate: RATE, seconds, life: 'short' });
+  clearInterval(ticking);
+  const bare = prober.stop();
+  const pods = held * seconds;
+  const cpuShare = (subject.cpu() - cpu) / seconds;
+  const report = await standIn.report();
+  const samples = [...subject.samples];
+  const { loopP99 } = await subject.state();
+  await sleep(500);
+  await units(bench);
+  const half = samples.slice(Math.floor(samples.length / 2));
+  return {
+    series: [
+      ...latencySeries(bench, 'stand-in', report.latencies, bare),
+      seriesOf(
+        bench.random,
+        { id: 'sweep', name: `a sweep over ${PODS} pods`, group: 'sweeps', ours: true, unit: 'ms' },
+        swept,
+      ),
+    ],
+    figures: [
+      ...beyond('stand-in', report.latencies, bare),
+      { id: 'start/marked', label: `${PODS} pods at the start: all marked after`, value: allMarked, unit: 'ms' },
+      rss('start/rss', `RSS with ${PODS} pods`, rssStarted),
+      { id: 'sweep/delay', label: 'a sweep delays the event loop by', value: p50(({ delay }) => delay), unit: 'ms' },
+      { id: 'sweep/idle', label: 'without a sweep it is delayed by', value: p50(({ idle }) => idle), unit: 'ms' },
+      { id: 'stand-in/held', label: 'stand-in: held', value: held, unit: 'pods/s' },
+      {
+        id: 'stand-in/unmarked',
+        label: 'stand-in: ended unmarked',
+        value: report.unmarked,
+        unit: 'pods',
+        tolerance: 0,
+      },
+      { id: 'stand-in/cpu', label: 'stand-in: CPU of the controller', value: 100 * cpuShare, unit: '%' },
+      { id: 'stand-in/cpu-a-pod', label: 'stand-in: CPU a pod', value: (cpuShare * 1e6 * seconds) / pods, unit: 'us' },
+      { id: 'stand-in/loop', label: 'stand-in: event loop delay, p99', value: loopP99, unit: 'ms' },
+      { id: 'patches', label: 'patches a pod', value: report.patches / pods, unit: '', tolerance: 0.05 },
+      { id: 'events', label: 'Events a pod', value: report.events / pods, unit: '' },
+      { id: 'echoed', label: 'watch bytes a pod, of our own mark', value: report.echoed / pods, unit: 'B' },
+      { id: 'told', label: 'watch bytes a pod, of all', value: report.told / pods, unit: 'B' },
+      rss('stand-in/rss', 'stand-in: highest RSS', Math.max(...samples)),
+      { id: 'stand-in/growth', label: 'stand-in: RSS grows, second half', value: 60 * slope(half), unit: 'MiB/min' },
+    ],
+    charts: [],
+  };
+}
+
+async function withRealServer(bench: Bench, folder: string, bundle: string, execArgv: string[]): Promise<Measured> {
+  const sandboxFolder = join(folder, 'netns-real');
+  mkdirSync(sandboxFolder);
+  await using sandboxes = new Sandboxes(TOOLBOX, sandboxFolder);
+  const begin = (kubeconfig: string) =>
+    new Subject(bundle, [kubeconfig, sandboxFolder, NODE], execArgv, join(folder, 'log-real'));
+  bench.progress(0.65);
+  const { held, latencies, bare, samples } = await realChurn(begin, sandboxes, LANES, REAL_SECONDS);
+  await units(bench);
+  return {
+    series: latencySeries(bench, 'kube-apiserver', latencies, bare),
+    figures: [
+      ...beyond('kube-apiserver', latencies, bare),
+      { id: 'kube-apiserver/held', label: 'kube-apiserver: held', value: held, unit: 'pods/s' },
+      rss('kube-apiserver/rss', 'kube-apiserver: highest RSS', Math.max(...samples)),
+    ],
+    charts: [],
+  };
+}
+
+/** Of the reference, where nothing of ours is under way. */
+async function units(bench: Bench): Promise<void> {
+  for (let unit = 0; unit < 8; unit++) await bench.reference();
+}
+
+function rss(id: string, label: string, value: number): Figure {
+  return { id, label, value, unit: 'MiB', tolerance: 0.15 };
+}
+
+function latencySeries(bench: Bench, server: string, latencies: readonly number[], bare: readonly number[]): Series[] {
+  const group = `${server}, event to patch`;
+  const baseline = { id: `${server}/bare`, rounds: inRounds(bare) };
+  const ours = { id: `${server}/marked`, name: 'from event to patch', group, ours: true, unit: 'ms' } as const;
+  const of = { id: baseline.id, name: 'a bare patch', group, ours: false, unit: 'ms' } as const;
+  return [
+    seriesOf(bench.random, ours, inRounds(latencies), { baseline }),
+    seriesOf(bench.random, of, baseline.rounds, { baseline }),
+  ];
+}
+
+function inRounds(samples: readonly number[]): number[][] {
+  const length = Math.max(1, Math.ceil(samples.length / ROUNDS));
+  return Array.from({ length: Math.ceil(samples.length / length) }, (_, at) =>
+    samples.slice(at * length, (at + 1) * length),
+  );
+}
+
+function beyond(server: string, latencies: readonly number[], bare: readonly number[]): Figure[] {
+  return [0.5, 0.99].map((p) => ({
+    id: `${server}/beyond-p${100 * p}`,
+    label: `${server}: event to patch beyond a bare patch, p${100 * p}`,
+    value: percentile(latencies, p) - percentile(bare, p),
+    unit: 'ms',
+  }));
+}
+
+async function sweepAll(subject: Subject, count: number): Promise<Sweep[]> {
+  const all: Sweep[] = [];
+  await subject.sweep();
+  while (all.length < count) {
+    all.push(await subject.sweep());
+    await sleep(20);
+  }
+  return all;
+}

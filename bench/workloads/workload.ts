@@ -1,0 +1,38 @@
+/** A workload: something that is done to the drivers, or to the whole, and measured. */
+import type { Driver } from '../drivers/driver.ts';
+import type { Floors } from '../drivers/floors.ts';
+import type { Farm } from '../farm.ts';
+import type { Method } from '../method.ts';
+import type { Chart, Figure, Series } from '../schema.ts';
+
+/** What every workload gets. */
+export interface Bench extends Method {
+  quick: boolean;
+  /** Removed in the end. */
+  folder: string;
+  farm: Farm;
+  floors: Floors;
+  /** Made at the first call. */
+  drivers(): Promise<readonly Driver[]>;
+  /** A folder for CPU profiles of the controller. */
+  profile?: string | undefined;
+  /** How long this workload may take. */
+  seconds: number;
+}
+
+export interface Measured {
+  series: Series[];
+  figures: Figure[];
+  charts: Chart[];
+}
+
+export interface Workload {
+  /** As in `--only`. */
+  name: string;
+  title: string;
+  /** Seconds. */
+  budget: { quick: number; full: number };
+  /** What is missing here, in words. */
+  lack?(): string | undefined;
+  run(bench: Bench): Promise<Measured>;
+}

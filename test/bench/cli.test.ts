@@ -1,0 +1,103 @@
+/** What is asked for wrongly is refused with the flag, the value and what would be right. */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as assert from 'uvu/assert';
+import { parse, type Request } from '../../bench/cli.ts';
+import { suite } from '../suite.ts';
+import { sample } from './sample.ts';
+
+const test = suite('bench, command line');
+const MAIN = fileURLToPath(new URL('../../bench/main.ts', import.meta.url));
+const NAMES = ['single', 'churn'];
+
+const bad: [words: string[], message: RegExp][] = [
+  [['--only', 'singel'], /--only: "singel" is no workload; there are single, churn/],
+  [['--only', 'single,'], /--only: "" is no workload/],
+  [['--seed', '-1'], /--seed/],
+  [['--seed', '1e3'], /--seed: "1e3": a whole number from 0 to 4294967295/],
+  [['--seed', '4294967296'], /--seed: "4294967296"/],
+  [['--plant', 'ours'], /--plant: "ours": NAME=MICROSECONDS/],
+  [['--plant', 'ours=soon'], /--plant: "soon": a whole number/],
+  [['--driver', 'other'], /--driver: "other": NAME=COMMAND/],
+  [['--driver', 'other='], /--driver: "other=": NAME=COMMAND/],
+  [['--driver', 'Other=x'], /--driver: "Other=x": NAME=COMMAND/],
+  [['--compare', 'a.json'], /--compare: two files/],
+  [['--compare', 'a.json', 'b.json', 'c.json'], /--compare: two files/],
+  [['a.json'], /"a.json": no argument is expected here/],
+  [['--publish', '--quick'], /--publish: needs a full run/],
+  [['--publish', '--only', 'single'], /--publish: needs a full run/],
+  [['--fast'], /--fast/],
+  [['--seed'], /--seed/],
+];
+for (const [words, message] of bad)
+  test(`bench ${words.join(' ')}`, () => assert.throws(() => parse(words, NAMES), message));
+
+test('what is asked for rightly is understood', () => {
+  const driver = 'istio-iptables=/usr/bin/istio-iptables -p 15001 --netns {netns}';
+  const words = ['--quick', '--only', 'single,churn', '--driver', driver, '--plant', 'ours=100', '--seed', '7'];
+  const { plant, externals, only, quick, seed } = parse(words, NAMES) as Request;
+  assert.equal([...plant], [['ours', 100]]);
+  assert.equal(externals, [
+    { name: 'istio-iptables', command: ['/usr/bin/istio-iptables', '-p', '15001', '--netns', '{netns}'] },
+  ]);
+  assert.equal({ only, quick, seed }, { only: NAMES, quick: true, seed: 7 });
+});
+
+function bench(...words: string[]) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [MAIN, ...words], { encoding: 'utf8' });
+  return { status, stdout, stderr };
+}
+
+test('usage errors end with 2 and say nothing else', () => {
+  const { status, stdout, stderr } = bench('--only', 'nothing');
+  assert.equal({ status, stdout }, { status: 2, stdout: '' });
+  assert.match(stderr, /^--only: "nothing" is no workload; there are single, .*controller, end-to-end\n$/);
+});
+
+test('--help names every workload', () => {
+  const { status, stdout } = bench('--help');
+  assert.is(status, 0);
+  for (const name of ['single', 'concurrency', 'churn', 'live', 'sweep', 'size', 'gate', 'controller', 'end-to-end'])
+    assert.ok(stdout.includes(name), name);
+});
+
+test('files that are no results are refused, with the field that is wrong', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'ipnc-bench-cli-'));
+  try {
+    const path = join(folder, 'x.json');
+    const refused = (content: string) => {
+      writeFileSync(path, content);
+      const { status, stderr } = bench('--from', path);
+      assert.is(status, 2, stderr);
+      return stderr;
+    };
+    assert.match(refused('{'), /x\.json: .*JSON/);
+    assert.match(refused(JSON.stringify({ ...sample({ seed: 1 }), schema: 2 })), /x\.json: schema: 2: .*expected 1/);
+    assert.match(bench('--from', join(folder, 'none.json')).stderr, /none\.json: ENOENT/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('refused results are shown, marked, and end with 3', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'ipnc-bench-cli-'));
+  try {
+    const results = sample({ seed: 1 });
+    const path = join(folder, 'x.json');
+    writeFileSync(path, JSON.stringify(results));
+    const sound = bench('--from', path);
+    assert.is(sound.status, 0, sound.stderr);
+    assert.not.match(sound.stdout, /REFUSED/);
+    const [single] = results.workloads;
+    if (single) single.refused = 'a loud fan';
+    writeFileSync(path, JSON.stringify(results));
+    const { status, stdout } = bench('--from', path);
+    assert.is(status, 3);
+    assert.match(stdout, /REFUSED, the machine was too noisy to tell: a loud fan/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});

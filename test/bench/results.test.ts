@@ -1,0 +1,194 @@
+/** What a run leaves behind, and what is made of it: the schema, goals, what is reckoned and published. */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { checkGoals, goals } from '../../bench/goals.ts';
+import { judge, OTHERS, SPREAD, STALLED } from '../../bench/noise.ts';
+import { Progress } from '../../bench/progress.ts';
+import { publish } from '../../bench/publish.ts';
+import { LARGE, reckon } from '../../bench/reckon.ts';
+import { jsonSchema, parseResults, type Results } from '../../bench/schema.ts';
+import { suite } from '../suite.ts';
+import { sample } from './sample.ts';
+
+const test = suite('bench, results');
+
+const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
+
+test('what a run leaves behind is read again as it was', () => {
+  const results = sample({ seed: 1 });
+  assert.equal(parseResults(JSON.parse(JSON.stringify(results)), 'x'), results);
+});
+
+const wrong: [field: string, change: (results: Results) => void][] = [
+  ['made', (results) => Object.assign(results, { made: 'yesterday' })],
+  ['mode', (results) => Object.assign(results, { mode: 'fast' })],
+  ['workloads.0.series.0.rounds.0', ({ workloads }) => workloads[0]?.series[0]?.rounds.splice(0, 1, [])],
+  ['workloads.0.series.0.unit', ({ workloads }) => Object.assign(workloads[0]?.series[0] ?? {}, { unit: 'min' })],
+  ['workloads.1.charts.0.kind', ({ workloads }) => Object.assign(workloads[1]?.charts[0] ?? {}, { kind: 'pie' })],
+  ['goals.0.bound', ({ goals }) => Object.assign(goals[0] ?? {}, { bound: 'about' })],
+];
+for (const [field, change] of wrong)
+  test(`results with a wrong ${field} are refused`, () => {
+    const results = structuredClone(sample({ seed: 1 }));
+    change(results);
+    assert.throws(
+      () => parseResults(results, 'x.json'),
+      (error: Error) => error.message.startsWith(`x.json: ${field}: `),
+    );
+  });
+
+test('a field that the schema does not know is refused', () => {
+  assert.throws(() => parseResults({ ...sample({ seed: 1 }), extra: 1 }, 'x'), /extra/);
+});
+
+test('bench/results/README.md tells of every field', () => {
+  const text = read('bench/results/README.md');
+  const names = new Set<string>();
+  const collect = (schema: unknown): void => {
+    if (typeof schema !== 'object' || schema === null) return;
+    const { properties } = schema as { properties?: Record<string, unknown> };
+    for (const name of Object.keys(properties ?? {})) names.add(name);
+    for (const part of Object.values(schema)) collect(part);
+  };
+  collect(jsonSchema());
+  assert.ok(names.size > 40);
+  assert.equal(
+    [...names].filter((name) => !text.includes(`\`${name}\``)),
+    [],
+  );
+});
+
+test('a goal is met or missed by its figure, and neither where that was not measured or refused', () => {
+  const { workloads } = sample({ seed: 1 });
+  const of = (name: RegExp) => checkGoals(workloads).find((goal) => name.test(goal.name));
+  const ours = of(/^legacy install to the floor/);
+  assert.ok(ours?.measured !== undefined && ours.measured > 1.5 && ours.met === false);
+  assert.is(of(/^nsenter \+ iptables-restore to ours/)?.met, true);
+  assert.is(of(/^beyond: the controller's RSS/)?.met, true);
+  assert.is(of(/^rules active to gate exited/)?.met, undefined);
+  const [single] = workloads;
+  if (single) single.refused = 'noise';
+  assert.is(of(/^legacy install to the floor/)?.measured, undefined);
+});
+
+test('goals have names of their own', () => {
+  assert.is(new Set(goals.map(({ name }) => name)).size, goals.length);
+});
+
+test('a cluster is reckoned from what a pod costs', () => {
+  const rows = reckon(sample({ seed: 1 }), LARGE);
+  const of = (label: RegExp) => rows.find((row) => label.test(row.label));
+  assert.equal(of(/a patch of the status/), {
+    label: 'API writes: a patch of the status',
+    node: '10.0 /s',
+    cluster: '50,000 /s',
+  });
+  assert.is(of(/watch traffic that our marks add/)?.cluster, '600 MB/s');
+  assert.is(of(/controller's CPU/)?.cluster, '45.0 CPUs');
+  const without = sample({ seed: 1 });
+  without.workloads.pop();
+  assert.equal(reckon(without, LARGE), []);
+});
+
+const MARKED = {
+  'README.md': '# x\n\n<!-- bench:summary -->\nold\n<!-- /bench:summary -->\n\nthe end\n',
+  'docs/performance.md': ['figures', 'goals', 'cluster']
+    .map((name) => `<!-- bench:${name} -->\nold\n<!-- /bench:${name} -->\n`)
+    .join('between\n'),
+};
+
+function inFolder(use: (root: string) => void): void {
+  const root = mkdtempSync(join(tmpdir(), 'ipnc-publish-'));
+  try {
+    mkdirSync(join(root, 'docs'));
+    for (const [path, text] of Object.entries(MARKED)) writeFileSync(join(root, path), text);
+    use(root);
+  } finally {
+    rmSync(root, { recursive: true });
+  }
+}
+
+test('publishing fills what is between the markers, and nothing else, however often', () => {
+  inFolder((root) => {
+    publish(sample({ seed: 1 }), root);
+    const first = readFileSync(join(root, 'README.md'), 'utf8');
+    assert.match(first, /^# x\n\n<!-- bench:summary -->\n\n!\[.*\]\(docs\/performance.svg\)/);
+    assert.match(first, /\*\*nftables: ours/);
+    assert.match(first, /<!-- \/bench:summary -->\n\nthe end\n$/);
+    assert.not.match(first, /old/);
+    assert.match(readFileSync(join(root, 'docs/performance.md'), 'utf8'), /50,000 \/s/);
+    publish(sample({ seed: 1 }), root);
+    assert.is(readFileSync(join(root, 'README.md'), 'utf8'), first);
+  });
+});
+
+test('what is not fit to be quoted is not published', () => {
+  inFolder((root) => {
+    assert.throws(() => publish({ ...sample({ seed: 1 }), mode: 'quick' }, root), /not a full one/);
+    const refused = sample({ seed: 1 });
+    if (refused.workloads[0]) refused.workloads[0].refused = 'noise';
+    assert.throws(() => publish(refused, root), /refused.*single/);
+    writeFileSync(join(root, 'README.md'), 'no markers');
+    assert.throws(() => publish(sample({ seed: 1 }), root), /README.md: the markers <!-- bench:summary -->/);
+  });
+});
+
+test('README.md and docs/performance.md have the markers', () => {
+  assert.ok(read('README.md').includes('<!-- bench:summary -->'));
+  for (const name of ['figures', 'goals', 'cluster'])
+    assert.ok(read('docs/performance.md').includes(`<!-- /bench:${name} -->`));
+});
+
+const units = (count: number, of: (at: number) => number) => Array.from({ length: count }, (_, at) => of(at));
+
+test('a machine is too noisy when it was faster at one time than at another, or stalled often', () => {
+  const quiet = (at: number) => 75 + (at % 7);
+  assert.is(judge(units(80, quiet), 0.05).refused, undefined);
+  assert.match(
+    judge(
+      units(80, (at) => quiet(at) * (at < 20 ? SPREAD + 0.1 : 1)),
+      0.05,
+    ).refused ?? '',
+    /one quarter/,
+  );
+  assert.is(
+    judge(
+      units(80, (at) => 4 * quiet(at)),
+      0.05,
+    ).refused,
+    undefined,
+  );
+  const stalling = (share: number) => (at: number) => (at % 100 < 100 * share ? 500 : quiet(at));
+  assert.match(judge(units(400, stalling(STALLED + 0.03)), 0.05).refused ?? '', /more than twice/);
+  assert.is(judge(units(400, stalling(STALLED - 0.03)), 0.05).refused, undefined);
+  assert.match(judge(units(80, quiet), OTHERS + 0.02).refused ?? '', /other programs had 17 % of the CPUs/);
+  assert.is(judge(units(10, quiet), 0).refused, undefined);
+});
+
+test('progress is shown on a terminal only, and says how long it will take', () => {
+  const parts = [
+    { name: 'single', seconds: 60 },
+    { name: 'churn', seconds: 60 },
+  ];
+  const written = (isTTY: boolean) => {
+    let text = '';
+    const write = (more: string) => {
+      text += more;
+      return true;
+    };
+    const out = { isTTY, write } as unknown as NodeJS.WriteStream;
+    const progress = new Progress(parts, out);
+    progress.start('single');
+    progress.update(0.5);
+    progress.clear();
+    return text;
+  };
+  assert.is(written(false), '');
+  assert.match(written(true), /0 % {2}2:00 left {2}single/);
+  const progress = new Progress(parts, { isTTY: true, write: () => true } as unknown as NodeJS.WriteStream);
+  progress.start('churn');
+  // Twice as slow as planned.
+  assert.match(progress.line(0.5, 60), /75 % {2}1:00 left {2}churn/);
+});

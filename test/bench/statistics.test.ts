@@ -1,0 +1,73 @@
+/** Percentiles, their intervals, and whether these hold what they promise. */
+import * as assert from 'uvu/assert';
+import { percentile, ratioOf, seeded, slope, summarize, thinned } from '../../bench/statistics.ts';
+import { suite } from '../suite.ts';
+
+const test = suite('bench, statistics');
+
+/** Rounds that differ from one another, as they do on a real machine. Median of all: `middle`. */
+function draw(random: ReturnType<typeof seeded>, middle: number): number[][] {
+  return Array.from({ length: 12 }, () => {
+    const round = middle * (0.9 + 0.2 * random.next());
+    return Array.from({ length: 20 }, () => round * (0.8 + 0.4 * random.next()));
+  });
+}
+
+test('percentiles are those of the samples, whatever their order', () => {
+  const samples = seeded(1).shuffled(Array.from({ length: 101 }, (_, at) => at));
+  assert.is(percentile(samples, 0), 0);
+  assert.is(percentile(samples, 0.5), 50);
+  assert.is(percentile(samples, 0.99), 99);
+  assert.is(percentile(samples, 1), 100);
+});
+
+test('the same seed gives the same order, another one another', () => {
+  const items = Array.from({ length: 20 }, (_, at) => at);
+  assert.equal(seeded(7).shuffled(items), seeded(7).shuffled(items));
+  assert.not.equal(seeded(7).shuffled(items), seeded(8).shuffled(items));
+  assert.equal(
+    seeded(7)
+      .shuffled(items)
+      .sort((a, b) => a - b),
+    items,
+  );
+});
+
+test('19 of 20 intervals hold the true median, though the samples of a round resemble each other', () => {
+  const random = seeded(2);
+  const trials = 200;
+  let held = 0;
+  for (let trial = 0; trial < trials; trial++) {
+    const { p50 } = summarize(draw(random, 100), random);
+    assert.ok(p50.low <= p50.value && p50.value <= p50.high);
+    if (p50.low <= 100 && 100 <= p50.high) held++;
+  }
+  // A bootstrap of twelve rounds is a little too sure of itself. One that drew samples would hold 60 %.
+  assert.ok(held / trials > 0.87, `${held} of ${trials}`);
+});
+
+test('a ratio cancels what slows both in the same round', () => {
+  const random = seeded(3);
+  const base = draw(random, 100);
+  const slow = Array.from({ length: 12 }, (_, at) => (at % 3 === 0 ? 3 : 1));
+  const twice = base.map((round) => round.map((value) => 2 * value * (0.99 + 0.02 * random.next())));
+  const scaled = (rounds: number[][]) => rounds.map((round, at) => round.map((value) => value * (slow[at] ?? 1)));
+  const { value, low, high } = ratioOf(scaled(twice), scaled(base), random);
+  assert.ok(value > 1.95 && value < 2.05, String(value));
+  assert.ok(low > 1.9 && high < 2.1, `${low} to ${high}`);
+});
+
+test('thinning keeps percentiles and the largest', () => {
+  const random = seeded(4);
+  const rounds = Array.from({ length: 10 }, () => Array.from({ length: 3000 }, () => 100 * random.next() ** 4));
+  const kept = thinned(rounds);
+  assert.ok(kept.flat().length <= 2400);
+  for (const p of [0.5, 0.9, 0.99]) {
+    const [before, after] = [percentile(rounds.flat(), p), percentile(kept.flat(), p)];
+    assert.ok(Math.abs(after / before - 1) < 0.05, `p${100 * p}: ${before} became ${after}`);
+  }
+  assert.is(Math.max(...kept.flat()), Math.max(...rounds.flat()));
+  assert.equal(thinned([[3, 1, 2]]), [[1, 2, 3]]);
+});
+
+test('a slope is that of the line', () => assert.ok(Math.abs(slope([1, 3, 5, 7]) - 2) < 1e-9));
