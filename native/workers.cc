@@ -28,9 +28,21 @@ bool Workers::Submit(std::unique_ptr<Job> job) {
     if (queue_.size() >= most_queued_) return false;
     job->submitted_ = std::chrono::steady_clock::now();
     queue_.push_back(std::move(job));
+    any_queued_ = true;
   }
-  wake_.notify_one();
+  if (!looking_out_) wake_.notify_one();
   return true;
+}
+
+// A pod's second job comes right after its first one, and to wake a thread takes as long as a family's rules: so one
+// thread stays awake for as long as that.
+void Workers::LookOut() {
+  using std::chrono::steady_clock;
+  constexpr std::chrono::microseconds kLonger(50);
+  if (looking_out_.exchange(true)) return;
+  const auto end = steady_clock::now() + kLonger;
+  while (!any_queued_ && steady_clock::now() < end) std::this_thread::yield();
+  looking_out_ = false;
 }
 
 void Workers::Replenish() {
@@ -65,13 +77,16 @@ void Workers::Work(Thread& self) {
   std::optional<Home> home;
   for (;;) {
     std::unique_ptr<Job> job;
+    bool more;
     {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
       if (stop_) return;
       job = std::move(queue_.front());
       queue_.pop_front();
+      more = any_queued_ = !queue_.empty();
     }
+    if (more) wake_.notify_one();  // the one who looked out may have kept others from being told
     job->waited = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - job->submitted_).count();
     try {
       if (!home) home.emplace();
@@ -92,6 +107,7 @@ void Workers::Work(Thread& self) {
     done_(std::move(job));
     if (lost) return;
     if (home) home->Sweep();
+    LookOut();
   }
 }
 

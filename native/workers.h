@@ -2,6 +2,7 @@
 // the program's own file and DNS work there.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -53,6 +54,7 @@ class Workers {
     bool ended = false;
   };
   void Work(Thread& self);
+  void LookOut();
 
   const unsigned most_threads_;
   const size_t most_queued_;
@@ -60,6 +62,8 @@ class Workers {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::unique_ptr<Job>> queue_;
+  std::atomic<bool> any_queued_ = false;   // whether `queue_` holds any
+  std::atomic<bool> looking_out_ = false;  // whether a thread is awake that will find what is queued
   std::list<Thread> threads_;
   bool any_ended_ = false;
   unsigned lost_ = 0;
