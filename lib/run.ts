@@ -20,8 +20,8 @@ import { Kube } from './sources/kube.ts';
 import { RuntimeEvents, type RuntimeEventsOptions } from './sources/runtime.ts';
 import { StatusMarker } from './status.ts';
 
-/** What is under way at SIGTERM may end: less than the 30 s after which a kubelet kills. */
-const DRAIN_MS = 20_000;
+/** What is under way at SIGTERM may end; the last Events take 10 s at most. A kubelet kills after 30 s. */
+const DRAIN_MS = 15_000;
 
 /** All that is essential and missing, at once. */
 async function requireNode(): Promise<void> {

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import type { V1DaemonSet, V1Pod } from '@kubernetes/client-node';
+import type { V1DaemonSet, V1Deployment, V1Pod } from '@kubernetes/client-node';
 import { GATE } from '../../chart/image/files.ts';
 import { suite } from '../suite.ts';
 import { CHART, helm, only, render } from '../support/helm.ts';
@@ -116,8 +116,8 @@ test('what the schemas of OpenShift and of the Prometheus operator do not know i
   }
 });
 
-/** As Istio injects it without CNI. */
-function initPod(name: string): V1Pod {
+/** As Istio injects it without CNI, its proxy a native sidecar or an ordinary container. */
+function initPod(name: string, native: boolean): V1Pod {
   const body = meshPod(name);
   const [first] = body.spec?.initContainers ?? [];
   if (first === undefined) throw new Error('no init container');
@@ -130,12 +130,45 @@ function initPod(name: string): V1Pod {
     runAsNonRoot: false,
     runAsUser: 0,
   };
+  if (!native && body.spec) {
+    const [init, { restartPolicy: _, ...proxy } = { name: '' }] = body.spec.initContainers ?? [];
+    body.spec.initContainers = init ? [init] : [];
+    body.spec.containers = [...body.spec.containers, proxy];
+  }
   return body;
 }
 
-test('before it, a pod with istio-init is refused where nothing privileged may run', async () => {
-  const created = mesh.core.createNamespacedPod({ namespace: NAMESPACE, body: initPod('with-init') });
-  await rejects(created, /violates PodSecurity .*NET_ADMIN/);
+const SHAPES = [
+  { name: 'native', native: true },
+  { name: 'ordinary', native: false },
+];
+
+async function deploy({ name, native }: (typeof SHAPES)[number]): Promise<void> {
+  const { metadata, spec } = initPod(name, native);
+  const selector = { matchLabels: { app: name } };
+  const template = { metadata: { ...metadata, name: undefined }, spec };
+  const body = { apiVersion: 'apps/v1', kind: 'Deployment', metadata: { name }, spec: { selector, template } };
+  const file = join(folder, `${name}.json`);
+  writeFileSync(file, JSON.stringify(body));
+  await kubectl('apply', '--namespace', NAMESPACE, '--filename', file);
+}
+
+async function deployment(name: string): Promise<V1Deployment> {
+  return JSON.parse(await kubectl('get', 'deployment', name, '--namespace', NAMESPACE, '--output', 'json'));
+}
+
+test('before it, the pods of a Deployment with istio-init are refused where nothing privileged may run', async () => {
+  for (const shape of SHAPES) {
+    await deploy(shape);
+    await until(
+      'refused',
+      () => deployment(shape.name),
+      ({ status }) =>
+        status?.conditions?.some(
+          ({ type, message }) => type === 'ReplicaFailure' && /violates PodSecurity .*NET_ADMIN/.test(message ?? ''),
+        ) === true,
+    );
+  }
 });
 
 let web: V1Pod;
@@ -162,12 +195,19 @@ test(
 );
 
 test(
-  'the pod that was refused before is taken, with the gate in the place of its istio-init, and is captured',
+  'the Deployments that were refused before come up, with the gate in the place of istio-init, and are captured',
   async () => {
-    const taken = await mesh.runInitialized(initPod('with-init'));
-    const [first] = taken.spec?.initContainers ?? [];
-    equal(first?.name, 'pod-network-gate');
-    await mesh.expectCaptured(taken, peer);
+    for (const { name } of SHAPES) {
+      // Not before its controller's own next attempt, which may be minutes away.
+      await kubectl('rollout', 'restart', '--namespace', NAMESPACE, `deployment/${name}`);
+      await kubectl('rollout', 'status', '--namespace', NAMESPACE, `deployment/${name}`, '--timeout=30s');
+      const { items } = await mesh.core.listNamespacedPod({ namespace: NAMESPACE, labelSelector: `app=${name}` });
+      // The one before the restart may be on its way out.
+      const [taken] = items.filter(({ metadata }) => metadata?.deletionTimestamp === undefined);
+      if (taken === undefined) throw new Error(`no pod of ${name}`);
+      equal(taken.spec?.initContainers?.[0]?.name, 'pod-network-gate');
+      await mesh.expectCaptured(taken, peer);
+    }
   },
   SLOW,
 );
