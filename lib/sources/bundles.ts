@@ -13,7 +13,8 @@ export async function* bundleChanges(
 ): AsyncGenerator<{ id: string; change: 'made' | 'removed' }, void> {
   try {
     for await (const { eventType, filename: id } of watch(folder, { signal })) {
-      if (eventType !== 'rename' || id === null) continue;
+      // containerd renames what it is about to remove: `.ID`.
+      if (eventType !== 'rename' || id === null || id.startsWith('.')) continue;
       yield { id, change: existsSync(join(folder, id)) ? 'made' : 'removed' };
     }
   } catch (error) {

@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs';
 import { watch } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { keepNewest } from '../bounded.ts';
 import { type Bundle, readBundle } from '../cri/bundle.ts';
 import type { RuntimeError } from '../cri/channel.ts';
 import type { Cri } from '../cri/client.ts';
@@ -45,6 +46,9 @@ const LIST_AFTER_MS = 100;
 /** Between two attempts, which cost a millisecond. */
 const BACKOFF = { firstMs: 100, longestMs: 5000 };
 
+/** Containers: more than a node runs. */
+const MOST_SEEN = 4096;
+
 /** A bundle's folder is there a moment before its content; so many looks, one a millisecond. */
 const BUNDLE_ATTEMPTS = 20;
 
@@ -58,8 +62,8 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
   readonly #chosen = Promise.withResolvers<void>();
   /** Kinds that the runtime turned out not to have, with the reason. Forgotten when another runtime answers. */
   readonly #refused = new Map<RuntimeKind, string>();
-  /** Containers whose bundles were seen, and of which containerd has not told yet. */
-  readonly #foreseen = new Set<string>();
+  /** Containers of containerd's that were told of, by bundle or by event. */
+  readonly #seen = new Map<string, true>();
   #runtime = '';
   #kind: RuntimeKind | 'none' = 'none';
   #reason = 'not yet asked';
@@ -168,7 +172,7 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
 
   async #followContainerd(arrivals: Arrivals, signal: AbortSignal): Promise<void> {
     const { cri, criSocket, hostRoot } = this.#options;
-    this.#foreseen.clear();
+    this.#seen.clear();
     const watched = new Set<string>();
     const foresee = (folder: string) => {
       if (watched.has(folder)) return;
@@ -180,7 +184,7 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
     for await (const created of cri.taskCreates(signal)) {
       // From the first event on it is known where they are.
       foresee(dirname(created.bundle));
-      if (!this.#foreseen.delete(created.containerId)) await this.#tellOfTask(created, arrivals);
+      if (this.#isNew(created.containerId)) await this.#tellOfTask(created, arrivals);
     }
   }
 
@@ -193,20 +197,25 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
         if (found !== undefined) return this.#tellOfBundle(id, found);
         await sleep(1);
       }
-      // Its event has come meanwhile, and was passed over.
-      if (!this.#foreseen.delete(id)) arrivals.expect();
+      // Its event is passed over, if it has come meanwhile.
+      this.#seen.delete(id);
+      arrivals.expect();
     };
     try {
       for await (const { id, change } of bundleChanges(here, signal)) {
-        if (change === 'removed') this.#foreseen.delete(id);
-        else if (!this.#foreseen.has(id)) {
-          this.#foreseen.add(id);
-          void tell(id);
-        }
+        if (change === 'removed') this.#seen.delete(id);
+        else if (this.#isNew(id)) void tell(id);
       }
     } catch {
       // Not mounted here.
     }
+  }
+
+  /** Either of the two may be the first to tell of it, even the slower one. */
+  #isNew(id: string): boolean {
+    if (this.#seen.has(id)) return false;
+    keepNewest(this.#seen, id, true, MOST_SEEN);
+    return true;
   }
 
   async #tellOfTask({ containerId, bundle }: TaskCreate, arrivals: Arrivals): Promise<void> {
