@@ -10,7 +10,10 @@ import { figure } from './table.ts';
 /** `root`: the folder of README.md. Throws where a run is not fit to be quoted. */
 export function publish(results: Results, root: string): string[] {
   const single = results.workloads.find(({ name }) => name === 'single');
-  const unfit = results.workloads.filter(({ refused, failed, skipped }) => refused ?? failed ?? skipped);
+  // A part that was refused is told of without its figures; without this one there is nothing to tell.
+  const unfit = results.workloads.filter(
+    ({ name, refused, failed, skipped }) => failed ?? skipped ?? (name === 'single' ? refused : undefined),
+  );
   if (results.mode !== 'full' || single === undefined) throw new Error('--publish: the run is not a full one');
   if (unfit.length > 0)
     throw new Error(`--publish: refused, failed or skipped in this run: ${unfit.map(({ name }) => name).join(', ')}`);
@@ -19,12 +22,15 @@ export function publish(results: Results, root: string): string[] {
   fill(join(root, 'docs/performance.md'), {
     figures: figures(results),
     goals: markdownTable(['goal', 'asked', 'measured', ''], goalRows(results.goals)),
-    cluster: markdownTable(
-      ['', 'a node', `${figure(LARGE.nodes)} nodes`],
-      reckon(results, LARGE).map(({ label, node, cluster }) => [label, node, cluster]),
-    ),
+    cluster: cluster(results),
   });
   return ['docs/performance.svg', 'README.md', 'docs/performance.md'];
+}
+
+function cluster(results: Results): string {
+  const rows = reckon(results, LARGE).map(({ label, node, cluster }) => [label, node, cluster]);
+  if (rows.length === 0) return 'Not reckoned: what the controller costs could not be told in this run.';
+  return markdownTable(['', 'a node', `${figure(LARGE.nodes)} nodes`], rows);
 }
 
 /** Replaces what stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`. */
@@ -55,6 +61,8 @@ function summary(results: Results, single: WorkloadResult): string {
 
 function figures(results: Results): string {
   const sections = results.workloads.map((workload) => {
+    if (workload.refused !== undefined)
+      return `### ${workload.title}\n\nRefused, too noisy to tell: ${workload.refused}.`;
     const groups = [...new Set(workload.series.map(({ group }) => group))];
     const tables = groups.map((group) => {
       const { head, rows } = seriesRows(
