@@ -5,7 +5,7 @@ import { type ControlPlane, coreApi, startControlPlane } from './control-plane.t
 import { startNode } from './node.ts';
 import { pod, runPod, toolbox, until } from './pods.ts';
 
-const LIMIT_MS = 60_000;
+const LIMIT_MS = 120_000;
 
 const test = suite('cluster, neighbours');
 test.needs('cluster', 'toolbox');

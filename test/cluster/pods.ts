@@ -3,6 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { CoreV1Api, V1Container, V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import { imageName } from './images/images.ts';
 
+/** A kubelet whose first list fails waits for up to 30 s before the next. */
+const READY_LIMIT_MS = 55_000;
+
 /** A container that runs native/toolbox with these arguments. */
 export function toolbox(name: string, ...args: string[]): V1Container {
   return { name, image: imageName('toolbox'), imagePullPolicy: 'Never', args };
@@ -40,6 +43,7 @@ export async function runPod(core: CoreV1Api, body: V1Pod, namespace = 'default'
     `ready: pod ${name}`,
     () => core.readNamespacedPod({ namespace, name }),
     ({ status }) => status?.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True') === true,
+    READY_LIMIT_MS,
   );
 }
 
