@@ -8,17 +8,10 @@ export function workloadText(workload: WorkloadResult): string {
   const head = `\n${title}${skipped === undefined ? `  (${workload.name}, ${seconds.toFixed(0)} s)` : ''}\n`;
   if (skipped !== undefined) return `${head}\n  skipped: ${skipped}\n`;
   if (failed !== undefined) return `${head}\n  FAILED: ${failed}\n`;
-  const groups = [...new Set(workload.series.map(({ group }) => group))];
-  const tables = groups.map((group) =>
-    seriesTable(
-      group,
-      workload.series.filter((each) => each.group === group),
-    ),
-  );
-  const figures = workload.figures.map(({ label, value, unit }) => [label, `${figure(value)} ${unit}`.trim()]);
+  const figures = figureRows(workload);
   return [
     head,
-    ...tables.map((each) => `\n${each}`),
+    ...seriesTables(workload).map(({ head, rows }) => `\n${table(head, rows)}`),
     figures.length > 0 ? `\n${table(['', ''], figures).replace(/^.*\n/, '')}` : '',
     noise === undefined ? '' : `\n  machine: ${noiseText(noise)}\n`,
     refused === undefined ? '' : `\n  REFUSED, the machine was too noisy to tell: ${refused}\n`,
@@ -39,12 +32,23 @@ function ratioCells(series: Series): string[] {
   return [ratio(value), `${figure(low)}-${figure(high)}`];
 }
 
-function seriesTable(group: string, series: readonly Series[]): string {
-  const { head, rows } = seriesRows(group, series);
-  return table(head, rows);
+/** One for each group of series, as cells. */
+export function seriesTables({ series }: WorkloadResult): { head: string[]; rows: string[][] }[] {
+  const groups = [...new Set(series.map(({ group }) => group))];
+  return groups.map((group) =>
+    seriesRows(
+      group,
+      series.filter((each) => each.group === group),
+    ),
+  );
 }
 
-export function seriesRows(group: string, series: readonly Series[]): { head: string[]; rows: string[][] } {
+/** What is measured once: its name, and value with unit. */
+export function figureRows({ figures }: WorkloadResult): string[][] {
+  return figures.map(({ label, value, unit }) => [label, `${figure(value)} ${unit}`.trim()]);
+}
+
+function seriesRows(group: string, series: readonly Series[]): { head: string[]; rows: string[][] } {
   const units = [...new Set(series.map(({ unit }) => unit))];
   const has = (pick: (each: Series) => unknown) => series.some((each) => pick(each) !== undefined);
   const [ratios, cpu, rss] = [has((each) => each.ratio), has((each) => each.cpu), has((each) => each.rss)];

@@ -1,7 +1,7 @@
 /** A full run's figures and picture into README.md and docs/: between markers, so that nobody copies by hand. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { goalRows, machineText, seriesRows } from './print.ts';
+import { figureRows, goalRows, machineText, seriesTables } from './print.ts';
 import { LARGE, reckon } from './reckon.ts';
 import { picture } from './report/picture.ts';
 import type { Results, WorkloadResult } from './schema.ts';
@@ -55,7 +55,7 @@ function summary(results: Results, single: WorkloadResult): string {
   return [
     '![What one install costs, by each way](docs/performance.svg)\n',
     markdownTable(['one install, IPv4 and IPv6', 'to ours', 'p50, us', 'p99, us'], rows),
-    `\n${machineText(results).trim().replace('\n', '; ')}.`,
+    `\n${runLine(results)}`,
   ].join('\n');
 }
 
@@ -63,20 +63,17 @@ function figures(results: Results): string {
   const sections = results.workloads.map((workload) => {
     if (workload.refused !== undefined)
       return `### ${workload.title}\n\nRefused, too noisy to tell: ${workload.refused}.`;
-    const groups = [...new Set(workload.series.map(({ group }) => group))];
-    const tables = groups.map((group) => {
-      const { head, rows } = seriesRows(
-        group,
-        workload.series.filter((each) => each.group === group),
-      );
-      return markdownTable(head, rows);
-    });
-    const listed = workload.figures.map(({ label, value, unit }) => [label, `${figure(value)} ${unit}`.trim()]);
+    const tables = seriesTables(workload).map(({ head, rows }) => markdownTable(head, rows));
+    const listed = figureRows(workload);
     return [`### ${workload.title}`, ...tables, ...(listed.length > 0 ? [markdownTable(['', ''], listed)] : [])].join(
       '\n\n',
     );
   });
-  return [`${machineText(results).trim().replace('\n', '; ')}.`, ...sections].join('\n\n');
+  return [runLine(results), ...sections].join('\n\n');
+}
+
+function runLine(results: Results): string {
+  return `${machineText(results).trim().replace('\n', '; ')}.`;
 }
 
 function markdownTable(head: readonly string[], rows: readonly (readonly string[])[]): string {

@@ -1,6 +1,6 @@
 /** A run as one page that needs nothing else: no script, no network; light or dark as the reader has it. */
 import { readFileSync } from 'node:fs';
-import { goalRows, machineText, seriesRows } from '../print.ts';
+import { figureRows, goalRows, machineText, seriesTables } from '../print.ts';
 import { LARGE, reckon } from '../reckon.ts';
 import type { Chart, Results, WorkloadResult } from '../schema.ts';
 import { figure } from '../table.ts';
@@ -41,15 +41,8 @@ function section(workload: WorkloadResult): string {
   const charts = workload.charts.map(
     (chart) => `<div class="card"><h3>${escaped(chart.title)}</h3>${chartOf(chart, workload)}</div>`,
   );
-  const groups = [...new Set(workload.series.map(({ group }) => group))];
-  const tables = groups.map((group) => {
-    const { head, rows } = seriesRows(
-      group,
-      workload.series.filter((each) => each.group === group),
-    );
-    return htmlTable(head, rows);
-  });
-  const figures = workload.figures.map(({ label, value, unit }) => [label, `${figure(value)} ${unit}`.trim()]);
+  const tables = seriesTables(workload).map(({ head, rows }) => htmlTable(head, rows));
+  const figures = figureRows(workload);
   if (figures.length > 0) tables.push(htmlTable([], figures));
   return [
     head,
