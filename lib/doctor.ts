@@ -40,16 +40,27 @@ const RUNTIME_LIMIT_MS = 2000;
 
 /** All checks, in the order in which a reader wants them; of the runtime what `run` would find with these options. */
 export async function examine(config: Pick<RunConfig, 'criSocket' | 'hostRoot' | 'runtimeEvents'>): Promise<Check[]> {
-  const hostRoot = config.hostRoot === '/' ? '' : config.hostRoot;
+  const { hostRoot } = config;
   const folder = onNode(hostRoot, NETNS_FOLDER);
   const sockets = config.criSocket === undefined ? criSockets(hostRoot) : [config.criSocket];
   const events = await runtimeEvents(sockets[0] && onNode(hostRoot, sockets[0]), folder, config.runtimeEvents);
-  return [...(await essentials()), netnsFolder(folder), criSocket(sockets), events];
+  const { checks } = await essentials();
+  return [...checks, netnsFolder(folder), criSocket(sockets), events];
 }
 
-/** Those without which nothing works. */
-export async function essentials(): Promise<Check[]> {
-  return [kernel(), ...capabilities(), userNamespace(), ...(await addon())];
+/** Those without which nothing works, and what the kernel allows; that is absent where the addon cannot be asked. */
+export async function essentials(): Promise<{ checks: Check[]; probe?: Probe }> {
+  const checks: Check[] = [kernel(), ...capabilities(), userNamespace()];
+  let probe: Probe;
+  try {
+    probe = await native().probe();
+  } catch (error) {
+    const detail = error instanceof Error ? error.message : String(error);
+    checks.push({ name: 'addon', status: 'missing', detail, remedy: 'run ./setup in the project folder' });
+    return { checks };
+  }
+  checks.push({ name: 'addon', status: 'ok', detail: 'loaded' }, ...(await kernelSupport(probe)));
+  return { checks, probe };
 }
 
 /** SO_NETNS_COOKIE came with Linux 5.14 (e8b9eab99232). */
@@ -85,17 +96,6 @@ function userNamespace(): Check {
     detail: `another than the initial one (uid_map: ${map.join(' ')})`,
     remedy: 'only network namespaces made in here can be entered; run on the node itself for those of its pods',
   };
-}
-
-async function addon(): Promise<Check[]> {
-  let probe: Probe;
-  try {
-    probe = await native().probe();
-  } catch (error) {
-    const detail = error instanceof Error ? error.message : String(error);
-    return [{ name: 'addon', status: 'missing', detail, remedy: 'run ./setup in the project folder' }];
-  }
-  return [{ name: 'addon', status: 'ok', detail: 'loaded' }, ...(await kernelSupport(probe))];
 }
 
 async function kernelSupport(probe: Probe): Promise<Check[]> {

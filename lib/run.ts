@@ -1,32 +1,28 @@
 /** A node's controller, put together from its parts and run until a signal. */
-import { readFileSync } from 'node:fs';
 import { KubeConfig } from '@kubernetes/client-node';
 import manifest from '../package.json' with { type: 'json' };
+import { assemble } from './assemble.ts';
 import type { RunConfig } from './config.ts';
-import { Controller } from './controller.ts';
 import { Cri } from './cri/client.ts';
 import { criSockets } from './cri/sockets.ts';
 import { essentials } from './doctor.ts';
-import { EventRecorder } from './events.ts';
 import { startHttp } from './http.ts';
-import { Initializer } from './initialize.ts';
 import { createLogger } from './log.ts';
-import { createMetrics } from './metrics.ts';
-import { native } from './native.ts';
+import type { Probe } from './native.ts';
 import { Failure } from './netns/errors.ts';
 import { Locator } from './netns/locate.ts';
 import { onNode } from './netns/node-paths.ts';
 import { Kube } from './sources/kube.ts';
 import { RuntimeEvents, type RuntimeEventsOptions } from './sources/runtime.ts';
-import { StatusMarker } from './status.ts';
 
 /** What is under way at SIGTERM may end; the last Events take 10 s at most. A kubelet kills after 30 s. */
 const DRAIN_MS = 15_000;
 
-/** All that is essential and missing, at once. */
-async function requireNode(): Promise<void> {
-  const missing = (await essentials()).filter(({ status }) => status === 'missing');
-  if (missing.length === 0) return;
+/** What the kernel allows. Rejects with all that is essential and missing, at once. */
+async function requireNode(): Promise<Probe> {
+  const { checks, probe } = await essentials();
+  const missing = checks.filter(({ status }) => status === 'missing');
+  if (missing.length === 0 && probe !== undefined) return probe;
   const lines = missing.map(({ name, detail }) => `${name}: ${detail}`);
   const remedies = missing.flatMap(({ remedy }) => (remedy === undefined ? [] : [remedy]));
   throw new Failure('ERR_NODE', lines.join('\n'), remedies.join('; '));
@@ -34,7 +30,7 @@ async function requireNode(): Promise<void> {
 
 /** Resolves with the exit code. Rejects with Failure where this node cannot do it. */
 export async function runNode(config: RunConfig): Promise<number> {
-  await requireNode();
+  const probe = await requireNode();
   const log = createLogger({ level: config.logLevel });
   const stop = new AbortController();
   const { signal } = stop;
@@ -54,35 +50,9 @@ export async function runNode(config: RunConfig): Promise<number> {
       kube.close();
     },
   };
-  const marker = new StatusMarker(kube);
-  const recorder = new EventRecorder({
-    requests: kube,
-    node: config.nodeName,
-    onError: (err) => log.warn({ err }, 'an Event could not be sent'),
-  });
   const locator = new Locator({ hostRoot, cri, criSocket });
-  const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-  const probe = await native().probe();
-  const initializer = new Initializer({ config, locator, marker, probe, bootId });
-  const metrics = createMetrics(manifest.version, {
-    queue: () => controller.queue(),
-    pods: () => controller.states(),
-    watches: () => controller.watches(),
-    events: () => recorder.stats,
-    eventSource: () => runtime?.kind ?? 'none',
-  });
-  const controller = new Controller({
-    kube,
-    nodeName: config.nodeName,
-    resyncMs: config.resync,
-    concurrency: config.concurrency,
-    initializer,
-    marker,
-    recorder,
-    metrics,
-    ...(runtime && { runtime }),
-    log,
-  });
+  const { version } = manifest;
+  const { controller, metrics } = assemble({ config, kube, locator, probe, runtime, log, version });
   const http =
     config.metricsAddress === 'off'
       ? undefined
@@ -97,7 +67,7 @@ export async function runNode(config: RunConfig): Promise<number> {
   await runtime?.chosen;
   log.info(
     {
-      version: manifest.version,
+      version,
       node: config.nodeName,
       criSocket,
       events: runtime?.kind ?? 'none',

@@ -1,17 +1,15 @@
 /** The mark of a pod that cannot be honoured, and what becomes of it. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
+import { assemble } from '../lib/assemble.ts';
 import { readConfig } from '../lib/config.ts';
-import { Controller } from '../lib/controller.ts';
-import { EventRecorder } from '../lib/events.ts';
-import { Initializer } from '../lib/initialize.ts';
+import type { Controller } from '../lib/controller.ts';
 import { createLogger } from '../lib/log.ts';
-import { createMetrics } from '../lib/metrics.ts';
 import type { Probe } from '../lib/native.ts';
 import type { Locator } from '../lib/netns/locate.ts';
 import { INITIALIZE } from '../lib/pods.ts';
 import { ApiError, type Kube } from '../lib/sources/kube.ts';
-import { STATUS, StatusMarker } from '../lib/status.ts';
+import { STATUS, type StatusMarker } from '../lib/status.ts';
 import { suite } from './suite.ts';
 import { line } from './support/watch-server.ts';
 
@@ -69,21 +67,17 @@ class Api {
 
 /** Until `right`. */
 async function runUntil(api: Api, right: (controller: Controller) => boolean): Promise<StatusMarker> {
-  const kube = api as unknown as Kube;
-  const marker = new StatusMarker(api);
-  const recorder = new EventRecorder({ requests: api, node: 'node', onError: () => {} });
-  const config = readConfig({ flags: new Map(), environment: { NODE_NAME: 'node' } });
-  const initializer = new Initializer({ config, locator: nowhere, marker, probe: {} as Probe, bootId: 'boot' });
-  const metrics = createMetrics('test', {
-    queue: () => controller.queue(),
-    pods: () => controller.states(),
-    watches: () => [],
-    events: () => ({}),
-    eventSource: () => 'none',
+  const { controller, marker } = assemble({
+    config: readConfig({
+      flags: new Map(),
+      environment: { NODE_NAME: 'node', IPNC_RESYNC: '24h', IPNC_CONCURRENCY: '1' },
+    }),
+    kube: api as unknown as Kube,
+    locator: nowhere,
+    probe: {} as Probe,
+    log: createLogger({ level: 'silent' }),
+    version: 'test',
   });
-  const log = createLogger({ level: 'silent' });
-  const options = { kube, nodeName: 'node', resyncMs: 3_600_000, concurrency: 1, log };
-  const controller = new Controller({ ...options, initializer, marker, recorder, metrics });
   const stop = new AbortController();
   const ended = controller.run(stop.signal, AbortSignal.timeout(5000));
   try {

@@ -1,25 +1,20 @@
 /**
- * What `ipnc run` puts together (lib/run.ts), for the bench: all of it real but for the locator, which knows each pod's
- * netns by the pod's name. Its parent asks it for sweeps.
+ * The controller (lib/assemble.ts) for the bench: all of it real but for the locator, which knows each pod's netns by
+ * the pod's name. Its parent asks it for sweeps.
  */
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KubeConfig } from '@kubernetes/client-node';
+import { assemble } from '../../lib/assemble.ts';
 import { readConfig } from '../../lib/config.ts';
-import { Controller } from '../../lib/controller.ts';
 import { Cri } from '../../lib/cri/client.ts';
-import { EventRecorder } from '../../lib/events.ts';
 import { startHttp } from '../../lib/http.ts';
-import { Initializer } from '../../lib/initialize.ts';
 import { createLogger } from '../../lib/log.ts';
-import { createMetrics } from '../../lib/metrics.ts';
 import { native } from '../../lib/native.ts';
 import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
 import { Kube } from '../../lib/sources/kube.ts';
 import { RuntimeEvents } from '../../lib/sources/runtime.ts';
-import { StatusMarker } from '../../lib/status.ts';
 
 export type Order = 'sweep' | 'state' | 'collect';
 
@@ -59,7 +54,8 @@ class KnownPlaces extends Locator {
 const stop = new AbortController();
 const config = readConfig({
   flags: new Map(),
-  environment: { ...process.env, NODE_NAME: nodeName, KUBECONFIG: kubeconfig },
+  // It sweeps when told.
+  environment: { ...process.env, NODE_NAME: nodeName, KUBECONFIG: kubeconfig, IPNC_RESYNC: '24h' },
 });
 const log = createLogger({ level: config.logLevel });
 const kube = new Kube(() => {
@@ -70,34 +66,14 @@ const kube = new Kube(() => {
 // Nothing answers there: what is loaded and tried is what a node's controller loads and tries.
 const cri = new Cri(join(folder, 'no.sock'));
 const runtime = new RuntimeEvents({ cri, hostRoot: '', signal: stop.signal });
-const marker = new StatusMarker(kube);
-const recorder = new EventRecorder({ requests: kube, node: nodeName, onError: (err) => log.warn({ err }, 'event') });
-const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-const initializer = new Initializer({
+const { controller, metrics } = assemble({
   config,
-  locator: new KnownPlaces({}),
-  marker,
-  probe: await native().probe(),
-  bootId,
-});
-const metrics = createMetrics('bench', {
-  queue: () => controller.queue(),
-  pods: () => controller.states(),
-  watches: () => controller.watches(),
-  events: () => recorder.stats,
-  eventSource: () => runtime.kind,
-});
-const controller = new Controller({
   kube,
-  nodeName,
-  resyncMs: 3_600_000,
-  concurrency: config.concurrency,
-  initializer,
-  marker,
-  recorder,
-  metrics,
+  locator: new KnownPlaces({}),
+  probe: await native().probe(),
   runtime,
   log,
+  version: 'bench',
 });
 await startHttp({
   listen: { host: '127.0.0.1', port: 0 },

@@ -2,16 +2,13 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { KubeConfig } from '@kubernetes/client-node';
+import { assemble } from '../../lib/assemble.ts';
 import { readConfig } from '../../lib/config.ts';
-import { Controller } from '../../lib/controller.ts';
-import { EventRecorder } from '../../lib/events.ts';
-import { Initializer } from '../../lib/initialize.ts';
+import type { Controller } from '../../lib/controller.ts';
 import { createLogger } from '../../lib/log.ts';
-import { createMetrics } from '../../lib/metrics.ts';
 import { native } from '../../lib/native.ts';
 import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
 import { Kube } from '../../lib/sources/kube.ts';
-import { StatusMarker } from '../../lib/status.ts';
 import type { Farm } from './netns.ts';
 import { NODE } from './pod-server.ts';
 
@@ -58,22 +55,15 @@ export async function runController(
 ): Promise<RunningController> {
   const stop = new AbortController();
   const kube = new Kube(() => config);
-  const marker = new StatusMarker(kube);
-  const recorder = new EventRecorder({ requests: kube, node: NODE, onError: () => {} });
-  const runConfig = readConfig({ flags: new Map(), environment: { NODE_NAME: NODE, IPNC_ENROLL: 'annotation' } });
-  const probe = await native().probe();
-  const locator = new KnownPlaces(farm, onLocate);
-  const initializer = new Initializer({ config: runConfig, locator, marker, probe, bootId: BOOT_ID });
-  const metrics = createMetrics('test', {
-    queue: () => controller.queue(),
-    pods: () => controller.states(),
-    watches: () => controller.watches(),
-    events: () => recorder.stats,
-    eventSource: () => 'none',
+  const environment = { NODE_NAME: NODE, IPNC_ENROLL: 'annotation', IPNC_RESYNC: '24h' };
+  const { controller } = assemble({
+    config: readConfig({ flags: new Map(), environment }),
+    kube,
+    locator: new KnownPlaces(farm, onLocate),
+    probe: await native().probe(),
+    log: createLogger({ level: 'silent' }),
+    version: 'test',
   });
-  const log = createLogger({ level: 'silent' });
-  const options = { kube, nodeName: NODE, resyncMs: 3_600_000, concurrency: 8, log };
-  const controller = new Controller({ ...options, initializer, marker, recorder, metrics });
   const ended = controller.run(stop.signal, AbortSignal.timeout(60_000));
   return {
     controller,
