@@ -7,7 +7,8 @@ ways, in one run.
 
   npm run bench                            everything, in at most 15 minutes
   npm run bench -- --quick                 at most 2 minutes; for a look
-  npm run bench -- --only single,churn     these workloads: WORKLOADS
+  npm run bench -- --only single,churn     these workloads: WORKLOADS;
+                                           soak, of ten minutes, runs only where it is named
   npm run bench -- --driver NAME=COMMAND   measures another program too, which installs Istio's default rules in the netns
                                            it is started in, or in {netns} if that is among its arguments; repeatable
   npm run bench -- --compare A.json B.json what got slower from A to B beyond noise

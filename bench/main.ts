@@ -57,7 +57,7 @@ async function measure(request: Request): Promise<Results | number> {
   if (sandbox.ran) return sandbox.exitCode;
   if (sandbox.lack !== undefined) throw new Error(`no network namespaces can be made here; ${sandbox.lack}`);
   const seed = request.seed ?? Math.floor(Math.random() * 2 ** 32);
-  const chosen = workloads.filter(({ name }) => request.only?.includes(name) ?? true);
+  const chosen = workloads.filter(({ name, apart }) => request.only?.includes(name) ?? apart !== true);
   const { quick, externals, plant, profile } = request;
   const onWorkload = (result: Results['workloads'][number]) => console.log(workloadText(result));
   const results = await run({ quick, workloads: chosen, externals, plant, seed, profile, onWorkload });

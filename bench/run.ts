@@ -30,6 +30,8 @@ export interface RunOptions {
 
 /** Seconds. What would not end by then is left out; a refused workload is done once more if there is time for all. */
 const LIMIT = { quick: 120, full: 900 };
+/** Units of the reference at rest: so many until sleeping CPUs are awake, and those that count; 25 ms in all. */
+const AT_REST = { waking: 200, counted: 100 };
 const EMPTY = { series: [], figures: [], charts: [] };
 const ROOT = new URL('..', import.meta.url);
 
@@ -69,6 +71,10 @@ export async function run({
       },
       reference: async () => {
         units.push(await floors.do('reference'));
+      },
+      atRest: async () => {
+        for (let unit = 0; unit < AT_REST.waking; unit++) await floors.do('reference');
+        for (let unit = 0; unit < AT_REST.counted; unit++) await bench.reference();
       },
       progress: (share) => progress.update(share),
     };

@@ -28,12 +28,9 @@ export interface Sweep {
 }
 
 export interface State {
-  pods: Record<string, number>;
-  waiting: number;
-  running: number;
-  backingOff: number;
+  /** Bytes. */
   heapUsed: number;
-  external: number;
+  /** Milliseconds, since it was asked last. */
   loopP99: number;
 }
 
@@ -110,19 +107,10 @@ async function sweep(): Promise<Sweep> {
 }
 
 function state(): State {
-  const { waiting, running, backingOff } = controller.queue();
-  const { heapUsed, external } = process.memoryUsage();
+  const { heapUsed } = process.memoryUsage();
   const loopP99 = loop.percentile(99) / 1e6 - 10;
   loop.reset();
-  return {
-    pods: controller.states(),
-    waiting: waiting.new + waiting.resync,
-    running,
-    backingOff,
-    heapUsed,
-    external,
-    loopP99,
-  };
+  return { heapUsed, loopP99 };
 }
 
 process.on('message', (order: Order) => {

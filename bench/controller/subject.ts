@@ -1,15 +1,16 @@
 /** The controller under measurement: bundled as in a released image, in a process of its own. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, openSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, openSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { BUNDLE } from '../../chart/image/bundle.ts';
 import { ENVIRONMENT } from '../../chart/image/files.ts';
 import type { Order, State, Sweep } from './entry.ts';
 
+/** Lets its heap be collected on demand. */
+export const COLLECTABLE = '--expose-gc';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
 /** Path of the bundle in `folder`. */
@@ -32,21 +33,15 @@ export class Subject implements AsyncDisposable {
   /** MiB, one a second. */
   readonly samples: number[] = [];
   readonly #timer: NodeJS.Timeout;
-  readonly #log: string;
 
   constructor(bundle: string, words: string[], execArgv: string[], log: string) {
     const fd = openSync(log, 'w');
-    this.#log = log;
     const env = { ...process.env, ...Object.fromEntries(ENVIRONMENT.map((each) => each.split('='))) };
     this.#child = fork(bundle, words, { execArgv, env, stdio: ['ignore', fd, fd, 'ipc'] });
     this.#child.once('exit', (code) => {
       if (code !== 0) console.error(`the controller ended with ${code}: ${readFileSync(log, 'utf8').slice(-2000)}`);
     });
     this.#timer = setInterval(() => this.samples.push(this.rss()), 1000);
-  }
-
-  get log(): string {
-    return readFileSync(this.#log, 'utf8');
   }
 
   /** MiB, as the kernel has it. */
@@ -73,11 +68,14 @@ export class Subject implements AsyncDisposable {
     return (await this.#ask('state')) as State;
   }
 
-  /** MiB after a full collection, if it was started with --expose-gc, and a second for the kernel to take it. */
-  async rssCollected(): Promise<number> {
-    await this.#ask('collect');
-    await sleep(1000);
-    return this.rss();
+  /** KiB of V8's heap that are in use after a full collection; it has to be started with COLLECTABLE. */
+  async heapKept(): Promise<number> {
+    return ((await this.#ask('collect')) as State).heapUsed / 1024;
+  }
+
+  /** Of its open files. */
+  descriptors(): number {
+    return readdirSync(`/proc/${this.#child.pid}/fd`).length;
   }
 
   async #ask(order: Order): Promise<unknown> {

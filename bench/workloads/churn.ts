@@ -10,8 +10,6 @@ import type { Bench, Workload } from './workload.ts';
 const RATES = { quick: [50, 200], full: [50, 100, 200, 400] };
 const SECONDS = { quick: 2, full: 7 };
 const LIFE_MS = 300;
-/** Of the reference, before each rate: during it they would measure our own load. */
-const UNITS = 6;
 /** Every so many-th netns is the floor's, so that it meets the same load. */
 const FLOOR_EACH = 4;
 /** Beyond this many at a time nothing more is begun: then the rate is not held, and the figures say so. */
@@ -35,8 +33,9 @@ export const churn: Workload = {
       const [ours, floor] = [of('ours'), of('floor')];
       if (ours === undefined || floor === undefined) throw new Error(`no driver for ${backend}`);
       for (const rate of RATES[mode]) {
-        await sleep(300);
-        for (let unit = 0; unit < UNITS; unit++) await bench.reference();
+        await sleep(1000);
+        // Not during it: that would measure our own load.
+        await bench.atRest();
         const outcome = await churnAt(bench, { rate, seconds: SECONDS[mode], ours, floor });
         const id = `${backend}/${rate}`;
         const group = `${backend}, ${rate} netns/s`;

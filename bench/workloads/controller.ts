@@ -7,12 +7,13 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FLAG } from '../../chart/image/files.ts';
 import { clusterLack } from '../../test/cluster/programs.ts';
+import { startBusyNode } from '../controller/busy-node.ts';
 import { churn, Sandboxes } from '../controller/churn.ts';
 import type { Sweep } from '../controller/entry.ts';
 import { NODE } from '../controller/pods.ts';
 import { realChurn } from '../controller/real.ts';
-import { Prober, StandIn } from '../controller/stand-in.ts';
-import { bundleSubject, Subject } from '../controller/subject.ts';
+import { Prober } from '../controller/stand-in.ts';
+import { bundleSubject, COLLECTABLE, Subject } from '../controller/subject.ts';
 import { TOOLBOX } from '../farm.ts';
 import { seriesOf } from '../method.ts';
 import type { Figure, Series } from '../schema.ts';
@@ -23,7 +24,7 @@ const PODS = 250;
 /** Pods a second, of the stand-in. */
 const RATE = 500;
 const SECONDS = { quick: 5, full: 60 };
-const REAL_SECONDS = 30;
+const REAL_SECONDS = 60;
 /** Of the real API server: as many pods are on their way at a time. */
 const LANES = 8;
 const SWEEPS = { quick: 5, full: 20 };
@@ -38,7 +39,7 @@ export const controller: Workload = {
     const folder = mkdtempSync(join(bench.folder, 'controller-'));
     const { profile } = bench;
     const bundle = await bundleSubject(folder, profile === undefined);
-    const execArgv = [FLAG, ...(profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`])];
+    const execArgv = [FLAG, COLLECTABLE, ...(profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`])];
     const parts = [await withStandIn(bench, folder, bundle, execArgv)];
     if (!bench.quick && clusterLack() === undefined) parts.push(await withRealServer(bench, folder, bundle, execArgv));
     return {
@@ -52,29 +53,17 @@ export const controller: Workload = {
 async function withStandIn(bench: Bench, folder: string, bundle: string, execArgv: string[]): Promise<Measured> {
   const mode = bench.quick ? 'quick' : 'full';
   const seconds = SECONDS[mode];
-  const sandboxFolder = join(folder, 'netns');
-  mkdirSync(sandboxFolder);
-  await using sandboxes = new Sandboxes(TOOLBOX, sandboxFolder);
-  await using standIn = await StandIn.start(folder);
-  for (let at = 0; at < PODS; at++) {
-    await sandboxes.add(`pod-${at}`);
-    standIn.change('create', `pod-${at}`);
-  }
-  await sleep(500);
-  await units(bench);
-  const began = performance.timeOrigin + performance.now();
-  await using subject = new Subject(bundle, [standIn.kubeconfig, sandboxFolder, NODE], execArgv, join(folder, 'log'));
-  const allMarked = (await standIn.whenMarked(PODS)) - began;
-  await sleep(2000);
+  const atRest = () => bench.atRest();
+  await using node = await startBusyNode({ folder, bundle, execArgv, pods: PODS, atRest });
+  const { sandboxes, standIn, subject } = node;
   const rssStarted = subject.rss();
-  await standIn.report();
-  await units(bench);
+  await bench.atRest();
   bench.progress(0.15);
 
   const sweeps = await sweepAll(subject, SWEEPS[mode]);
   const p50 = (pick: (sweep: Sweep) => number) => percentile(sweeps.map(pick), 0.5);
   const swept = sweeps.map(({ took }) => [took]);
-  await subject.state();
+  const kept = await subject.heapKept();
   subject.samples.length = 0;
   const cpu = subject.cpu();
   const prober = new Prober(standIn.kube, { name: 'probe', uid: '' });
@@ -88,7 +77,8 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
   const samples = [...subject.samples];
   const { loopP99 } = await subject.state();
   await sleep(500);
-  await units(bench);
+  const growth = (await subject.heapKept()) - kept;
+  await bench.atRest();
   const half = samples.slice(Math.floor(samples.length / 2));
   return {
     series: [
@@ -101,7 +91,7 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
     ],
     figures: [
       ...beyond('stand-in', report.latencies, bare),
-      { id: 'start/marked', label: `${PODS} pods at the start: all marked after`, value: allMarked, unit: 'ms' },
+      { id: 'start/marked', label: `${PODS} pods at the start: all marked after`, value: node.markedMs, unit: 'ms' },
       rss('start/rss', `RSS with ${PODS} pods`, rssStarted),
       { id: 'sweep/delay', label: 'a sweep delays the event loop by', value: p50(({ delay }) => delay), unit: 'ms' },
       { id: 'sweep/idle', label: 'without a sweep it is delayed by', value: p50(({ idle }) => idle), unit: 'ms' },
@@ -122,6 +112,7 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
       { id: 'told', label: 'watch bytes a pod, of all', value: report.told / pods, unit: 'B' },
       rss('stand-in/rss', 'stand-in: highest RSS', Math.max(...samples)),
       { id: 'stand-in/growth', label: 'stand-in: RSS grows, second half', value: 60 * slope(half), unit: 'MiB/min' },
+      { id: 'stand-in/kept', label: 'stand-in: heap kept of pods that are gone', value: growth, unit: 'KiB' },
     ],
     charts: [],
   };
@@ -135,7 +126,7 @@ async function withRealServer(bench: Bench, folder: string, bundle: string, exec
     new Subject(bundle, [kubeconfig, sandboxFolder, NODE], execArgv, join(folder, 'log-real'));
   bench.progress(0.65);
   const { held, latencies, bare, samples } = await realChurn(begin, sandboxes, LANES, REAL_SECONDS);
-  await units(bench);
+  await bench.atRest();
   return {
     series: latencySeries(bench, 'kube-apiserver', latencies, bare),
     figures: [
@@ -145,11 +136,6 @@ async function withRealServer(bench: Bench, folder: string, bundle: string, exec
     ],
     charts: [],
   };
-}
-
-/** Of the reference, where nothing of ours is under way. */
-async function units(bench: Bench): Promise<void> {
-  for (let unit = 0; unit < 8; unit++) await bench.reference();
 }
 
 function rss(id: string, label: string, value: number): Figure {

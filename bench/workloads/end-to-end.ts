@@ -130,7 +130,7 @@ async function measure(bench: Bench, mesh: Mesh) {
 /** Of the reference, while no pod is on its way: during that they would measure our own load. */
 async function units(bench: Bench): Promise<void> {
   await sleep(2000);
-  for (let unit = 0; unit < 10; unit++) await bench.reference();
+  await bench.atRest();
 }
 
 const NAMES: Record<Kind | 'untold', string> = {

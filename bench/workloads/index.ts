@@ -7,6 +7,7 @@ import { gate } from './gate.ts';
 import { live } from './live.ts';
 import { single } from './single.ts';
 import { size } from './size.ts';
+import { soak } from './soak.ts';
 import { sweep } from './sweep.ts';
 import type { Workload } from './workload.ts';
 
@@ -20,4 +21,5 @@ export const workloads: readonly Workload[] = [
   gate,
   controller,
   endToEnd,
+  soak,
 ];

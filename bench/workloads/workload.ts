@@ -12,6 +12,8 @@ export interface Bench extends Method {
   folder: string;
   farm: Farm;
   floors: Floors;
+  /** Times the reference unit where nothing of ours is under way, often enough that it is no matter of one moment. */
+  atRest(): Promise<void>;
   /** Made at the first call. */
   drivers(): Promise<readonly Driver[]>;
   /** A folder for CPU profiles of the controller. */
@@ -32,6 +34,8 @@ export interface Workload {
   title: string;
   /** Seconds. */
   budget: { quick: number; full: number };
+  /** No part of a whole run, which has 15 minutes: runs where it is named. */
+  apart?: true;
   /** What is missing here, in words. */
   lack?(): string | undefined;
   run(bench: Bench): Promise<Measured>;

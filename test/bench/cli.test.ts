@@ -54,7 +54,7 @@ function bench(...words: string[]) {
 test('usage errors end with 2 and say nothing else', () => {
   const { status, stdout, stderr } = bench('--only', 'nothing');
   assert.equal({ status, stdout }, { status: 2, stdout: '' });
-  assert.match(stderr, /^--only: "nothing" is no workload; there are single, .*controller, end-to-end\n$/);
+  assert.match(stderr, /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, soak\n$/);
 });
 
 test('--help names every workload', () => {
