@@ -163,11 +163,14 @@ export interface NativeError extends Error {
 }
 
 /**
- * What `apply` and `clean` answer, as it crosses: route changes; PHASES; then family (0 is inet), table (index in TABLES)
- * and how (index in HOW) of each table. An array is made in a fraction of the time that the objects take, and one is made
- * for every install.
+ * What `apply` and `clean` answer, as it crosses: route changes; times, in the order of PHASES; then family (0 is inet),
+ * table (index in TABLES) and how (index in HOW) of each table. Arrays are made in a fraction of the time that the objects
+ * take, and these are made for every install.
  */
-type ApplyTuple = [routes: string[], ...numbers: number[]];
+type ApplyTuple = [routes: string[], times: number[], ...codes: number[]];
+
+/** What `verify` answers, as it crosses; its times are those of an ApplyTuple. */
+type VerifyWire = Pick<VerifyResult, 'legacy' | 'routes'> & { nftables: ActualNftTableWire[]; timings: number[] };
 
 /** The addon as it is (native/addon.cc). */
 interface Addon {
@@ -179,12 +182,7 @@ interface Addon {
 
 interface AddonCompiled {
   apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean, release: boolean): Promise<ApplyTuple>;
-  verify(
-    path: string,
-    dev: number,
-    ino: number,
-    cookie: bigint,
-  ): Promise<Omit<VerifyResult, 'ok' | 'nftables'> & { nftables: ActualNftTableWire[] }>;
+  verify(path: string, dev: number, ino: number, cookie: bigint): Promise<VerifyWire>;
 }
 
 interface Native {
@@ -236,7 +234,7 @@ function wrap(addon: Addon): Native {
         verify: async ({ path, dev, ino, cookie }) => {
           const { legacy, nftables, routes, timings } = await compiled.verify(path, dev, ino, cookie);
           const drift = [legacy, nftables, routes.missing, routes.surplus].some(({ length }) => length > 0);
-          return { ok: !drift, legacy, nftables: nftables.map(fromWire), routes, timings };
+          return { ok: !drift, legacy, nftables: nftables.map(fromWire), routes, timings: timingsOf(timings) };
         },
       };
     },
@@ -248,10 +246,13 @@ export const PHASES = ['queue', 'enter', 'v4', 'v6', 'nftables', 'routes', 'veri
 const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
 const HOW = ['replayed', 'merged', 'replaced', 'unchanged', 'cleaned'] as const;
 
-function applyResult([routes, ...numbers]: ApplyTuple): ApplyResult {
+function timingsOf(times: number[]): Timings {
   const timings = {} as Timings;
-  for (const [at, phase] of PHASES.entries()) timings[phase] = numbers[at] ?? 0;
-  const codes = numbers.slice(PHASES.length);
+  for (const [at, phase] of PHASES.entries()) timings[phase] = times[at] ?? 0;
+  return timings;
+}
+
+function applyResult([routes, times, ...codes]: ApplyTuple): ApplyResult {
   const tables: TableResult[] = [];
   for (let i = 0; i < codes.length; i += 3) {
     const family = codes[i] === 0 ? 'inet' : codes[i] === 4 ? 4 : 6;
@@ -261,5 +262,5 @@ function applyResult([routes, ...numbers]: ApplyTuple): ApplyResult {
     tables.push({ family, table, how });
   }
   const changed = routes.length > 0 || tables.some(({ how }) => how !== 'unchanged');
-  return { changed, tables, routes, timings };
+  return { changed, tables, routes, timings: timingsOf(times) };
 }

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 namespace ipnc {
@@ -29,18 +30,11 @@ Array Strings(Env env, const std::vector<std::string>& strings) {
   return ArrayOf(env, strings, [env](const std::string& text) { return Napi::String::New(env, text); });
 }
 
-Object TimingsToJs(Env env, const Timings& timings, double waited) {
-  Object object = Object::New(env);
-  object.Set("queue", waited);
-  object.Set("enter", timings.enter);
-  object.Set("v4", timings.v4);
-  object.Set("v6", timings.v6);
-  object.Set("nftables", timings.nftables);
-  object.Set("routes", timings.routes);
-  object.Set("verify", timings.verify);
-  object.Set("release", timings.release);
-  object.Set("total", timings.total);
-  return object;
+// In the order of PHASES in lib/native.ts.
+Array TimingsToJs(Env env, const Timings& timings, double waited) {
+  const std::array phases{waited,         timings.enter,  timings.v4,      timings.v6,   timings.nftables,
+                          timings.routes, timings.verify, timings.release, timings.total};
+  return ArrayOf(env, phases, [env](double time) { return Napi::Number::New(env, time); });
 }
 
 std::string Hex(const uint8_t* bytes, size_t count) {
@@ -289,11 +283,8 @@ Value ToJs(Env env, const Identity& identity, const std::string& path) {
 Value ToJs(Env env, const ApplyResult& result, double waited) {
   Array flat = Array::New(env);
   uint32_t i = 0;
-  const Timings& timings = result.timings;
   flat.Set(i++, Strings(env, result.routes));
-  for (double time : {waited, timings.enter, timings.v4, timings.v6, timings.nftables, timings.routes, timings.verify,
-                      timings.release, timings.total})
-    flat.Set(i++, Napi::Number::New(env, time));
+  flat.Set(i++, TimingsToJs(env, result.timings, waited));
   for (const TableResult& table : result.tables) {
     flat.Set(i++, Napi::Number::New(env, !table.family ? 0 : table.family == Family::kV4 ? 4 : 6));
     flat.Set(i++, Napi::Number::New(env, static_cast<double>(table.table)));

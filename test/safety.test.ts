@@ -2,7 +2,7 @@
 import { mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { dial } from '../lib/demo/toolbox.ts';
-import { type Compiled, type Netns, native } from '../lib/native.ts';
+import { type Compiled, type Netns, native, type Timings } from '../lib/native.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';
 import { holdLock } from './support/contention.ts';
@@ -279,6 +279,24 @@ test('a change is told as one, fresh or not', async () => {
     }
   }
 });
+
+for (const [backend, tables] of Object.entries({ 'iptables-legacy': ['v4', 'v6'], nftables: ['nftables'] })) {
+  test(`each phase is timed under its own name: ${backend}`, async () => {
+    await using farm = new Farm('safety');
+    const compiled = await compile('--backend', backend);
+    const [target, other] = [await identify(await farm.add()), await identify(await farm.add())];
+    const taken = ({ timings }: { timings: Timings }) => {
+      const { queue, total, ...parts } = timings;
+      const sum = Object.values(parts).reduce((all, part) => all + part, 0);
+      assert.ok(queue > 0 && sum <= total, JSON.stringify(timings));
+      return Object.keys(parts).filter((phase) => parts[phase as keyof typeof parts] > 0);
+    };
+    const installed = ['enter', ...tables, 'routes', 'verify'];
+    assert.equal(taken(await compiled.apply(target, { fresh: true })), installed);
+    assert.equal(taken(await compiled.apply(other, { fresh: true, release: true })), [...installed, 'release']);
+    assert.equal(taken(await compiled.verify(target)), ['enter', 'v4', 'v6', 'nftables', 'routes']);
+  });
+}
 
 test('a second apply leaves the counters of rules as they are', async () => {
   await using farm = new Farm('safety');
