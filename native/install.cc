@@ -119,7 +119,7 @@ Compiled::Compiled(Ruleset ruleset, std::vector<nftables::Table> nftables)
 
 Compiled::Compiled(Home& home, Ruleset ruleset, std::vector<nftables::Table> nftables)
     : Compiled(std::move(ruleset), std::move(nftables)) {
-  if (ruleset_.tables.empty() && !is_nftables_) return;
+  if (!HasRules()) return;
   Visit scratch(home);
   if (is_nftables_) nftables_.Try(scratch.netfilter_socket());
   if (ruleset_.Has(Family::kV4)) v4_.BuildTemplates(scratch.socket());
@@ -198,7 +198,7 @@ bool Compiled::Install(Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult
   // Two equal policy rules can stand side by side, so the kernel's EEXIST is no answer for them: look first.
   const PresentRoutes present = fresh && !ruleset_.routes.tproxy ? PresentRoutes{} : netlink.List();
   // Routes first: a packet that TPROXY marks must find its way from the first one on.
-  if (is_nftables_ || !ruleset_.tables.empty()) BringLoopbackUp(visit, result.routes);
+  if (HasRules()) BringLoopbackUp(visit, result.routes);
   ipnc::Add(netlink, Without(routes_, present.all), result.routes, undo);
   result.timings.routes += watch.Lap();
   // The form that is wanted first: the other one captures until it stands.
@@ -245,8 +245,7 @@ VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
   const PresentRoutes present = Rtnetlink(visit.route_socket()).List();
   for (const RouteItem& item : Without(routes_, present.all)) result.missing_routes.push_back(IpCommand(item, "add"));
   for (const RouteItem& item : Without(present.ours, routes_)) result.surplus_routes.push_back(IpCommand(item, "add"));
-  if ((is_nftables_ || !ruleset_.tables.empty()) && !LoopbackIsUp(visit.socket()))
-    result.missing_routes.push_back("link set lo up");
+  if (HasRules() && !LoopbackIsUp(visit.socket())) result.missing_routes.push_back("link set lo up");
   result.timings.routes = watch.Lap();
   result.timings.total = watch.Total();
   return result;

@@ -98,6 +98,8 @@ class Compiled {
  private:
   friend ApplyResult Clean(Home& home, const NetnsRef& target);
   Compiled(Ruleset ruleset, std::vector<nftables::Table> nftables);
+  // In either form.
+  bool HasRules() const { return is_nftables_ || !ruleset_.tables.empty(); }
   bool ReplacesTproxy(Visit& visit) const;
   bool Install(Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const;
   void InstallLegacy(Visit& visit, bool fresh, ApplyResult& result, Undo& undo) const;
