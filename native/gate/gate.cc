@@ -2,9 +2,10 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <time.h>
 
 #include <cstring>
+
+#include "native/gate/clock.h"
 
 namespace ipnc::gate {
 namespace {
@@ -16,12 +17,6 @@ constexpr int64_t kLongestHoldUs = 100'000;
 constexpr int64_t kQuietUs = 1'000'000;
 // What the proxy itself sends from, and what rules look at on lo (lib/ruleset/plan.ts).
 constexpr uint32_t kPassthrough = 0x7f000006;
-
-int64_t NowUs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * 1'000'000 + now.tv_nsec / 1000;
-}
 
 // `12.3 ms` below a second, `12.3 s` from there on.
 Text<32> Duration(int64_t us) {

@@ -4,9 +4,10 @@
 #include <poll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include <cstring>
+
+#include "native/gate/clock.h"
 
 namespace ipnc::gate {
 namespace {
@@ -20,12 +21,6 @@ constexpr int64_t kLimitUs = 20'000;
 
 // A stranger's connection costs a system call; whoever makes more of them than this meanwhile has the round fail.
 constexpr int kStrangers = 256;
-
-int64_t NowUs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * 1'000'000 + now.tv_nsec / 1000;
-}
 
 bool Enable(const Fd& fd, int level, int option) {
   const int on = 1;
