@@ -70,7 +70,13 @@ export const POD_SANDBOX_METADATA = {
     attempt: { id: 4, type: 'uint32' },
   },
 };
-const METADATA = { id: 2, type: 'PodSandboxMetadata' };
+/** What PodSandbox and PodSandboxStatus have in common. */
+const SANDBOX = {
+  id: { id: 1, type: 'string' },
+  metadata: { id: 2, type: 'PodSandboxMetadata' },
+  state: { id: 3, type: 'PodSandboxState' },
+  createdAt: { id: 4, type: 'int64' },
+};
 
 const CRI = {
   RuntimeService: {
@@ -93,14 +99,7 @@ const CRI = {
   PodSandboxStateValue: { fields: { state: { id: 1, type: 'PodSandboxState' } } },
   PodSandboxState: { values: { SANDBOX_READY: 0, SANDBOX_NOTREADY: 1 } },
   ListPodSandboxResponse: { fields: { items: { rule: 'repeated', id: 1, type: 'PodSandbox' } } },
-  PodSandbox: {
-    fields: {
-      id: { id: 1, type: 'string' },
-      metadata: METADATA,
-      state: { id: 3, type: 'PodSandboxState' },
-      createdAt: { id: 4, type: 'int64' },
-    },
-  },
+  PodSandbox: { fields: SANDBOX },
   PodSandboxMetadata: POD_SANDBOX_METADATA,
   PodSandboxStatusRequest: { fields: { podSandboxId: { id: 1, type: 'string' }, verbose: { id: 2, type: 'bool' } } },
   PodSandboxStatusResponse: {
@@ -111,10 +110,7 @@ const CRI = {
   },
   PodSandboxStatus: {
     fields: {
-      id: { id: 1, type: 'string' },
-      metadata: METADATA,
-      state: { id: 3, type: 'PodSandboxState' },
-      createdAt: { id: 4, type: 'int64' },
+      ...SANDBOX,
       network: { id: 5, type: 'PodSandboxNetworkStatus' },
       linux: { id: 6, type: 'LinuxPodSandboxStatus' },
     },
