@@ -215,18 +215,14 @@ test(
 test(
   'a namespace is enrolled by its annotation, and what the controller did is told there',
   async () => {
-    const word = (value: string | null) =>
-      mesh.admin.patch(`/api/v1/namespaces/${NAMESPACE}`, 'merge', {
-        metadata: { annotations: { [INITIALIZE]: value } },
-      });
-    await word('false');
+    await mesh.annotateNamespace({ [INITIALIZE]: 'false' });
     await mesh.marked(web, (marks) => Object.keys(marks).length === 0);
     await mesh.expectDirect(web, peer);
-    await word('true');
+    await mesh.annotateNamespace({ [INITIALIZE]: 'true' });
     await mesh.marked(web, isInitialized);
     await mesh.expectCaptured(web, peer);
     await mesh.told(web, /^Normal Initialized /);
-    await word(null);
+    await mesh.annotateNamespace({ [INITIALIZE]: null });
     await mesh.marked(web, isInitialized);
   },
   SLOW,

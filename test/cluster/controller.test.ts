@@ -172,12 +172,8 @@ const enrolment = [
 test(
   'the annotation on the pod goes before that on its namespace, and that before what Istio says',
   async () => {
-    const word = (space: string | null) =>
-      mesh.admin.patch(`/api/v1/namespaces/${NAMESPACE}`, 'merge', {
-        metadata: { annotations: { [INITIALIZE]: space } },
-      });
     for (const space of new Set(enrolment.map((each) => each.space))) {
-      await word(space ?? null);
+      await mesh.annotateNamespace({ [INITIALIZE]: space ?? null });
       const cases = enrolment.filter((each) => each.space === space);
       const running = await Promise.all(
         cases.map(({ name, of, own }) =>
@@ -200,7 +196,7 @@ test(
         equal(OURS.test(await mesh.rules(running[at] as V1Pod)), captured);
       }
     }
-    await word(null);
+    await mesh.annotateNamespace({ [INITIALIZE]: null });
   },
   SLOW,
 );

@@ -219,6 +219,10 @@ export class Mesh {
     return this.admin.patch(path, 'merge', { metadata: { annotations } });
   }
 
+  annotateNamespace(annotations: Record<string, string | null>): Promise<unknown> {
+    return this.admin.patch(`/api/v1/namespaces/${NAMESPACE}`, 'merge', { metadata: { annotations } });
+  }
+
   async marks(of: V1Pod): Promise<Marks> {
     const { metadata, status } = await this.now(of);
     const { [STATUS]: word, [NETNS]: netns, [RULES]: rules } = metadata?.annotations ?? {};
