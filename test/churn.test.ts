@@ -6,8 +6,8 @@ import { native } from '../lib/native.ts';
 import { INITIALIZE } from '../lib/pods.ts';
 import { INITIALIZED, NETNS, RULES, STATUS } from '../lib/status.ts';
 import { suite } from './suite.ts';
-import { BOOT_ID, runController, until } from './support/controller.ts';
-import { Farm } from './support/netns.ts';
+import { runController, until } from './support/controller.ts';
+import { BOOT_ID, Farm } from './support/netns.ts';
 import { type Pod, PodServer } from './support/pod-server.ts';
 import { status } from './support/watch-server.ts';
 

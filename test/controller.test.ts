@@ -6,8 +6,8 @@ import { native } from '../lib/native.ts';
 import { INITIALIZE } from '../lib/pods.ts';
 import { INITIALIZED, NETNS, STATUS } from '../lib/status.ts';
 import { suite } from './suite.ts';
-import { BOOT_ID, type RunningController, runController, until } from './support/controller.ts';
-import { Farm } from './support/netns.ts';
+import { type RunningController, runController, until } from './support/controller.ts';
+import { BOOT_ID, Farm } from './support/netns.ts';
 import { PodServer } from './support/pod-server.ts';
 import { status } from './support/watch-server.ts';
 

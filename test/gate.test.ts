@@ -13,7 +13,7 @@ import { NETNS, STATUS } from '../lib/status.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';
 import { type Ended, GateHome, GateProcess, hint } from './support/gate.ts';
-import { Farm, INSTALL_NEEDS, inside } from './support/netns.ts';
+import { BOOT_ID, Farm, INSTALL_NEEDS, inside } from './support/netns.ts';
 
 const NEEDS = [...INSTALL_NEEDS, 'gate', 'setpriv', 'nft'];
 const BACKENDS = ['iptables-legacy', 'nftables'] as const;
@@ -21,7 +21,6 @@ const BACKENDS = ['iptables-legacy', 'nftables'] as const;
 const A_WHILE_MS = 1_200;
 /** For what starts many processes. */
 const SLOW = { timeoutMs: 120_000 };
-const BOOT_ID = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 
 let farm: Farm;
 let home: GateHome;

@@ -2,7 +2,6 @@
 import { equal } from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { KubeConfig, type V1Pod } from '@kubernetes/client-node';
@@ -16,8 +15,6 @@ const MAIN = join(import.meta.dirname, '../../lib/main.ts');
 const LIMIT_MS = 20_000;
 /** Of this machine, or of the netns that test/run.ts makes. */
 let nextPort = 19_500;
-
-export const BOOT_ID = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 
 /** Where the controller's own account is, and its pod. */
 export const SYSTEM = 'mesh-system';

@@ -3,8 +3,8 @@ import { deepEqual, equal, match, notEqual, ok } from 'node:assert/strict';
 import type { V1Pod } from '@kubernetes/client-node';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
-import { inside } from '../support/netns.ts';
-import { BOOT_ID, CAPABILITIES, ControllerProcess, controllerPod, SYSTEM } from './controller-process.ts';
+import { BOOT_ID, inside } from '../support/netns.ts';
+import { CAPABILITIES, ControllerProcess, controllerPod, SYSTEM } from './controller-process.ts';
 import { INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod, rulesIn } from './mesh-pod.ts';
 import { deletePod, pod, runPod, toolbox, until } from './pods.ts';
 

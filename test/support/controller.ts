@@ -1,5 +1,4 @@
 /** A controller in this process, all of it real but for its locator: a pod's netns is the file of its uid in a Farm. */
-import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { KubeConfig } from '@kubernetes/client-node';
 import { assemble } from '../../lib/assemble.ts';
@@ -11,8 +10,6 @@ import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/n
 import { Kube } from '../../lib/sources/kube.ts';
 import type { Farm } from './netns.ts';
 import { NODE } from './pod-server.ts';
-
-export const BOOT_ID = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 
 /** Called with a pod's uid, before it is looked for and after that. */
 type OnLocate = (when: 'before' | 'after', uid: string) => Promise<void>;

@@ -1,6 +1,6 @@
 /** Network namespaces by the hundred, what stands in them as the operators' own tools see it, and the addon's view. */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -16,6 +16,9 @@ import { ipnc } from './command-line.ts';
 export const TOOLBOX = fileURLToPath(new URL('../../build/Release/toolbox', import.meta.url));
 
 export const run = promisify(execFile);
+
+/** The first half of the name that a mark has for a netns. */
+export const BOOT_ID = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 
 /** What a test that installs for real and looks at it with the usual tools cannot do without. */
 export const INSTALL_NEEDS = [
