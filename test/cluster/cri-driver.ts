@@ -71,8 +71,10 @@ export class CriDriver {
     return this.#call<Id, unknown>('StopPodSandbox', { podSandboxId });
   }
 
-  remove(podSandboxId: string): Promise<unknown> {
-    return this.#call<Id, unknown>('RemovePodSandbox', { podSandboxId });
+  /** Stops it and removes what is left of it. */
+  async end(podSandboxId: string): Promise<void> {
+    await this.stop(podSandboxId);
+    await this.#call<Id, unknown>('RemovePodSandbox', { podSandboxId });
   }
 
   close(): void {

@@ -161,10 +161,7 @@ test(
     const after = await everyWay(ref);
     equal(after.sandboxId, second);
     ok(after.netns.cookie !== before.netns.cookie);
-    for (const id of [first, second]) {
-      await driver.stop(id);
-      await driver.remove(id);
-    }
+    for (const id of [first, second]) await driver.end(id);
   },
   SLOW,
 );
@@ -196,8 +193,7 @@ test(
         equal(answer.netns.addresses.length, 2);
         early.push(returned - hint.at);
         sources.push(answer.source);
-        await driver.stop(id);
-        await driver.remove(id);
+        await driver.end(id);
       }
       const report = {
         early: spread(early),
@@ -233,8 +229,7 @@ test(
           (is) => is,
         );
         if (hint.at < (made.get(id) ?? 0)) foreseen++;
-        await driver.stop(id);
-        await driver.remove(id);
+        await driver.end(id);
       }
       end.abort();
       await following.catch(() => {});
@@ -267,8 +262,7 @@ for (const kind of ['cri', 'inotify'] as const) {
         equal(hint.podUid, ref.uid);
         console.log(`${kind}: told ${(hint.at - returned).toFixed(1)} ms after the return`);
         ok(hint.at - returned < 1000);
-        await driver.stop(id);
-        await driver.remove(id);
+        await driver.end(id);
       });
     },
     SLOW,
@@ -283,8 +277,7 @@ test(
       const ref = driver.pod('unseen');
       const id = await driver.run(ref);
       equal((await hintOf(hints, id)).podUid, ref.uid);
-      await driver.stop(id);
-      await driver.remove(id);
+      await driver.end(id);
     });
   },
   SLOW,
@@ -326,10 +319,7 @@ test(
       equal(events.kind, 'containerd');
       equal(events.stats.losses, 1);
       equal((await everyWay(ref)).sandboxId, id);
-      for (const sandbox of [id, laterId]) {
-        await driver.stop(sandbox);
-        await driver.remove(sandbox);
-      }
+      for (const sandbox of [id, laterId]) await driver.end(sandbox);
     });
   },
   SLOW,
