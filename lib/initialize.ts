@@ -15,10 +15,10 @@ import {
   type Probe,
 } from './native.ts';
 import { explain } from './netns/errors.ts';
-import { type Located, type Locator, runtimeUid } from './netns/locate.ts';
+import type { Located, Locator } from './netns/locate.ts';
 import { onNode } from './netns/node-paths.ts';
 import { familiesOf } from './netns/target.ts';
-import { type NamespaceRecord, type PodRecord, podFamilies } from './pods.ts';
+import { type NamespaceRecord, type PodRecord, podFamilies, runtimeUid } from './pods.ts';
 import { decide, type SkipReason } from './policy.ts';
 import { podRedirect, type Redirect } from './redirect.ts';
 import type { Family, Ruleset } from './ruleset/model.ts';

@@ -18,8 +18,8 @@ export const INJECTED = 'sidecar.istio.io/status';
 export const DEPLOYER = 'openshift.io/deployer-pod-for.name';
 export const BUILD = 'openshift.io/build.name';
 /** The kubelet's, on the mirror of a static pod: that it is one, and the pod's uid in the runtime. */
-export const MIRROR = 'kubernetes.io/config.mirror';
-export const CONFIG_HASH = 'kubernetes.io/config.hash';
+const MIRROR = 'kubernetes.io/config.mirror';
+const CONFIG_HASH = 'kubernetes.io/config.hash';
 /** Of istio-proxy. */
 export const DISABLE_ENVOY = 'DISABLE_ENVOY';
 
@@ -130,6 +130,16 @@ export function trimNamespace(object: unknown): NamespaceRecord {
 export function podFamilies({ status: { podIPs } }: PodRecord): 'auto' | Family[] {
   const families = new Set<Family>(podIPs.map((address) => (address.includes(':') ? 6 : 4)));
   return families.size === 0 ? 'auto' : [...families].sort();
+}
+
+/**
+ * What a pod's sandbox has for a uid: a static pod's has a hash, which its mirror in the API has as an annotation.
+ * https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/config/common.go (applyDefaults)
+ */
+export function runtimeUid({ uid, annotations }: { uid: string; annotations?: Record<string, string> }): string {
+  const hash = annotations?.[MIRROR] === undefined ? undefined : annotations[CONFIG_HASH];
+  // Whoever may make pods can write both: what has another pod's uid there would be taken for that pod.
+  return hash !== undefined && /^[0-9a-f]{32}$/.test(hash) ? hash : uid;
 }
 
 function readinessGates(spec: Record<string, unknown>): Pick<PodRecord['spec'], 'readinessGates'> {

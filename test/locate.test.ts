@@ -13,10 +13,9 @@ import { getContainerEvents, listPodSandbox, type PodSandboxStatus, version } fr
 import { type Sandbox, sandboxOf } from '../lib/cri/sandbox.ts';
 import type { Identity } from '../lib/native.ts';
 import { bundleFolders } from '../lib/netns/containerd-state.ts';
-import { Locator, type LocatorOptions, type PodRef, runtimeUid } from '../lib/netns/locate.ts';
+import { Locator, type LocatorOptions, type PodRef } from '../lib/netns/locate.ts';
 import { onNode } from '../lib/netns/node-paths.ts';
 import { containerIdOf, isOfPod } from '../lib/netns/proc.ts';
-import { trimPod } from '../lib/pods.ts';
 import { HintQueue } from '../lib/sources/hint-queue.ts';
 import { RuntimeEvents } from '../lib/sources/runtime.ts';
 import { chooseKind } from '../lib/sources/runtime-kind.ts';
@@ -151,17 +150,6 @@ answers("the node's network, told either way", () => {
   assert.is(told({ pid: 184, runtimeSpec: spec() })?.hostNetwork, true);
   assert.is(told('', { linux: { namespaces: { options: { network: 'NODE' } } } })?.hostNetwork, true);
   assert.is(told({ runtimeSpec: spec({ type: 'network' }) })?.hostNetwork, false);
-});
-
-answers("a static pod's uid is its hash", () => {
-  const annotations = { 'kubernetes.io/config.hash': HASH };
-  assert.is(runtimeUid({ uid: UID }), UID);
-  assert.is(runtimeUid({ uid: UID, annotations }), UID, 'anybody can write this annotation');
-  const mirror = { 'kubernetes.io/config.mirror': HASH, ...annotations };
-  assert.is(runtimeUid({ uid: UID, annotations: mirror }), HASH);
-  assert.is(runtimeUid(trimPod({ metadata: { name: 'n', uid: UID, annotations: mirror } }).metadata), HASH, 'as kept');
-  const stolen = { ...mirror, 'kubernetes.io/config.hash': '11111111-4f6b-4c5e-9d2a-6b1f0a7c88b1' };
-  assert.is(runtimeUid({ uid: UID, annotations: stolen }), UID, "anybody can write another pod's");
 });
 
 const locate = suite('locate');

@@ -1,6 +1,6 @@
 /** What is kept of a Pod is what is read of it, and the spec that comes of it. */
 import * as assert from 'uvu/assert';
-import { podFamilies, trimNamespace, trimPod } from '../lib/pods.ts';
+import { podFamilies, runtimeUid, trimNamespace, trimPod } from '../lib/pods.ts';
 import { ConfigError } from '../lib/redirect/config-error.ts';
 import type { Pod } from '../lib/redirect/pod.ts';
 import { flagSource, type Source } from '../lib/redirect/sources.ts';
@@ -119,6 +119,19 @@ trim('what the fixtures do not have', () => {
     ...containers,
   });
   assert.equal(status, { phase: '', podIPs: [], conditions: [ours] });
+});
+
+trim("a static pod's uid in the runtime is its hash", () => {
+  const uid = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
+  const hash = '3f2b6c1d9e8a7f605142a3b4c5d6e7f8';
+  const annotations = { 'kubernetes.io/config.hash': hash };
+  assert.is(runtimeUid({ uid }), uid);
+  assert.is(runtimeUid({ uid, annotations }), uid, 'anybody can write this annotation');
+  const mirror = { 'kubernetes.io/config.mirror': hash, ...annotations };
+  assert.is(runtimeUid({ uid, annotations: mirror }), hash);
+  assert.is(runtimeUid(trimPod({ metadata: { name: 'n', uid, annotations: mirror } }).metadata), hash, 'as kept');
+  const stolen = { ...mirror, 'kubernetes.io/config.hash': '11111111-4f6b-4c5e-9d2a-6b1f0a7c88b1' };
+  assert.is(runtimeUid({ uid, annotations: stolen }), uid, "anybody can write another pod's");
 });
 
 trim('a namespace', () => {

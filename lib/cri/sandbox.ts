@@ -4,7 +4,7 @@ import type { PodSandbox, PodSandboxStatus, PodSandboxStatusResponse } from './m
 /** What a list tells. */
 export interface ListedSandbox {
   id: string;
-  /** The runtime's: for a static pod not the API's. See runtimeUid() in ../netns/locate.ts. */
+  /** The runtime's: for a static pod not the API's. See runtimeUid() in ../pods.ts. */
   uid: string;
   namespace: string;
   name: string;

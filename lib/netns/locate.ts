@@ -5,14 +5,13 @@
 import { stat } from 'node:fs/promises';
 import type { Cri } from '../cri/client.ts';
 import { type Identity, native } from '../native.ts';
-import { CONFIG_HASH, MIRROR } from '../pods.ts';
 import { bundleFolders, ContainerdState } from './containerd-state.ts';
 import { type Entrance, enter } from './entrance.ts';
 import { onNode } from './node-paths.ts';
 import { firstProcesses, isProcessOf } from './proc.ts';
 
 export interface PodRef {
-  /** As the runtime has it: see runtimeUid(). */
+  /** As the runtime has it: see runtimeUid() in ../pods.ts. */
   uid: string;
   namespace: string;
   name: string;
@@ -62,16 +61,6 @@ export interface LocatorOptions {
   /** A /proc with the node's processes; that under `hostRoot` if absent. */
   proc?: string;
   identify?: (path: string) => Promise<Identity>;
-}
-
-/**
- * What a pod's sandbox has for a uid: a static pod's has a hash, which its mirror in the API has as an annotation.
- * https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/config/common.go (applyDefaults)
- */
-export function runtimeUid({ uid, annotations }: { uid: string; annotations?: Record<string, string> }): string {
-  const hash = annotations?.[MIRROR] === undefined ? undefined : annotations[CONFIG_HASH];
-  // Whoever may make pods can write both: what has another pod's uid there would be taken for that pod.
-  return hash !== undefined && /^[0-9a-f]{32}$/.test(hash) ? hash : uid;
 }
 
 export class Locator {
