@@ -89,7 +89,7 @@ export function trimPod(object: unknown): PodRecord {
       namespace: text(metadata.namespace),
       name: text(metadata.name),
       resourceVersion: text(metadata.resourceVersion),
-      ...(deletionTimestamp !== undefined && { deletionTimestamp: text(deletionTimestamp) }),
+      ...(deletionTimestamp !== undefined && { deletionTimestamp: time(deletionTimestamp) }),
       labels: pick(metadata.labels, (name) => LABELS.has(name)),
       annotations,
     },
@@ -221,4 +221,10 @@ function words(value: unknown): string[] {
 
 function text(value: unknown): string {
   return typeof value === 'string' ? value : '';
+}
+
+/** Of JSON it is RFC 3339 already; of protobuf it is seconds since 1970. */
+function time(value: unknown): string {
+  const { seconds } = mapping(value);
+  return typeof seconds === 'number' ? new Date(seconds * 1000).toISOString().replace('.000Z', 'Z') : text(value);
 }

@@ -8,10 +8,10 @@ import { createLogger } from '../lib/log.ts';
 import type { Probe } from '../lib/native.ts';
 import type { Locator } from '../lib/netns/locate.ts';
 import { INITIALIZE } from '../lib/pods.ts';
+import type { WatchEvent } from '../lib/sources/encoding.ts';
 import { ApiError, type Kube } from '../lib/sources/kube.ts';
 import { STATUS, type StatusMarker } from '../lib/status.ts';
 import { suite } from './suite.ts';
-import { line } from './support/watch-server.ts';
 
 const PORTS = 'traffic.sidecar.istio.io/includeInboundPorts';
 const REF = { namespace: 'shop', name: 'web', uid: '1' };
@@ -31,7 +31,7 @@ class Api {
   /** Before each patch is answered. */
   answers: (() => unknown)[] = [];
   readonly #pod: unknown;
-  readonly #lines: string[] = [];
+  readonly #events: WatchEvent[] = [];
 
   constructor(annotations: Record<string, string>) {
     const spec = { nodeName: 'node', containers: [{ name: 'app' }] };
@@ -39,20 +39,20 @@ class Api {
   }
 
   delete(): void {
-    this.#lines.push(line('DELETED', this.#pod));
+    this.#events.push({ type: 'DELETED', object: this.#pod });
   }
 
-  async get(path: string): Promise<unknown> {
+  async list(path: string): Promise<unknown> {
     const namespace = { metadata: { name: REF.namespace, resourceVersion: '1' } };
     return { metadata: { resourceVersion: '1' }, items: [path === '/api/v1/pods' ? this.#pod : namespace] };
   }
 
-  async lines(path: string, _: unknown, { signal }: { signal: AbortSignal }): Promise<AsyncGenerator<Buffer>> {
-    const lines = this.#lines;
+  async watch(path: string, _: unknown, { signal }: { signal: AbortSignal }): Promise<AsyncGenerator<WatchEvent>> {
+    const events = this.#events;
     return (async function* () {
       for (; !signal.aborted; await sleep(2)) {
-        const next = path === '/api/v1/pods' ? lines.shift() : undefined;
-        if (next !== undefined) yield Buffer.from(next);
+        const next = path === '/api/v1/pods' ? events.shift() : undefined;
+        if (next !== undefined) yield next;
       }
     })();
   }

@@ -9,7 +9,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Informer, type InformerEvent, type InformerOptions } from '../lib/sources/informer.ts';
 import { ApiError } from '../lib/sources/kube.ts';
 import { suite } from './suite.ts';
-import { line, type Pod, startWatchServer, status, type WatchServer } from './support/watch-server.ts';
+import { type Pod, startWatchServer, status, type WatchServer } from './support/watch-server.ts';
+import { WIRES } from './support/wire.ts';
 
 interface Trimmed {
   uid: string;
@@ -19,8 +20,6 @@ interface Trimmed {
 
 const TIMINGS = { backoffMs: [20, 100] as [number, number], shortMs: 200 };
 
-const test = suite('informer');
-
 let server: WatchServer;
 let stop: AbortController;
 let ended: Promise<void> | undefined;
@@ -28,22 +27,30 @@ let informer: Informer<Trimmed>;
 let events: string[];
 let errors: string[];
 
-test.before.each(async () => {
-  server = await startWatchServer();
-  stop = new AbortController();
-  ended = undefined;
-  events = [];
-  errors = [];
+const suites = Object.entries(WIRES).map(([form, wire]) => {
+  const one = suite(`informer, ${form}`);
+  one.before.each(async () => {
+    server = await startWatchServer(wire);
+    stop = new AbortController();
+    ended = undefined;
+    events = [];
+    errors = [];
+  });
+  one.after.each(async () => {
+    stop.abort();
+    await ended;
+    await server.close();
+  });
+  return one;
 });
-test.after.each(async () => {
-  stop.abort();
-  await ended;
-  await server.close();
-});
+/** Of both forms. */
+function test(name: string, run: () => void | Promise<void>): void {
+  for (const one of suites) one(name, run);
+}
 
 const trim = (object: unknown): Trimmed => {
-  const { metadata, note } = object as Pod;
-  return { uid: metadata.uid, name: metadata.name, note };
+  const { uid, name, annotations } = (object as Pod).metadata;
+  return { uid, name, note: annotations.note };
 };
 
 /** `+ name uid`, `~ name uid note`, `- name uid`. */
@@ -92,7 +99,7 @@ async function settle(): Promise<void> {
     held.sort(),
     server
       .pods()
-      .map(({ metadata, note }) => `${metadata.uid} ${note}`)
+      .map(({ metadata: { uid, annotations } }) => `${uid} ${annotations.note}`)
       .sort(),
   );
 }
@@ -142,16 +149,16 @@ test('tells what is added, changed and deleted, with what was before', async () 
   equal(informer.stats().resourceVersion, server.pods()[0]?.metadata.resourceVersion);
 });
 
-test('a line cut in two is no event, and comes whole from the last good version', async () => {
+test('one cut in two is no event, and comes whole from the last good version', async () => {
   await start();
   const { uid } = server.put('a').metadata;
   await until('told', () => events.length === 1);
-  let half = '';
+  let half: Buffer = Buffer.alloc(0);
   server.silently(() => {
-    half = line('MODIFIED', server.put('a', 'x'.repeat(100)));
+    half = server.wire.event('MODIFIED', server.put('a', 'x'.repeat(100)));
   });
   const good = informer.stats().resourceVersion;
-  server.cut(half.slice(0, -20));
+  server.cut(half.subarray(0, -20));
   await settle();
   deepEqual(events, [`+ ${uid}`, `~ ${uid} ${'x'.repeat(100)}`]);
   equal(asked('watch')[1]?.query.get('resourceVersion'), good);
@@ -162,7 +169,7 @@ test('a line cut in two is no event, and comes whole from the last good version'
 test('so is one cut by an orderly end, even where what is left would parse', async () => {
   await start();
   server.silently(() => server.put('a'));
-  server.end(line('ADDED', server.pods()[0]).trimEnd());
+  server.end(server.wire.event('ADDED', server.pods()[0]).subarray(0, -1));
   await settle();
   equal(events.length, 1);
   equal(informer.stats().restarts.connection, 1);
@@ -172,8 +179,8 @@ test('so is one cut by an orderly end, even where what is left would parse', asy
 for (const [form, fault] of Object.entries<(response: ServerResponse) => void>({
   'a status': (response) => status(response, 410, 'Expired'),
   'an event': (response) => {
-    response.writeHead(200);
-    response.end(line('ERROR', { kind: 'Status', code: 410, reason: 'Expired', message: 'too old' }));
+    response.writeHead(200, { 'Content-Type': server.wire.watchType });
+    response.end(server.wire.event('ERROR', { kind: 'Status', code: 410, reason: 'Expired', message: 'too old' }));
   },
 })) {
   test(`410 as ${form}: lists again, and tells the difference`, async () => {
@@ -221,7 +228,7 @@ test('410 for a page: the list begins anew', async () => {
   server.faults.list.push(
     (response) => {
       response.end(
-        JSON.stringify({ metadata: { resourceVersion: '601', continue: '500' }, items: server.pods().slice(0, 500) }),
+        server.wire.list({ metadata: { resourceVersion: '601', continue: '500' }, items: server.pods().slice(0, 500) }),
       );
     },
     (response) => status(response, 410, 'Expired'),
@@ -236,20 +243,18 @@ test('410 for a page: the list begins anew', async () => {
 
 test('an ERROR event of another kind: waits, and lists', async () => {
   await start();
-  server.write(line('ERROR', { kind: 'Status', code: 500, reason: 'InternalError', message: 'etcd' }));
+  server.write(server.wire.event('ERROR', { kind: 'Status', code: 500, reason: 'InternalError', message: 'etcd' }));
   await until('listed', () => asked('list').length === 2);
   await watching();
   await settle();
   equal(informer.stats().restarts.refused, 1);
 });
 
-test('a line that is no event: waits, and lists', async () => {
+test('what is no event: waits, and lists', async () => {
   await start();
-  for (const [at, nonsense] of [
-    'no json\n',
-    '{"type":"ADDED"}\n',
-    '{"type":"?","object":{"metadata":{"resourceVersion":"1"}}}\n',
-  ].entries()) {
+  const { wire } = server;
+  const unknown = wire.event('?', { metadata: { resourceVersion: '1' } });
+  for (const [at, nonsense] of [wire.garbage, wire.event('ADDED'), unknown].entries()) {
     server.write(nonsense);
     await until('listed', () => asked('list').length === at + 2);
     await watching();
@@ -364,7 +369,7 @@ test('no head of an answer: given up after its limit', async () => {
   });
   await rejects(server.kube.get('/half', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
   server.faults.watch.push(() => {});
-  await rejects(server.kube.lines('/api/v1/pods', { watch: true }, { headersMs: 300, idleMs: 300 }), {
+  await rejects(server.kube.watch('/api/v1/pods', {}, { headersMs: 300, idleMs: 300 }), {
     code: 'ETIMEDOUT',
   });
   ok(performance.now() - began < 1500);
@@ -378,7 +383,7 @@ test('a pod recreated between two events is deleted and added', async () => {
     last = server.put('a', '', { recreated: true });
   });
   // As from a server that joined both into one.
-  server.write(line('MODIFIED', last));
+  server.write(server.wire.event('MODIFIED', last));
   await settle();
   deepEqual(events, [`+ ${uid}`, `- ${uid}`, `+ ${last?.metadata.uid}`]);
 });
@@ -387,7 +392,11 @@ test('what comes twice is told once, and a late deletion of the old one does not
   const old = server.put('a');
   await start();
   const fresh = server.put('a', '', { recreated: true });
-  server.write(line('ADDED', fresh) + line('MODIFIED', fresh) + line('DELETED', old));
+  server.write(
+    server.wire.event('ADDED', fresh),
+    server.wire.event('MODIFIED', fresh),
+    server.wire.event('DELETED', old),
+  );
   await settle();
   deepEqual(events, [`+ ${old.metadata.uid}`, `- ${old.metadata.uid}`, `+ ${fresh.metadata.uid}`]);
 });
@@ -397,19 +406,22 @@ test('a relist of what has not changed tells nothing', async () => {
   await start();
   events = [];
   server.compact();
-  server.write(line('ERROR', { code: 410 }));
+  server.write(server.wire.event('ERROR', { code: 410 }));
   await until('listed', () => informer.stats().lists === 2);
   await watching();
   await settle();
   deepEqual(events, []);
 });
 
-test('long lines, and characters cut in two', async () => {
+test('long ones, and characters cut in two', async () => {
   await start();
   const note = `${'ä€😀'.repeat(150_000)}.`;
-  let bytes = Buffer.alloc(0);
+  let bytes: Buffer = Buffer.alloc(0);
   server.silently(() => {
-    bytes = Buffer.from(line('ADDED', server.put('big', note)) + line('ADDED', server.put('small', 'ß😀')));
+    bytes = Buffer.concat([
+      server.wire.event('ADDED', server.put('big', note)),
+      server.wire.event('ADDED', server.put('small', 'ß😀')),
+    ]);
   });
   ok(bytes.length > 1_300_000);
   // The last pieces cut within characters; each is a segment of its own.
@@ -446,7 +458,7 @@ test('a throwing onEvent, onState or trim is reported, and the loop goes on', as
       throw new Error('of onState');
     },
     trim: (object) => {
-      if ((object as Pod).note === 'poison') throw new Error('of trim');
+      if ((object as Pod).metadata.annotations.note === 'poison') throw new Error('of trim');
       return trim(object);
     },
   });
@@ -455,7 +467,7 @@ test('a throwing onEvent, onState or trim is reported, and the loop goes on', as
   server.put('a', 'good');
   await until('told', () => events.length === 2);
   server.put('a', 'poison');
-  server.write(line('ERROR', { code: 410 }));
+  server.write(server.wire.event('ERROR', { code: 410 }));
   await until('listed', () => informer.stats().lists === 2);
   equal(events.length, 2, 'what could not be trimmed is not taken for gone');
   equal(informer.get('a', 'default')?.note, 'good');
@@ -560,7 +572,7 @@ test('nothing is told after the signal, not even what came in the same piece', a
     },
   });
   server.silently(() => {
-    server.write(line('ADDED', server.put('a')) + line('ADDED', server.put('b')));
+    server.write(server.wire.event('ADDED', server.put('a')), server.wire.event('ADDED', server.put('b')));
   });
   await ended;
   equal(events.length, 1);
@@ -582,7 +594,7 @@ test('nor what came in the same list', async () => {
 test('restarts leave neither listeners nor connections behind', async () => {
   await start();
   for (let round = 1; round <= 30; round++) {
-    if (round % 2) server.end(line('BOOKMARK', { metadata: { resourceVersion: '1' } }));
+    if (round % 2) server.end(server.wire.event('BOOKMARK', { metadata: { resourceVersion: '1' } }));
     else server.cut();
     await until('on again', () => asked('watch').length === round + 1);
     await watching();

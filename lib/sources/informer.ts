@@ -5,6 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import type { WatchEvent } from './encoding.ts';
 import { ApiError, type Kube } from './kube.ts';
 
 export interface InformerEvent<T> {
@@ -20,8 +21,8 @@ export type InformerState = 'listing' | 'watching' | 'waiting' | 'stopped';
 
 /**
  * Why a watch, or the list before it, was begun anew. ended: by the server, as it should; expired: 410, its version is
- * no longer kept; hung: nothing came for too long; refused: another status or ERROR event; malformed: a line that is no
- * event; connection: the rest, also an end in the middle of a line.
+ * no longer kept; hung: nothing came for too long; refused: another status or ERROR event; malformed: what is no
+ * event; connection: the rest, also an end in the middle of an event.
  */
 export type RestartReason = 'ended' | 'expired' | 'hung' | 'refused' | 'malformed' | 'connection';
 
@@ -35,7 +36,7 @@ export interface InformerStats {
   events: number;
   /** Throws of `onEvent` and `trim`. */
   handlerErrors: number;
-  /** Of the last line of a watch, bookmarks included; milliseconds since 1970. */
+  /** Of the last event of a watch, bookmarks included; milliseconds since 1970. */
   lastEventTime: number | undefined;
   /** From which a watch would go on; absent if a list is due. */
   resourceVersion: string | undefined;
@@ -186,7 +187,7 @@ export class Informer<T> {
     let metadata: { resourceVersion: string; continue?: string } | undefined;
     do {
       const query = { fieldSelector, limit: PAGE, continue: metadata?.continue };
-      const page = await kube.get(path, query, { signal, timeoutMs: LIST_LIMIT_MS });
+      const page = await kube.list(path, query, { signal, timeoutMs: LIST_LIMIT_MS });
       const list = page as { metadata: { resourceVersion: string; continue?: string }; items: unknown[] | null };
       for (const item of list.items ?? []) {
         const read = this.#read(item);
@@ -205,16 +206,16 @@ export class Informer<T> {
     const { kube, path, fieldSelector } = this.#options;
     const [shortest, longest] = this.#timings.watchSeconds;
     const timeoutSeconds = Math.ceil(shortest + Math.random() * (longest - shortest));
-    const query = { watch: true, allowWatchBookmarks: true, fieldSelector, resourceVersion, timeoutSeconds };
+    const query = { allowWatchBookmarks: true, fieldSelector, resourceVersion, timeoutSeconds };
     const idleMs = timeoutSeconds * 1000 + this.#timings.graceMs;
-    const lines = await kube.lines(path, query, { signal, idleMs });
+    const events = await kube.watch(path, query, { signal, idleMs });
     const began = performance.now();
     this.#stats.watches++;
     this.#state('watching');
     try {
-      for await (const line of lines) {
+      for await (const event of events) {
         if (signal.aborted) return;
-        this.#take(JSON.parse(line.toString()), signal);
+        this.#take(event, signal);
         this.#fruitful = true;
       }
     } finally {
@@ -222,7 +223,7 @@ export class Informer<T> {
     }
   }
 
-  #take({ type, object }: { type: string; object: unknown }, signal: AbortSignal): void {
+  #take({ type, object }: WatchEvent, signal: AbortSignal): void {
     this.#stats.lastEventTime = Date.now();
     if (type === 'ERROR') {
       this.#stats.resourceVersion = undefined;

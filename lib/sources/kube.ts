@@ -4,9 +4,10 @@
  */
 import { type AgentOptions, Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest, type RequestOptions } from 'node:https';
-import { text } from 'node:stream/consumers';
+import { buffer } from 'node:stream/consumers';
 import { urlToHttpOptions } from 'node:url';
 import { KubeConfig } from '@kubernetes/client-node';
+import { ACCEPT, encodingOf, JSON_TYPE, type WatchEvent } from './encoding.ts';
 
 const REQUEST_LIMIT_MS = 10_000;
 const HEADERS_LIMIT_MS = 30_000;
@@ -22,7 +23,6 @@ const RETRY_AFTER_MS = 60_000;
 
 /** A burst of patches should not become a burst of TLS handshakes. */
 const MAX_CONNECTIONS = 32;
-const LINE_FEED = 0x0a;
 
 type Query = Record<string, string | number | boolean | undefined>;
 
@@ -39,10 +39,6 @@ export interface StreamLimits {
   /** Between two pieces of the body. */
   idleMs: number;
 }
-
-const JSON_TYPE = 'application/json';
-/** Of an object that was written its metadata alone: half of what a small pod is, and less of any other. */
-const METADATA_TYPE = `${JSON_TYPE};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,${JSON_TYPE}`;
 
 const PATCH_TYPES = {
   merge: 'application/merge-patch+json',
@@ -77,7 +73,7 @@ export class ApiError extends Error {
     };
     const seconds = Number(fallback.retryAfter ?? status.details?.retryAfterSeconds);
     return new ApiError(
-      status.code ?? fallback.status,
+      status.code || fallback.status,
       status.reason ?? '',
       status.message ?? fallback.message,
       seconds > 0 ? Math.min(seconds * 1000, RETRY_AFTER_MS) : undefined,
@@ -89,6 +85,7 @@ interface Exchange {
   method: 'GET' | 'PATCH' | 'POST';
   path: string;
   query?: Query;
+  accept: string;
   body?: { type: string; content: unknown };
   signal?: AbortSignal | undefined;
   /** Until the head of the answer. */
@@ -115,29 +112,37 @@ export class Kube {
     this.#config = load();
   }
 
+  /** Any object or collection, all of it. */
   get(path: string, query: Query = {}, limits: RequestLimits = {}): Promise<unknown> {
-    return this.#json({ method: 'GET', path, query }, limits);
+    return this.#object({ method: 'GET', path, query, accept: JSON_TYPE }, limits);
+  }
+
+  /** A page of a collection of pods or namespaces; of its objects at least what messages.ts reads. */
+  list(path: string, query: Query, limits: RequestLimits): Promise<unknown> {
+    return this.#object({ method: 'GET', path, query, accept: ACCEPT.object }, limits);
   }
 
   /** Resolves with the metadata of what was made. */
   post(path: string, content: unknown, limits: RequestLimits = {}): Promise<unknown> {
-    return this.#json({ method: 'POST', path, body: { type: JSON_TYPE, content } }, limits);
+    return this.#object({ method: 'POST', path, accept: ACCEPT.metadata, body: { type: JSON_TYPE, content } }, limits);
   }
 
   /** Resolves with the metadata of what was changed. */
   patch(path: string, type: keyof typeof PATCH_TYPES, content: unknown, limits: RequestLimits = {}): Promise<unknown> {
-    return this.#json({ method: 'PATCH', path, body: { type: PATCH_TYPES[type], content } }, limits);
+    const body = { type: PATCH_TYPES[type], content };
+    return this.#object({ method: 'PATCH', path, accept: ACCEPT.metadata, body }, limits);
   }
 
   /**
-   * Resolves with the lines of the body, undecoded and without their ends, once the head of the answer is there. An end
-   * in the middle of a line throws, and that line is not among them. Whoever asks must read: the connection is held
-   * until the last line, a `break`, or the signal.
+   * Resolves with the events of a watch of pods or namespaces, once the head of the answer is there. An end in the
+   * middle of one throws, and that one is not among them; what is none throws SyntaxError. Whoever asks must read: the
+   * connection is held until the last event, a `break`, or the signal.
    */
-  async lines(path: string, query: Query, limits: StreamLimits): Promise<AsyncGenerator<Buffer, void>> {
+  async watch(path: string, query: Query, limits: StreamLimits): Promise<AsyncGenerator<WatchEvent, void>> {
     const { signal, headersMs = HEADERS_LIMIT_MS, idleMs } = limits;
-    const response = await this.#open({ method: 'GET', path, query, signal, headersMs });
-    return splitLines(response, idleMs);
+    const asked = { ...query, watch: true };
+    const response = await this.#open({ method: 'GET', path, query: asked, accept: ACCEPT.watch, signal, headersMs });
+    return eventsOf(response, idleMs);
   }
 
   /** Closes all connections, also those in use: their requests reject, and are not sent again. */
@@ -146,11 +151,11 @@ export class Kube {
     for (const agent of Object.values(this.#agents)) agent.destroy();
   }
 
-  async #json(exchange: Omit<Exchange, 'headersMs'>, limits: RequestLimits): Promise<unknown> {
+  async #object(exchange: Omit<Exchange, 'headersMs'>, limits: RequestLimits): Promise<unknown> {
     const timeoutMs = limits.timeoutMs ?? REQUEST_LIMIT_MS;
     const end = performance.now() + timeoutMs;
     const response = await this.#open({ ...exchange, signal: limits.signal, headersMs: timeoutMs });
-    return JSON.parse(await bodyOf(response, end - performance.now()));
+    return encodingOf(response.headers['content-type']).object(await bodyOf(response, end - performance.now()));
   }
 
   /** Resolves with an answer of 2xx, its body unread. */
@@ -173,7 +178,7 @@ export class Kube {
         }
         continue;
       }
-      throw ApiError.from(parse(body), { status, message, retryAfter: response.headers['retry-after'] });
+      throw ApiError.from(parse(body, response), { status, message, retryAfter: response.headers['retry-after'] });
     }
   }
 
@@ -191,7 +196,7 @@ export class Kube {
 
   /** `stale`: it went out on a kept connection that the server had closed, and was not heard. */
   #send(exchange: Exchange, credentials: RequestOptions): Promise<IncomingMessage | 'stale'> {
-    const { method, path, query = {}, body, headersMs } = exchange;
+    const { method, path, query = {}, accept, body, headersMs } = exchange;
     const cluster = this.#config.getCurrentCluster();
     if (!cluster) throw new Error('the kubeconfig names no current cluster');
     const url = new URL(cluster.server.replace(/\/$/, '') + path);
@@ -205,7 +210,7 @@ export class Kube {
       agent: cluster.proxyUrl ? credentials.agent : this.#agents[url.protocol as 'https:'],
       headers: {
         ...credentials.headers,
-        Accept: method === 'GET' ? JSON_TYPE : METADATA_TYPE,
+        Accept: accept,
         'User-Agent': 'istio-pod-network-controller',
         ...(body && { 'Content-Type': body.type, 'Content-Length': Buffer.byteLength(content ?? '') }),
       },
@@ -252,31 +257,25 @@ function keepAlive<A>(Agent: new (options: AgentOptions) => A): A {
   });
 }
 
-async function bodyOf(response: IncomingMessage, limitMs: number): Promise<string> {
+async function bodyOf(response: IncomingMessage, limitMs: number): Promise<Buffer> {
   const timer = setTimeout(() => response.destroy(timedOut('the rest of the answer', limitMs)), limitMs);
   try {
-    return await text(response);
+    return await buffer(response);
   } finally {
     clearTimeout(timer);
   }
 }
 
-/** Cuts bytes, not characters: no character of more than one byte contains a line feed. */
-async function* splitLines(response: IncomingMessage, idleMs: number): AsyncGenerator<Buffer, void> {
+async function* eventsOf(response: IncomingMessage, idleMs: number): AsyncGenerator<WatchEvent, void> {
   const timer = setTimeout(() => response.destroy(timedOut('anything more of the answer', idleMs)), idleMs);
-  const held: Buffer[] = [];
+  const encoding = encodingOf(response.headers['content-type']);
+  const splitter = encoding.splitter();
   try {
     for await (const chunk of response as AsyncIterable<Buffer>) {
       timer.refresh();
-      let start = 0;
-      for (let end = chunk.indexOf(LINE_FEED); end !== -1; end = chunk.indexOf(LINE_FEED, start)) {
-        const rest = chunk.subarray(start, end);
-        yield held.length === 0 ? rest : Buffer.concat([...held.splice(0), rest]);
-        start = end + 1;
-      }
-      if (start < chunk.length) held.push(chunk.subarray(start));
+      for (const piece of splitter.push(chunk)) yield encoding.event(piece);
     }
-    if (held.length > 0) throw new Error('the answer ended in the middle of a line');
+    splitter.end();
   } finally {
     clearTimeout(timer);
     response.destroy();
@@ -287,9 +286,9 @@ function timedOut(what: string, limitMs: number): Error {
   return Object.assign(new Error(`${what} did not come within ${limitMs / 1000} s`), { code: 'ETIMEDOUT' });
 }
 
-function parse(body: string): unknown {
+function parse(body: Buffer, { headers }: IncomingMessage): unknown {
   try {
-    return JSON.parse(body);
+    return encodingOf(headers['content-type']).object(body);
   } catch {
     return undefined;
   }

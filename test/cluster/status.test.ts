@@ -154,8 +154,13 @@ test('what is written is answered with its metadata alone', async () => {
   await create('brief');
   const annotations = { brief: 'yes' };
   const made = await admin.patch(`/api/v1/namespaces/${namespace}/pods/brief`, 'merge', { metadata: { annotations } });
-  const { kind, metadata, ...rest } = made as V1Pod;
-  deepEqual([kind, metadata?.annotations?.brief, Object.keys(rest)], ['PartialObjectMetadata', 'yes', ['apiVersion']]);
+  const { metadata, ...rest } = made as V1Pod;
+  deepEqual(
+    [metadata?.annotations?.brief, rest],
+    ['yes', {}],
+    'of a whole pod spec and status would be there, of JSON the kind',
+  );
+  equal(metadata?.resourceVersion, (await read('brief')).metadata?.resourceVersion);
 });
 
 test('failed, initialized, failed in other words: the transition is when the status changed', async () => {

@@ -7,7 +7,8 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { KubeConfig } from '@kubernetes/client-node';
-import { line, status } from './watch-server.ts';
+import { status } from './watch-server.ts';
+import { line } from './wire.ts';
 
 const NAMESPACE = 'default';
 export const NODE = 'node';

@@ -1,16 +1,22 @@
 /**
  * A stand-in for kube-apiserver's list and watch of pods, over plain HTTP, that misbehaves on command: the real one
- * cannot be told to cut a line in two or to hang. What the real one does is tested in test/cluster/informer.test.ts.
+ * cannot be told to cut an event in two or to hang. What the real one does is tested in test/cluster/informer.test.ts.
  */
 import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { KubeConfig } from '@kubernetes/client-node';
 import { Kube } from '../../lib/sources/kube.ts';
+import { WIRES, type Wire } from './wire.ts';
 
 export interface Pod {
-  metadata: { namespace: string; name: string; uid: string; resourceVersion: string };
-  note: string;
+  metadata: {
+    namespace: string;
+    name: string;
+    uid: string;
+    resourceVersion: string;
+    annotations: { note: string };
+  };
 }
 
 interface WatchEvent {
@@ -31,6 +37,7 @@ export interface Asked {
 export type Fault = (response: ServerResponse, asked: Asked) => void;
 
 export interface WatchServer {
+  wire: Wire;
   url: string;
   kube: Kube;
   /** Every request so far. */
@@ -49,17 +56,17 @@ export interface WatchServer {
   compact(): void;
   /** Changes made from now on are not told to open watches; later ones are. */
   silently(change: () => void): void;
-  /** Writes to each open watch. */
-  write(data: string | Buffer): void;
+  /** Writes to each open watch, all at once. */
+  write(...data: Buffer[]): void;
   bookmark(): void;
   /** Ends the open watches as the real one does when their time is over. */
-  end(last?: string): void;
+  end(last?: Buffer): void;
   /** Breaks the connections of the open watches, after `half` has been sent. */
-  cut(half?: string): void;
+  cut(half?: Buffer): void;
   close(): Promise<void>;
 }
 
-export async function startWatchServer(): Promise<WatchServer> {
+export async function startWatchServer(wire: Wire = WIRES.protobuf): Promise<WatchServer> {
   const pods = new Map<string, Pod>();
   let history: WatchEvent[] = [];
   let version = 1;
@@ -74,21 +81,21 @@ export async function startWatchServer(): Promise<WatchServer> {
   const tell = (type: string, object: Pod) => {
     const event = { version, type, object };
     history.push(event);
-    if (!silent) for (const watch of watches) watch.write(line(type, object));
+    if (!silent) for (const watch of watches) watch.write(wire.event(type, object));
   };
   const answerList = (response: ServerResponse, query: URLSearchParams) => {
     const all = [...pods.values()];
     const from = Number(query.get('continue') ?? 0);
     const to = from + Number(query.get('limit'));
     const metadata = { resourceVersion: `${version}`, ...(to < all.length && { continue: `${to}` }) };
-    json(response, 200, { kind: 'PodList', metadata, items: all.slice(from, to) });
+    response.end(wire.list({ metadata, items: all.slice(from, to) }));
   };
   const answerWatch = (response: ServerResponse, query: URLSearchParams) => {
     const from = Number(query.get('resourceVersion'));
     if (from < oldest) return expired(response);
-    response.writeHead(200, { 'Content-Type': 'application/json' });
+    response.writeHead(200, { 'Content-Type': wire.watchType });
     response.flushHeaders();
-    for (const { version, type, object } of history) if (version > from) response.write(line(type, object));
+    for (const { version, type, object } of history) if (version > from) response.write(wire.event(type, object));
     watches.add(response);
     response.on('close', () => watches.delete(response));
   };
@@ -98,13 +105,14 @@ export async function startWatchServer(): Promise<WatchServer> {
     const kind = pathname !== '/api/v1/pods' ? 'other' : query.has('watch') ? 'watch' : 'list';
     const entry: Asked = { kind, query, headers: request.headers, at: performance.now() };
     asked.push(entry);
+    response.setHeader('Content-Type', kind === 'other' ? WIRES.JSON.objectType : wire.objectType);
     const fault = faults[kind].shift();
     if (fault !== undefined) fault(response, entry);
     else if (token.valid !== undefined && request.headers.authorization !== `Bearer ${token.valid}`) {
       status(response, 401, 'Unauthorized');
     } else if (kind === 'list') answerList(response, query);
     else if (kind === 'watch') answerWatch(response, query);
-    else json(response, 200, { method: request.method });
+    else response.end(JSON.stringify({ method: request.method }));
   });
   server.on('connection', (socket) => {
     sockets.add(socket);
@@ -119,6 +127,7 @@ export async function startWatchServer(): Promise<WatchServer> {
   });
 
   const standIn: WatchServer = {
+    wire,
     url,
     kube,
     asked,
@@ -130,7 +139,9 @@ export async function startWatchServer(): Promise<WatchServer> {
       if (recreated && pods.has(name)) standIn.delete(name);
       const uid = before?.metadata.uid ?? `${name}-${version}`;
       version++;
-      const pod = { metadata: { namespace: 'default', name, uid, resourceVersion: `${version}` }, note };
+      const pod = {
+        metadata: { namespace: 'default', name, uid, resourceVersion: `${version}`, annotations: { note } },
+      };
       pods.set(name, pod);
       tell(before ? 'MODIFIED' : 'ADDED', pod);
       return pod;
@@ -152,18 +163,17 @@ export async function startWatchServer(): Promise<WatchServer> {
       change();
       silent = false;
     },
-    write(data) {
-      for (const watch of watches) watch.write(data);
+    write(...data) {
+      for (const watch of watches) watch.write(Buffer.concat(data));
     },
     bookmark() {
-      const object = { kind: 'Pod', metadata: { resourceVersion: `${++version}` } };
-      standIn.write(`${JSON.stringify({ type: 'BOOKMARK', object })}\n`);
+      standIn.write(wire.event('BOOKMARK', { metadata: { resourceVersion: `${++version}` } }));
     },
-    end(last = '') {
+    end(last) {
       for (const watch of watches) watch.end(last);
       watches.clear();
     },
-    cut(half = '') {
+    cut(half = Buffer.alloc(0)) {
       for (const watch of watches) watch.write(half, () => watch.socket?.destroy());
       watches.clear();
     },
@@ -177,22 +187,15 @@ export async function startWatchServer(): Promise<WatchServer> {
   return standIn;
 }
 
-/** One event of a watch, as it goes over the wire. */
-export function line(type: string, object: unknown): string {
-  return `${JSON.stringify({ type, object })}\n`;
-}
-
+/** In the form of the answer's Content-Type. */
 export function status(response: ServerResponse, code: number, reason: string, headers: Record<string, string> = {}) {
-  json(response, code, { kind: 'Status', status: 'Failure', code, reason, message: `stand-in: ${reason}` }, headers);
+  const wire = response.getHeader('Content-Type') === WIRES.protobuf.objectType ? WIRES.protobuf : WIRES.JSON;
+  response.writeHead(code, { 'Content-Type': wire.objectType, ...headers });
+  response.end(wire.status({ kind: 'Status', status: 'Failure', code, reason, message: `stand-in: ${reason}` }));
 }
 
 function expired(response: ServerResponse): void {
   status(response, 410, 'Expired');
-}
-
-function json(response: ServerResponse, code: number, body: unknown, headers: Record<string, string> = {}): void {
-  response.writeHead(code, { 'Content-Type': 'application/json', ...headers });
-  response.end(JSON.stringify(body));
 }
 
 function watchServerConfig(server: string, token: string): KubeConfig {

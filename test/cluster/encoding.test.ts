@@ -1,0 +1,243 @@
+/** What the real kube-apiserver sends as protobuf and as JSON: both are read to the same pods, namespaces and errors. */
+import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
+import { request } from 'node:https';
+import { buffer } from 'node:stream/consumers';
+import { type CoreV1Api, KubeConfig, type V1Pod } from '@kubernetes/client-node';
+import { trimNamespace, trimPod } from '../../lib/pods.ts';
+import { ACCEPT, encodingOf, type WatchEvent } from '../../lib/sources/encoding.ts';
+import { Kube } from '../../lib/sources/kube.ts';
+import { READY } from '../../lib/status.ts';
+import { suite } from '../suite.ts';
+import { fixture, fixtures } from '../support/pods.ts';
+import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
+
+/** No kubelet of this name: pods stay as they are made. */
+const NODE = 'nowhere';
+const PODS = '/api/v1/namespaces/default/pods';
+const JSON_TYPE = 'application/json';
+
+const STATUS = {
+  phase: 'Running',
+  podIPs: [{ ip: '10.244.1.21' }, { ip: 'fd00::1' }],
+  conditions: [{ type: READY, status: 'False', reason: 'Failed', message: 'because' }],
+};
+
+const test = suite('encodings of the real API');
+test.needs('cluster');
+
+let controlPlane: ControlPlane;
+let core: CoreV1Api;
+
+test.before(async () => {
+  controlPlane = await startControlPlane();
+  core = coreApi(controlPlane.kubeconfig);
+  await core.createNamespacedServiceAccount({ namespace: 'default', body: { metadata: { name: 'default' } } });
+});
+test.after(() => controlPlane?.stop());
+
+interface Answered {
+  status: number | undefined;
+  type: string;
+  body: Buffer;
+}
+
+async function ask(path: string, accept: string): Promise<Answered> {
+  const config = new KubeConfig();
+  config.loadFromFile(controlPlane.kubeconfig);
+  const options = {};
+  await config.applyToHTTPSOptions(options);
+  const asked = request(controlPlane.server + path, { ...options, headers: { Accept: accept } }).end();
+  return new Promise((resolve, reject) => {
+    asked.on('error', reject);
+    asked.on('response', async (response) => {
+      const { statusCode: status, headers } = response;
+      resolve({ status, type: headers['content-type'] ?? '', body: await buffer(response) });
+    });
+  });
+}
+
+async function object(path: string, accept: string): Promise<unknown> {
+  const { type, body } = await ask(path, accept);
+  equal(type, accept.split(',')[0]);
+  return encodingOf(type).object(body);
+}
+
+/** Until the server ends it, after a second. */
+async function events(path: string, query: string, accept: string): Promise<WatchEvent[]> {
+  const { type, body } = await ask(`${path}?watch=true&timeoutSeconds=1&${query}`, accept);
+  equal(type.replace('; ', ';'), accept.split(',')[0]);
+  const encoding = encodingOf(type);
+  const splitter = encoding.splitter();
+  const all = Array.from(splitter.push(body), (piece) => encoding.event(piece));
+  splitter.end();
+  return all;
+}
+
+/** A fixture as far as this API server admits it. */
+function admissible(name: string): V1Pod {
+  const { metadata, spec } = fixture(name) as V1Pod;
+  const containers = [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])];
+  const mounts = containers.flatMap(({ volumeMounts = [] }) => volumeMounts);
+  return {
+    metadata: {
+      name,
+      namespace: 'default',
+      labels: metadata?.labels ?? {},
+      annotations: { ...metadata?.annotations, note: 'ä€😀', empty: '', constructor: 'c', toString: 't' },
+    },
+    spec: {
+      ...spec,
+      containers: spec?.containers ?? [],
+      volumes: [...new Set(mounts.map(({ name }) => name))].map((name) => ({ name, emptyDir: {} })),
+      nodeName: NODE,
+      priorityClassName: undefined as never,
+      priority: undefined as never,
+      serviceAccountName: 'default',
+      serviceAccount: undefined as never,
+      imagePullSecrets: undefined as never,
+    },
+  };
+}
+
+/** What no fixture has. */
+const ALL_READ: V1Pod = {
+  metadata: {
+    name: 'all-that-is-read',
+    namespace: 'default',
+    labels: { 'sidecar.istio.io/inject': 'true' },
+    annotations: { note: 'x' },
+  },
+  spec: {
+    nodeName: NODE,
+    hostNetwork: true,
+    readinessGates: [{ conditionType: READY }],
+    securityContext: { runAsUser: 0, runAsGroup: 2_000_000_000 },
+    containers: [
+      {
+        name: 'istio-proxy',
+        image: 'none',
+        args: ['proxy', 'sidecar', ''],
+        env: [
+          { name: 'INVALID_DROP', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
+          { name: 'DISABLE_ENVOY', value: '' },
+        ],
+        securityContext: { runAsUser: 1337, runAsGroup: 0 },
+      },
+    ],
+  },
+};
+
+const byName = (list: unknown) =>
+  (list as { items: unknown[] }).items.map(trimPod).sort((a, b) => a.metadata.name.localeCompare(b.metadata.name));
+
+test('every pod of the fixtures, by list and by watch, also while it is deleted', async () => {
+  const { metadata } = (await object(PODS, JSON_TYPE)) as { metadata: { resourceVersion: string } };
+  for (const body of [...fixtures.map(admissible), ALL_READ]) {
+    const made = await core.createNamespacedPod({ namespace: 'default', body });
+    const name = made.metadata?.name ?? '';
+    await core.replaceNamespacedPodStatus({ namespace: 'default', name, body: { ...made, status: STATUS } });
+  }
+  await core.deleteNamespacedPod({ namespace: 'default', name: 'native-cni' });
+  await core.deleteNamespacedPod({ namespace: 'default', name: 'gate', gracePeriodSeconds: 0 });
+
+  const [json, protobuf] = await Promise.all([JSON_TYPE, ACCEPT.object].map((accept) => object(PODS, accept)));
+  equal(byName(json).length, fixtures.length);
+  const all = byName(json).find(({ metadata }) => metadata.name === ALL_READ.metadata?.name);
+  deepEqual(all?.spec, { ...ALL_READ.spec, hostUsers: true, initContainers: [], containers: all?.spec.containers });
+  deepEqual(byName(protobuf), byName(json));
+  const { items } = protobuf as { items: { spec: object }[] };
+  ok(
+    items.every(({ spec }) => !('volumes' in spec)),
+    'what is not read is not decoded',
+  );
+  const going = byName(protobuf).find(({ metadata }) => metadata.name === 'native-cni');
+  ok(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(going?.metadata.deletionTimestamp ?? ''));
+
+  const since = `resourceVersion=${metadata.resourceVersion}`;
+  const [lines, frames] = await Promise.all([JSON_TYPE, ACCEPT.watch].map((accept) => events(PODS, since, accept)));
+  const trimmed = (all: WatchEvent[] = []) => all.map(({ type, object }) => ({ type, pod: trimPod(object) }));
+  deepEqual(trimmed(frames), trimmed(lines));
+  deepEqual([...new Set(frames?.map(({ type }) => type))].sort(), ['ADDED', 'DELETED', 'MODIFIED']);
+  const metadataOf = (object: unknown) => (object as { metadata: { annotations: Record<string, string> } }).metadata;
+  for (const [at, { object }] of (frames ?? []).entries())
+    deepEqual({ ...metadataOf(object).annotations }, metadataOf(lines?.[at]?.object).annotations);
+});
+
+test('namespaces', async () => {
+  const annotations = { 'istio-pod-network-controller/initialize': 'true', other: 'x' };
+  await core.createNamespace({ body: { metadata: { name: 'annotated', annotations } } });
+  const [json, protobuf] = await Promise.all(
+    [JSON_TYPE, ACCEPT.object].map(async (accept) => {
+      const list = (await object('/api/v1/namespaces', accept)) as { items: unknown[] };
+      return list.items.map(trimNamespace);
+    }),
+  );
+  deepEqual(protobuf, json);
+  equal(
+    protobuf?.find(({ metadata }) => metadata.name === 'annotated')?.metadata.annotations[
+      Object.keys(annotations)[0] ?? ''
+    ],
+    'true',
+  );
+});
+
+test('pages of a list', async () => {
+  const kube = kubeOf(controlPlane.kubeconfig);
+  type List = { metadata: { resourceVersion: string; continue?: string }; items: unknown[] };
+  const first = (await kube.list('/api/v1/namespaces', { limit: 2 }, {})) as List;
+  equal(first.items.length, 2);
+  const next = { limit: 500, continue: first.metadata.continue };
+  const last = (await kube.list('/api/v1/namespaces', next, {})) as List;
+  ok(!last.metadata.continue);
+  equal(last.metadata.resourceVersion, first.metadata.resourceVersion);
+  const { items } = (await object('/api/v1/namespaces', JSON_TYPE)) as List;
+  deepEqual([...first.items, ...last.items].map(trimNamespace), items.map(trimNamespace));
+  kube.close();
+});
+
+test('bookmarks', async () => {
+  const query = 'allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan';
+  const [lines, frames] = await Promise.all([JSON_TYPE, ACCEPT.watch].map((accept) => events(PODS, query, accept)));
+  const bookmarks = (all: WatchEvent[] = []) =>
+    all
+      .filter(({ type }) => type === 'BOOKMARK')
+      .map(({ object }) => (object as { metadata: { resourceVersion: string } }).metadata.resourceVersion);
+  ok(bookmarks(frames).length > 0);
+  equal(bookmarks(frames)[0], bookmarks(lines)[0]);
+});
+
+test('errors come with their message, of lists and of watches', async () => {
+  const kube = kubeOf(controlPlane.kubeconfig);
+  const missing = {
+    name: 'ApiError',
+    status: 404,
+    reason: 'NotFound',
+    message: 'pods "none" not found',
+  };
+  await rejects(kube.list(`${PODS}/none`, {}, {}), missing);
+  const [json, protobuf] = await Promise.all(
+    [JSON_TYPE, ACCEPT.object].map(async (accept) => (await object(`${PODS}/none`, accept)) as Record<string, unknown>),
+  );
+  for (const field of ['message', 'reason', 'code']) equal(protobuf?.[field], json?.[field]);
+  kube.close();
+
+  await core.createNamespacedServiceAccount({ namespace: 'default', body: { metadata: { name: 'nobody' } } });
+  const nobody = kubeOf(await controlPlane.kubeconfigFor({ namespace: 'default', name: 'nobody' }));
+  const forbidden = (verb: string) => ({
+    name: 'ApiError',
+    status: 403,
+    reason: 'Forbidden',
+    message: `pods is forbidden: User "system:serviceaccount:default:nobody" cannot ${verb} resource "pods" in API group "" in the namespace "default"`,
+  });
+  await rejects(nobody.list(PODS, {}, {}), forbidden('list'));
+  await rejects(nobody.watch(PODS, {}, { idleMs: 1000 }), forbidden('watch'));
+  nobody.close();
+});
+
+function kubeOf(file: string): Kube {
+  return new Kube(() => {
+    const config = new KubeConfig();
+    config.loadFromFile(file);
+    return config;
+  });
+}
