@@ -7,12 +7,13 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
-import { NAMESPACE, NODE, podWriter, type StoredPod } from './pods.ts';
+import { delimited, encode, envelope, eventFrame, PROTOBUF } from '../../test/support/protobuf.ts';
+import { NAMESPACE, NODE, podEncoder, podWriter, type StoredPod } from './pods.ts';
 
 export type Change = [what: 'create' | 'run' | 'terminate' | 'delete', name: string];
 
 export interface Report {
-  /** Milliseconds from writing the ADDED line to having read the patch. */
+  /** Milliseconds from writing the ADDED event to having read the patch. */
   latencies: number[];
   /** Patches of a pod after its first. */
   further: number;
@@ -20,9 +21,9 @@ export interface Report {
   /** Patches of pods' status, and Events. */
   patches: number;
   events: number;
-  /** Of watch lines that the controller's own patches caused, for one watcher. */
+  /** Bytes of events that the controller's own patches caused, for one watcher. */
   echoed: number;
-  /** Of all watch lines, for one watcher. */
+  /** Bytes of all events, for one watcher. */
   told: number;
   /** Lives that ended before their patch. */
   unmarked: number;
@@ -33,9 +34,50 @@ export type Answer = { port: number } | { report: Report } | { marked: number; a
 
 const [, , certificate = '', key = ''] = process.argv;
 const write = podWriter();
+
+/** Of collections and of their events. */
+interface Form {
+  type: string;
+  watchType: string;
+  event(type: string, pod: StoredPod): Buffer;
+  pods(metadata: object, pods: StoredPod[]): Buffer;
+  namespaces(metadata: object, items: object[]): Buffer;
+  /** PartialObjectMetadata. */
+  metadata(pod: StoredPod): Buffer;
+}
+
+const JSON_FORM: Form = {
+  type: 'application/json',
+  watchType: 'application/json',
+  event: (type, pod) => Buffer.from(`{"type":"${type}","object":${write(pod)}}\n`),
+  pods: (metadata, pods) => Buffer.from(`{"metadata":${JSON.stringify(metadata)},"items":[${pods.map(write).join()}]}`),
+  namespaces: (metadata, items) => Buffer.from(JSON.stringify({ metadata, items })),
+  metadata: (pod) => {
+    const { metadata } = JSON.parse(write(pod)) as { metadata: unknown };
+    return Buffer.from(JSON.stringify({ kind: 'PartialObjectMetadata', metadata }));
+  },
+};
+
+const encoder = podEncoder();
+const PROTOBUF_FORM: Form = {
+  type: PROTOBUF,
+  watchType: `${PROTOBUF};stream=watch`,
+  event: (type, pod) => eventFrame(type, envelope('Pod', encoder.pod(pod))),
+  pods: (metadata, pods) => {
+    const items = pods.map((pod) => delimited(2, encoder.pod(pod)));
+    return envelope('PodList', Buffer.concat([encode('PodList', { metadata }), ...items]));
+  },
+  namespaces: (metadata, items) => envelope('NamespaceList', { metadata, items }),
+  metadata: (pod) => envelope('PartialObjectMetadata', delimited(1, encoder.metadata(pod))),
+};
+
+function formOf({ headers }: IncomingMessage): Form {
+  return headers.accept?.startsWith(PROTOBUF) ? PROTOBUF_FORM : JSON_FORM;
+}
+
 const pods = new Map<string, StoredPod>();
 const toldAt = new Map<string, number>();
-const watches = new Set<ServerResponse>();
+const watches = new Map<ServerResponse, Form>();
 const marked = new Set<string>();
 let awaited = Number.POSITIVE_INFINITY;
 let version = 1;
@@ -57,14 +99,18 @@ function put(pod: StoredPod): void {
   pods.set(pod.name, pod);
 }
 
-/** Returns the bytes that each watcher gets. */
+/** Returns the bytes that a watcher gets. */
 function tell(type: string, pod: StoredPod): number {
   if (pod.node !== NODE) return 0;
-  const line = `{"type":"${type}","object":${write(pod)}}\n`;
-  report.told += line.length;
-  if (type === 'ADDED') toldAt.set(pod.name, performance.now());
-  for (const watch of watches) watch.write(line);
-  return line.length;
+  let bytes = 0;
+  for (const [watch, form] of watches) {
+    const event = form.event(type, pod);
+    bytes = event.length;
+    if (type === 'ADDED') toldAt.set(pod.name, performance.now());
+    watch.write(event);
+  }
+  report.told += bytes;
+  return bytes;
 }
 
 function change([what, name]: Change): void {
@@ -119,46 +165,53 @@ async function answerPatch(request: IncomingMessage, response: ServerResponse, n
     report.echoed += bytes;
   }
   // As the API server does where that is asked for.
-  const { metadata: made } = JSON.parse(write(pod)) as { metadata: unknown };
-  answer(response, 200, JSON.stringify({ kind: 'PartialObjectMetadata', metadata: made }));
+  const form = formOf(request);
+  answer(response, 200, form.metadata(pod), form.type);
   if (marked.size >= awaited) {
     awaited = Number.POSITIVE_INFINITY;
     say({ marked: marked.size, at: performance.timeOrigin + performance.now() });
   }
 }
 
-function answer(response: ServerResponse, code: number, body: string): void {
-  response.writeHead(code, { 'Content-Type': 'application/json' });
+function answer(response: ServerResponse, code: number, body: string | Buffer, type = JSON_FORM.type): void {
+  response.writeHead(code, { 'Content-Type': type });
   response.end(body);
 }
 
-function answerGet(response: ServerResponse, pathname: string, query: URLSearchParams): void {
-  const ofPods = pathname === '/api/v1/pods';
-  if (query.has('watch')) {
-    response.writeHead(200, { 'Content-Type': 'application/json' });
-    response.flushHeaders();
-    if (!ofPods) return;
-    watches.add(response);
-    response.on('close', () => watches.delete(response));
-    return;
+function answerWatch(response: ServerResponse, form: Form, ofPods: boolean): void {
+  response.writeHead(200, { 'Content-Type': form.watchType });
+  response.flushHeaders();
+  if (!ofPods) return;
+  watches.set(response, form);
+  response.on('close', () => watches.delete(response));
+}
+
+function listOf(form: Form, ofPods: boolean, query: URLSearchParams): Buffer {
+  const resourceVersion = String(version);
+  if (!ofPods) {
+    const items = [{ metadata: { name: NAMESPACE, uid: 'n', resourceVersion: '1' } }];
+    return form.namespaces({ resourceVersion }, items);
   }
-  const own = ofPods ? [...pods.values()].filter(({ node }) => node === NODE) : [];
+  const own = [...pods.values()].filter(({ node }) => node === NODE);
   const from = Number(query.get('continue') ?? 0);
   const to = from + Number(query.get('limit') ?? own.length);
   const page = own.slice(from, to);
   for (const { name } of page) toldAt.set(name, performance.now());
-  const items = ofPods
-    ? page.map(write)
-    : [JSON.stringify({ metadata: { name: NAMESPACE, uid: 'n', resourceVersion: '1' } })];
   // Nothing changes between a list and its watch here, so no history is kept.
-  const metadata = { resourceVersion: String(version), ...(to < own.length && { continue: String(to) }) };
-  answer(response, 200, `{"metadata":${JSON.stringify(metadata)},"items":[${items.join(',')}]}`);
+  return form.pods({ resourceVersion, ...(to < own.length && { continue: String(to) }) }, page);
+}
+
+function answerGet(request: IncomingMessage, response: ServerResponse, pathname: string, query: URLSearchParams): void {
+  const form = formOf(request);
+  const ofPods = pathname === '/api/v1/pods';
+  if (query.has('watch')) answerWatch(response, form, ofPods);
+  else answer(response, 200, listOf(form, ofPods, query), form.type);
 }
 
 const server = createServer({ cert: readFileSync(certificate), key: readFileSync(key) }, (request, response) => {
   report.requests++;
   const { pathname, searchParams } = new URL(request.url ?? '/', 'https://stand-in');
-  if (request.method === 'GET') answerGet(response, pathname, searchParams);
+  if (request.method === 'GET') answerGet(request, response, pathname, searchParams);
   else if (request.method === 'PATCH') void answerPatch(request, response, pathname.split('/')[6] ?? '');
   else {
     request.resume();
