@@ -15,8 +15,11 @@ ways, in one run.
   npm run bench -- --publish               a full run, and its figures and picture into README.md and docs/
   npm run bench -- --from FILE.json        instead of running: prints, reports or publishes what is there
 
+Where a FILE of results is read, the log of a run with --output - does as well.
+
   --seed N          orders are drawn from it; printed with every run
-  --output FILE     where the results go; bench/results/TIME.json if absent, the report beside it as .html
+  --output FILE     where the results go; bench/results/TIME.json if absent, the report beside it as .html.
+                    - prints them as one last line, and writes nothing
   --profile FOLDER  CPU profiles of the controller go there
   --plant NAME=US   makes the driver NAME slower by US microseconds: what --compare should then find
 

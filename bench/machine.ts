@@ -5,12 +5,14 @@ import type { Machine } from './schema.ts';
 
 export function describeMachine(): Machine {
   const before = loadavg()[0] ?? 0;
+  const name = process.env.NODE_NAME;
   return {
+    ...(name && { name }),
     kernel: release(),
     cpu: cpus()[0]?.model.trim() || 'unknown',
     cpus: availableParallelism(),
     memoryMiB: Math.round(totalmem() / 2 ** 20),
-    distribution: /^PRETTY_NAME="?([^"\n]*)/m.exec(read('/etc/os-release'))?.[1] ?? 'unknown',
+    distribution: /^PRETTY_NAME="?([^"\n]*)/m.exec(read('/etc/os-release'))?.[1] ?? 'unknown distribution',
     node: process.version,
     // Virtual machines say so to their guests, who wake their threads later than others.
     virtual: /^flags\s*:.*\bhypervisor\b/m.test(read('/proc/cpuinfo')) ? 'virtual machine' : '',

@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { styleText } from 'node:util';
-import { runInSandbox } from '../lib/userns.ts';
+import { canBecome, runInSandbox, UID_MAP_REMEDY } from '../lib/userns.ts';
 import { HELP, parse, type Request, UsageError } from './cli.ts';
 import { compare, comparisonText } from './compare.ts';
 import { goalsText, machineText, workloadText } from './print.ts';
@@ -12,6 +12,8 @@ import { run } from './run.ts';
 import { parseResults, type Results } from './schema.ts';
 import { workloads } from './workloads/index.ts';
 
+/** As which the proxy runs. */
+const PROXY = 1337;
 const EXIT = { failed: 1, usage: 2, refused: 3 };
 
 try {
@@ -40,15 +42,20 @@ async function main(): Promise<number> {
   }
   const results = request.from === undefined ? await measure(request) : show(load(request.from));
   if (typeof results === 'number') return results;
-  const output = request.output ?? request.from ?? join(import.meta.dirname, 'results', `${stamp(results)}.json`);
-  mkdirSync(dirname(output), { recursive: true });
-  if (request.from === undefined) writeFileSync(output, `${JSON.stringify(parseResults(results, 'this run'))}\n`);
-  const report = output.replace(/(\.json)?$/, '.html');
-  writeFileSync(report, reportPage(results));
-  console.log(`\nResults: ${relative('', output)}, report: ${relative('', report)}`);
+  if (request.output === '-') console.log(`\n${lineOf(results)}`);
+  else write(results, request);
   if (request.publish) console.log(`Published: ${publish(results, join(import.meta.dirname, '..')).join(', ')}`);
   if (results.workloads.some(({ failed }) => failed !== undefined)) return EXIT.failed;
   return results.workloads.some(({ refused }) => refused !== undefined) ? EXIT.refused : 0;
+}
+
+function write(results: Results, { output, from }: Request): void {
+  const path = output ?? from ?? join(import.meta.dirname, 'results', `${stamp(results)}.json`);
+  mkdirSync(dirname(path), { recursive: true });
+  if (from === undefined) writeFileSync(path, `${lineOf(results)}\n`);
+  const report = path.replace(/(\.json)?$/, '.html');
+  writeFileSync(report, reportPage(results));
+  console.log(`\nResults: ${relative('', path)}, report: ${relative('', report)}`);
 }
 
 /** Or the exit code of the sandbox in which this whole program ran. */
@@ -56,6 +63,8 @@ async function measure(request: Request): Promise<Results | number> {
   const sandbox = await runInSandbox();
   if (sandbox.ran) return sandbox.exitCode;
   if (sandbox.lack !== undefined) throw new Error(`no network namespaces can be made here; ${sandbox.lack}`);
+  if (!canBecome(PROXY))
+    throw new Error(`Istio's rules name uid ${PROXY}, which is not mapped here; ${UID_MAP_REMEDY}`);
   const seed = request.seed ?? Math.floor(Math.random() * 2 ** 32);
   const chosen = workloads.filter(({ name, apart }) => request.only?.includes(name) ?? apart !== true);
   const { quick, externals, plant, profile } = request;
@@ -82,10 +91,18 @@ function stamp({ made }: Results): string {
   return made.replaceAll(/[:.]/g, '-');
 }
 
-/** Throws UsageError where there is no such file, or what is in it are no results. */
+/** As they are written, and found again among other lines. */
+function lineOf(results: Results): string {
+  return JSON.stringify(parseResults(results, 'this run'));
+}
+
+/** Results, or the log of a run that ends with them. Throws UsageError where there is no such file, or neither is in it. */
 function load(path: string): Results {
   try {
-    return parseResults(JSON.parse(readFileSync(path, 'utf8')), path);
+    const text = readFileSync(path, 'utf8');
+    const [line] = /^\{"schema":.*$/m.exec(text) ?? [];
+    if (line === undefined && !text.startsWith('{')) throw new Error('no results; a log has them in its last line');
+    return parseResults(JSON.parse(line ?? text), path);
   } catch (error) {
     throw new UsageError(`${path}: ${(error as Error).message.replace(`${path}: `, '')}`);
   }

@@ -3,43 +3,60 @@
  * other machines. What a workload does to the machine by itself is not in it.
  */
 import { readdirSync, readFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
+import { cpus } from 'node:os';
 
 /** A tick of /proc (USER_HZ) is a hundredth of a second wherever Linux runs. */
 const TICKS = 100;
 /** kthreadd, the parent of the kernel's threads: they take down our netns. */
 const KTHREADD = 2;
 
+/** `user`: in programs, and what a hypervisor gave to other machines; `all`: in the kernel too. In ticks. */
+type Kind = 'user' | 'all';
+type Ticks = Record<Kind, number>;
+
 interface Process {
   pid: number;
   parent: number;
-  /** Ticks, those of children that have ended included. */
-  ticks: number;
+  /** Those of children that have ended included. */
+  ticks: Ticks;
 }
 
 /** Starts counting; what it returns tells the share of all CPUs that others had since then, 0 to 1. */
 export function watchOthers(): () => number {
-  const before = sample();
+  // A container does not see the kernel's threads: there the kernel's time for us and for others is not to be told apart.
+  const kind = seesKernelThreads() ? 'all' : 'user';
+  const before = sample(kind);
   return () => {
-    const after = sample();
+    const after = sample(kind);
     const seconds = (after.at - before.at) / 1000;
     const others = (after.busy - before.busy - (after.own - before.own)) / TICKS;
-    return Math.max(0, others / seconds / availableParallelism());
+    return Math.max(0, others / seconds / cpus().length);
   };
 }
 
-function sample() {
-  return { at: performance.now(), busy: busyTicks(), own: ticksOf(process.pid) + ticksOf(KTHREADD) };
+function sample(kind: Kind) {
+  const own = ticksOf(process.pid, kind) + (kind === 'all' ? ticksOf(KTHREADD) : 0);
+  return { at: performance.now(), busy: busyTicks()[kind], own };
 }
 
-/** user, nice, system, irq, softirq, steal; idle and waiting for a disk are not. */
-function busyTicks(): number {
+/** Process 2 of a container is any. */
+function seesKernelThreads(): boolean {
+  try {
+    return readFileSync(`/proc/${KTHREADD}/comm`, 'utf8') === 'kthreadd\n';
+  } catch {
+    return false;
+  }
+}
+
+/** Of all CPUs; idle and waiting for a disk are not. */
+function busyTicks(): Ticks {
   const [, user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = (
     /^cpu .*$/m.exec(readFileSync('/proc/stat', 'utf8'))?.[0] ?? ''
   )
     .split(/\s+/)
     .map(Number);
-  return user + nice + system + irq + softirq + steal;
+  const programs = user + nice + steal;
+  return { user: programs, all: programs + system + irq + softirq };
 }
 
 function processes(): Process[] {
@@ -52,7 +69,9 @@ function processes(): Process[] {
           .replace(/^.*\) /s, '')
           .split(' ')
           .map(Number);
-        const ticks = fields.slice(11, 15).reduce((sum, each) => sum + each, 0);
+        const [user = 0, system = 0, endedUser = 0, endedSystem = 0] = fields.slice(11, 15);
+        const programs = user + endedUser;
+        const ticks = { user: programs, all: programs + system + endedSystem };
         return [{ pid: Number(entry), parent: fields[1] ?? 0, ticks }];
       } catch {
         return []; // it ended
@@ -61,10 +80,10 @@ function processes(): Process[] {
 }
 
 /** Of a process and its descendants, those that have ended and were waited for included. */
-export function ticksOf(root: number): number {
+export function ticksOf(root: number, kind: Kind = 'all'): number {
   const all = processes();
   const children = Map.groupBy(all, ({ parent }) => parent);
   const below = (pid: number): number =>
-    (children.get(pid) ?? []).reduce((total, child) => total + child.ticks + below(child.pid), 0);
-  return (all.find(({ pid }) => pid === root)?.ticks ?? 0) + below(root);
+    (children.get(pid) ?? []).reduce((total, child) => total + child.ticks[kind] + below(child.pid), 0);
+  return (all.find(({ pid }) => pid === root)?.ticks[kind] ?? 0) + below(root);
 }

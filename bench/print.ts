@@ -100,8 +100,9 @@ function grouped(value: number): string {
 }
 
 export function machineText({ machine, seed, made, commit, mode }: Results): string {
-  const { kernel, cpu, cpus, memoryMiB, distribution, node, virtual, load } = machine;
+  const { name = '', kernel, cpu, cpus, memoryMiB, distribution, node, virtual, load } = machine;
   const where = [
+    name,
     distribution,
     `Linux ${kernel}`,
     `${cpus} x ${cpu}`,

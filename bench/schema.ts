@@ -108,6 +108,8 @@ const goal = z.strictObject({
 });
 
 const machine = z.strictObject({
+  /** Of the node, in a cluster. */
+  name: word.optional(),
   kernel: word,
   cpu: word,
   cpus: number.int(),

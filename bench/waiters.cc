@@ -15,6 +15,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -121,6 +122,10 @@ std::string First(const std::vector<std::string>& words) {
     Check(listen(listener, 8), "listen");
   });
   const Child child(words.at(1), {words.begin() + 2, words.end()});
+  // Its end of the pipe closes with it.
+  pollfd events[] = {{listener, POLLIN, 0}, {child.out, 0, 0}};
+  Check(poll(events, 2, -1), "poll");
+  if (events[0].revents == 0) throw Failure{ECHILD, "it ended"};
   const int accepted = Check(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC), "accept");
   const int64_t took = Now() - *Child::started;
   close(accepted);

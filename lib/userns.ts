@@ -94,5 +94,5 @@ function remedy(): string {
   for (const [name, blocking, allowing] of blocks) {
     if (setting(name) === blocking) return `run as root, or allow user namespaces: sysctl -w ${name}=${allowing}`;
   }
-  return 'run as root; in a container, with the capabilities SYS_ADMIN and NET_ADMIN';
+  return 'run as root; in a container, with the capabilities SYS_ADMIN and NET_ADMIN, and AppArmor unconfined';
 }

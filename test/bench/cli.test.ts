@@ -1,6 +1,6 @@
 /** What is asked for wrongly is refused with the flag, the value and what would be right. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -77,6 +77,30 @@ test('files that are no results are refused, with the field that is wrong', () =
     assert.match(refused('{'), /x\.json: .*JSON/);
     assert.match(refused(JSON.stringify({ ...sample({ seed: 1 }), schema: 2 })), /x\.json: schema: 2: .*expected 1/);
     assert.match(bench('--from', join(folder, 'none.json')).stderr, /none\.json: ENOENT/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('results are printed as one last line, and read again from among the others', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'ipnc-bench-cli-'));
+  try {
+    const results = sample({ seed: 1 });
+    const [file, log] = [join(folder, 'a.json'), join(folder, 'a.log')];
+    writeFileSync(file, JSON.stringify(results, null, 2));
+    const { status, stdout } = bench('--from', file, '--output', '-');
+    assert.is(status, 0);
+    assert.equal(readdirSync(folder), ['a.json']);
+    assert.equal(JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? ''), results);
+    writeFileSync(log, stdout);
+    assert.is(bench('--compare', file, log).status, 0);
+    assert.is(bench('--from', log).status, 0);
+    assert.match(readFileSync(`${log}.html`, 'utf8'), /<html/);
+    // As of a run that was ended.
+    writeFileSync(log, stdout.replace(/^\{.*$/m, ''));
+    const { status: ended, stderr } = bench('--from', log);
+    assert.is(ended, 2);
+    assert.match(stderr, /a\.log: no results; a log has them in its last line/);
   } finally {
     rmSync(folder, { recursive: true });
   }

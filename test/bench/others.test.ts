@@ -1,5 +1,5 @@
 /** Whose CPU time it is: what this program started, also when it has ended, and not what has left it. */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
@@ -53,3 +53,36 @@ test('a share is one', async () => {
   const share = others();
   assert.ok(share >= 0 && share <= 1.1, String(share));
 });
+
+test(
+  'in a container, which does not see the kernel at work, others have what they do in programs',
+  async () => {
+    // Nearly all that it does is done by the kernel.
+    const load = spawn('dd', ['if=/dev/zero', 'of=/dev/null', 'bs=64k'], { stdio: 'ignore' });
+    const script = `
+      import { cpus } from 'node:os';
+      import { readFileSync } from 'node:fs';
+      import { setTimeout as sleep } from 'node:timers/promises';
+      import { watchOthers } from ${JSON.stringify(new URL('../../bench/others.ts', import.meta.url).href)};
+      const programs = () => {
+        const [, user, nice, , , , , , steal] = readFileSync('/proc/stat', 'utf8').split('\\n')[0].split(/\\s+/).map(Number);
+        return (user + nice + steal) / 100;
+      };
+      const before = programs();
+      const others = watchOthers();
+      const began = performance.now();
+      await sleep(1500);
+      const share = others();
+      const seconds = (performance.now() - began) / 1000;
+      console.log(share * seconds * cpus().length, programs() - before);`;
+    try {
+      const enter = ['--pid', '--fork', '--mount-proc', process.execPath, '--input-type=module', '--eval', script];
+      const { stdout, stderr } = spawnSync('unshare', enter, { encoding: 'utf8' });
+      const [others = Number.NaN, most = 0] = stdout.split(' ').map(Number);
+      assert.ok(others <= most + 0.1, `${others} of ${most} s; ${stderr}`);
+    } finally {
+      load.kill('SIGKILL');
+    }
+  },
+  { needs: ['netns', 'dd', 'unshare'] },
+);
