@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 #
 # docker buildx build --platform linux/amd64,linux/arm64 --sbom=true --provenance=true --tag NAME:TAG --push .
+# The harness, for the chart's bench.enabled: the same with --target bench --tag NAME:TAG-bench.
 
 FROM debian:bookworm AS build
 # The SBOM is made of this stage, where packages still have names: Debian's, and npm's of the bundle.
@@ -9,7 +10,7 @@ ARG BUILDKIT_SBOM_SCAN_STAGE=true
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
       ca-certificates g++ iproute2 iptables libip4tc-dev libip6tc-dev libiptc-dev libmnl-dev libnftnl-dev make nftables \
-      nodejs npm pkg-config python3 util-linux \
+      nodejs npm openssl pkg-config python3 util-linux \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home build \
  && install --directory --owner build /home/build/src
@@ -17,6 +18,15 @@ USER build
 WORKDIR /home/build/src
 COPY --chown=build . .
 RUN npm run build:image-root -- /home/build/image
+
+# The harness (chart/image/bench.ts). It makes network and mount namespaces, so it needs root and what the chart's Job has.
+FROM build AS build-bench
+RUN npm run build:image-root -- --bench /home/build/bench
+
+FROM scratch AS bench
+COPY --from=build-bench --chown=0:0 /home/build/bench /
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ENTRYPOINT ["/usr/local/bin/node","/app/bench/main.ts"]
 
 # No shell, no package manager, nothing that the controller and the gate do not use: chart/image/files.ts is the list.
 FROM scratch

@@ -1,10 +1,12 @@
-/** The image's root file system: all that is in it, and nothing else, is what runs. */
-import { execFileSync } from 'node:child_process';
+/** The images' root file systems: all that is in one, and nothing else, is what runs. */
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { ENVIRONMENT, GATE, type ImageFile, imageLayers, MAIN, USER } from '../chart/image/files.ts';
+import { parseResults } from '../bench/schema.ts';
+import { BENCH_ENTRYPOINT, benchLayers, PROGRAMS } from '../chart/image/bench.ts';
+import { ENVIRONMENT, GATE, type ImageFile, imageLayers, MAIN, PATH, USER } from '../chart/image/files.ts';
 import { layOut } from '../chart/image/lay-out.ts';
 import type { Check } from '../lib/doctor.ts';
 import { suite } from './suite.ts';
@@ -23,11 +25,17 @@ test.after(() => rmSync(folder, { recursive: true, force: true }));
 
 /** With that folder for a root, and /proc. */
 function inside(...command: string[]): string {
-  const enter = 'mount --rbind /proc "$0/proc" && exec chroot "$0" "$@"';
-  return execFileSync('unshare', ['--mount', 'sh', '-c', enter, folder, ...command], {
+  const { status, stdout, stderr } = enter(folder, ['--rbind /proc "$0/proc"'], command);
+  if (status !== 0) throw new Error(`${command.join(' ')}: ${status}: ${stderr}`);
+  return stdout;
+}
+
+function enter(root: string, mounts: string[], command: string[]) {
+  const script = `${mounts.map((each) => `mount ${each} && `).join('')}exec chroot "$0" "$@"`;
+  return spawnSync('unshare', ['--mount', 'sh', '-c', script, root, ...command], {
     encoding: 'utf8',
     env: { PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin' },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: 60_000,
   });
 }
 
@@ -118,4 +126,55 @@ test('an image is laid out in an empty folder alone', () => {
   const target = join(folder, 'proc/new');
   assert.is(refused(target), '');
   assert.ok(existsSync(join(target, 'app/build/Release/gate')));
+});
+
+const bench = suite('image of the harness');
+bench.needs('netns', 'addon', 'gate', 'toolbox', 'ldd', 'chroot', 'unshare', 'openssl');
+
+const benchFolder = mkdtempSync(join(tmpdir(), 'ipnc-image-bench-'));
+let benchFiles: ImageFile[] = [];
+bench.before(async () => {
+  benchFiles = (await benchLayers(root, join(root, 'build/Release'))).flat();
+  const mountPoints = ['proc', 'dev'].map((path): ImageFile => ({ path, folder: true }));
+  layOut(benchFolder, [...benchFiles, ...mountPoints]);
+});
+bench.after(() => rmSync(benchFolder, { recursive: true, force: true }));
+
+function insideBench(...command: string[]) {
+  // Whose root is no mount may not unshare mounts.
+  return enter(benchFolder, ['--bind "$0" "$0"', '--rbind /proc "$0/proc"', '--rbind /dev "$0/dev"'], command);
+}
+
+bench(
+  'it measures what takes most of what is in it, and the last line of what it prints are the results',
+  () => {
+    const words = ['--output', '-', '--quick', '--only', 'controller,end-to-end'];
+    const { status, stdout, stderr } = insideBench(...BENCH_ENTRYPOINT, ...words);
+    const last = stdout.trimEnd().split('\n').at(-1) ?? '';
+    const { workloads } = parseResults(JSON.parse(last), `the last line, ${stderr}`);
+    const [controller, endToEnd] = workloads;
+    assert.equal([controller?.failed, controller?.skipped], [undefined, undefined]);
+    assert.match(endToEnd?.skipped ?? '', /^no cluster: /);
+    // On a busy machine it is refused.
+    assert.is(status, controller?.refused === undefined ? 0 : 3);
+  },
+  { timeoutMs: 60_000, needs: ['uid-map'] },
+);
+
+bench('each program of others is there, with what it needs', () => {
+  const says: Record<string, string[]> = { sh: ['-c', 'true'], openssl: ['version'] };
+  for (const name of PROGRAMS) {
+    const { status, stderr } = insideBench(name, ...(says[name] ?? ['-V']));
+    assert.is(status, 0, `${name}: ${stderr}`);
+  }
+});
+
+bench("the Dockerfile's environment and entry point of it are those of the tests' image, and root its user", () => {
+  const [, text = ''] = readFileSync(join(root, 'Dockerfile'), 'utf8').split('\nFROM scratch AS bench\n');
+  const instructions = [
+    'COPY --from=build-bench --chown=0:0 /home/build/bench /',
+    `ENV ${PATH}`,
+    `ENTRYPOINT ${JSON.stringify(BENCH_ENTRYPOINT)}`,
+  ];
+  assert.equal(text.split('\n\n')[0]?.split('\n'), instructions);
 });

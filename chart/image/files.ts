@@ -8,8 +8,8 @@ import { BUNDLE } from './bundle.ts';
 
 const run = promisify(execFile);
 
-/** `path` without a leading slash; `mode` is 0644 where it is absent. */
-export type ImageFile = { path: string; mode?: number } & ({ content: Buffer } | { link: string });
+/** `path` without a leading slash; `mode` is 0644 where it is absent, 0755 of a folder. */
+export type ImageFile = { path: string; mode?: number } & ({ content: Buffer } | { link: string } | { folder: true });
 
 /** The entry point; also in PATH as `ipnc` and as `istio-pod-network-controller`. */
 export const MAIN = '/app/lib/main.js';
@@ -17,13 +17,23 @@ export const MAIN = '/app/lib/main.js';
 export const USER = '1337:1337';
 /** What a pod waits with; `ipnc init` finds it where it was built. */
 export const GATE = '/usr/local/bin/pod-network-gate';
-/** An image that has an environment is given no PATH. For malloc one heap, instead of one for each thread. */
-export const ENVIRONMENT = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'MALLOC_ARENA_MAX=1'];
-const NODE = 'usr/local/bin/node';
+/** An image that has an environment is given none. */
+export const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+/** For malloc one heap, instead of one for each thread. */
+export const ENVIRONMENT = [PATH, 'MALLOC_ARENA_MAX=1'];
+export const NODE = 'usr/local/bin/node';
 /** V8 collects sooner: under load the heap is a third of what it would be, at the same speed. */
 export const FLAG = '--optimize-for-size';
-const RELEASE = 'app/build/Release';
+export const RELEASE = 'app/build/Release';
 const LICENSES = 'usr/share/licenses';
+
+/** Node, and its libraries, which nothing above it has to bring again. */
+export async function runtimeLayer(root: string): Promise<{ files: ImageFile[]; ofNode: string[] }> {
+  // The one that node's npm package chose for this machine, which may be another than the one that runs this.
+  const node = realpathSync(join(root, 'node_modules/node/bin/node'));
+  const ofNode = await libraries(node);
+  return { files: [program(NODE, node), ...ofNode.map(inPlace)], ofNode };
+}
 
 /**
  * Node changes seldom and ours often: a layer each.
@@ -32,13 +42,10 @@ const LICENSES = 'usr/share/licenses';
  * @param release where the addon and the gate were built: `build/Release`
  */
 export async function imageLayers(root: string, release: string): Promise<[runtime: ImageFile[], own: ImageFile[]]> {
-  // The one that node's npm package chose for this machine, which may be another than the one that runs this.
-  const node = realpathSync(join(root, 'node_modules/node/bin/node'));
+  const { files: runtime, ofNode } = await runtimeLayer(root);
   const addon = addonIn(release);
   const gate = join(release, 'gate');
-  const ofNode = await libraries(node);
   const ofAddon = (await libraries(addon)).filter((path) => !ofNode.includes(path));
-  const runtime = [program(NODE, node), ...ofNode.map(inPlace)];
   const { programs, packages } = await bundle(root);
   const own: ImageFile[] = [
     ...programs,
@@ -55,13 +62,13 @@ export async function imageLayers(root: string, release: string): Promise<[runti
   return [runtime, own];
 }
 
-function addonIn(release: string): string {
+export function addonIn(release: string): string {
   const [addon] = globSync([join(release, 'bindings/ipnc.node'), join(release, 'ipnc.node')]);
   if (addon === undefined) throw new Error(`the addon is not built in ${release}; run ./setup`);
   return addon;
 }
 
-function program(path: string, from: string | Buffer): ImageFile {
+export function program(path: string, from: string | Buffer): ImageFile {
   return { path, mode: 0o755, content: typeof from === 'string' ? readFileSync(from) : from };
 }
 
@@ -85,15 +92,19 @@ async function bundle(root: string): Promise<{ programs: ImageFile[]; packages: 
     const content = text.replace(/^#!.*\n/, `#!/${NODE} ${FLAG}\n`);
     return program(join(dirname(MAIN), basename(path)).slice(1), Buffer.from(content));
   });
-  const folders = Object.keys(metafile.inputs).map((file) => PACKAGE.exec(file)?.[0] ?? '');
-  return { programs, packages: [...new Set(folders)].filter(Boolean).sort() };
+  return { programs, packages: packagesOf(Object.keys(metafile.inputs)) };
+}
+
+/** Folders of the packages that these files are of, `files` relative to the project's folder. */
+export function packagesOf(files: readonly string[]): string[] {
+  return [...new Set(files.map((file) => PACKAGE.exec(file)?.[0] ?? ''))].filter(Boolean).sort();
 }
 
 /** The innermost one: packages may bring packages of their own. */
 const PACKAGE = /^.*node_modules\/(?:@[^/]+\/)?[^/]+/;
 
 /** Ours, and those of what is in the bundle and linked to the addon, which may not be given away without. */
-function licenses(root: string, packages: string[]): ImageFile[] {
+export function licenses(root: string, packages: string[]): ImageFile[] {
   const ours = ['LICENSE', 'native/LICENSE', 'native/COPYING'];
   const node = 'node_modules/node/node_modules/node-linux-*/LICENSE';
   const theirs = packages.map((folder) => `${folder}/{LICEN[SC]E,licen[sc]e}*`);
@@ -106,7 +117,7 @@ function licenses(root: string, packages: string[]): ImageFile[] {
 }
 
 /** Debian's word on the packages that these files are of; nothing where there is no dpkg. */
-async function copyrights(files: string[]): Promise<ImageFile[]> {
+export async function copyrights(files: string[]): Promise<ImageFile[]> {
   // dpkg knows a file by one path, with or without the /usr that /lib leads to. One that it does not know makes it fail,
   // and it tells of the others all the same.
   const known = files.flatMap((path) => [path, realpathSync(path)]);
@@ -120,11 +131,11 @@ async function copyrights(files: string[]): Promise<ImageFile[]> {
 }
 
 /** The shared libraries an executable or an addon needs, its loader among them, at the paths where it finds them. */
-async function libraries(file: string): Promise<string[]> {
+export async function libraries(file: string): Promise<string[]> {
   const { stdout } = await run('ldd', [file]);
   return [...stdout.matchAll(/(?:=> )?(\/\S+) \(0x/g)].map(([, path]) => path ?? '');
 }
 
-function inPlace(path: string): ImageFile {
+export function inPlace(path: string): ImageFile {
   return program(path.slice(1), path);
 }

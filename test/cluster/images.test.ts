@@ -19,6 +19,7 @@ const needs: Record<ImageName, string[]> = {
   toolbox: ['toolbox'],
   'pod-network-gate': ['gate'],
   'istio-pod-network-controller': ['addon', 'gate', 'ldd'],
+  'istio-pod-network-controller-bench': ['addon', 'gate', 'toolbox', 'ldd', 'openssl'],
 };
 
 for (const [name, make] of Object.entries(images)) {

@@ -56,6 +56,8 @@ export function clusterLack(): string | undefined {
 }
 
 function lackOf(script: 'setup' | 'build', what: string): string | undefined {
+  // An image may hold what imports this, and no more.
+  if (!existsSync(join(here, script))) return `${what}: test/cluster is not here`;
   try {
     execFileSync(join(here, script), ['--check'], { stdio: 'pipe' });
     return undefined;

@@ -5,7 +5,8 @@ import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
-import { ENVIRONMENT, imageLayers, MAIN, USER } from '../../../chart/image/files.ts';
+import { BENCH_ENTRYPOINT, benchLayers } from '../../../chart/image/bench.ts';
+import { ENVIRONMENT, imageLayers, MAIN, PATH, USER } from '../../../chart/image/files.ts';
 import type { Image } from './archive.ts';
 
 const run = promisify(execFile);
@@ -47,6 +48,14 @@ export const images = {
     entrypoint: [MAIN],
     env: ENVIRONMENT,
     user: USER,
+  }),
+
+  /** The harness, with the programs that it measures beside ours. */
+  'istio-pod-network-controller-bench': async (): Promise<Image> => ({
+    name: imageName('istio-pod-network-controller-bench'),
+    layers: await benchLayers(root, release),
+    entrypoint: BENCH_ENTRYPOINT,
+    env: [PATH],
   }),
 } as const;
 
