@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { V1ConfigMap, V1DaemonSet, V1NetworkPolicy, V1Pod } from '@kubernetes/client-node';
+import type { V1ConfigMap, V1DaemonSet, V1Job, V1NetworkPolicy, V1Pod } from '@kubernetes/client-node';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
 import { runOptionList } from '../lib/config/options.ts';
@@ -51,7 +51,8 @@ async function refusal(...args: string[]): Promise<string> {
 }
 
 test('lint has nothing to say, with every part in', async () => {
-  const set = [...MONITORS, 'kubernetesDistribution=OpenShift', 'networkPolicy.apiServerPorts={6443}'];
+  const parts = ['kubernetesDistribution=OpenShift', 'networkPolicy.apiServerPorts={6443}', 'bench.enabled=true'];
+  const set = [...MONITORS, ...parts];
   const said = await helm('lint', '--strict', CHART, ...set.flatMap((each) => ['--set', each]));
   assert.match(said, /0 chart\(s\) failed/);
   assert.not.match(said, /\[(WARNING|ERROR)\]/);
@@ -327,6 +328,17 @@ const refused: [set: string, says: RegExp][] = [
   ['maxUnavailable=0', /'\/maxUnavailable': minimum: got 0, want 1/],
   ['excludeNamespaces=kube-system', /'\/excludeNamespaces': got string, want array/],
   ['tolerations[0].effect=Never', /'\/tolerations\/0\/effect': value must be one of/],
+  ['bench.enable=true', /'\/bench': additional properties 'enable' not allowed/],
+  ['bench.args=--quick', /'\/bench\/args': got string, want array/],
+  ['bench.args={--seed,7}', /'\/bench\/args\/1': got number, want string/],
+  ['bench.nodeName=node_1', /'\/bench\/nodeName': 'node_1' does not match/],
+  ['bench.image.digest=abc', /'\/bench\/image\/digest': 'abc' does not match/],
+  ['bench.image.repository=Bench', /'\/bench\/image\/repository'.*\n.*\n.*'Bench' does not match/],
+  ['bench.hostUsers=maybe', /'\/bench\/hostUsers': got string, want boolean/],
+  ['bench.tolerations[0].effect=Never', /'\/bench\/tolerations\/0\/effect': value must be one of/],
+  ['bench.resources.limit.cpu=1', /'\/bench\/resources': additional properties 'limit' not allowed/],
+  ['bench.activeDeadlineSeconds=0', /'\/bench\/activeDeadlineSeconds': minimum: got 0, want 1/],
+  ['bench.ttlSecondsAfterFinished=1h', /'\/bench\/ttlSecondsAfterFinished': got string, want integer/],
   ['ingress.enabled=true', /'\/ingress\/enabled': value must be false/],
 ];
 for (const [set, says] of refused) {
@@ -370,6 +382,136 @@ test('the pod of "helm test" asks for nothing, is not served by the Service, and
   const openShift = only(await render(['kubernetesDistribution=OpenShift']), 'Pod') as unknown as V1Pod;
   assert.is(openShift.spec?.securityContext?.runAsUser, undefined);
   assert.not.ok((await render(['Namespace=kube-system'])).some(({ kind }) => kind === 'Pod'));
+});
+
+/** The harness's Job, as rendered by itself. */
+async function bench(...set: string[]) {
+  const objects = await render(['bench.enabled=true', ...set], '--show-only', 'templates/bench.yaml');
+  const job = only(objects, 'Job') as unknown as V1Job;
+  const pod = job.spec?.template.spec;
+  const [container, ...more] = pod?.containers ?? [];
+  if (pod === undefined || container === undefined || more.length > 0) throw new Error('not one container');
+  return { objects, job, template: job.spec?.template, pod, container };
+}
+
+test('bench: nothing of it unless it is asked for; on OpenShift constraints for its account alone', async () => {
+  assert.not.ok(
+    (await render(['kubernetesDistribution=OpenShift'])).some(({ metadata }) => /bench/.test(metadata.name)),
+  );
+  const kinds = async (...set: string[]) => (await bench(...set)).objects.map(({ kind }) => kind);
+  assert.equal(await kinds(), ['ServiceAccount', 'Job']);
+  assert.equal((await kinds('kubernetesDistribution=OpenShift')).sort(), [
+    'Job',
+    'SecurityContextConstraints',
+    'ServiceAccount',
+  ]);
+});
+
+test('bench: root with six capabilities of a user namespace, no token, nothing of the node', async () => {
+  const { objects, job, pod, container } = await bench('kubernetesDistribution=OpenShift');
+  const seLinuxOptions = { user: 'system_u', role: 'system_r', type: 'spc_t', level: 's0' };
+  const capabilities = ['SYS_ADMIN', 'NET_ADMIN', 'NET_RAW', 'SETUID', 'SETGID', 'KILL'];
+  assert.equal(container.securityContext, {
+    runAsUser: 0,
+    runAsGroup: 0,
+    privileged: false,
+    allowPrivilegeEscalation: false,
+    readOnlyRootFilesystem: true,
+    capabilities: { drop: ['ALL'], add: capabilities },
+    seLinuxOptions,
+  });
+  assert.equal(pod.securityContext, {
+    seccompProfile: { type: 'RuntimeDefault' },
+    appArmorProfile: { type: 'Unconfined' },
+  });
+  assert.is(pod.hostUsers, false);
+  assert.is(pod.automountServiceAccountToken, false);
+  for (const host of ['hostPID', 'hostIPC', 'hostNetwork', 'initContainers'] as const) assert.is(pod[host], undefined);
+  assert.equal(pod.volumes, [{ name: 'tmp', emptyDir: {} }]);
+  assert.is(job.spec?.backoffLimit, 0);
+  assert.is(pod.restartPolicy, 'Never');
+  const scc = only(objects, 'SecurityContextConstraints');
+  assert.equal(scc.allowedCapabilities, capabilities);
+  assert.equal(scc.seLinuxContext, { type: 'MustRunAs', seLinuxOptions });
+  assert.equal(scc.volumes, ['emptyDir']);
+  assert.equal(scc.users, [`system:serviceaccount:istio-system:${pod.serviceAccountName}`]);
+  assert.equal(
+    Object.entries(scc).filter(([key, value]) => key.startsWith('allow') && value === true),
+    [],
+  );
+  assert.is((await bench('bench.hostUsers=true')).pod.hostUsers, true);
+});
+
+test('bench: AppArmor is told by an annotation where Kubernetes has no field for it', async () => {
+  const flags = ['--kube-version', '1.29.0', '--show-only', 'templates/bench.yaml'];
+  const { spec } = only(
+    await render(['bench.enabled=true', 'fence.enabled=false'], ...flags),
+    'Job',
+  ) as unknown as V1Job;
+  assert.is(spec?.template.spec?.securityContext?.appArmorProfile, undefined);
+  const annotations = spec?.template.metadata?.annotations ?? {};
+  assert.is(annotations['container.apparmor.security.beta.kubernetes.io/bench'], 'unconfined');
+});
+
+test("bench: no Service, policy or controller takes its pod for the controller's", async () => {
+  const { template } = await bench();
+  const labels = template?.metadata?.labels ?? {};
+  assert.is(labels['sidecar.istio.io/inject'], 'false');
+  assert.is(template?.metadata?.annotations?.['istio-pod-network-controller/initialize'], 'false');
+  const objects = await render();
+  const { spec: service } = only(objects, 'Service') as { spec?: { selector: Record<string, string> } };
+  const { spec: policy } = only(objects, 'NetworkPolicy') as unknown as V1NetworkPolicy;
+  for (const selector of [
+    service?.selector,
+    policy?.podSelector?.matchLabels,
+    daemonSet(objects).spec?.selector.matchLabels,
+  ]) {
+    assert.ok(Object.entries(selector ?? {}).some(([key, value]) => labels[key] !== value));
+  }
+});
+
+const images: [set: string[], image: string][] = [
+  [[], 'istio-pod-network-controller:0.1.0-bench'],
+  [['image.repository=registry.example/ipnc', 'image.tag=v1'], 'registry.example/ipnc:v1-bench'],
+  [['image.tag=v1', 'bench.image.tag=v2'], 'istio-pod-network-controller:v2'],
+  [[`image.digest=sha256:${'0'.repeat(64)}`], 'istio-pod-network-controller:0.1.0-bench'],
+  [['bench.image.repository=other', `bench.image.digest=sha256:${'1'.repeat(64)}`], `other@sha256:${'1'.repeat(64)}`],
+];
+for (const [set, image] of images) {
+  test(`bench: the image with ${set.join(' ') || 'no word of it'}`, async () => {
+    assert.is((await bench(...set)).container.image, image);
+  });
+}
+
+test('bench: it goes to the chosen node, and its results to the log', async () => {
+  const set = [
+    'nodeName=worker-1.example',
+    'nodeSelector.disk=ssd',
+    'tolerations[0].operator=Exists',
+    'args={--only,single}',
+  ];
+  const { job, pod, container } = await bench(...set.map((each) => `bench.${each}`), 'bench.activeDeadlineSeconds=60');
+  assert.is(pod.nodeName, 'worker-1.example');
+  assert.equal(pod.nodeSelector, { 'kubernetes.io/os': 'linux', disk: 'ssd' });
+  assert.equal(pod.tolerations, [{ operator: 'Exists' }]);
+  assert.equal(container.args, ['--output', '-', '--only', 'single']);
+  assert.is(job.spec?.activeDeadlineSeconds, 60);
+  assert.is(job.spec?.ttlSecondsAfterFinished, 86_400);
+  assert.equal((await bench()).container.args, ['--output', '-', '--quick']);
+  // Of --set an empty list holds an empty word.
+  const everything = await render(['bench.enabled=true'], '--set-json', 'bench.args=[]');
+  const { spec } = only(everything, 'Job') as unknown as V1Job;
+  assert.equal(spec?.template.spec?.containers[0]?.args, ['--output', '-']);
+});
+
+test('bench: another configuration is another Job, for a Job cannot be changed', async () => {
+  const name = async (...set: string[]) => (await bench(...set)).job.metadata?.name ?? '';
+  const before = await name();
+  assert.match(before, /^istio-pod-network-controller-bench-[0-9a-f]{8}$/);
+  assert.is(await name('LogLevel=debug'), before);
+  for (const set of ['bench.nodeName=a', 'bench.args={--seed}', 'image.tag=v2', 'bench.resources.limits.memory=1Gi']) {
+    assert.is.not(await name(set), before, set);
+  }
 });
 
 test('istiod is told to inject no istio-init, and on OpenShift not to ask for a network attachment', () => {
@@ -440,4 +582,8 @@ test('NOTES say how to go on, for each way of injection', async () => {
   assert.match(await notes('kubernetesDistribution=OpenShift'), /nonroot-v2/);
   assert.match(await notes('Namespace=kube-system'), /no "helm test"/);
   assert.not.match(await notes('enroll=istio'), /initialize=true/);
+  assert.not.match(await notes(), /bench/);
+  const told = await notes('bench.enabled=true', 'bench.nodeName=worker-1');
+  assert.match(told, /on worker-1:/);
+  assert.ok(told.includes(`logs --follow job/${(await bench('bench.nodeName=worker-1')).job.metadata?.name}\n`), told);
 });

@@ -64,7 +64,12 @@ async function controllers(): Promise<V1Pod[]> {
 }
 
 const MONITORS = ['podMonitor', 'prometheusRule', 'dashboard'].map((name) => `monitoring.${name}.enabled=true`);
-const everything = [...MONITORS, 'resourceQuota.enabled=true', 'networkPolicy.apiServerPorts={443,6443}'];
+const everything = [
+  ...MONITORS,
+  'resourceQuota.enabled=true',
+  'networkPolicy.apiServerPorts={443,6443}',
+  'bench.enabled=true',
+];
 
 for (const distribution of ['Kubernetes', 'OpenShift']) {
   for (const runtime of ['auto', 'containerd', 'crio', 'docker']) {
@@ -87,6 +92,7 @@ for (const distribution of ['Kubernetes', 'OpenShift']) {
           'prometheusrule',
           'networkpolicy',
           'resourcequota',
+          'job.batch',
           'pod/',
         ]) {
           ok(said.includes(kind), kind);
