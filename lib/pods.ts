@@ -152,7 +152,7 @@ function readinessGates(spec: Record<string, unknown>): Pick<PodRecord['spec'], 
 function trimContainer(container: Record<string, unknown>): Container {
   const name = text(container.name);
   const ports = sequence(container.ports)
-    .filter(({ protocol }) => protocol === undefined || protocol === 'TCP')
+    .filter(({ protocol }) => !protocol || protocol === 'TCP')
     .map(({ containerPort }) => ({ containerPort: Number(containerPort) }));
   const command = words(container.command);
   const args = words(container.args);

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ACCEPT } from '../lib/sources/encoding.ts';
 import { Informer, type InformerEvent, type InformerOptions } from '../lib/sources/informer.ts';
 import { ApiError } from '../lib/sources/kube.ts';
 import { suite } from './suite.ts';
@@ -121,6 +122,8 @@ test('lists in pages, then watches from the version of the list', async () => {
       ['500', '1000'],
     ],
   );
+  equal(asked('list')[0]?.headers.accept, ACCEPT.object);
+  equal(asked('watch')[0]?.headers.accept, ACCEPT.watch);
   const { query } = asked('watch')[0] ?? {};
   equal(query?.get('resourceVersion'), '1204');
   equal(query?.get('allowWatchBookmarks'), 'true');

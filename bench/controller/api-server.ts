@@ -7,7 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
-import { delimited, encode, envelope, eventFrame, PROTOBUF } from '../../test/support/protobuf.ts';
+import { encode, envelope, enveloped, eventFrame, field, PROTOBUF } from '../../test/support/protobuf.ts';
 import { NAMESPACE, NODE, podEncoder, podWriter, type StoredPod } from './pods.ts';
 
 export type Change = [what: 'create' | 'run' | 'terminate' | 'delete', name: string];
@@ -62,13 +62,13 @@ const encoder = podEncoder();
 const PROTOBUF_FORM: Form = {
   type: PROTOBUF,
   watchType: `${PROTOBUF};stream=watch`,
-  event: (type, pod) => eventFrame(type, envelope('Pod', encoder.pod(pod))),
+  event: (type, pod) => eventFrame(type, ...enveloped('Pod', encoder.pod(pod))),
   pods: (metadata, pods) => {
-    const items = pods.map((pod) => delimited(2, encoder.pod(pod)));
-    return envelope('PodList', Buffer.concat([encode('PodList', { metadata }), ...items]));
+    const items = pods.flatMap((pod) => field(2, encoder.pod(pod)));
+    return Buffer.concat(enveloped('PodList', [encode('PodList', { metadata }), ...items]));
   },
   namespaces: (metadata, items) => envelope('NamespaceList', { metadata, items }),
-  metadata: (pod) => envelope('PartialObjectMetadata', delimited(1, encoder.metadata(pod))),
+  metadata: (pod) => Buffer.concat(enveloped('PartialObjectMetadata', field(1, encoder.metadata(pod)))),
 };
 
 function formOf({ headers }: IncomingMessage): Form {

@@ -1,6 +1,6 @@
 /** Pods as the API server sends them: injected by Istio in CNI mode, made of pieces that are made once. */
 import { fixture } from '../../test/support/pods.ts';
-import { delimited, encode } from '../../test/support/protobuf.ts';
+import { delimited, encode, field, type Pieces } from '../../test/support/protobuf.ts';
 
 export const NODE = 'node-1';
 export const NAMESPACE = 'bookinfo';
@@ -100,28 +100,28 @@ export function podWriter(): (pod: StoredPod) => string {
 
 export interface PodEncoder {
   /** A Pod of protobuf, without what is around an object. */
-  pod(pod: StoredPod): Buffer;
+  pod(pod: StoredPod): Pieces;
   /** Its ObjectMeta. */
-  metadata(pod: StoredPod): Buffer;
+  metadata(pod: StoredPod): Pieces;
 }
 
 export function podEncoder(): PodEncoder {
   const { metadata: given, spec } = template();
   const specPart = encode('Pod', { spec: { ...spec, nodeName: NODE } });
   const { labels, annotations } = given;
-  const fixed = encode('ObjectMeta', { namespace: NAMESPACE, labels, annotations });
-  const filler = delimited(MANAGED_FIELDS, Buffer.alloc(PROTOBUF_BYTES - specPart.length - fixed.length));
+  const named = encode('ObjectMeta', { namespace: NAMESPACE, labels, annotations });
+  const filler = delimited(MANAGED_FIELDS, Buffer.alloc(PROTOBUF_BYTES - specPart.length - named.length));
+  const fixed = Buffer.concat([named, filler]);
   const metadata = ({ name, uid, version, terminating, annotations }: StoredPod) => {
     const deletion = terminating && { deletionTimestamp: { seconds: Date.parse(TERMINATING) / 1000 } };
-    const own = encode('ObjectMeta', { name, uid, resourceVersion: String(version), annotations, ...deletion });
-    return Buffer.concat([own, fixed, filler]);
+    return [encode('ObjectMeta', { name, uid, resourceVersion: String(version), annotations, ...deletion }), fixed];
   };
   return {
     metadata,
     pod: (stored) => {
       const { phase, conditions } = stored;
       const status = { phase, conditions, ...(phase === 'Running' && { podIPs: POD_IPS }) };
-      return Buffer.concat([delimited(1, metadata(stored)), specPart, encode('Pod', { status })]);
+      return [...field(1, metadata(stored)), specPart, encode('Pod', { status })];
     },
   };
 }

@@ -1,6 +1,7 @@
 /** What a controller keeps of pods that are gone: ten minutes of them. Runs only where it is named. */
 import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { FLAG } from '../../chart/image/files.ts';
 import { startBusyNode } from '../controller/busy-node.ts';
 import { churn } from '../controller/churn.ts';
@@ -12,11 +13,13 @@ const PODS = 250;
 /** Pods a second. */
 const RATE = 100;
 const SECONDS = { quick: 60, full: 600 };
+/** Until the last pods' work is done; idle connections stay for a minute, and are among the descriptors. */
+const SETTLE_MS = 2000;
 
 export const soak: Workload = {
   name: 'soak',
-  title: `Ten minutes of ${RATE} pods/s that come and go: what the controller keeps of them`,
-  budget: { quick: 75, full: 620 },
+  title: `${RATE} pods/s that come and go, for ten minutes in a full run: what the controller keeps of them`,
+  budget: { quick: 80, full: 650 },
   apart: true,
   async run(bench) {
     const folder = mkdtempSync(join(bench.folder, 'soak-'));
@@ -27,6 +30,7 @@ export const soak: Workload = {
     const { sandboxes, standIn, subject } = node;
     // The first pods warm up: caches fill, code is compiled.
     await churn(standIn, sandboxes, { rate: RATE, seconds: seconds / 20, life: 'full' });
+    await sleep(SETTLE_MS);
     const before = { heap: await subject.heapKept(), descriptors: subject.descriptors() };
     await standIn.report();
     subject.samples.length = 0;
@@ -35,6 +39,7 @@ export const soak: Workload = {
     clearInterval(ticking);
     const { unmarked } = await standIn.report();
     const samples = [...subject.samples];
+    await sleep(SETTLE_MS);
     const heap = (await subject.heapKept()) - before.heap;
     const descriptors = subject.descriptors() - before.descriptors;
     await bench.atRest();
@@ -47,7 +52,7 @@ export const soak: Workload = {
         { id: 'rss', label: 'highest RSS', value: Math.max(...samples), unit: 'MiB', tolerance: 0.15 },
         { id: 'growth', label: 'RSS grows, second half', value: 60 * slope(half), unit: 'MiB/min' },
         { id: 'kept', label: 'heap kept of pods that are gone', value: heap, unit: 'KiB' },
-        { id: 'descriptors', label: 'descriptors left open', value: descriptors, unit: '', tolerance: 0 },
+        { id: 'descriptors', label: 'descriptors left open', value: descriptors, unit: '' },
       ],
       charts: [],
     };

@@ -49,7 +49,7 @@ const JSON_ENCODING: Encoding = {
 const PROTOBUF: Encoding = { object: decodeObject, splitter: () => new Frames(), event: decodeEvent };
 
 export function encodingOf(contentType: string | undefined): Encoding {
-  return contentType?.startsWith(PROTOBUF_TYPE) ? PROTOBUF : JSON_ENCODING;
+  return contentType?.split(';')[0]?.trim().toLowerCase() === PROTOBUF_TYPE ? PROTOBUF : JSON_ENCODING;
 }
 
 /** Cuts bytes, not characters: no character of more than one byte contains a line feed. */

@@ -75,7 +75,7 @@ export class ApiError extends Error {
     return new ApiError(
       status.code || fallback.status,
       status.reason ?? '',
-      status.message ?? fallback.message,
+      status.message || fallback.message,
       seconds > 0 ? Math.min(seconds * 1000, RETRY_AFTER_MS) : undefined,
     );
   }

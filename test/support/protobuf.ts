@@ -10,26 +10,37 @@ export function encode(name: string, value: object): Buffer {
   return Buffer.from(type.encode(type.fromObject(value)).finish());
 }
 
-/** A field of this number that has its length before it: a message may be made of its fields, one after the other. */
-export function delimited(id: number, content: Uint8Array): Buffer {
+/** A message in pieces: its fields, one after the other, so that a large one is copied once. */
+export type Pieces = readonly Uint8Array[];
+
+/** A field of this number that has its length before it. */
+export function field(id: number, content: Pieces): Pieces {
   const DELIMITED = 2;
+  const length = content.reduce((sum, piece) => sum + piece.length, 0);
   const head = protobuf.Writer.create().uint32(id * 8 + DELIMITED);
-  return Buffer.from(head.bytes(content).finish());
+  return [head.uint32(length).finish(), ...content];
 }
 
-/** `object`, or its bytes, with its kind before it: the body of an answer. */
+export function delimited(id: number, content: Uint8Array): Buffer {
+  return Buffer.concat(field(id, [content]));
+}
+
+/** `object` with its kind before it: the body of an answer. */
 export function envelope(kind: string, object: object): Buffer {
-  const raw = Buffer.isBuffer(object) ? object : encode(kind, object);
-  return Buffer.concat([MAGIC, encode('Unknown', { typeMeta: { kind }, raw })]);
+  return Buffer.concat(enveloped(kind, [Buffer.isBuffer(object) ? object : encode(kind, object)]));
 }
 
-/** One event of a watch; `object` as `envelope` makes it. */
-export function eventFrame(type: string, object: Buffer): Buffer {
-  return framed(encode('WatchEvent', { type, object: { raw: object } }));
+export function enveloped(kind: string, object: Pieces): Pieces {
+  return [MAGIC, ...field(1, [encode('TypeMeta', { kind })]), ...field(2, object)];
 }
 
-export function framed(content: Buffer): Buffer {
+/** One event of a watch; `object` as `enveloped` makes it. */
+export function eventFrame(type: string, ...object: Uint8Array[]): Buffer {
+  return framed(encode('WatchEvent', { type }), ...field(2, field(1, object)));
+}
+
+export function framed(...content: Uint8Array[]): Buffer {
   const length = Buffer.alloc(4);
-  length.writeUInt32BE(content.length);
-  return Buffer.concat([length, content]);
+  length.writeUInt32BE(content.reduce((sum, piece) => sum + piece.length, 0));
+  return Buffer.concat([length, ...content]);
 }
