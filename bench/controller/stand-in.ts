@@ -21,21 +21,29 @@ function barePatch(uid: string, at = new Date()): unknown {
   return { metadata: { uid, annotations }, status: { conditions: [{ ...condition, lastTransitionTime: at }] } };
 }
 
-/** Patches a pod of no interest, over a connection that is open already, each `everyMs`. */
+/** Patches a pod of no interest, over a connection that is open already. */
 export class Prober {
   /** Milliseconds. */
   samples: number[] = [];
-  failed = 0;
-  readonly #timer: NodeJS.Timeout;
+  readonly #kube: Kube;
+  readonly #pod: { name: string; uid: string };
+  #timer: NodeJS.Timeout | undefined;
 
-  constructor(kube: Kube, pod: { name: string; uid: string }, everyMs = 25) {
-    this.#timer = setInterval(() => {
-      const start = performance.now();
-      kube
-        .patch(`/api/v1/namespaces/${NAMESPACE}/pods/${pod.name}/status`, 'strategic', barePatch(pod.uid))
-        .then(() => this.samples.push(performance.now() - start))
-        .catch(() => this.failed++);
-    }, everyMs);
+  constructor(kube: Kube, pod: { name: string; uid: string }) {
+    this.#kube = kube;
+    this.#pod = pod;
+  }
+
+  async probe(): Promise<void> {
+    const { name, uid } = this.#pod;
+    const start = performance.now();
+    await this.#kube.patch(`/api/v1/namespaces/${NAMESPACE}/pods/${name}/status`, 'strategic', barePatch(uid));
+    this.samples.push(performance.now() - start);
+  }
+
+  each(ms: number): this {
+    this.#timer = setInterval(() => this.probe().catch(() => {}), ms);
+    return this;
   }
 
   stop(): number[] {

@@ -23,6 +23,8 @@ import type { Bench, Measured, Workload } from './workload.ts';
 const PODS = 250;
 /** Pods a second, of the stand-in. */
 const RATE = 500;
+/** Between two bare patches to the stand-in, where pods come evenly. */
+const PROBE_MS = 25;
 const SECONDS = { quick: 5, full: 60 };
 const REAL_SECONDS = 60;
 /** Of the real API server: as many pods are on their way at a time. */
@@ -66,7 +68,7 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
   const kept = await subject.heapKept();
   subject.samples.length = 0;
   const cpu = subject.cpu();
-  const prober = new Prober(standIn.kube, { name: 'probe', uid: '' });
+  const prober = new Prober(standIn.kube, { name: 'probe', uid: '' }).each(PROBE_MS);
   const ticking = setInterval(() => bench.progress(0.2 + 0.4 * Math.min(1, subject.samples.length / seconds)), 500);
   const held = await churn(standIn, sandboxes, { rate: RATE, seconds, life: 'short' });
   clearInterval(ticking);
