@@ -232,7 +232,7 @@ for (const backend of BACKENDS) {
         for (const uid of ids) {
           for (const gid of ids) {
             // It is refused only by its own judgement, and opens only if the kernel does so.
-            const given = home.start(netns, [...flags, '--timeout', '100ms'], { uid, gid });
+            const given = home.start(netns, [...flags, '--timeout', '3s'], { uid, gid });
             const judged = (await given.ended).code;
             const server = await serve({ netns, uid: 1, gid: 1 }, { name: 'proxy', tcp: [15006] });
             const reached = await inside(netns, [

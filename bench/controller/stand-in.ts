@@ -10,6 +10,8 @@ import { createAuthority, writeKubeconfig } from '../../test/cluster/pki.ts';
 import type { Answer, Change, Question, Report } from './api-server.ts';
 import { NAMESPACE } from './pods.ts';
 
+const ANSWER_MS = 60_000;
+
 /** As long as a mark is. */
 function barePatch(uid: string, at = new Date()): unknown {
   const annotations = {
@@ -82,22 +84,27 @@ export class StandIn implements AsyncDisposable {
 
   async report(): Promise<Report> {
     this.#ask({ report: true });
-    return ((await this.#answer()) as { report: Report }).report;
+    return ((await this.#answer('a report')) as { report: Report }).report;
   }
 
-  /** Milliseconds since 1970 at which so many pods were marked. */
+  /** Milliseconds since 1970 at which so many pods were marked. Rejects where that takes longer than a minute. */
   async whenMarked(count: number): Promise<number> {
     this.#ask({ marked: count });
-    return ((await this.#answer()) as { at: number }).at;
+    return ((await this.#answer(`marks of ${count} pods`)) as { at: number }).at;
   }
 
   #ask(question: Question): void {
     this.#child.send(question);
   }
 
-  async #answer(): Promise<Answer> {
-    const [answer] = (await once(this.#child, 'message')) as [Answer];
-    return answer;
+  async #answer(what: string): Promise<Answer> {
+    const signal = AbortSignal.timeout(ANSWER_MS);
+    try {
+      const [answer] = (await once(this.#child, 'message', { signal })) as [Answer];
+      return answer;
+    } catch (cause) {
+      throw new Error(`the API server's stand-in had no ${what} within ${ANSWER_MS / 1000} s`, { cause });
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
