@@ -3,6 +3,7 @@
  * beside them in the same rounds. A series is slower where its ratio grew by more than MARGIN and by more than the
  * standard error of both runs can explain (SIGMAS of them, so that fifty series of an unchanged tree accuse none).
  */
+import { LEAST_ROUNDS } from './method.ts';
 import type { Figure, Results, Series } from './schema.ts';
 import { ratio, table } from './table.ts';
 
@@ -41,6 +42,8 @@ export function compare(before: Results, after: Results): Comparison {
       if (!series.ours || series.ratio === undefined) continue;
       if (same?.ratio === undefined || same.ratio.to !== series.ratio.to)
         left.push(`${earlier.name}, ${series.id}: only in one run`);
+      else if (Math.min(series.rounds.length, same.rounds.length) < LEAST_ROUNDS)
+        left.push(`${earlier.name}, ${series.id}: too few rounds to know what chance does`);
       else changes.push(seriesChange(earlier.name, series, same));
     }
     for (const figure of earlier.figures) {

@@ -40,7 +40,7 @@ export interface Extent {
 }
 
 /** Below that the bootstrap has nothing to draw from. */
-const LEAST_ROUNDS = 4;
+export const LEAST_ROUNDS = 4;
 /** Units of the reference before each subject's round. */
 const UNITS = 2;
 

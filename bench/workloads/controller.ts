@@ -25,6 +25,7 @@ const PODS = 250;
 const RATE = 500;
 /** Between two bare patches to the stand-in, where pods come evenly. */
 const PROBE_MS = 25;
+const WARM_UP_SECONDS = 4;
 const SECONDS = { quick: 5, full: 60 };
 const REAL_SECONDS = 60;
 /** Of the real API server: as many pods are on their way at a time. */
@@ -36,7 +37,7 @@ const ROUNDS = 12;
 export const controller: Workload = {
   name: 'controller',
   title: `The controller: ${PODS} pods at its start, sweeps, ${RATE} pods/s`,
-  budget: { quick: 18, full: 160 },
+  budget: { quick: 22, full: 165 },
   async run(bench) {
     const folder = mkdtempSync(join(bench.folder, 'controller-'));
     const { profile } = bench;
@@ -65,6 +66,9 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
   const sweeps = await sweepAll(subject, SWEEPS[mode]);
   const p50 = (pick: (sweep: Sweep) => number) => percentile(sweeps.map(pick), 0.5);
   const swept = sweeps.map(({ took }) => [took]);
+  // The first thousand pods warm up: code is compiled, connections are opened.
+  await churn(standIn, sandboxes, { rate: RATE / 2, seconds: WARM_UP_SECONDS, life: 'short' });
+  await standIn.report();
   const kept = await subject.heapKept();
   subject.samples.length = 0;
   const cpu = subject.cpu();
@@ -144,15 +148,15 @@ function rss(id: string, label: string, value: number): Figure {
   return { id, label, value, unit: 'MiB', tolerance: 0.15 };
 }
 
+/**
+ * Without a ratio: what 500 pods/s take is a matter of how near that is to the most that this machine can do, and a queue
+ * near its limit grows tenfold for a tenth of speed.
+ */
 function latencySeries(bench: Bench, server: string, latencies: readonly number[], bare: readonly number[]): Series[] {
   const group = `${server}, event to patch`;
-  const baseline = { id: `${server}/bare`, rounds: inRounds(bare) };
   const ours = { id: `${server}/marked`, name: 'from event to patch', group, ours: true, unit: 'ms' } as const;
-  const of = { id: baseline.id, name: 'a bare patch', group, ours: false, unit: 'ms' } as const;
-  return [
-    seriesOf(bench.random, ours, inRounds(latencies), { baseline }),
-    seriesOf(bench.random, of, baseline.rounds, { baseline }),
-  ];
+  const of = { id: `${server}/bare`, name: 'a bare patch', group, ours: false, unit: 'ms' } as const;
+  return [seriesOf(bench.random, ours, inRounds(latencies)), seriesOf(bench.random, of, inRounds(bare))];
 }
 
 function inRounds(samples: readonly number[]): number[][] {

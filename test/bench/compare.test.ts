@@ -51,6 +51,20 @@ function changed(change: (results: Results) => void): Results {
   return results;
 }
 
+test('three rounds do not tell what chance does: such a series is left, and said to be', () => {
+  const few = changed(({ workloads }) => {
+    for (const series of workloads[0]?.series ?? []) series.rounds.length = 3;
+    const [ours] = workloads[0]?.series.filter(({ ratio, ours }) => ours && ratio) ?? [];
+    if (ours?.ratio) ours.ratio.value *= 10;
+  });
+  const { changes, left } = compare(sample({ seed: 1 }), few);
+  assert.equal(
+    changes.filter(({ verdict }) => verdict === 'slower'),
+    [],
+  );
+  assert.ok(left.includes('single, iptables-legacy/ours: too few rounds to know what chance does'), left.join('\n'));
+});
+
 test('figures are compared within their tolerance, and those without one are not', () => {
   const grown = (id: string, by: number) =>
     changed(({ workloads }) => {
