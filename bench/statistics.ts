@@ -137,14 +137,15 @@ function deviation(values: readonly number[]): number {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / Math.max(1, values.length - 1));
 }
 
-/** Least squares: by how much samples grow from one to the next. */
-export function slope(samples: readonly number[]): number {
-  const middle = (samples.length - 1) / 2;
-  const mean = samples.reduce((sum, value) => sum + value, 0) / samples.length;
+/** By how much what is sampled once a second grows in a minute: least squares over the second half, when it has warmed up. */
+export function growth(samples: readonly number[]): number {
+  const half = samples.slice(Math.floor(samples.length / 2));
+  const middle = (half.length - 1) / 2;
+  const mean = half.reduce((sum, value) => sum + value, 0) / half.length;
   let [over, under] = [0, 0];
-  for (const [at, value] of samples.entries()) {
+  for (const [at, value] of half.entries()) {
     over += (at - middle) * (value - mean);
     under += (at - middle) ** 2;
   }
-  return over / under;
+  return (60 * over) / under;
 }

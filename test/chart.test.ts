@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { V1ConfigMap, V1DaemonSet, V1Job, V1NetworkPolicy, V1Pod } from '@kubernetes/client-node';
+import type { V1ConfigMap, V1DaemonSet, V1Job, V1NetworkPolicy, V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
 import { runOptionList } from '../lib/config/options.ts';
@@ -89,36 +89,41 @@ for (const distribution of DISTRIBUTIONS) {
   );
 }
 
+/** Root with these capabilities and nothing else, nothing of the host's namespaces, and OpenShift's constraints for just that. */
+function assertPrivileges(
+  objects: readonly Manifest[],
+  pod: V1PodSpec,
+  { capabilities, allowed }: { capabilities: string[]; allowed: string[] },
+): Manifest {
+  const seLinuxOptions = { user: 'system_u', role: 'system_r', type: 'spc_t', level: 's0' };
+  assert.equal(pod.containers[0]?.securityContext, {
+    runAsUser: 0,
+    runAsGroup: 0,
+    privileged: false,
+    allowPrivilegeEscalation: false,
+    readOnlyRootFilesystem: true,
+    capabilities: { drop: ['ALL'], add: capabilities },
+    seLinuxOptions,
+  });
+  for (const host of ['hostPID', 'hostIPC', 'hostNetwork', 'initContainers'] as const) assert.is(pod[host], undefined);
+  const scc = only(objects, 'SecurityContextConstraints');
+  assert.equal(scc.allowedCapabilities, capabilities);
+  assert.equal(scc.seLinuxContext, { type: 'MustRunAs', seLinuxOptions });
+  const allows = Object.keys(scc).filter((key) => key.startsWith('allow') && scc[key] === true);
+  assert.equal(allows, allowed);
+  return scc;
+}
+
 const CAPABILITIES = ['NET_ADMIN', 'NET_RAW', 'SYS_ADMIN'];
 
 for (const runtime of RUNTIMES) {
   test(`${runtime}: root with three capabilities (four for docker), and nothing else`, async () => {
     const objects = await render([`containerRuntime=${runtime}`, 'kubernetesDistribution=OpenShift']);
-    const { pod, container } = daemonSet(objects);
+    const { pod } = daemonSet(objects);
     const capabilities = runtime === 'docker' ? [...CAPABILITIES, 'SYS_PTRACE'] : CAPABILITIES;
-    const seLinuxOptions = { user: 'system_u', role: 'system_r', type: 'spc_t', level: 's0' };
-    assert.equal(container.securityContext, {
-      runAsUser: 0,
-      runAsGroup: 0,
-      privileged: false,
-      allowPrivilegeEscalation: false,
-      readOnlyRootFilesystem: true,
-      capabilities: { drop: ['ALL'], add: capabilities },
-      seLinuxOptions,
-    });
+    const scc = assertPrivileges(objects, pod, { capabilities, allowed: ['allowHostDirVolumePlugin'] });
     assert.equal(pod.securityContext, { seccompProfile: { type: 'RuntimeDefault' } });
-    for (const host of ['hostPID', 'hostIPC', 'hostNetwork', 'initContainers']) {
-      assert.is(pod[host as keyof typeof pod], undefined);
-    }
-    const scc = only(objects, 'SecurityContextConstraints');
-    assert.equal(scc.allowedCapabilities, capabilities);
-    assert.equal(scc.seLinuxContext, { type: 'MustRunAs', seLinuxOptions });
     assert.equal(scc.users, ['system:serviceaccount:istio-system:istio-pod-network-controller']);
-    const allowed = Object.entries(scc).filter(([key, value]) => key.startsWith('allow') && value === true);
-    assert.equal(
-      allowed.map(([key]) => key),
-      ['allowHostDirVolumePlugin'],
-    );
     // OpenShift knows volumes by the names of their fields.
     const kinds = (pod.volumes ?? []).flatMap((volume) => Object.keys(volume).filter((key) => key !== 'name'));
     assert.equal([...new Set([...kinds, 'projected'])].sort(), scc.volumes);
@@ -408,37 +413,20 @@ test('bench: nothing of it unless it is asked for; on OpenShift constraints for 
 });
 
 test('bench: root with six capabilities of a user namespace, no token, nothing of the node', async () => {
-  const { objects, job, pod, container } = await bench('kubernetesDistribution=OpenShift');
-  const seLinuxOptions = { user: 'system_u', role: 'system_r', type: 'spc_t', level: 's0' };
+  const { objects, job, pod } = await bench('kubernetesDistribution=OpenShift');
   const capabilities = ['SYS_ADMIN', 'NET_ADMIN', 'NET_RAW', 'SETUID', 'SETGID', 'KILL'];
-  assert.equal(container.securityContext, {
-    runAsUser: 0,
-    runAsGroup: 0,
-    privileged: false,
-    allowPrivilegeEscalation: false,
-    readOnlyRootFilesystem: true,
-    capabilities: { drop: ['ALL'], add: capabilities },
-    seLinuxOptions,
-  });
+  const scc = assertPrivileges(objects, pod, { capabilities, allowed: [] });
   assert.equal(pod.securityContext, {
     seccompProfile: { type: 'RuntimeDefault' },
     appArmorProfile: { type: 'Unconfined' },
   });
   assert.is(pod.hostUsers, false);
   assert.is(pod.automountServiceAccountToken, false);
-  for (const host of ['hostPID', 'hostIPC', 'hostNetwork', 'initContainers'] as const) assert.is(pod[host], undefined);
   assert.equal(pod.volumes, [{ name: 'tmp', emptyDir: {} }]);
   assert.is(job.spec?.backoffLimit, 0);
   assert.is(pod.restartPolicy, 'Never');
-  const scc = only(objects, 'SecurityContextConstraints');
-  assert.equal(scc.allowedCapabilities, capabilities);
-  assert.equal(scc.seLinuxContext, { type: 'MustRunAs', seLinuxOptions });
   assert.equal(scc.volumes, ['emptyDir']);
   assert.equal(scc.users, [`system:serviceaccount:istio-system:${pod.serviceAccountName}`]);
-  assert.equal(
-    Object.entries(scc).filter(([key, value]) => key.startsWith('allow') && value === true),
-    [],
-  );
   assert.is((await bench('bench.hostUsers=true')).pod.hostUsers, true);
 });
 

@@ -23,7 +23,7 @@ export interface BusyNodeOptions {
   /** Node's. */
   execArgv: string[];
   pods: number;
-  /** Called when all but the controller stands, and when that has marked all its pods and is idle. */
+  /** Called when all but the controller stands. */
   atRest: () => Promise<void>;
 }
 

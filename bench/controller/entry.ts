@@ -5,7 +5,6 @@
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { KubeConfig } from '@kubernetes/client-node';
 import { assemble } from '../../lib/assemble.ts';
 import { readConfig } from '../../lib/config.ts';
 import { Cri } from '../../lib/cri/client.ts';
@@ -13,8 +12,8 @@ import { startHttp } from '../../lib/http.ts';
 import { createLogger } from '../../lib/log.ts';
 import { native } from '../../lib/native.ts';
 import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
-import { Kube } from '../../lib/sources/kube.ts';
 import { RuntimeEvents } from '../../lib/sources/runtime.ts';
+import { kubeOf } from '../../test/support/kubeconfig.ts';
 
 export type Order = 'sweep' | 'state' | 'collect';
 
@@ -55,11 +54,7 @@ const config = readConfig({
   environment: { ...process.env, NODE_NAME: nodeName, KUBECONFIG: kubeconfig, IPNC_RESYNC: '24h' },
 });
 const log = createLogger({ level: config.logLevel });
-const kube = new Kube(() => {
-  const config = new KubeConfig();
-  config.loadFromFile(kubeconfig);
-  return config;
-});
+const kube = kubeOf(kubeconfig);
 // Nothing answers there: what is loaded and tried is what a node's controller loads and tries.
 const cri = new Cri(join(folder, 'no.sock'));
 const runtime = new RuntimeEvents({ cri, hostRoot: '', signal: stop.signal });

@@ -3,15 +3,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Informer } from '../../lib/sources/informer.ts';
 import { NETNS } from '../../lib/status.ts';
 import { coreApi, startControlPlane } from '../../test/cluster/control-plane.ts';
+import { kubeOf } from '../../test/support/kubeconfig.ts';
 import type { Sandboxes } from './churn.ts';
 import { NAMESPACE, NODE, podToCreate } from './pods.ts';
-import { kubeOf, Prober } from './stand-in.ts';
+import { Prober } from './stand-in.ts';
 import type { Subject } from './subject.ts';
 
 /** Pods that stand at a time, beside those on their way. */
 const LIVE = 250;
-/** With every so many-th pod a bare patch is sent as well, at the moment at which the controller hears of the pod: pods come
- * in bursts here, and what a patch meets is a matter of when it is sent. */
+/**
+ * With every so many-th pod a bare patch is sent as well, at the moment at which the controller hears of the pod: pods come
+ * in bursts here, and what a patch meets is a matter of when it is sent.
+ */
 const PROBE_EACH = 4;
 
 interface Seen {

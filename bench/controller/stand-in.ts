@@ -3,10 +3,10 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { KubeConfig } from '@kubernetes/client-node';
-import { Kube } from '../../lib/sources/kube.ts';
+import type { Kube } from '../../lib/sources/kube.ts';
 import { INITIALIZED, NETNS, READY, RULES, STATUS } from '../../lib/status.ts';
 import { createAuthority, writeKubeconfig } from '../../test/cluster/pki.ts';
+import { kubeOf } from '../../test/support/kubeconfig.ts';
 import type { Answer, Change, Question, Report } from './api-server.ts';
 import { NAMESPACE } from './pods.ts';
 
@@ -112,12 +112,4 @@ export class StandIn implements AsyncDisposable {
     this.#child.disconnect();
     await once(this.#child, 'exit');
   }
-}
-
-export function kubeOf(kubeconfig: string): Kube {
-  return new Kube(() => {
-    const config = new KubeConfig();
-    config.loadFromFile(kubeconfig);
-    return config;
-  });
 }

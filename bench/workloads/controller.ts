@@ -17,7 +17,7 @@ import { bundleSubject, COLLECTABLE, Subject } from '../controller/subject.ts';
 import { TOOLBOX } from '../farm.ts';
 import { seriesOf } from '../method.ts';
 import type { Figure, Series } from '../schema.ts';
-import { percentile, slope } from '../statistics.ts';
+import { growth, percentile } from '../statistics.ts';
 import type { Bench, Measured, Workload } from './workload.ts';
 
 const PODS = 250;
@@ -83,9 +83,8 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
   const samples = [...subject.samples];
   const { loopP99 } = await subject.state();
   await sleep(500);
-  const growth = (await subject.heapKept()) - kept;
+  const heap = (await subject.heapKept()) - kept;
   await bench.atRest();
-  const half = samples.slice(Math.floor(samples.length / 2));
   return {
     series: [
       ...latencySeries(bench, 'stand-in', report.latencies, bare),
@@ -117,8 +116,8 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
       { id: 'echoed', label: 'watch bytes a pod, of our own mark', value: report.echoed / pods, unit: 'B' },
       { id: 'told', label: 'watch bytes a pod, of all', value: report.told / pods, unit: 'B' },
       rss('stand-in/rss', 'stand-in: highest RSS', Math.max(...samples)),
-      { id: 'stand-in/growth', label: 'stand-in: RSS grows, second half', value: 60 * slope(half), unit: 'MiB/min' },
-      { id: 'stand-in/kept', label: 'stand-in: heap kept of pods that are gone', value: growth, unit: 'KiB' },
+      { id: 'stand-in/growth', label: 'stand-in: RSS grows, second half', value: growth(samples), unit: 'MiB/min' },
+      { id: 'stand-in/kept', label: 'stand-in: heap kept of pods that are gone', value: heap, unit: 'KiB' },
     ],
     charts: [],
   };
@@ -149,8 +148,8 @@ function rss(id: string, label: string, value: number): Figure {
 }
 
 /**
- * Without a ratio: what 500 pods/s take is a matter of how near that is to the most that this machine can do, and a queue
- * near its limit grows tenfold for a tenth of speed.
+ * Without a ratio: what a pod takes is a matter of how near its server, or this machine, is to the most that it can do, and a
+ * queue near its limit grows tenfold for a tenth of speed.
  */
 function latencySeries(bench: Bench, server: string, latencies: readonly number[], bare: readonly number[]): Series[] {
   const group = `${server}, event to patch`;

@@ -6,7 +6,7 @@ import { FLAG } from '../../chart/image/files.ts';
 import { startBusyNode } from '../controller/busy-node.ts';
 import { churn } from '../controller/churn.ts';
 import { bundleSubject, COLLECTABLE } from '../controller/subject.ts';
-import { slope } from '../statistics.ts';
+import { growth } from '../statistics.ts';
 import type { Workload } from './workload.ts';
 
 const PODS = 250;
@@ -43,14 +43,13 @@ export const soak: Workload = {
     const heap = (await subject.heapKept()) - before.heap;
     const descriptors = subject.descriptors() - before.descriptors;
     await bench.atRest();
-    const half = samples.slice(Math.floor(samples.length / 2));
     return {
       series: [],
       figures: [
         { id: 'held', label: 'held', value: held, unit: 'pods/s' },
         { id: 'unmarked', label: 'ended unmarked', value: unmarked, unit: 'pods', tolerance: 0 },
         { id: 'rss', label: 'highest RSS', value: Math.max(...samples), unit: 'MiB', tolerance: 0.15 },
-        { id: 'growth', label: 'RSS grows, second half', value: 60 * slope(half), unit: 'MiB/min' },
+        { id: 'growth', label: 'RSS grows, second half', value: growth(samples), unit: 'MiB/min' },
         { id: 'kept', label: 'heap kept of pods that are gone', value: heap, unit: 'KiB' },
         { id: 'descriptors', label: 'descriptors left open', value: descriptors, unit: '' },
       ],

@@ -1,6 +1,6 @@
 /** Percentiles, their intervals, and whether these hold what they promise. */
 import * as assert from 'uvu/assert';
-import { percentile, ratioOf, seeded, slope, summarize, thinned } from '../../bench/statistics.ts';
+import { growth, percentile, ratioOf, seeded, summarize, thinned } from '../../bench/statistics.ts';
 import { suite } from '../suite.ts';
 
 const test = suite('bench, statistics');
@@ -70,4 +70,6 @@ test('thinning keeps percentiles and the largest', () => {
   assert.equal(thinned([[3, 1, 2]]), [[1, 2, 3]]);
 });
 
-test('a slope is that of the line', () => assert.ok(Math.abs(slope([1, 3, 5, 7]) - 2) < 1e-9));
+test('growth is that of the second half, in a minute', () => {
+  assert.ok(Math.abs(growth([90, 9, 50, 20, 1, 3, 5, 7]) - 120) < 1e-9);
+});

@@ -4,11 +4,12 @@ import {
   type ApiException,
   AuthenticationV1Api,
   CoreV1Api,
-  KubeConfig,
+  type KubeConfig,
   RbacAuthorizationV1Api,
   type V1Container,
 } from '@kubernetes/client-node';
 import { suite } from '../suite.ts';
+import { configOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { pod, toolbox } from './pods.ts';
 
@@ -23,7 +24,7 @@ const NODE = 'node-of-a-token';
 
 test.before(async () => {
   controlPlane = await startControlPlane();
-  admin = load(controlPlane.kubeconfig);
+  admin = configOf(controlPlane.kubeconfig);
   core = admin.makeApiClient(CoreV1Api);
   await core.createNamespace({
     body: { metadata: { name: 'strict', labels: { 'pod-security.kubernetes.io/enforce': 'restricted' } } },
@@ -32,12 +33,6 @@ test.before(async () => {
   await core.createNode({ body: { metadata: { name: NODE } } });
 });
 test.after(() => controlPlane?.stop());
-
-function load(kubeconfig: string): KubeConfig {
-  const config = new KubeConfig();
-  config.loadFromFile(kubeconfig);
-  return config;
-}
 
 const refused = (reason: RegExp) => (error: ApiException<string>) => {
   equal(error.code, 403);
@@ -65,7 +60,7 @@ test('a namespace that is restricted refuses a pod that asks for NET_ADMIN, and 
 });
 
 test('a service account may do what a role says, and nothing else', async () => {
-  const agent = load(await controlPlane.kubeconfigFor(account)).makeApiClient(CoreV1Api);
+  const agent = configOf(await controlPlane.kubeconfigFor(account)).makeApiClient(CoreV1Api);
   const { namespace } = account;
   await rejects(agent.listNamespacedSecret({ namespace }), refused(/cannot list resource .*secrets/));
   await rejects(agent.listNamespacedPod({ namespace }), refused(/cannot list resource .*pods/));
@@ -85,7 +80,7 @@ test('a service account may do what a role says, and nothing else', async () => 
 });
 
 test('a token bound to a node says so, to its reader and to the API server', async () => {
-  const config = load(await controlPlane.kubeconfigFor(account, { node: NODE }));
+  const config = configOf(await controlPlane.kubeconfigFor(account, { node: NODE }));
   const uid = (await core.readNode({ name: NODE })).metadata?.uid;
   const claims = JSON.parse(Buffer.from(config.users[0]?.token?.split('.')[1] ?? '', 'base64url').toString());
   deepEqual(claims['kubernetes.io'].node, { name: NODE, uid });
@@ -95,7 +90,7 @@ test('a token bound to a node says so, to its reader and to the API server', asy
 });
 
 test('a token without a node says nothing of one', async () => {
-  const config = load(await controlPlane.kubeconfigFor(account));
+  const config = configOf(await controlPlane.kubeconfigFor(account));
   const who = await config.makeApiClient(AuthenticationV1Api).createSelfSubjectReview({ body: {} });
   equal(who.status?.userInfo?.extra?.['authentication.kubernetes.io/node-name'], undefined);
 });

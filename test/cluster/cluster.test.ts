@@ -2,8 +2,9 @@
 import { deepEqual, equal, match, ok } from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
-import { CoreV1Api, DiscoveryV1Api, KubeConfig } from '@kubernetes/client-node';
+import { CoreV1Api, DiscoveryV1Api } from '@kubernetes/client-node';
 import { suite } from '../suite.ts';
+import { configOf } from '../support/kubeconfig.ts';
 import { added, type Census, census, namespacesOf } from './census.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { KUBERNETES_ADDRESS } from './network.ts';
@@ -34,8 +35,7 @@ test.before(async () => {
   ok(performance.now() - before.time < CONTROL_PLANE_LIMIT_MS, 'the control plane is slow to start');
   node = await startNode(controlPlane, { images: ['toolbox'] });
   ok(performance.now() - before.time < NODE_LIMIT_MS, 'the node is slow to start');
-  const config = new KubeConfig();
-  config.loadFromFile(controlPlane.kubeconfig);
+  const config = configOf(controlPlane.kubeconfig);
   core = config.makeApiClient(CoreV1Api);
   discovery = config.makeApiClient(DiscoveryV1Api);
 });

@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { request } from 'node:https';
 import { join } from 'node:path';
-import { CoreV1Api, KubeConfig } from '@kubernetes/client-node';
+import { CoreV1Api } from '@kubernetes/client-node';
+import { configOf } from '../support/kubeconfig.ts';
 import { apiServerFlags, apiServerNames, controllerFlags, etcdFlags, PORT } from './control-plane-config.ts';
 import { type ClusterNetwork, createNetwork } from './network.ts';
 import { type Authority, createAuthority, createTokenKey, writeKubeconfig } from './pki.ts';
@@ -109,9 +110,7 @@ export async function startControlPlane(options: ControlPlaneOptions = {}): Prom
 }
 
 export function coreApi(kubeconfig: string): CoreV1Api {
-  const config = new KubeConfig();
-  config.loadFromFile(kubeconfig);
-  return config.makeApiClient(CoreV1Api);
+  return configOf(kubeconfig).makeApiClient(CoreV1Api);
 }
 
 function isReady(host: string, ca: Buffer): Promise<boolean> {

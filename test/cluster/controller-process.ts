@@ -4,9 +4,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { KubeConfig, type V1Pod } from '@kubernetes/client-node';
+import type { V1Pod } from '@kubernetes/client-node';
 import type { PodView } from '../../lib/http-page.ts';
-import { Kube } from '../../lib/sources/kube.ts';
+import type { Kube } from '../../lib/sources/kube.ts';
+import { kubeOf } from '../support/kubeconfig.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { imageName } from './images/images.ts';
 import type { ClusterNode } from './node.ts';
@@ -29,11 +30,7 @@ const RIGHTS = [
 
 /** With the administrator's rights, for what a test does to the cluster. */
 export function administrator({ kubeconfig }: ControlPlane): Kube {
-  return new Kube(() => {
-    const config = new KubeConfig();
-    config.loadFromFile(kubeconfig);
-    return config;
-  });
+  return kubeOf(kubeconfig);
 }
 
 /** The controller's account with its rights and no others; resolves with its kubeconfig. */

@@ -2,12 +2,12 @@
 import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
 import { request } from 'node:https';
 import { buffer } from 'node:stream/consumers';
-import { type CoreV1Api, KubeConfig, type V1Pod } from '@kubernetes/client-node';
+import type { CoreV1Api, V1Pod } from '@kubernetes/client-node';
 import { trimNamespace, trimPod } from '../../lib/pods.ts';
 import { ACCEPT, encodingOf, type WatchEvent } from '../../lib/sources/encoding.ts';
-import { Kube } from '../../lib/sources/kube.ts';
 import { READY } from '../../lib/status.ts';
 import { suite } from '../suite.ts';
+import { configOf, kubeOf } from '../support/kubeconfig.ts';
 import { fixture, fixtures } from '../support/pods.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 
@@ -42,10 +42,8 @@ interface Answered {
 }
 
 async function ask(path: string, accept: string): Promise<Answered> {
-  const config = new KubeConfig();
-  config.loadFromFile(controlPlane.kubeconfig);
   const options = {};
-  await config.applyToHTTPSOptions(options);
+  await configOf(controlPlane.kubeconfig).applyToHTTPSOptions(options);
   const asked = request(controlPlane.server + path, { ...options, headers: { Accept: accept } }).end();
   return new Promise((resolve, reject) => {
     asked.on('error', reject);
@@ -233,11 +231,3 @@ test('errors come with their message, of lists and of watches', async () => {
   await rejects(nobody.watch(PODS, {}, { idleMs: 1000 }), forbidden('watch'));
   nobody.close();
 });
-
-function kubeOf(file: string): Kube {
-  return new Kube(() => {
-    const config = new KubeConfig();
-    config.loadFromFile(file);
-    return config;
-  });
-}

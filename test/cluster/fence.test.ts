@@ -1,10 +1,11 @@
 /** The fence around the controller: with its own token, and more rights than the chart gives it. */
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { KubeConfig, type V1BoundObjectReference, type V1Pod } from '@kubernetes/client-node';
-import { type ApiError, Kube } from '../../lib/sources/kube.ts';
+import type { V1BoundObjectReference, V1Pod } from '@kubernetes/client-node';
+import type { ApiError, Kube } from '../../lib/sources/kube.ts';
 import { failed, type MarkedPod, NETNS, READY, STATUS, StatusMarker } from '../../lib/status.ts';
 import { suite } from '../suite.ts';
+import { kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { controllerPod, SYSTEM } from './controller-process.ts';
 import { INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
@@ -72,11 +73,7 @@ test.after(async () => {
 });
 
 function connect(kubeconfig: string): Kube {
-  const kube = new Kube(() => {
-    const config = new KubeConfig();
-    config.loadFromFile(kubeconfig);
-    return config;
-  });
+  const kube = kubeOf(kubeconfig);
   kubes.push(kube);
   return kube;
 }

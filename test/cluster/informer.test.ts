@@ -4,10 +4,11 @@ import { writeFileSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type CoreV1Api, KubeConfig, RbacAuthorizationV1Api, type User } from '@kubernetes/client-node';
+import { type CoreV1Api, type KubeConfig, RbacAuthorizationV1Api, type User } from '@kubernetes/client-node';
 import { Informer } from '../../lib/sources/informer.ts';
 import { Kube } from '../../lib/sources/kube.ts';
 import { suite } from '../suite.ts';
+import { configOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { until } from './pods.ts';
 
@@ -48,9 +49,7 @@ test.after.each(async () => {
 test.after(() => controlPlane?.stop());
 
 function adminConfig(): KubeConfig {
-  const config = new KubeConfig();
-  config.loadFromFile(controlPlane.kubeconfig);
-  return config;
+  return configOf(controlPlane.kubeconfig);
 }
 
 async function observe(kube: Kube, backoffMs: [number, number] = [50, 500]): Promise<Observed> {
@@ -334,8 +333,7 @@ test(
     const tokens: string[] = [];
     for (const name of ['first', 'second']) {
       await core.createNode({ body: { metadata: { name } } });
-      const config = new KubeConfig();
-      config.loadFromFile(await kubeconfigFor(account, { node: name }));
+      const config = configOf(await kubeconfigFor(account, { node: name }));
       tokens.push(config.getCurrentUser()?.token ?? '');
     }
     const asAgent = (user: Partial<User>) => {

@@ -1,13 +1,14 @@
 /** The policy that puts the gate into pods, alone and together with a webhook that injects as istiod does. */
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
-import { type ApiException, type CoreV1Api, KubeConfig, type V1Container, type V1Pod } from '@kubernetes/client-node';
+import type { ApiException, CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
 import { GATE } from '../../chart/image/files.ts';
 import { trimNamespace, trimPod } from '../../lib/pods.ts';
 import { decide } from '../../lib/policy.ts';
 import { isGate } from '../../lib/redirect/containers.ts';
 import { podSources } from '../../lib/redirect/pod-sources.ts';
-import { Kube } from '../../lib/sources/kube.ts';
+import type { Kube } from '../../lib/sources/kube.ts';
 import { suite } from '../suite.ts';
+import { kubeOf } from '../support/kubeconfig.ts';
 import { fixture } from '../support/pods.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { injection, istioContainers, startIstiod, volumesOf } from './istiod-webhook.ts';
@@ -44,11 +45,7 @@ test.before(async () => {
     controllers: true,
     apiServerFlags: { 'runtime-config': 'admissionregistration.k8s.io/v1beta1=true' },
   });
-  admin = new Kube(() => {
-    const config = new KubeConfig();
-    config.loadFromFile(controlPlane.kubeconfig);
-    return config;
-  });
+  admin = kubeOf(controlPlane.kubeconfig);
   core = coreApi(controlPlane.kubeconfig);
   await startIstiod(controlPlane, admin);
   for (const [name, metadata] of Object.entries(NAMESPACES)) {

@@ -1,11 +1,12 @@
 /** What the API server makes of our patches and Events: it decides what is merged, what is refused, and with what. */
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
-import { CoreV1Api, EventsV1Api, KubeConfig, RbacAuthorizationV1Api, type V1Pod } from '@kubernetes/client-node';
+import { CoreV1Api, EventsV1Api, RbacAuthorizationV1Api, type V1Pod } from '@kubernetes/client-node';
 import { EventRecorder } from '../../lib/events.ts';
 import type { Failure } from '../../lib/netns/errors.ts';
-import { Kube } from '../../lib/sources/kube.ts';
+import type { Kube } from '../../lib/sources/kube.ts';
 import { type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, StatusMarker } from '../../lib/status.ts';
 import { suite } from '../suite.ts';
+import { configOf, kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { pod, toolbox } from './pods.ts';
 
@@ -31,20 +32,14 @@ let agent: Kube;
 
 const kubes: Kube[] = [];
 function connect(kubeconfig: string): Kube {
-  const kube = new Kube(() => load(kubeconfig));
+  const kube = kubeOf(kubeconfig);
   kubes.push(kube);
   return kube;
 }
 
-function load(kubeconfig: string): KubeConfig {
-  const config = new KubeConfig();
-  config.loadFromFile(kubeconfig);
-  return config;
-}
-
 test.before(async () => {
   controlPlane = await startControlPlane();
-  const config = load(controlPlane.kubeconfig);
+  const config = configOf(controlPlane.kubeconfig);
   core = config.makeApiClient(CoreV1Api);
   eventsApi = config.makeApiClient(EventsV1Api);
   rbac = config.makeApiClient(RbacAuthorizationV1Api);

@@ -1,0 +1,14 @@
+/** A kubeconfig's file, and who talks to the API server by it. */
+import { KubeConfig } from '@kubernetes/client-node';
+import { Kube } from '../../lib/sources/kube.ts';
+
+export function configOf(kubeconfig: string): KubeConfig {
+  const config = new KubeConfig();
+  config.loadFromFile(kubeconfig);
+  return config;
+}
+
+/** Reads the file anew where credentials are refused. */
+export function kubeOf(kubeconfig: string): Kube {
+  return new Kube(() => configOf(kubeconfig));
+}
