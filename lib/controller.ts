@@ -323,8 +323,8 @@ function retryAfter(error: unknown): { afterMs?: number } {
 
 /** Whether what changed is any of our business. Our own marks coming back are not, unless somebody took them away. */
 function asksForWork(before: PodRecord, after: PodRecord, state: PodState): boolean {
-  const theirs = ({ metadata: { deletionTimestamp, labels, annotations }, spec, status }: PodRecord) =>
-    JSON.stringify([deletionTimestamp, labels, partMarks(annotations).others, spec, status.phase, status.podIPs]);
+  const theirs = ({ metadata: { deletionTimestamp, labels, annotations }, status }: PodRecord) =>
+    JSON.stringify([deletionTimestamp, labels, partMarks(annotations).others, status.phase, status.podIPs]);
   const marks = ({ metadata: { annotations }, status: { conditions } }: PodRecord) =>
     JSON.stringify([partMarks(annotations).marks, conditions]);
   // Of a pod that was let out a mark may come late: its request had been answered with an error, and done all the same.

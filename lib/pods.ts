@@ -77,46 +77,63 @@ const INIT_NAMES = new Set(optionList.flatMap(([, { env = [] }]) => env));
 /** `proxy sidecar`, and what a wrapper may put before it; the rest of its arguments is Envoy's. */
 const PROXY_WORDS = 4;
 
-/** `object` is a Pod as the API server sends it. Throws TypeError if it is none. */
-export function trimPod(object: unknown): PodRecord {
-  const { metadata, spec, status } = parts(object, 'Pod');
+/**
+ * `object` is a Pod as the API server sends it, `held` the same pod as it was kept before: Kubernetes lets nothing of a
+ * spec change that is read here, so it is not read again. Throws TypeError if `object` is none.
+ */
+export function trimPod(object: unknown, held?: PodRecord): PodRecord {
+  const { metadata, status } = mapping(object);
+  return {
+    metadata: trimMetadata(mapping(metadata)),
+    spec: held?.spec ?? trimSpec(mapping(mapping(object).spec)),
+    status: trimStatus(mapping(status)),
+  };
+}
+
+function trimMetadata(metadata: Record<string, unknown>): PodRecord['metadata'] {
+  mustHave(metadata, 'Pod', ['name', 'uid']);
   const { deletionTimestamp } = metadata;
   const annotations = pick(metadata.annotations, (name) => ANNOTATIONS.has(name) || name.startsWith(OWN_PREFIX));
   if (mapping(metadata.annotations)[INJECTED] !== undefined) annotations[INJECTED] = '';
   return {
-    metadata: {
-      uid: text(metadata.uid),
-      namespace: text(metadata.namespace),
-      name: text(metadata.name),
-      resourceVersion: text(metadata.resourceVersion),
-      ...(deletionTimestamp !== undefined && { deletionTimestamp: time(deletionTimestamp) }),
-      labels: pick(metadata.labels, (name) => LABELS.has(name)),
-      annotations,
-    },
-    spec: {
-      nodeName: text(spec.nodeName),
-      hostNetwork: spec.hostNetwork === true,
-      hostUsers: spec.hostUsers !== false,
-      ...securityContext(spec),
-      ...readinessGates(spec),
-      initContainers: sequence(spec.initContainers).map(trimContainer),
-      containers: sequence(spec.containers).map(trimContainer),
-    },
-    status: {
-      phase: text(status.phase),
-      podIPs: sequence(status.podIPs).map(({ ip }) => text(ip)),
-      conditions: sequence(status.conditions)
-        .filter(({ type }) => text(type).startsWith(OWN_PREFIX))
-        .map(({ type, status, reason, message }) => {
-          return { type: text(type), status: text(status), reason: text(reason), message: text(message) };
-        }),
-    },
+    uid: text(metadata.uid),
+    namespace: text(metadata.namespace),
+    name: text(metadata.name),
+    resourceVersion: text(metadata.resourceVersion),
+    ...(deletionTimestamp !== undefined && { deletionTimestamp: time(deletionTimestamp) }),
+    labels: pick(metadata.labels, (name) => LABELS.has(name)),
+    annotations,
+  };
+}
+
+function trimSpec(spec: Record<string, unknown>): PodRecord['spec'] {
+  return {
+    nodeName: text(spec.nodeName),
+    hostNetwork: spec.hostNetwork === true,
+    hostUsers: spec.hostUsers !== false,
+    ...securityContext(spec),
+    ...readinessGates(spec),
+    initContainers: sequence(spec.initContainers).map(trimContainer),
+    containers: sequence(spec.containers).map(trimContainer),
+  };
+}
+
+function trimStatus(status: Record<string, unknown>): PodRecord['status'] {
+  return {
+    phase: text(status.phase),
+    podIPs: sequence(status.podIPs).map(({ ip }) => text(ip)),
+    conditions: sequence(status.conditions)
+      .filter(({ type }) => text(type).startsWith(OWN_PREFIX))
+      .map(({ type, status, reason, message }) => {
+        return { type: text(type), status: text(status), reason: text(reason), message: text(message) };
+      }),
   };
 }
 
 /** `object` is a Namespace as the API server sends it. Throws TypeError if it is none. */
 export function trimNamespace(object: unknown): NamespaceRecord {
-  const { metadata } = parts(object, 'Namespace');
+  const metadata = mapping(mapping(object).metadata);
+  mustHave(metadata, 'Namespace', ['name']);
   return {
     metadata: {
       name: text(metadata.name),
@@ -192,13 +209,9 @@ function securityContext(holder: Record<string, unknown>): Pick<Container, 'secu
   };
 }
 
-function parts(object: unknown, kind: string) {
-  const { metadata, spec, status } = mapping(object);
-  const found = { metadata: mapping(metadata), spec: mapping(spec), status: mapping(status) };
-  if (typeof found.metadata.name !== 'string') throw new TypeError(`not a ${kind}: it has no metadata.name`);
-  if (kind === 'Pod' && typeof found.metadata.uid !== 'string')
-    throw new TypeError('not a Pod: it has no metadata.uid');
-  return found;
+function mustHave(metadata: Record<string, unknown>, kind: string, names: string[]): void {
+  const missing = names.find((name) => typeof metadata[name] !== 'string');
+  if (missing !== undefined) throw new TypeError(`not a ${kind}: it has no metadata.${missing}`);
 }
 
 function pick(value: unknown, wanted: (name: string) => boolean): Record<string, string> {
@@ -226,5 +239,5 @@ function text(value: unknown): string {
 /** Of JSON it is RFC 3339 already; of protobuf it is seconds since 1970. */
 function time(value: unknown): string {
   const { seconds } = mapping(value);
-  return typeof seconds === 'number' ? new Date(seconds * 1000).toISOString().replace('.000Z', 'Z') : text(value);
+  return seconds !== undefined ? new Date(Number(seconds) * 1000).toISOString().replace('.000Z', 'Z') : text(value);
 }

@@ -10,7 +10,7 @@ import { ApiError, type Kube } from './kube.ts';
 
 export interface InformerEvent<T> {
   type: 'added' | 'changed' | 'deleted';
-  /** For `deleted` the last state that is known. */
+  /** For `deleted` as it was in the store. */
   object: T;
   /** As it was in the store; absent for `added`. */
   old?: T;
@@ -75,10 +75,10 @@ export interface InformerOptions<T> {
   path: string;
   fieldSelector?: string;
   /**
-   * What is kept of an object, which may go afterwards. If it throws, that is logged, and the object stays as it was.
-   * It is called for each event: keep it cheap.
+   * What is kept of an object, which may go afterwards; `held` is what is kept of it so far. If it throws, that is logged,
+   * and the object stays as it was; SyntaxError is what is malformed. It is called for each event: keep it cheap.
    */
-  trim: (object: unknown) => T;
+  trim: (object: unknown, held?: T) => T;
   /** Synchronous and cheap: it holds up the next event. If it throws, that is logged, and the next event follows. */
   onEvent: (event: InformerEvent<T>) => void;
   /** `error` is what led to `waiting`. */
@@ -232,20 +232,23 @@ export class Informer<T> {
     const version = (object as RawObject | undefined)?.metadata?.resourceVersion;
     if (!version || !EVENTS.has(type))
       throw new SyntaxError(`not an event of a watch: type ${type}, version ${version}`);
-    if (type !== 'BOOKMARK') {
-      const read = this.#read(object);
-      if (type !== 'DELETED') this.#put(read, signal);
-      else if (this.#entries.get(read.key)?.uid === read.uid) this.#delete(read.key, signal, read.object);
-    }
+    if (type === 'DELETED') {
+      const { key, uid } = identityOf(object);
+      if (this.#entries.get(key)?.uid === uid) this.#delete(key, signal);
+    } else if (type !== 'BOOKMARK') this.#put(this.#read(object), signal);
     this.#stats.resourceVersion = version;
   }
 
   #read(raw: unknown): Read<T> {
-    const { uid, namespace, name, resourceVersion } = (raw as RawObject).metadata;
-    const read: Read<T> = { key: keyOf(name, namespace), uid, resourceVersion };
-    this.#guard('trim', () => {
-      read.object = this.#options.trim(raw);
-    });
+    const read: Read<T> = identityOf(raw);
+    const held = this.#entries.get(read.key);
+    const same = held?.uid === read.uid ? held.object : undefined;
+    try {
+      read.object = this.#options.trim(raw, same);
+    } catch (error) {
+      if (error instanceof SyntaxError) throw error;
+      this.#threw('trim', error);
+    }
     return read;
   }
 
@@ -258,11 +261,11 @@ export class Informer<T> {
     else this.#tell({ type: 'added', object }, signal);
   }
 
-  #delete(key: string, signal: AbortSignal, last?: T): void {
+  #delete(key: string, signal: AbortSignal): void {
     const held = this.#entries.get(key);
     if (held === undefined) return;
     this.#entries.delete(key);
-    this.#tell({ type: 'deleted', object: last ?? held.object, old: held.object }, signal);
+    this.#tell({ type: 'deleted', object: held.object, old: held.object }, signal);
   }
 
   #tell(event: InformerEvent<T>, signal: AbortSignal): void {
@@ -280,9 +283,13 @@ export class Informer<T> {
     try {
       call();
     } catch (err) {
-      this.#stats.handlerErrors++;
-      this.#options.log?.error({ path: this.#options.path, callback, err }, "an informer's callback threw");
+      this.#threw(callback, err);
     }
+  }
+
+  #threw(callback: string, err: unknown): void {
+    this.#stats.handlerErrors++;
+    this.#options.log?.error({ path: this.#options.path, callback, err }, "an informer's callback threw");
   }
 
   /** Milliseconds; with jitter, so that the agents of a cluster do not all come back at once. */
@@ -292,6 +299,11 @@ export class Informer<T> {
     const demanded = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
     return Math.min(demanded, this.#timings.retryAfterMs) + waitMs;
   }
+}
+
+function identityOf(raw: unknown) {
+  const { uid, namespace, name, resourceVersion } = (raw as RawObject).metadata;
+  return { key: keyOf(name, namespace), uid, resourceVersion };
 }
 
 function keyOf(name: string, namespace = ''): string {

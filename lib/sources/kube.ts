@@ -4,7 +4,6 @@
  */
 import { type AgentOptions, Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest, type RequestOptions } from 'node:https';
-import { buffer } from 'node:stream/consumers';
 import { urlToHttpOptions } from 'node:url';
 import { KubeConfig } from '@kubernetes/client-node';
 import { ACCEPT, encodingOf, JSON_TYPE, type WatchEvent } from './encoding.ts';
@@ -260,7 +259,9 @@ function keepAlive<A>(Agent: new (options: AgentOptions) => A): A {
 async function bodyOf(response: IncomingMessage, limitMs: number): Promise<Buffer> {
   const timer = setTimeout(() => response.destroy(timedOut('the rest of the answer', limitMs)), limitMs);
   try {
-    return await buffer(response);
+    const chunks: Buffer[] = [];
+    for await (const chunk of response as AsyncIterable<Buffer>) chunks.push(chunk);
+    return Buffer.concat(chunks);
   } finally {
     clearTimeout(timer);
   }

@@ -126,7 +126,9 @@ const ALL_READ: V1Pod = {
 };
 
 const byName = (list: unknown) =>
-  (list as { items: unknown[] }).items.map(trimPod).sort((a, b) => a.metadata.name.localeCompare(b.metadata.name));
+  (list as { items: unknown[] }).items
+    .map((pod) => trimPod(pod))
+    .sort((a, b) => a.metadata.name.localeCompare(b.metadata.name));
 
 test('every pod of the fixtures, by list and by watch, also while it is deleted', async () => {
   const { metadata } = (await object(PODS, JSON_TYPE)) as { metadata: { resourceVersion: string } };
@@ -190,6 +192,57 @@ test('pages of a list', async () => {
   equal(last.metadata.resourceVersion, first.metadata.resourceVersion);
   const { items } = (await object('/api/v1/namespaces', JSON_TYPE)) as List;
   deepEqual([...first.items, ...last.items].map(trimNamespace), items.map(trimNamespace));
+  kube.close();
+});
+
+test('nothing can change of a spec that is read of it', async () => {
+  const spec = {
+    nodeName: NODE,
+    hostNetwork: false,
+    hostUsers: false,
+    securityContext: { runAsUser: 1000, runAsGroup: 1000 },
+    readinessGates: [{ conditionType: READY }],
+    initContainers: [{ name: 'first', image: 'none', restartPolicy: 'Always' }],
+    containers: [
+      {
+        name: 'app',
+        image: 'none',
+        command: ['/app'],
+        args: ['run'],
+        ports: [{ containerPort: 80, protocol: 'TCP' }],
+        env: [{ name: 'A', value: 'a' }],
+        securityContext: { runAsUser: 1000, runAsGroup: 1000 },
+      },
+    ],
+  };
+  const kube = kubeOf(controlPlane.kubeconfig);
+  await core.createNamespacedPod({ namespace: 'default', body: { metadata: { name: 'fixed' }, spec } });
+  const change = (path: string, op: string, value?: unknown) =>
+    kube.patch(`${PODS}/fixed`, 'json', [{ op, path: `/spec${path}`, value }]);
+  const changes: [path: string, op: string, value?: unknown][] = [
+    ['/nodeName', 'replace', 'elsewhere'],
+    ['/hostNetwork', 'add', true],
+    ['/hostUsers', 'replace', true],
+    ['/securityContext/runAsUser', 'replace', 1001],
+    ['/securityContext/runAsGroup', 'replace', 1001],
+    ['/readinessGates', 'remove'],
+    ['/initContainers', 'remove'],
+    ['/initContainers/0/restartPolicy', 'remove'],
+    ['/containers/-', 'add', { name: 'istio-proxy', image: 'none' }],
+    ['/containers/0/name', 'replace', 'istio-proxy'],
+    ['/containers/0/command/0', 'replace', '/other'],
+    ['/containers/0/args/0', 'replace', 'other'],
+    ['/containers/0/ports/0/containerPort', 'replace', 81],
+    ['/containers/0/ports/0/protocol', 'replace', 'UDP'],
+    ['/containers/0/env/0/name', 'replace', 'B'],
+    ['/containers/0/env/0/value', 'replace', 'b'],
+    ['/containers/0/env/0', 'replace', { name: 'A', valueFrom: { fieldRef: { fieldPath: 'metadata.uid' } } }],
+    ['/containers/0/securityContext/runAsUser', 'replace', 1001],
+    ['/containers/0/securityContext/runAsGroup', 'replace', 1001],
+  ];
+  for (const each of changes) await rejects(change(...each), { name: 'ApiError', status: 422 }, each.join(' '));
+  // What may change, does: the patches above are refused for what they change.
+  await change('/containers/0/image', 'replace', 'other');
   kube.close();
 });
 

@@ -1,12 +1,14 @@
 /** Objects as an API server sends them in protobuf, made by the schema of lib/sources/messages.ts. For stand-ins. */
 import protobuf from 'protobufjs/light.js';
-import { MAGIC, messageType } from '../../lib/sources/messages.ts';
+import { MAGIC, schemaOf } from '../../lib/sources/messages.ts';
 
 export const PROTOBUF = 'application/vnd.kubernetes.protobuf';
 
+const SCHEMA = schemaOf({ late: false });
+
 /** What the message does not have is left out. */
 export function encode(name: string, value: object): Buffer {
-  const type = messageType(name);
+  const type = SCHEMA.lookupType(name);
   return Buffer.from(type.encode(type.fromObject(value)).finish());
 }
 
