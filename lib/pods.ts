@@ -203,8 +203,8 @@ function securityContext(holder: Record<string, unknown>): Pick<Container, 'secu
   if (runAsUser === undefined && runAsGroup === undefined) return {};
   return {
     securityContext: {
-      ...(runAsUser !== undefined && { runAsUser: Number(runAsUser) }),
-      ...(runAsGroup !== undefined && { runAsGroup: Number(runAsGroup) }),
+      ...(runAsUser !== undefined && { runAsUser: integer(runAsUser) }),
+      ...(runAsGroup !== undefined && { runAsGroup: integer(runAsGroup) }),
     },
   };
 }
@@ -236,8 +236,13 @@ function text(value: unknown): string {
   return typeof value === 'string' ? value : '';
 }
 
+/** Of protobuf it is a Long, whose way to a number by its text is a long one. */
+function integer(value: unknown): number {
+  return typeof value === 'object' && value !== null ? (value as { toNumber(): number }).toNumber() : Number(value);
+}
+
 /** Of JSON it is RFC 3339 already; of protobuf it is seconds since 1970. */
 function time(value: unknown): string {
   const { seconds } = mapping(value);
-  return seconds !== undefined ? new Date(Number(seconds) * 1000).toISOString().replace('.000Z', 'Z') : text(value);
+  return seconds !== undefined ? new Date(integer(seconds) * 1000).toISOString().replace('.000Z', 'Z') : text(value);
 }

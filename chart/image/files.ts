@@ -22,7 +22,7 @@ export const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /** For malloc one heap, instead of one for each thread. */
 export const ENVIRONMENT = [PATH, 'MALLOC_ARENA_MAX=1'];
 export const NODE = 'usr/local/bin/node';
-/** V8 collects sooner: under load the heap is a third of what it would be, for a tenth more of CPU. */
+/** V8 collects sooner: under load the heap is a third of what it would be. */
 export const FLAG = '--optimize-for-size';
 export const RELEASE = 'app/build/Release';
 const LICENSES = 'usr/share/licenses';

@@ -15,10 +15,12 @@ const IDLE_CONNECTION_MS = 60_000;
 /** First TCP probe on an idle connection; libuv sends ten, a second apart, so a dead peer is known after 25 s. */
 const TCP_PROBE_MS = 15_000;
 /** For how long what KubeConfig said is used again: it reads the CA's file anew at each call. */
-const CREDENTIALS_MS = 10_000;
+const ACCESS_MS = 10_000;
 
 /** The longest Retry-After that is honoured: a proxy may say anything, and timers take no more than 24 days. */
 const RETRY_AFTER_MS = 60_000;
+
+const USER_AGENT = 'istio-pod-network-controller';
 
 /** A burst of patches should not become a burst of TLS handshakes. */
 const MAX_CONNECTIONS = 32;
@@ -102,7 +104,7 @@ export class Kube {
   readonly #load: () => KubeConfig;
   readonly #agents = { 'http:': keepAlive(HttpAgent), 'https:': keepAlive(HttpsAgent) };
   #config: KubeConfig;
-  #credentials: { options: Promise<RequestOptions>; until: number } | undefined;
+  #access: { options: Promise<RequestOptions>; until: number } | undefined;
   #closed = false;
 
   /** `load` is called again whenever credentials are refused, so it should read what it reads anew. */
@@ -162,8 +164,8 @@ export class Kube {
     let renewed = false;
     for (;;) {
       exchange.signal?.throwIfAborted();
-      const credentials = this.#credentialsNow();
-      const response = await this.#send(exchange, await credentials.options);
+      const access = this.#accessNow();
+      const response = await this.#send(exchange, await access.options);
       if (response === 'stale') continue;
       const { statusCode: status = 0, statusMessage: message = '' } = response;
       if (status >= 200 && status < 300) return response;
@@ -171,9 +173,9 @@ export class Kube {
       if (status === 401 && !renewed) {
         renewed = true;
         // Unless another request has renewed them meanwhile.
-        if (this.#credentials === credentials) {
+        if (this.#access === access) {
           this.#config = this.#load();
-          this.#credentials = undefined;
+          this.#access = undefined;
         }
         continue;
       }
@@ -181,42 +183,51 @@ export class Kube {
     }
   }
 
-  #credentialsNow(): { options: Promise<RequestOptions>; until: number } {
-    if (this.#credentials === undefined || this.#credentials.until < performance.now()) {
-      const fresh = { options: credentialsOf(this.#config), until: performance.now() + CREDENTIALS_MS };
-      // Whoever asked for them hears of a failure; the next one asks again.
+  #accessNow(): { options: Promise<RequestOptions>; until: number } {
+    if (this.#access === undefined || this.#access.until < performance.now()) {
+      const fresh = { options: this.#accessOf(this.#config), until: performance.now() + ACCESS_MS };
+      // Whoever asked for it hears of a failure; the next one asks again.
       fresh.options.catch(() => {
-        if (this.#credentials === fresh) this.#credentials = undefined;
+        if (this.#access === fresh) this.#access = undefined;
       });
-      this.#credentials = fresh;
+      this.#access = fresh;
     }
-    return this.#credentials;
+    return this.#access;
+  }
+
+  /**
+   * What all requests have in common: where to, `path` without its end, TLS material, headers. Node keys its connections by
+   * the material: changed certificates make new connections.
+   */
+  async #accessOf(config: KubeConfig): Promise<RequestOptions> {
+    const cluster = config.getCurrentCluster();
+    if (!cluster) throw new Error('the kubeconfig names no current cluster');
+    const credentials: RequestOptions = {};
+    await config.applyToHTTPSOptions(credentials);
+    const url = urlToHttpOptions(new URL(cluster.server));
+    // client-node's agent keeps no connection, but knows the way through a proxy.
+    const agent = cluster.proxyUrl ? credentials.agent : this.#agents[url.protocol as 'https:'];
+    const path = url.path?.replace(/\/$/, '');
+    return { ...credentials, ...url, agent, path, headers: { ...credentials.headers, 'User-Agent': USER_AGENT } };
   }
 
   /** `stale`: it went out on a kept connection that the server had closed, and was not heard. */
-  #send(exchange: Exchange, credentials: RequestOptions): Promise<IncomingMessage | 'stale'> {
-    const { method, path, query = {}, accept, body, headersMs } = exchange;
-    const cluster = this.#config.getCurrentCluster();
-    if (!cluster) throw new Error('the kubeconfig names no current cluster');
-    const url = new URL(cluster.server.replace(/\/$/, '') + path);
-    for (const [name, value] of Object.entries(query)) if (value !== undefined) url.searchParams.set(name, `${value}`);
+  #send(exchange: Exchange, access: RequestOptions): Promise<IncomingMessage | 'stale'> {
+    const { method, path, query, accept, body, headersMs } = exchange;
     const content = body && JSON.stringify(body.content);
     const options: RequestOptions = {
-      ...credentials,
-      ...urlToHttpOptions(url),
+      ...access,
+      path: access.path + path + searchOf(query),
       method,
-      // client-node's agent keeps no connection, but knows the way through a proxy.
-      agent: cluster.proxyUrl ? credentials.agent : this.#agents[url.protocol as 'https:'],
       headers: {
-        ...credentials.headers,
+        ...access.headers,
         Accept: accept,
-        'User-Agent': 'istio-pod-network-controller',
         ...(body && { 'Content-Type': body.type, 'Content-Length': Buffer.byteLength(content ?? '') }),
       },
       ...(exchange.signal && { signal: exchange.signal }),
     };
     return new Promise((resolve, reject) => {
-      const request = (url.protocol === 'http:' ? httpRequest : httpsRequest)(options);
+      const request = (access.protocol === 'http:' ? httpRequest : httpsRequest)(options);
       const timer = setTimeout(() => request.destroy(timedOut(`${method} ${path}`, headersMs)), headersMs);
       request.once('response', (response) => {
         clearTimeout(timer);
@@ -240,11 +251,10 @@ function defaultConfig(): KubeConfig {
   return config;
 }
 
-/** TLS material and headers. Node keys its connections by the material: changed certificates make new connections. */
-async function credentialsOf(config: KubeConfig): Promise<RequestOptions> {
-  const options: RequestOptions = {};
-  await config.applyToHTTPSOptions(options);
-  return options;
+function searchOf(query: Query = {}): string {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) if (value !== undefined) search.set(name, `${value}`);
+  return search.size === 0 ? '' : `?${search}`;
 }
 
 function keepAlive<A>(Agent: new (options: AgentOptions) => A): A {
