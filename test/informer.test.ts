@@ -365,12 +365,12 @@ test('a peer that is gone without a word is found out by TCP', async () => {
 test('no head of an answer: given up after its limit', async () => {
   server.faults.other.push(() => {});
   const began = performance.now();
-  await rejects(server.kube.get('/silent', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
+  await rejects(server.kube.list('/silent', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
   server.faults.other.push((response) => {
     head(response);
     response.write('{');
   });
-  await rejects(server.kube.get('/half', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
+  await rejects(server.kube.list('/half', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
   server.faults.watch.push(() => {});
   await rejects(server.kube.watch('/api/v1/pods', {}, { headersMs: 300, idleMs: 300 }), {
     code: 'ETIMEDOUT',
@@ -492,12 +492,12 @@ test('a refused token is read anew, once', async () => {
   );
   equal(informer.stats().restarts.refused, 0);
   server.token.valid = 'third';
-  await rejects(server.kube.get('/x'), { name: 'ApiError', status: 401, reason: 'Unauthorized' });
+  await rejects(server.kube.list('/x', {}, {}), { name: 'ApiError', status: 401, reason: 'Unauthorized' });
 });
 
 test('many refused at once load the credentials once', async () => {
   server.token.valid = server.token.onFile = 'second';
-  await Promise.all(Array.from({ length: 20 }, () => server.kube.get('/x')));
+  await Promise.all(Array.from({ length: 20 }, () => server.kube.list('/x', {}, {})));
   const refused = server.asked.filter(({ headers }) => headers.authorization === 'Bearer first').length;
   equal(refused, 20);
   equal(server.asked.length, 40);
@@ -523,13 +523,13 @@ test('errors carry status, reason and Retry-After', async () => {
 
 test('a kept connection that the server closes meanwhile is no error, but for POST', async () => {
   const drop = (response: ServerResponse) => void response.socket?.destroy();
-  await server.kube.get('/x');
+  await server.kube.list('/x', {}, {});
   server.faults.other.push(drop);
   await server.kube.patch('/x', 'merge', {});
   server.faults.other.push(drop);
   await rejects(server.kube.post('/x', {}), { code: 'ECONNRESET' });
   server.faults.other.push(drop);
-  await rejects(server.kube.get('/x'), { code: 'ECONNRESET' }, 'on a fresh connection it is one');
+  await rejects(server.kube.list('/x', {}, {}), { code: 'ECONNRESET' }, 'on a fresh connection it is one');
 });
 
 test('the signal ends it at once, wherever it is', async () => {

@@ -40,7 +40,7 @@ test('what is under way when it is closed rejects, and is not sent again', async
   });
   const { server, kube, seen } = pair;
   // The connection is kept, and used again.
-  await kube.get('/version');
+  await kube.list('/version', {}, {});
   const heard = once(server, 'patch');
   const patch = kube.patch('/status', 'strategic', {});
   await heard;
@@ -57,8 +57,8 @@ test('a server behind a path, with or without a slash at its end; what a query h
     ['/k8s/clusters/c-1/', '/k8s/clusters/c-1'],
   ]) {
     using pair = await between((_, response) => response.end('{}'), path);
-    await pair.kube.get('/api/v1/pods', { fieldSelector: 'spec.nodeName=a&b', limit: 5, continue: undefined });
-    await pair.kube.get('/version');
+    await pair.kube.list('/api/v1/pods', { fieldSelector: 'spec.nodeName=a&b', limit: 5, continue: undefined }, {});
+    await pair.kube.list('/version', {}, {});
     const query = 'fieldSelector=spec.nodeName%3Da%26b&limit=5';
     deepEqual(pair.seen, [`GET ${expected}/api/v1/pods?${query}`, `GET ${expected}/version`]);
   }

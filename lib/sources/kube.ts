@@ -113,11 +113,6 @@ export class Kube {
     this.#config = load();
   }
 
-  /** Any object or collection, all of it. */
-  get(path: string, query: Query = {}, limits: RequestLimits = {}): Promise<unknown> {
-    return this.#object({ method: 'GET', path, query, accept: JSON_TYPE }, limits);
-  }
-
   /** A page of a collection of pods or namespaces; of its objects at least what messages.ts reads. */
   list(path: string, query: Query, limits: RequestLimits): Promise<unknown> {
     return this.#object({ method: 'GET', path, query, accept: ACCEPT.object }, limits);

@@ -109,7 +109,9 @@ async function create(name: string, nodeName = 'one', metadata: V1Pod['metadata'
 const patch = (as: Kube, name: string, content: unknown) =>
   as.patch(`/api/v1/namespaces/${namespace}/pods/${name}/status`, 'strategic', content);
 
-const read = async (name: string) => (await admin.get(`/api/v1/namespaces/${namespace}/pods/${name}`)) as V1Pod;
+/** As its JSON has it. */
+const read = async (name: string) =>
+  JSON.parse(JSON.stringify(await coreApi(controlPlane.kubeconfig).readNamespacedPod({ namespace, name }))) as V1Pod;
 
 const refused = (reason: RegExp) => (error: ApiError) => {
   equal(error.status, 422);
@@ -269,7 +271,7 @@ test('refused: whatever else a role that is too wide would let it do to pods', a
     nothingElse('UPDATE pods/ephemeralcontainers$'),
   );
   await rejects(
-    controller.get(`${path}/main/exec`, { command: 'id', stdout: true }),
+    controller.list(`${path}/main/exec`, { command: 'id', stdout: true }, {}),
     nothingElse('CONNECT pods/exec$'),
   );
   equal((await read('main')).metadata?.uid, uid);

@@ -354,7 +354,7 @@ test(
     await until(
       'refused',
       () =>
-        stale.get('/api/v1/pods').then(
+        stale.list('/api/v1/pods', {}, {}).then(
           () => undefined,
           ({ status }) => status,
         ),
@@ -362,7 +362,7 @@ test(
     );
     writeFileSync(tokenFile, tokens[1] ?? '');
     // client-node would go on with the first token for up to a minute.
-    await kube.get('/api/v1/pods');
+    await kube.list('/api/v1/pods', {}, {});
     await create('after');
     await settled(observed);
     await removeAll();

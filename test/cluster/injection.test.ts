@@ -70,9 +70,8 @@ test.after(async () => {
 
 async function createNamespace(name: string, metadata: object = {}): Promise<void> {
   await admin.post('/api/v1/namespaces', { metadata: { name, ...metadata } });
-  const account = `/api/v1/namespaces/${name}/serviceaccounts/default`;
   const made = () =>
-    admin.get(account).then(
+    core.readNamespacedServiceAccount({ namespace: name, name: 'default' }).then(
       () => true,
       () => false,
     );
@@ -156,7 +155,7 @@ const idsOf = (made: V1Pod) => {
 
 /** Whether the controller would serve it. */
 async function isEnrolled(namespace: string, made: V1Pod): Promise<boolean> {
-  const place = trimNamespace(await admin.get(`/api/v1/namespaces/${namespace}`));
+  const place = trimNamespace(await core.readNamespace({ name: namespace }));
   const excludeNamespaces = ['kube-system', ...Object.keys(NAMESPACES).map(twin)];
   return decide(trimPod(made), place, { enroll: 'both', excludeNamespaces, self: {} }).enroll === true;
 }
@@ -445,10 +444,7 @@ test('pods of a Deployment and of a Job', async () => {
   const { metadata, spec } = changed(app(), (spec) => Object.assign(spec, { restartPolicy: 'Always' }));
   const template = { metadata: { labels: metadata?.labels }, spec };
   const selector = { matchLabels: metadata?.labels };
-  const pods = async () => {
-    const list = (await admin.get('/api/v1/namespaces/shop/pods')) as { items: V1Pod[] };
-    return list.items;
-  };
+  const pods = async () => (await core.listNamespacedPod({ namespace: 'shop' })).items;
   await admin.post('/apis/apps/v1/namespaces/shop/deployments', {
     metadata: { name: 'web' },
     spec: { selector, template },
