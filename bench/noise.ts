@@ -6,7 +6,7 @@
  * others had more than OTHERS of the CPUs, which is also seen where the workload itself keeps the machine busy.
  *
  * Ratios to what was measured in the same rounds bear a machine that is slow all the time; they do not bear one that is
- * fast now and slow then, for then a round's subjects do not meet the same machine.
+ * fast now and slow then, for then a round's subjects do not meet the same machine. Where nothing is timed that is no matter.
  */
 import type { Noise } from './schema.ts';
 import { percentile } from './statistics.ts';
@@ -17,8 +17,12 @@ export const OTHERS = 0.15;
 /** Fewer say nothing. */
 const LEAST = 16;
 
-/** `others`: the share of all CPUs that other programs had. */
-export function judge(units: readonly number[], others: number): { noise: Noise; refused?: string } {
+/** `others`: the share of all CPUs that other programs had. `timed`: whether the workload is of times, or of memory alone. */
+export function judge(
+  units: readonly number[],
+  others: number,
+  { timed }: { timed: boolean },
+): { noise: Noise; refused?: string } {
   const quarter = units.length / 4;
   const quarters =
     units.length < LEAST
@@ -32,6 +36,7 @@ export function judge(units: readonly number[], others: number): { noise: Noise;
   const noise = { quarters, spread, stalled, others };
   const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
   if (others > OTHERS) return { noise, refused: `other programs had ${percent(others)} of the CPUs` };
+  if (!timed) return { noise };
   if (spread > SPREAD)
     return { noise, refused: `fixed work took ${spread.toFixed(2)} times as long in one quarter as in another` };
   if (stalled > STALLED)

@@ -89,7 +89,8 @@ export async function run({
       const seconds = () => (performance.now() - start) / 1000;
       try {
         const measured = await workload.run({ ...bench, seconds: workload.budget[mode] });
-        return { name, title, seconds: seconds(), ...measured, ...judge(units, others()) };
+        const timed = measured.series.length > 0;
+        return { name, title, seconds: seconds(), ...measured, ...judge(units, others(), { timed }) };
       } catch (error) {
         // The others' figures are not lost for that.
         const failed = error instanceof Error ? (error.stack ?? error.message) : String(error);
