@@ -53,6 +53,9 @@ const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } as const;
 /** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
 const EARLY = 256;
 
+/** Pods in one answer to a list: an injected one has 12 KB, and RSS remembers the largest answer. */
+const POD_PAGE = 100;
+
 /** Verifications that run at once in a sweep: the addon has at most four threads, and new pods use them too. */
 const SWEEP_LANES = 2;
 
@@ -87,6 +90,7 @@ export class Controller {
       log,
       path: '/api/v1/pods',
       fieldSelector: `spec.nodeName=${nodeName}`,
+      pageSize: POD_PAGE,
       trim: trimPod,
       onEvent: (event) => this.#onPod(event),
     });

@@ -226,6 +226,20 @@ test('410 without end: the lists come slower and slower', async () => {
   ok(last - first >= 370, `${last - first} ms`);
 });
 
+test('pages are as large as is wanted', async () => {
+  for (let at = 0; at < 250; at++) server.put(`p${at}`);
+  await start({ pageSize: 100 });
+  equal(events.length, 250);
+  deepEqual(
+    asked('list').map(({ query }) => [query.get('limit'), query.get('continue')]),
+    [
+      ['100', null],
+      ['100', '100'],
+      ['100', '200'],
+    ],
+  );
+});
+
 test('410 for a page: the list begins anew', async () => {
   for (let at = 0; at < 600; at++) server.put(`p${at}`);
   server.faults.list.push(

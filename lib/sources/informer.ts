@@ -66,7 +66,7 @@ const TIMINGS: InformerTimings = {
 /** A watch refused with one of these can go on later from where it was; after any other it takes a list. */
 const RESUMABLE = new Set([401, 403, 429, 500, 502, 503]);
 const EVENTS = new Set(['ADDED', 'MODIFIED', 'DELETED', 'BOOKMARK']);
-const PAGE = 500;
+const PAGE_SIZE = 500;
 const LIST_LIMIT_MS = 30_000;
 
 export interface InformerOptions<T> {
@@ -74,6 +74,8 @@ export interface InformerOptions<T> {
   /** Of the collection, `/api/v1/pods`. */
   path: string;
   fieldSelector?: string;
+  /** Most objects in one answer to a list; 500 if absent. */
+  pageSize?: number;
   /**
    * What is kept of an object, which may go afterwards; `held` is what is kept of it so far. If it throws, that is logged,
    * and the object stays as it was; SyntaxError is what is malformed. It is called for each event: keep it cheap.
@@ -182,11 +184,11 @@ export class Informer<T> {
    */
   async #list(signal: AbortSignal): Promise<string> {
     this.#state('listing');
-    const { kube, path, fieldSelector } = this.#options;
+    const { kube, path, fieldSelector, pageSize = PAGE_SIZE } = this.#options;
     const found = new Map<string, Read<T>>();
     let metadata: { resourceVersion: string; continue?: string } | undefined;
     do {
-      const query = { fieldSelector, limit: PAGE, continue: metadata?.continue };
+      const query = { fieldSelector, limit: pageSize, continue: metadata?.continue };
       const page = await kube.list(path, query, { signal, timeoutMs: LIST_LIMIT_MS });
       const list = page as { metadata: { resourceVersion: string; continue?: string }; items: unknown[] | null };
       for (const item of list.items ?? []) {
