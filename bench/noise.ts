@@ -6,7 +6,7 @@
  * others had more than OTHERS of the CPUs, which is also seen where the workload itself keeps the machine busy.
  *
  * Ratios to what was measured in the same rounds bear a machine that is slow all the time; they do not bear one that is
- * fast now and slow then, for then a round's subjects do not meet the same machine. Where nothing is timed that is no matter.
+ * fast now and slow then, for then a round's subjects do not meet the same machine. Of memory alone that says nothing.
  */
 import type { Noise } from './schema.ts';
 import { percentile } from './statistics.ts';
@@ -17,11 +17,11 @@ export const OTHERS = 0.15;
 /** Fewer say nothing. */
 const LEAST = 16;
 
-/** `others`: the share of all CPUs that other programs had. `timed`: whether the workload is of times, or of memory alone. */
+/** `others`: the share of all CPUs that other programs had. `timed`: as a workload has it. */
 export function judge(
   units: readonly number[],
   others: number,
-  { timed }: { timed: boolean },
+  { timed = true }: { timed?: boolean } = {},
 ): { noise: Noise; refused?: string } {
   const quarter = units.length / 4;
   const quarters =
@@ -36,8 +36,7 @@ export function judge(
   const noise = { quarters, spread, stalled, others };
   const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
   if (others > OTHERS) return { noise, refused: `other programs had ${percent(others)} of the CPUs` };
-  if (!timed) return { noise };
-  if (spread > SPREAD)
+  if (timed && spread > SPREAD)
     return { noise, refused: `fixed work took ${spread.toFixed(2)} times as long in one quarter as in another` };
   if (stalled > STALLED)
     return { noise, refused: `${percent(stalled)} of all fixed work took more than twice as long as usual` };

@@ -89,8 +89,7 @@ export async function run({
       const seconds = () => (performance.now() - start) / 1000;
       try {
         const measured = await workload.run({ ...bench, seconds: workload.budget[mode] });
-        const timed = measured.series.length > 0;
-        return { name, title, seconds: seconds(), ...measured, ...judge(units, others(), { timed }) };
+        return { name, title, seconds: seconds(), ...measured, ...judge(units, others(), workload) };
       } catch (error) {
         // The others' figures are not lost for that.
         const failed = error instanceof Error ? (error.stack ?? error.message) : String(error);

@@ -53,7 +53,7 @@ const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } as const;
 /** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
 const EARLY = 256;
 
-/** Pods in one answer to a list: an injected one has 12 KB, and RSS remembers the largest answer. */
+/** Pods in one answer to a list: an injected one has 12 KB, and an answer is there twice while it is read. */
 const POD_PAGE = 100;
 
 /** Verifications that run at once in a sweep: the addon has at most four threads, and new pods use them too. */

@@ -82,11 +82,12 @@ const PROXY_WORDS = 4;
  * spec change that is read here, so it is not read again. Throws TypeError if `object` is none.
  */
 export function trimPod(object: unknown, held?: PodRecord): PodRecord {
-  const { metadata, status } = mapping(object);
+  const pod = mapping(object);
   return {
-    metadata: trimMetadata(mapping(metadata)),
-    spec: held?.spec ?? trimSpec(mapping(mapping(object).spec)),
-    status: trimStatus(mapping(status)),
+    metadata: trimMetadata(mapping(pod.metadata)),
+    // Of protobuf it is decoded when it is asked for.
+    spec: held?.spec ?? trimSpec(mapping(pod.spec)),
+    status: trimStatus(mapping(pod.status)),
   };
 }
 

@@ -57,8 +57,12 @@ objects('what is absent is undefined, and what is empty is there', () => {
 objects('a spec that was read before is kept, and not read again', () => {
   const given = fixture('native-cni') as { metadata: object; spec: object; status: object };
   const held = trimPod(given);
-  const metadata = { ...given.metadata, resourceVersion: '1000' };
-  const later = trimPod(object(envelope('Pod', { ...given, metadata, spec: {} })), held);
+  const metadata = encode('ObjectMeta', { ...given.metadata, resourceVersion: '1000' });
+  const cut = Buffer.from([0x0a, 0xff]);
+  const status = encode('PodStatus', given.status);
+  const bytes = Buffer.concat([delimited(1, metadata), delimited(2, cut), delimited(3, status)]);
+  throws(() => trimPod(object(envelope('Pod', bytes))), SyntaxError);
+  const later = trimPod(object(envelope('Pod', bytes)), held);
   equal(later.spec, held.spec);
   equal(later.metadata.resourceVersion, '1000');
   deepEqual(later.status, held.status);
@@ -89,12 +93,14 @@ objects('fields that are not known are skipped, of each wire type', () => {
     delimited(2 ** 29 - 1, Buffer.alloc(1)), // the highest there is
   ];
   const name = encode('ObjectMeta', { name: 'ä€😀' });
-  equal(podMessage(Buffer.concat([...unknown, delimited(1, name), ...unknown])).metadata.name, 'ä€😀');
+  const { metadata, spec, status } = podMessage(Buffer.concat([...unknown, delimited(1, name), ...unknown]));
+  deepEqual([metadata.name, spec, status], ['ä€😀', undefined, undefined]);
 });
 
 objects('numbers of 64 bits', () => {
   for (const runAsUser of [0, 127, 128, 2 ** 31, 2 ** 53 - 1, -1]) {
-    equal(Number(podMessage({ spec: { securityContext: { runAsUser } } }).spec.securityContext.runAsUser), runAsUser);
+    const pod = { metadata: { name: 'n', uid: 'u' }, spec: { securityContext: { runAsUser } } };
+    equal(trimPod(podMessage(pod)).spec.securityContext?.runAsUser, runAsUser);
   }
 });
 
@@ -160,8 +166,9 @@ function read(...chunks: Buffer[]): unknown[] {
   const found = chunks.flatMap((chunk) => [...one.push(chunk)].map(event));
   one.end();
   return found.map(({ object }) => {
-    const { name, annotations } = (object as PodMessage).metadata;
-    return { metadata: { name, annotations } };
+    const { metadata, spec, status } = object as PodMessage;
+    deepEqual([spec, status], [undefined, undefined]);
+    return { metadata: { name: metadata.name, annotations: metadata.annotations } };
   });
 }
 

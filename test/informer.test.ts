@@ -27,6 +27,8 @@ let ended: Promise<void> | undefined;
 let informer: Informer<Trimmed>;
 let events: string[];
 let errors: string[];
+/** Whose `trim` was called, and what was held of it. */
+let trims: string[];
 
 const suites = Object.entries(WIRES).map(([form, wire]) => {
   const one = suite(`informer, ${form}`);
@@ -36,6 +38,7 @@ const suites = Object.entries(WIRES).map(([form, wire]) => {
     ended = undefined;
     events = [];
     errors = [];
+    trims = [];
   });
   one.after.each(async () => {
     stop.abort();
@@ -49,8 +52,10 @@ function test(name: string, run: () => void | Promise<void>): void {
   for (const one of suites) one(name, run);
 }
 
-const trim = (object: unknown): Trimmed => {
+const trim = (object: unknown, held?: Trimmed): Trimmed => {
   const { uid, name, annotations } = (object as Pod).metadata;
+  equal(held === undefined || held.uid === uid, true, 'held of another uid');
+  if (name !== 'marker') trims.push(held === undefined ? uid : `${uid}, held: ${held.note}`);
   return { uid, name, note: annotations.note };
 };
 
@@ -146,6 +151,7 @@ test('tells what is added, changed and deleted, with what was before', async () 
   server.delete('a');
   await settle();
   deepEqual(events, [`+ ${uid}`, `~ ${uid} one`, `- ${uid} one`]);
+  deepEqual(trims, [uid, `${uid}, held: `], 'nothing is read of what is deleted');
   equal(seen[1]?.old?.note, '');
   equal(informer.get('a', 'default'), undefined);
   equal(informer.get('marker', 'default')?.name, 'marker');
@@ -209,6 +215,7 @@ for (const [form, fault] of Object.entries<(response: ServerResponse) => void>({
       `~ ${uids.changes} now`,
     ]);
     ok(events.indexOf(`- ${uids.returns}`) < events.indexOf(`+ ${returned}`));
+    deepEqual(trims.slice(-4).sort(), [fresh, returned, `${uids.changes}, held: `, `${uids.stays}, held: `].sort());
     equal(informer.stats().restarts.expired, 1);
     equal(asked('list').length, 2);
   });
@@ -403,6 +410,7 @@ test('a pod recreated between two events is deleted and added', async () => {
   server.write(server.wire.event('MODIFIED', last));
   await settle();
   deepEqual(events, [`+ ${uid}`, `- ${uid}`, `+ ${last?.metadata.uid}`]);
+  deepEqual(trims, [uid, last?.metadata.uid], 'nothing is held of the new one');
 });
 
 test('what comes twice is told once, and a late deletion of the old one does not touch the new one', async () => {
@@ -474,9 +482,9 @@ test('a throwing onEvent, onState or trim is reported, and the loop goes on', as
     onState: () => {
       throw new Error('of onState');
     },
-    trim: (object) => {
+    trim: (object, held) => {
       if ((object as Pod).metadata.annotations.note === 'poison') throw new Error('of trim');
-      return trim(object);
+      return trim(object, held);
     },
   });
   server.put('a', 'poison');
@@ -491,6 +499,28 @@ test('a throwing onEvent, onState or trim is reported, and the loop goes on', as
   equal(informer.stats().restarts.connection, 0);
   for (const callback of ['onEvent', 'onState', 'trim']) ok(errors.some((error) => error.includes(callback)));
   equal(errors.length, informer.stats().handlerErrors);
+});
+
+test('a trim that says SyntaxError: what came is malformed, and the list begins anew', async () => {
+  server.put('a');
+  await start({
+    trim: (object, held) => {
+      if ((object as Pod).metadata.annotations.note === 'cut') throw new SyntaxError('cut');
+      return trim(object, held);
+    },
+  });
+  server.silently(() => server.put('a', 'good'));
+  const { uid } = server.pods()[0]?.metadata ?? {};
+  const damaged = {
+    metadata: { ...server.pods()[0]?.metadata, annotations: { note: 'cut' }, resourceVersion: '1000' },
+  };
+  server.write(server.wire.event('MODIFIED', damaged));
+  await until('listed', () => informer.stats().lists === 2);
+  await watching();
+  await settle();
+  deepEqual(events, [`+ ${uid}`, `~ ${uid} good`]);
+  equal(informer.stats().restarts.malformed, 1);
+  equal(informer.stats().handlerErrors, 0);
 });
 
 test('a refused token is read anew, once', async () => {

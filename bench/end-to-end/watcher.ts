@@ -22,6 +22,7 @@ interface Trimmed {
 
 interface PodObject {
   metadata: { uid: string; name: string; annotations?: Record<string, string> };
+  /** Without a node the name is absent, or empty in protobuf. */
   spec: { nodeName?: string };
   status?: { conditions?: { type: string; status: string }[] };
 }
@@ -41,7 +42,7 @@ export class Watcher implements AsyncDisposable {
         const { metadata, spec, status } = object as PodObject;
         const ready = status?.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True') === true;
         const marked = metadata.annotations?.[NETNS] !== undefined;
-        return { uid: metadata.uid, name: metadata.name, bound: spec.nodeName !== undefined, marked, ready };
+        return { uid: metadata.uid, name: metadata.name, bound: Boolean(spec.nodeName), marked, ready };
       },
       onEvent: ({ object }) => this.#look(object),
     });

@@ -36,6 +36,8 @@ export interface Workload {
   budget: { quick: number; full: number };
   /** No part of a whole run, which has 15 minutes: runs where it is named. */
   apart?: true;
+  /** False: of memory alone, which is the same on a machine that is slow now and fast then. */
+  timed?: false;
   /** What is missing here, in words. */
   lack?(): string | undefined;
   run(bench: Bench): Promise<Measured>;

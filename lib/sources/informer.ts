@@ -180,7 +180,7 @@ export class Informer<T> {
 
   /**
    * The version of the list. No `resourceVersion` is asked for: the answer is never older than what was seen before,
-   * and a recent API server gives it from memory all the same.
+   * and a recent API server gives it from memory all the same, the most recent ones also the pages after the first.
    */
   async #list(signal: AbortSignal): Promise<string> {
     this.#state('listing');

@@ -82,6 +82,14 @@ export class ApiError extends Error {
   }
 }
 
+/** Where the API server is, and as whom. */
+interface Access {
+  config: KubeConfig;
+  options: Promise<RequestOptions>;
+  /** As performance.now() has it. */
+  until: number;
+}
+
 interface Exchange {
   method: 'GET' | 'PATCH' | 'POST';
   path: string;
@@ -104,7 +112,7 @@ export class Kube {
   readonly #load: () => KubeConfig;
   readonly #agents = { 'http:': keepAlive(HttpAgent), 'https:': keepAlive(HttpsAgent) };
   #config: KubeConfig;
-  #access: { options: Promise<RequestOptions>; until: number } | undefined;
+  #access: Access | undefined;
   #closed = false;
 
   /** `load` is called again whenever credentials are refused, so it should read what it reads anew. */
@@ -168,7 +176,7 @@ export class Kube {
       if (status === 401 && !renewed) {
         renewed = true;
         // Unless another request has renewed them meanwhile.
-        if (this.#access === access) {
+        if (this.#config === access.config) {
           this.#config = this.#load();
           this.#access = undefined;
         }
@@ -178,9 +186,10 @@ export class Kube {
     }
   }
 
-  #accessNow(): { options: Promise<RequestOptions>; until: number } {
+  #accessNow(): Access {
     if (this.#access === undefined || this.#access.until < performance.now()) {
-      const fresh = { options: this.#accessOf(this.#config), until: performance.now() + ACCESS_MS };
+      const config = this.#config;
+      const fresh = { config, options: this.#accessOf(config), until: performance.now() + ACCESS_MS };
       // Whoever asked for it hears of a failure; the next one asks again.
       fresh.options.catch(() => {
         if (this.#access === fresh) this.#access = undefined;

@@ -7,7 +7,7 @@
  */
 import protobuf from 'protobufjs/light.js';
 
-/** late: bytes until it is asked for, since of most events it never is. */
+/** late: bytes until it is asked for, and decoded each time, since of most events it never is. */
 type Rule = 'repeated' | 'map' | 'late';
 type Fields = Record<string, [id: number, type: string, rule?: Rule]>;
 
@@ -92,7 +92,10 @@ const KINDS = new Map(
 const UNKNOWN = SCHEMA.lookupType('Unknown');
 const WATCH_EVENT = SCHEMA.lookupType('WatchEvent');
 
-/** Without `late` everything is read, or written, at once. What is absent is undefined: no `hostUsers` is not false. */
+/**
+ * Without `late` everything is read, or written, at once. What is absent is undefined, since no `hostUsers` is not false;
+ * a list or a map is empty.
+ */
 export function schemaOf({ late }: { late: boolean }): protobuf.Root {
   const nested = Object.entries(MESSAGES).map(([name, list]) => {
     const fields = Object.entries(list).map(([field, [id, type, rule]]) => {
@@ -129,7 +132,7 @@ function bytesOf(field: string): string {
 }
 
 /**
- * In the shape of its JSON, but for times and numbers of 64 bits; what is absent is undefined. Throws SyntaxError where
+ * In the shape of its JSON, but for times and numbers of 64 bits (Long); see schemaOf for what is absent. Throws SyntaxError where
  * `bytes` are no object of a kind that is read here; of a pod its spec and status do when they are asked for.
  */
 export function decodeObject(bytes: Buffer): unknown {

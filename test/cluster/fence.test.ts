@@ -109,7 +109,7 @@ async function create(name: string, nodeName = 'one', metadata: V1Pod['metadata'
 const patch = (as: Kube, name: string, content: unknown) =>
   as.patch(`/api/v1/namespaces/${namespace}/pods/${name}/status`, 'strategic', content);
 
-/** As its JSON has it. */
+/** What client-node knows of it, in JSON. */
 const read = async (name: string) =>
   JSON.parse(JSON.stringify(await coreApi(controlPlane.kubeconfig).readNamespacedPod({ namespace, name }))) as V1Pod;
 
