@@ -132,8 +132,9 @@ function bytesOf(field: string): string {
 }
 
 /**
- * In the shape of its JSON, but for times and numbers of 64 bits (Long); see schemaOf for what is absent. Throws SyntaxError where
- * `bytes` are no object of a kind that is read here; of a pod its spec and status do when they are asked for.
+ * In the shape of its JSON, but for times and numbers of 64 bits (Long); see schemaOf for what is absent. Throws
+ * SyntaxError where `bytes` are no object of a kind that is read here; of a pod its spec and status do when they are asked
+ * for.
  */
 export function decodeObject(bytes: Buffer): unknown {
   if (!bytes.subarray(0, MAGIC.length).equals(MAGIC)) throw new SyntaxError('not an object of Kubernetes in protobuf');
