@@ -82,24 +82,25 @@ const MESSAGES: Record<string, Fields> = {
 
 /** Before each object. */
 export const MAGIC = Buffer.from('k8s\0');
-const SCHEMA = schemaOf({ late: true });
+const SCHEMA = schema();
 const KINDS = new Map(
   ['Pod', 'PodList', 'Namespace', 'NamespaceList', 'PartialObjectMetadata', 'Status'].map((kind) => [
     kind,
-    SCHEMA.lookupType(kind),
+    messageType(kind),
   ]),
 );
-const UNKNOWN = SCHEMA.lookupType('Unknown');
-const WATCH_EVENT = SCHEMA.lookupType('WatchEvent');
+const UNKNOWN = messageType('Unknown');
+const WATCH_EVENT = messageType('WatchEvent');
 
-/**
- * Without `late` everything is read, or written, at once. What is absent is undefined, since no `hostUsers` is not false;
- * a list or a map is empty.
- */
-export function schemaOf({ late }: { late: boolean }): protobuf.Root {
+export function messageType(name: string): protobuf.Type {
+  return SCHEMA.lookupType(name);
+}
+
+/** Of a message what is absent is undefined, since no `hostUsers` is not false; a list or a map is empty. */
+function schema(): protobuf.Root {
   const nested = Object.entries(MESSAGES).map(([name, list]) => {
     const fields = Object.entries(list).map(([field, [id, type, rule]]) => {
-      if (late && rule === 'late') return [bytesOf(field), { id, type: 'bytes' }];
+      if (rule === 'late') return [bytesOf(field), { id, type: 'bytes' }];
       if (rule === 'map') return [field, { id, type, keyType: 'string' }];
       if (rule === 'repeated') return [field, { id, type, rule }];
       return [field, { id, type }];
@@ -110,9 +111,8 @@ export function schemaOf({ late }: { late: boolean }): protobuf.Root {
   for (const [name, list] of Object.entries(MESSAGES)) {
     const prototype = root.lookupType(name).ctor.prototype as Record<string, unknown>;
     for (const [field, [, type, rule]] of Object.entries(list)) {
-      const isLate = late && rule === 'late';
-      prototype[isLate ? bytesOf(field) : field] = undefined;
-      if (isLate) defineLate(prototype, field, root.lookupType(type));
+      prototype[rule === 'late' ? bytesOf(field) : field] = undefined;
+      if (rule === 'late') defineLate(prototype, field, root.lookupType(type));
     }
   }
   return root;
@@ -127,12 +127,13 @@ function defineLate(prototype: object, field: string, type: protobuf.Type): void
   });
 }
 
-function bytesOf(field: string): string {
+/** The name of a late field's bytes. */
+export function bytesOf(field: string): string {
   return `${field}Bytes`;
 }
 
 /**
- * In the shape of its JSON, but for times and numbers of 64 bits (Long); see schemaOf for what is absent. Throws
+ * In the shape of its JSON, but for times and numbers of 64 bits (Long); what is absent is undefined, or an empty list or map. Throws
  * SyntaxError where `bytes` are no object of a kind that is read here; of a pod its spec and status do when they are asked
  * for.
  */

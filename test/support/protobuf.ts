@@ -1,15 +1,25 @@
 /** Objects as an API server sends them in protobuf, made by the schema of lib/sources/messages.ts. For stand-ins. */
 import protobuf from 'protobufjs/light.js';
-import { MAGIC, schemaOf } from '../../lib/sources/messages.ts';
+import { bytesOf, MAGIC, messageType } from '../../lib/sources/messages.ts';
 
 export const PROTOBUF = 'application/vnd.kubernetes.protobuf';
 
-const SCHEMA = schemaOf({ late: false });
-
 /** What the message does not have is left out. */
 export function encode(name: string, value: object): Buffer {
-  const type = SCHEMA.lookupType(name);
-  return Buffer.from(type.encode(type.fromObject(value)).finish());
+  const type = messageType(name);
+  return Buffer.from(type.encode(type.fromObject(lateAsBytes(name, value))).finish());
+}
+
+/** A message has bytes of what is late in it. */
+function lateAsBytes(name: string, value: { items?: object[]; spec?: object; status?: object }): object {
+  if (name === 'PodList') return { ...value, items: value.items?.map((pod) => lateAsBytes('Pod', pod)) };
+  if (name !== 'Pod') return value;
+  const { spec, status, ...rest } = value;
+  return {
+    ...rest,
+    ...(spec && { [bytesOf('spec')]: encode('PodSpec', spec) }),
+    ...(status && { [bytesOf('status')]: encode('PodStatus', status) }),
+  };
 }
 
 /** A message in pieces: its fields, one after the other, so that a large one is copied once. */
