@@ -325,7 +325,10 @@ function retryAfter(error: unknown): { afterMs?: number } {
   return retryAfterMs === undefined ? {} : { afterMs: retryAfterMs };
 }
 
-/** Whether what changed is any of our business. Our own marks coming back are not, unless somebody took them away. */
+/**
+ * Whether what changed is any of our business: a spec does not change, see trimPod. Our own marks coming back are not, unless
+ * somebody took them away.
+ */
 function asksForWork(before: PodRecord, after: PodRecord, state: PodState): boolean {
   const theirs = ({ metadata: { deletionTimestamp, labels, annotations }, status }: PodRecord) =>
     JSON.stringify([deletionTimestamp, labels, partMarks(annotations).others, status.phase, status.podIPs]);

@@ -115,18 +115,18 @@ const head = (response: ServerResponse) => {
   response.flushHeaders();
 };
 
+/** Of the lists: what was asked for. */
+const pages = () => asked('list').map(({ query }) => [query.get('limit'), query.get('continue')]);
+
 test('lists in pages, then watches from the version of the list', async () => {
   for (let at = 0; at < 1203; at++) server.put(`p${at}`);
   await start();
   equal(events.length, 1203);
-  deepEqual(
-    asked('list').map(({ query }) => [query.get('limit'), query.get('continue')]),
-    [
-      ['500', null],
-      ['500', '500'],
-      ['500', '1000'],
-    ],
-  );
+  deepEqual(pages(), [
+    ['500', null],
+    ['500', '500'],
+    ['500', '1000'],
+  ]);
   equal(asked('list')[0]?.headers.accept, ACCEPT.object);
   equal(asked('watch')[0]?.headers.accept, ACCEPT.watch);
   const { query } = asked('watch')[0] ?? {};
@@ -237,14 +237,11 @@ test('pages are as large as is wanted', async () => {
   for (let at = 0; at < 250; at++) server.put(`p${at}`);
   await start({ pageSize: 100 });
   equal(events.length, 250);
-  deepEqual(
-    asked('list').map(({ query }) => [query.get('limit'), query.get('continue')]),
-    [
-      ['100', null],
-      ['100', '100'],
-      ['100', '200'],
-    ],
-  );
+  deepEqual(pages(), [
+    ['100', null],
+    ['100', '100'],
+    ['100', '200'],
+  ]);
 });
 
 test('410 for a page: the list begins anew', async () => {

@@ -5,7 +5,7 @@
 import { type AgentOptions, Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest, type RequestOptions } from 'node:https';
 import { urlToHttpOptions } from 'node:url';
-import { KubeConfig } from '@kubernetes/client-node';
+import type { KubeConfig } from '@kubernetes/client-node';
 import { ACCEPT, encodingOf, JSON_TYPE, type WatchEvent } from './encoding.ts';
 
 const REQUEST_LIMIT_MS = 10_000;
@@ -116,7 +116,7 @@ export class Kube {
   #closed = false;
 
   /** `load` is called again whenever credentials are refused, so it should read what it reads anew. */
-  constructor(load: () => KubeConfig = defaultConfig) {
+  constructor(load: () => KubeConfig) {
     this.#load = load;
     this.#config = load();
   }
@@ -247,12 +247,6 @@ export class Kube {
       request.end(content);
     });
   }
-}
-
-function defaultConfig(): KubeConfig {
-  const config = new KubeConfig();
-  config.loadFromDefault();
-  return config;
 }
 
 function searchOf(query: Query = {}): string {

@@ -7,7 +7,6 @@ import { createInterface } from 'node:readline';
 import type { V1Pod } from '@kubernetes/client-node';
 import type { PodView } from '../../lib/http-page.ts';
 import type { Kube } from '../../lib/sources/kube.ts';
-import { kubeOf } from '../support/kubeconfig.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { imageName } from './images/images.ts';
 import type { ClusterNode } from './node.ts';
@@ -27,11 +26,6 @@ const RIGHTS = [
   { apiGroups: [''], resources: ['pods/status'], verbs: ['patch'] },
   { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create'] },
 ];
-
-/** With the administrator's rights, for what a test does to the cluster. */
-export function administrator({ kubeconfig }: ControlPlane): Kube {
-  return kubeOf(kubeconfig);
-}
 
 /** The controller's account with its rights and no others; resolves with its kubeconfig. */
 export async function createAccount(controlPlane: ControlPlane, kube: Kube, node: ClusterNode): Promise<string> {

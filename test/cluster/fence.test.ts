@@ -1,7 +1,7 @@
 /** The fence around the controller: with its own token, and more rights than the chart gives it. */
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import type { V1BoundObjectReference, V1Pod } from '@kubernetes/client-node';
+import type { CoreV1Api, V1BoundObjectReference, V1Pod } from '@kubernetes/client-node';
 import type { ApiError, Kube } from '../../lib/sources/kube.ts';
 import { failed, type MarkedPod, NETNS, READY, STATUS, StatusMarker } from '../../lib/status.ts';
 import { suite } from '../suite.ts';
@@ -30,6 +30,7 @@ const KUBELETS = {
 
 let controlPlane: ControlPlane;
 let admin: Kube;
+let core: CoreV1Api;
 /** Its token is what the kubelet of node `one` mounts in the controller's pod. */
 let controller: Kube;
 let unbound: Kube;
@@ -38,6 +39,7 @@ const kubes: Kube[] = [];
 test.before(async () => {
   controlPlane = await startControlPlane();
   admin = connect(controlPlane.kubeconfig);
+  core = coreApi(controlPlane.kubeconfig);
   await admin.post('/api/v1/namespaces', { metadata: { name: RELEASE_NAMESPACE } });
   const accounts = [
     [namespace, 'default'],
@@ -88,7 +90,7 @@ async function tokenOf(account: string, node?: string): Promise<string> {
     const { name = '', uid = '' } = holder.metadata ?? {};
     boundObjectRef = { apiVersion: 'v1', kind: 'Pod', name, uid };
   }
-  const { status } = await coreApi(controlPlane.kubeconfig).createNamespacedServiceAccountToken({
+  const { status } = await core.createNamespacedServiceAccountToken({
     namespace: RELEASE_NAMESPACE,
     name: account,
     body: { spec: { audiences: [], ...(boundObjectRef && { boundObjectRef }) } },
@@ -111,7 +113,7 @@ const patch = (as: Kube, name: string, content: unknown) =>
 
 /** What client-node knows of it, in JSON. */
 const read = async (name: string) =>
-  JSON.parse(JSON.stringify(await coreApi(controlPlane.kubeconfig).readNamespacedPod({ namespace, name }))) as V1Pod;
+  JSON.parse(JSON.stringify(await core.readNamespacedPod({ namespace, name }))) as V1Pod;
 
 const refused = (reason: RegExp) => (error: ApiError) => {
   equal(error.status, 422);

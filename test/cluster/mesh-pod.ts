@@ -5,8 +5,9 @@ import type { CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
 import { type Identity, native } from '../../lib/native.ts';
 import type { Kube } from '../../lib/sources/kube.ts';
 import { NETNS, READY, RULES, STATUS } from '../../lib/status.ts';
+import { kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
-import { administrator, createAccount } from './controller-process.ts';
+import { createAccount } from './controller-process.ts';
 import { type ImageName, imageName } from './images/images.ts';
 import { type ClusterNode, startNode } from './node.ts';
 import { pod, runPod, toolbox, until } from './pods.ts';
@@ -172,7 +173,7 @@ export class Mesh {
     this.controlPlane = controlPlane;
     this.node = node;
     this.core = coreApi(controlPlane.kubeconfig);
-    this.admin = administrator(controlPlane);
+    this.admin = kubeOf(controlPlane.kubeconfig);
   }
 
   static async start(images: ImageName[], progress?: Progress): Promise<Mesh> {
