@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { styleText } from 'node:util';
-import { canBecome, runInSandbox, UID_MAP_REMEDY } from '../lib/userns.ts';
+import { canBecome, runInSandbox, UID_MAP_REMEDY } from '../lib/demo/userns.ts';
 import { HELP, parse, type Request, UsageError } from './cli.ts';
 import { compare, comparisonText } from './compare.ts';
 import { goalsText, machineText, workloadText } from './print.ts';

@@ -2,19 +2,19 @@
 /** The command line. Each verb has a file in commands/. */
 import { Command, CommanderError, Option } from 'commander';
 import manifest from '../package.json' with { type: 'json' };
-import { applyCommand } from './commands/apply.ts';
-import { cleanCommand } from './commands/clean.ts';
-import { demoCommand } from './commands/demo.ts';
-import { doctorCommand } from './commands/doctor.ts';
-import { initCommand } from './commands/init.ts';
-import { planCommand } from './commands/plan.ts';
-import { runCommand } from './commands/run.ts';
-import { type Context, EXIT, OTHER, printError } from './commands/shared.ts';
-import { verifyCommand } from './commands/verify.ts';
-import { ConfigErrors } from './config.ts';
-import { Failure } from './netns/errors.ts';
-import { type Io, processIo } from './output.ts';
-import { ConfigError } from './redirect/config-error.ts';
+import { applyCommand } from './cli/apply.ts';
+import { cleanCommand } from './cli/clean.ts';
+import { demoCommand } from './cli/demo.ts';
+import { doctorCommand } from './cli/doctor.ts';
+import { initCommand } from './cli/init.ts';
+import { type Io, processIo } from './cli/output.ts';
+import { planCommand } from './cli/plan.ts';
+import { runCommand } from './cli/run.ts';
+import { type Context, EXIT, OTHER, printError } from './cli/shared.ts';
+import { verifyCommand } from './cli/verify.ts';
+import { ConfigErrors } from './config/read.ts';
+import { Failure } from './errors.ts';
+import { ConfigError } from './options/config-error.ts';
 
 /** Room for a message and a suggestion; a word of a megabyte is not repeated. */
 const MESSAGE_LIMIT = 400;

@@ -1,4 +1,4 @@
-// What JavaScript sees: lib/native.ts has the types. Arguments are checked in from_js.cc, the work is done on
+// What JavaScript sees: lib/native/addon.ts has the types. Arguments are checked in from_js.cc, the work is done on
 // the threads of workers.cc, and promises are settled back here.
 #include <napi.h>
 

@@ -8,7 +8,7 @@
 
 namespace ipnc {
 
-// lib/native.ts has the same list, and says what each means.
+// lib/native/addon.ts has the same list, and says what each means.
 enum class How : uint8_t { kReplayed, kMerged, kReplaced, kUnchanged, kCleaned };
 
 struct TableResult {

@@ -30,7 +30,7 @@ Array Strings(Env env, const std::vector<std::string>& strings) {
   return ArrayOf(env, strings, [env](const std::string& text) { return Napi::String::New(env, text); });
 }
 
-// In the order of PHASES in lib/native.ts.
+// In the order of PHASES in lib/native/addon.ts.
 Array TimingsToJs(Env env, const Timings& timings, double waited) {
   const std::array phases{waited,         timings.enter,  timings.v4,      timings.v6,   timings.nftables,
                           timings.routes, timings.verify, timings.release, timings.total};

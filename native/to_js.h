@@ -1,4 +1,4 @@
-// C++ -> JavaScript: the shapes of lib/native.ts.
+// C++ -> JavaScript: the shapes of lib/native/addon.ts.
 #pragma once
 
 #include <napi.h>
@@ -10,7 +10,7 @@ namespace ipnc {
 
 Napi::Value ToJs(Napi::Env env, const ProbeResult& result);
 Napi::Value ToJs(Napi::Env env, const Identity& identity, const std::string& path);
-// Flat, since it is made for every install: lib/native.ts makes the object of it (`ApplyTuple`).
+// Flat, since it is made for every install: lib/native/addon.ts makes the object of it (`ApplyTuple`).
 Napi::Value ToJs(Napi::Env env, const ApplyResult& result, double waited);
 Napi::Value ToJs(Napi::Env env, const VerifyResult& result, double waited);
 // An Error shaped like Node's own: code, errno, syscall, path; and table, rollback.

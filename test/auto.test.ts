@@ -4,7 +4,7 @@
  */
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { native } from '../lib/native.ts';
+import { native } from '../lib/native/addon.ts';
 import { suite } from './suite.ts';
 import { ipnc, type Outcome } from './support/command-line.ts';
 import {

@@ -1,11 +1,11 @@
 /** Which backend a netns gets: the order of reasons, and what is refused. */
 import { rejects } from 'node:assert/strict';
 import * as assert from 'uvu/assert';
-import { chooseBackend, ORDINARY } from '../lib/backend.ts';
-import type { Backend, Probe } from '../lib/native.ts';
-import { redirect } from '../lib/redirect.ts';
+import { plan } from '../lib/istio/plan.ts';
+import { redirect } from '../lib/istio/redirect.ts';
+import type { Backend, Probe } from '../lib/native/addon.ts';
+import { chooseBackend, ORDINARY } from '../lib/native/backend.ts';
 import type { Ruleset } from '../lib/ruleset/model.ts';
-import { plan } from '../lib/ruleset/plan.ts';
 import { suite } from './suite.ts';
 
 const test = suite('backend');

@@ -1,6 +1,6 @@
 /** A changed configuration replaces the old one without a moment in which traffic goes uncaptured. */
 import * as assert from 'uvu/assert';
-import { native } from '../lib/native.ts';
+import { native } from '../lib/native/addon.ts';
 import type { Family } from '../lib/ruleset/model.ts';
 import { suite } from './suite.ts';
 import { compile, Farm, INSTALL_NEEDS, identify, inside, nftRules } from './support/netns.ts';

@@ -6,9 +6,9 @@ import type { V1ConfigMap, V1DaemonSet, V1Job, V1NetworkPolicy, V1Pod, V1PodSpec
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
 import { runOptionList } from '../lib/config/options.ts';
-import { readConfig } from '../lib/config.ts';
-import { createMetrics } from '../lib/metrics.ts';
-import { optionList } from '../lib/redirect/options.ts';
+import { readConfig } from '../lib/config/read.ts';
+import { optionList } from '../lib/istio/options.ts';
+import { createMetrics } from '../lib/observe/metrics.ts';
 import { suite } from './suite.ts';
 import { CHART, helm, type Manifest, only, render } from './support/helm.ts';
 

@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import * as assert from 'uvu/assert';
-import { type ApplyResult, type Backend, type NativeError, native } from '../lib/native.ts';
+import { type ApplyResult, type Backend, type NativeError, native } from '../lib/native/addon.ts';
 import { suite } from './suite.ts';
 import { busyLoop, compileAll, holdLock } from './support/contention.ts';
 import {
@@ -265,7 +265,7 @@ test('worker threads load the addon as well, side by side', async () => {
   const paths = await farm.addAll(4);
   const body = `
     import { parentPort, workerData } from 'node:worker_threads';
-    import { native } from ${JSON.stringify(new URL('../lib/native.ts', import.meta.url).href)};
+    import { native } from ${JSON.stringify(new URL('../lib/native/addon.ts', import.meta.url).href)};
     const { families, tables, routes } = { families: [4, 6], tables: [], routes: { loopback6: true } };
     const compiled = await native().compile({ backend: 'iptables-legacy', ruleset: { families, tables, routes } });
     parentPort.postMessage((await compiled.apply(await native().identify(workerData))).routes.join());

@@ -2,9 +2,9 @@
 import { Command } from 'commander';
 import * as assert from 'uvu/assert';
 import { runOptionList } from '../lib/config/options.ts';
-import { addRunOptions, ConfigErrors, type RunConfig, readConfig, runFlags } from '../lib/config.ts';
-import { optionList } from '../lib/redirect/options.ts';
-import { podRedirect } from '../lib/redirect.ts';
+import { addRunOptions, ConfigErrors, type RunConfig, readConfig, runFlags } from '../lib/config/read.ts';
+import { optionList } from '../lib/istio/options.ts';
+import { podRedirect } from '../lib/istio/redirect.ts';
 import { suite } from './suite.ts';
 
 const test = suite('config');

@@ -2,9 +2,9 @@
 import type { ServerResponse } from 'node:http';
 import type { KubeConfig } from '@kubernetes/client-node';
 import * as assert from 'uvu/assert';
-import { native } from '../lib/native.ts';
-import { INITIALIZE } from '../lib/pods.ts';
-import { INITIALIZED, NETNS, STATUS } from '../lib/status.ts';
+import { INITIALIZE } from '../lib/kube/pods.ts';
+import { INITIALIZED, NETNS, STATUS } from '../lib/kube/status.ts';
+import { native } from '../lib/native/addon.ts';
 import { suite } from './suite.ts';
 import { type RunningController, runController, until } from './support/controller.ts';
 import { BOOT_ID, Farm } from './support/netns.ts';

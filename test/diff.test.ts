@@ -1,11 +1,11 @@
 import * as assert from 'uvu/assert';
-import { formOf } from '../lib/backend.ts';
-import type { ActualRule, ActualTable, Form } from '../lib/native.ts';
-import { redirect } from '../lib/redirect.ts';
+import { plan } from '../lib/istio/plan.ts';
+import { redirect } from '../lib/istio/redirect.ts';
+import type { ActualRule, ActualTable, Form } from '../lib/native/addon.ts';
+import { formOf } from '../lib/native/backend.ts';
 import { diff, heading } from '../lib/ruleset/diff.ts';
 import type { Ruleset } from '../lib/ruleset/model.ts';
 import type { ActualNftTable } from '../lib/ruleset/nftables/model.ts';
-import { plan } from '../lib/ruleset/plan.ts';
 import { suite } from './suite.ts';
 
 const test = suite('diff');

@@ -1,12 +1,12 @@
 /** docs/cli.md says what the option table says; docs/operate.md knows each reason and code that somebody may read. */
 import { existsSync, readFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
-import { defaultOf, flagsOf } from '../lib/commands/shared.ts';
+import { defaultOf, flagsOf } from '../lib/cli/shared.ts';
 import { runOptionList } from '../lib/config/options.ts';
-import { MEANINGS } from '../lib/netns/errors.ts';
-import { SKIP_REASONS } from '../lib/policy.ts';
-import { foreignFlags } from '../lib/redirect/foreign.ts';
-import { optionList, type RedirectOption } from '../lib/redirect/options.ts';
+import { MEANINGS } from '../lib/errors.ts';
+import { SKIP_REASONS } from '../lib/istio/enrolment.ts';
+import { foreignFlags } from '../lib/istio/foreign.ts';
+import { optionList, type RedirectOption } from '../lib/istio/options.ts';
 import { suite } from './suite.ts';
 
 const test = suite('docs');
@@ -56,10 +56,10 @@ const wordsOf = (file: string, pattern: RegExp) => [...read(file).matchAll(patte
 const told: Record<string, readonly string[]> = {
   'why a pod was left alone': SKIP_REASONS,
   'why a pod waits': ['namespace', ...wordsOf('lib/netns/locate.ts', /^ {2}\| '([a-z-]+)';?$/gm)],
-  'codes of failures': [...Object.keys(MEANINGS), ...wordsOf('lib/initialize.ts', /'(ERR_[A-Z_]+)'/g)],
+  'codes of failures': [...Object.keys(MEANINGS), ...wordsOf('lib/controller/reconcile.ts', /'(ERR_[A-Z_]+)'/g)],
   'reasons of Events': [
-    ...wordsOf('lib/controller.ts', /reason: '([A-Z][A-Za-z]+)'/g),
-    ...wordsOf('lib/status.ts', /'(ConfigInvalid|InstallFailed)'/g),
+    ...wordsOf('lib/controller/controller.ts', /reason: '([A-Z][A-Za-z]+)'/g),
+    ...wordsOf('lib/kube/status.ts', /'(ConfigInvalid|InstallFailed)'/g),
   ],
 };
 for (const [what, names] of Object.entries(told)) {

@@ -1,9 +1,9 @@
 /** Reading of protobuf, cut in any way and damaged in any way; what real bytes mean is in test/cluster/encoding.test.ts. */
 import { deepEqual, equal, ok, throws } from 'node:assert/strict';
-import { trimPod } from '../lib/pods.ts';
-import { encodingOf } from '../lib/sources/encoding.ts';
-import { ApiError } from '../lib/sources/kube.ts';
-import { MAGIC } from '../lib/sources/messages.ts';
+import { ApiError } from '../lib/kube/client.ts';
+import { encodingOf } from '../lib/kube/encoding.ts';
+import { MAGIC } from '../lib/kube/messages.ts';
+import { trimPod } from '../lib/kube/pods.ts';
 import { suite } from './suite.ts';
 import { fixture, fixtures } from './support/pods.ts';
 import { delimited, encode, envelope, eventFrame, framed, PROTOBUF } from './support/protobuf.ts';

@@ -1,16 +1,16 @@
 /** The mark of a pod that cannot be honoured, and what becomes of it. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
-import { assemble } from '../lib/assemble.ts';
-import { readConfig } from '../lib/config.ts';
-import type { Controller } from '../lib/controller.ts';
-import { createLogger } from '../lib/log.ts';
-import type { Probe } from '../lib/native.ts';
+import { readConfig } from '../lib/config/read.ts';
+import { assemble } from '../lib/controller/assemble.ts';
+import type { Controller } from '../lib/controller/controller.ts';
+import { ApiError, type Kube } from '../lib/kube/client.ts';
+import type { WatchEvent } from '../lib/kube/encoding.ts';
+import { INITIALIZE } from '../lib/kube/pods.ts';
+import { STATUS, type StatusMarker } from '../lib/kube/status.ts';
+import type { Probe } from '../lib/native/addon.ts';
 import type { Locator } from '../lib/netns/locate.ts';
-import { INITIALIZE } from '../lib/pods.ts';
-import type { WatchEvent } from '../lib/sources/encoding.ts';
-import { ApiError, type Kube } from '../lib/sources/kube.ts';
-import { STATUS, type StatusMarker } from '../lib/status.ts';
+import { createLogger } from '../lib/observe/log.ts';
 import { suite } from './suite.ts';
 
 const PORTS = 'traffic.sidecar.istio.io/includeInboundPorts';

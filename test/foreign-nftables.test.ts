@@ -1,6 +1,6 @@
 /** What is somebody else's in nf_tables survives everything, moves between the backends included, byte for byte. */
 import * as assert from 'uvu/assert';
-import { native } from '../lib/native.ts';
+import { native } from '../lib/native/addon.ts';
 import { suite } from './suite.ts';
 import { FOREIGN_NFT_NEEDS, installForeign, installForeignNft } from './support/foreign.ts';
 import {

@@ -1,6 +1,6 @@
 /** What is somebody else's survives everything: rules, chains, policies, matches unknown to us, counters, order. */
 import * as assert from 'uvu/assert';
-import { type Compiled, native } from '../lib/native.ts';
+import { type Compiled, native } from '../lib/native/addon.ts';
 import { suite } from './suite.ts';
 import { installForeign } from './support/foreign.ts';
 import {

@@ -9,9 +9,9 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { type HttpOptions, type HttpServer, startHttp } from '../lib/http.ts';
-import type { PodView } from '../lib/http-page.ts';
-import type { Failure } from '../lib/netns/errors.ts';
+import type { Failure } from '../lib/errors.ts';
+import { type HttpOptions, type HttpServer, startHttp } from '../lib/observe/http.ts';
+import type { PodView } from '../lib/observe/page.ts';
 import { suite } from './suite.ts';
 
 const PODS: PodView[] = [

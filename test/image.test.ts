@@ -8,7 +8,7 @@ import { parseResults } from '../bench/schema.ts';
 import { BENCH_ENTRYPOINT, benchLayers, PROGRAMS } from '../chart/image/bench.ts';
 import { ENVIRONMENT, GATE, type ImageFile, imageLayers, MAIN, PATH, USER } from '../chart/image/files.ts';
 import { layOut } from '../chart/image/lay-out.ts';
-import type { Check } from '../lib/doctor.ts';
+import type { Check } from '../lib/observe/doctor.ts';
 import { suite } from './suite.ts';
 
 const root = join(import.meta.dirname, '..');

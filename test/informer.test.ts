@@ -6,9 +6,9 @@ import { readFileSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ACCEPT } from '../lib/sources/encoding.ts';
-import { Informer, type InformerEvent, type InformerOptions } from '../lib/sources/informer.ts';
-import { ApiError } from '../lib/sources/kube.ts';
+import { ApiError } from '../lib/kube/client.ts';
+import { ACCEPT } from '../lib/kube/encoding.ts';
+import { Informer, type InformerEvent, type InformerOptions } from '../lib/kube/informer.ts';
 import { suite } from './suite.ts';
 import { type Pod, startWatchServer, status, type WatchServer } from './support/watch-server.ts';
 import { WIRES } from './support/wire.ts';
@@ -651,8 +651,8 @@ test('restarts leave neither listeners nor connections behind', async () => {
 
 test('a process ends by itself once the signal has come', async () => {
   const script = `
-    import { Informer } from './lib/sources/informer.ts';
-    import { Kube } from './lib/sources/kube.ts';
+    import { Informer } from './lib/kube/informer.ts';
+    import { Kube } from './lib/kube/client.ts';
     import { KubeConfig } from '@kubernetes/client-node';
     const config = new KubeConfig();
     config.loadFromClusterAndUser({ name: 'c', server: '${server.url}', skipTLSVerify: true }, { name: 'u' });

@@ -2,7 +2,7 @@
 import { readdirSync, statSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
-import { type Compiled, native } from '../lib/native.ts';
+import { type Compiled, native } from '../lib/native/addon.ts';
 import { suite } from './suite.ts';
 import { assertAllAtHome, codeOf, compile, Farm, identify } from './support/netns.ts';
 

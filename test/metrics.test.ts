@@ -1,9 +1,9 @@
 /** Metrics as Prometheus reads them, and log lines as people and programs do. */
 import { deepEqual, equal, match, ok } from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createLogger, type LogOptions, podLine } from '../lib/log.ts';
-import { createMetrics, type Observed } from '../lib/metrics.ts';
-import { Failure } from '../lib/netns/errors.ts';
+import { Failure } from '../lib/errors.ts';
+import { createLogger, type LogOptions, podLine } from '../lib/observe/log.ts';
+import { createMetrics, type Observed } from '../lib/observe/metrics.ts';
 import { suite } from './suite.ts';
 
 const OBSERVED: Observed = {

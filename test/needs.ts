@@ -2,7 +2,7 @@
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { canBecome, UID_MAP_REMEDY } from '../lib/userns.ts';
+import { canBecome, UID_MAP_REMEDY } from '../lib/demo/userns.ts';
 import { clusterLack, helmLack } from './cluster/programs.ts';
 
 /** What can be asked for by name; any other name is a command to be found in PATH. */

@@ -1,10 +1,10 @@
 /** What is kept of a Pod is what is read of it, and the spec that comes of it. */
 import * as assert from 'uvu/assert';
-import { podFamilies, runtimeUid, trimNamespace, trimPod } from '../lib/pods.ts';
-import { ConfigError } from '../lib/redirect/config-error.ts';
-import type { Pod } from '../lib/redirect/pod.ts';
-import { flagSource, type Source } from '../lib/redirect/sources.ts';
-import { podRedirect, type RedirectSpec, redirect } from '../lib/redirect.ts';
+import type { Pod } from '../lib/istio/pod.ts';
+import { podRedirect, type RedirectSpec, redirect } from '../lib/istio/redirect.ts';
+import { flagSource, type Source } from '../lib/istio/sources.ts';
+import { podFamilies, runtimeUid, trimNamespace, trimPod } from '../lib/kube/pods.ts';
+import { ConfigError } from '../lib/options/config-error.ts';
 import { suite } from './suite.ts';
 import { fixture, fixtures } from './support/pods.ts';
 

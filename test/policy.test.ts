@@ -1,7 +1,7 @@
 /** Who is enrolled, by whose word, and each reason not to. */
 import * as assert from 'uvu/assert';
-import { type NamespaceRecord, type PodRecord, trimNamespace, trimPod } from '../lib/pods.ts';
-import { type Decision, decide, type PolicyOptions, SKIP_REASONS, type SkipReason } from '../lib/policy.ts';
+import { type Decision, decide, type PolicyOptions, SKIP_REASONS, type SkipReason } from '../lib/istio/enrolment.ts';
+import { type NamespaceRecord, type PodRecord, trimNamespace, trimPod } from '../lib/kube/pods.ts';
 import { suite } from './suite.ts';
 import { fixture } from './support/pods.ts';
 

@@ -1,7 +1,7 @@
 /** Time is a clock that the test moves; the order of things is the test's own. */
 import { deepEqual, equal, ok } from 'node:assert/strict';
 import { setImmediate as turn } from 'node:timers/promises';
-import { type Attempt, type Clock, type QueueOptions, WorkQueue } from '../lib/queue.ts';
+import { type Attempt, type Clock, type QueueOptions, WorkQueue } from '../lib/controller/queue.ts';
 import { suite } from './suite.ts';
 
 class FakeClock implements Clock {

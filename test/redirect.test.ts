@@ -1,8 +1,8 @@
 /** Where a configuration comes from, and which source wins. */
 import * as assert from 'uvu/assert';
-import { type Pod, readPod } from '../lib/redirect/pod.ts';
-import { environmentSource, flagSource } from '../lib/redirect/sources.ts';
-import { redirect } from '../lib/redirect.ts';
+import { type Pod, readPod } from '../lib/istio/pod.ts';
+import { redirect } from '../lib/istio/redirect.ts';
+import { environmentSource, flagSource } from '../lib/istio/sources.ts';
 import { suite } from './suite.ts';
 
 const test = suite('redirect');

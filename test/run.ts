@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { styleText } from 'node:util';
-import { runInSandbox } from '../lib/userns.ts';
+import { runInSandbox } from '../lib/demo/userns.ts';
 import type { FileReport } from './suite.ts';
 import { nodeEnvironment } from './support/node.ts';
 

@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { dial } from '../lib/demo/toolbox.ts';
-import { type NativeError, native } from '../lib/native.ts';
+import { type NativeError, native } from '../lib/native/addon.ts';
 import type { Condition, NftChain, NftRule, NftRuleset, NftTable } from '../lib/ruleset/nftables/model.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';

@@ -2,7 +2,7 @@
 import { mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { dial } from '../lib/demo/toolbox.ts';
-import { type Compiled, type Netns, native, type Timings } from '../lib/native.ts';
+import { type Compiled, type Netns, native, type Timings } from '../lib/native/addon.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';
 import { holdLock } from './support/contention.ts';

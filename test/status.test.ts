@@ -1,9 +1,9 @@
 /** What is asked of the API, and what is not. What the API makes of it is in cluster/status.test.ts. */
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
-import { EventRecorder } from '../lib/events.ts';
-import { Failure } from '../lib/netns/errors.ts';
-import { ConfigError } from '../lib/redirect/config-error.ts';
-import { failed, type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, StatusMarker } from '../lib/status.ts';
+import { Failure } from '../lib/errors.ts';
+import { EventRecorder } from '../lib/kube/events.ts';
+import { failed, type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, StatusMarker } from '../lib/kube/status.ts';
+import { ConfigError } from '../lib/options/config-error.ts';
 import { suite } from './suite.ts';
 
 interface Patch {

@@ -10,7 +10,7 @@ import { setTimeout } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { Network } from '../lib/demo/network.ts';
 import { dial } from '../lib/demo/toolbox.ts';
-import { native } from '../lib/native.ts';
+import { native } from '../lib/native/addon.ts';
 import { suite } from './suite.ts';
 import { ipnc } from './support/command-line.ts';
 import { INSTALL_NEEDS, inside, nftRules, nftState, restore, restoreNft, run } from './support/netns.ts';

@@ -1,18 +1,18 @@
 /**
- * The controller (lib/assemble.ts) for the bench: all of it real but for the locator, which knows each pod's netns by
+ * The controller (lib/controller/assemble.ts) for the bench: all of it real but for the locator, which knows each pod's netns by
  * the pod's name. Its parent asks it for sweeps.
  */
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { assemble } from '../../lib/assemble.ts';
-import { readConfig } from '../../lib/config.ts';
-import { Cri } from '../../lib/cri/client.ts';
-import { startHttp } from '../../lib/http.ts';
-import { createLogger } from '../../lib/log.ts';
-import { native } from '../../lib/native.ts';
+import { readConfig } from '../../lib/config/read.ts';
+import { assemble } from '../../lib/controller/assemble.ts';
+import { native } from '../../lib/native/addon.ts';
 import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
-import { RuntimeEvents } from '../../lib/sources/runtime.ts';
+import { startHttp } from '../../lib/observe/http.ts';
+import { createLogger } from '../../lib/observe/log.ts';
+import { Cri } from '../../lib/runtime/cri/client.ts';
+import { RuntimeEvents } from '../../lib/runtime/events.ts';
 import { kubeOf } from '../../test/support/kubeconfig.ts';
 
 export type Order = 'sweep' | 'state' | 'collect';

@@ -1,5 +1,5 @@
 /** The floors: the bare system calls, from C++; what no program can go below. */
-import { type Compiled, native } from '../../lib/native.ts';
+import { type Compiled, native } from '../../lib/native/addon.ts';
 import type { Driver } from './driver.ts';
 import type { Floors } from './floors.ts';
 import { holds } from './rules.ts';

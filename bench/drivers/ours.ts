@@ -1,5 +1,5 @@
 /** Ours: the addon, called from JavaScript. */
-import { type Compiled, native } from '../../lib/native.ts';
+import { type Compiled, native } from '../../lib/native/addon.ts';
 import { type Driver, timed } from './driver.ts';
 import { holds } from './rules.ts';
 

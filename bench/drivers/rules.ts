@@ -2,15 +2,15 @@
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { formOf } from '../../lib/backend.ts';
-import { type Backend, type Compiled, type Form, native } from '../../lib/native.ts';
-import { flagSource } from '../../lib/redirect/sources.ts';
-import { redirect } from '../../lib/redirect.ts';
+import { plan } from '../../lib/istio/plan.ts';
+import { redirect } from '../../lib/istio/redirect.ts';
+import { flagSource } from '../../lib/istio/sources.ts';
+import { type Backend, type Compiled, type Form, native } from '../../lib/native/addon.ts';
+import { formOf } from '../../lib/native/backend.ts';
 import { iptablesText } from '../../lib/ruleset/iptables.ts';
 import type { Family, Ruleset } from '../../lib/ruleset/model.ts';
 import { lower } from '../../lib/ruleset/nftables/lower.ts';
 import { nftablesText } from '../../lib/ruleset/nftables/text.ts';
-import { plan } from '../../lib/ruleset/plan.ts';
 
 const families: Family[] = [4, 6];
 

@@ -1,7 +1,8 @@
 /** What becomes known of pods from the API, as soon as it is. */
-import { Informer } from '../../lib/sources/informer.ts';
-import type { Kube } from '../../lib/sources/kube.ts';
-import { NETNS } from '../../lib/status.ts';
+
+import type { Kube } from '../../lib/kube/client.ts';
+import { Informer } from '../../lib/kube/informer.ts';
+import { NETNS } from '../../lib/kube/status.ts';
 import { now } from './instants.ts';
 
 /** Milliseconds since 1970. */

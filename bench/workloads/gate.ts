@@ -7,7 +7,7 @@ import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync, statSync } fr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { native } from '../../lib/native.ts';
+import { native } from '../../lib/native/addon.ts';
 import { Coprocess } from '../coprocess.ts';
 import { compileForms, rulesetOf } from '../drivers/rules.ts';
 import { interleaved, type Subject, seriesOf } from '../method.ts';

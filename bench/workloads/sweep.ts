@@ -1,5 +1,5 @@
 /** Reading back and comparing what stands, over many netns: what the controller does all the time. */
-import { type Netns, native } from '../../lib/native.ts';
+import { type Netns, native } from '../../lib/native/addon.ts';
 import { compileForms, rulesetOf } from '../drivers/rules.ts';
 import { interleaved, type Subject } from '../method.ts';
 import { burstOf } from './single.ts';
@@ -7,7 +7,7 @@ import type { Workload } from './workload.ts';
 
 const PODS = { quick: 100, full: 250 };
 const ROUNDS = { quick: 5, full: 20 };
-/** As the controller does (lib/controller.ts). */
+/** As the controller does (lib/controller/controller.ts). */
 const LANES = 2;
 
 export const sweep: Workload = {

@@ -1,7 +1,7 @@
 /**
  * Of @kubernetes/client-node the controller uses KubeConfig alone. A bundle of all of it holds a thousand models of the
  * API and undici as well, which cost 25 MB of memory at the start and never run: requests are those of
- * lib/sources/kube.ts.
+ * lib/kube/client.ts.
  */
 import { fileURLToPath } from 'node:url';
 import type { Plugin } from 'esbuild';

@@ -1,6 +1,6 @@
 /** The controller's configuration file: YAML, one mapping of flags without dashes. */
 import { parseDocument } from 'yaml';
-import { ConfigError } from '../redirect/config-error.ts';
+import { ConfigError } from '../options/config-error.ts';
 
 /** A ConfigMap holds no more (etcd's limit on an object is 1.5 MiB; k8s.io/api/core/v1, MaxSecretSize). */
 const MAX_BYTES = 1_048_576;

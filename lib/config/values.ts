@@ -1,7 +1,7 @@
 /** Parsers of the controller's own options, as those of `redirect/values.ts`. */
 import { isIP } from 'node:net';
-import { ConfigError } from '../redirect/config-error.ts';
-import { list, type Parser } from '../redirect/values.ts';
+import { ConfigError } from '../options/config-error.ts';
+import { list, type Parser } from '../options/values.ts';
 
 const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
 

@@ -1,20 +1,21 @@
 /** The whole path on this machine: a pod, traffic, the rules through the very code of `apply`, traffic again. */
-import { chooseBackend, formOf } from '../backend.ts';
-import { phases } from '../commands/apply.ts';
-import { tableName } from '../commands/shared.ts';
-import { type ApplyResult, type Backend, type Compiled, type Form, type Identity, native } from '../native.ts';
-import { explain, Failure } from '../netns/errors.ts';
+
+import { phases } from '../cli/apply.ts';
+import { columns, type Io, paint } from '../cli/output.ts';
+import { tableName } from '../cli/shared.ts';
+import { explain, Failure } from '../errors.ts';
+import { plan } from '../istio/plan.ts';
+import { redirect } from '../istio/redirect.ts';
+import { flagSource } from '../istio/sources.ts';
+import { type ApplyResult, type Backend, type Compiled, type Form, type Identity, native } from '../native/addon.ts';
+import { chooseBackend, formOf } from '../native/backend.ts';
 import { familiesOf, locate } from '../netns/target.ts';
-import { columns, type Io, paint } from '../output.ts';
-import { flagSource } from '../redirect/sources.ts';
-import { redirect } from '../redirect.ts';
 import { iptablesText, routeLines } from '../ruleset/iptables.ts';
 import type { Family, Ruleset } from '../ruleset/model.ts';
 import { nftablesText } from '../ruleset/nftables/text.ts';
-import { plan } from '../ruleset/plan.ts';
-import { UID_MAP_REMEDY } from '../userns.ts';
 import { APP_PORTS, OUTSIDE, OUTSIDE_PORTS, POD, SIDECAR_PORTS, Stage } from './stage.ts';
 import { destinationText, type Observation, observe } from './traffic.ts';
+import { UID_MAP_REMEDY } from './userns.ts';
 
 type Flags = Map<string, string | true>;
 

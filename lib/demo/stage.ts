@@ -1,7 +1,8 @@
 /** The demo's actors: a pod with an app and a stand-in for its sidecar, and a client that is outside of it. */
-import { canBecome } from '../userns.ts';
+
 import { Network } from './network.ts';
 import { type Actor, type Destination, dial, type Reply, type Server, serve } from './toolbox.ts';
+import { canBecome } from './userns.ts';
 
 /** Documentation addresses (RFC 5737, RFC 3849), by family. */
 export const POD = { 4: '192.0.2.2', 6: '2001:db8::2' } as const;

@@ -1,11 +1,12 @@
 /** The toolbox (native/toolbox), which makes and answers connections as any uid in any netns. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { ROOT } from '../root.ts';
 
-export const TOOLBOX = fileURLToPath(new URL('../../build/Release/toolbox', import.meta.url));
+export const TOOLBOX = join(ROOT, 'build/Release/toolbox');
 
 const run = promisify(execFile);
 

@@ -1,6 +1,6 @@
 /** Whether what a runtime names is a netns, and this pod's. */
 import ipaddr from 'ipaddr.js';
-import type { Identity, NativeError } from '../native.ts';
+import type { Identity, NativeError } from '../native/addon.ts';
 
 export type Entrance =
   | { path: string; netns: Identity }

@@ -3,11 +3,11 @@
  * Whatever they say is checked in the kernel: a netns, not the host's, and holding one of the pod's addresses.
  */
 import { stat } from 'node:fs/promises';
-import type { Cri } from '../cri/client.ts';
-import { type Identity, native } from '../native.ts';
-import { bundleFolders, ContainerdState } from './containerd-state.ts';
+import { type Identity, native } from '../native/addon.ts';
+import { bundleFolders, ContainerdState } from '../runtime/containerd/state.ts';
+import type { Cri } from '../runtime/cri/client.ts';
+import { onNode } from '../runtime/node-paths.ts';
 import { type Entrance, enter } from './entrance.ts';
-import { onNode } from './node-paths.ts';
 import { firstProcesses, isProcessOf } from './proc.ts';
 
 export interface PodRef {

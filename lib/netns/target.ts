@@ -1,10 +1,10 @@
 /** From what a user typed to a netns that is known for what it is. */
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { type Identity, native } from '../native.ts';
-import { ConfigError } from '../redirect/config-error.ts';
+import { explain, Failure } from '../errors.ts';
+import { type Identity, native } from '../native/addon.ts';
+import { ConfigError } from '../options/config-error.ts';
 import type { Family } from '../ruleset/model.ts';
-import { explain, Failure } from './errors.ts';
 
 export interface TargetOptions {
   netns?: string;

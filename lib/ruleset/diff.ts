@@ -1,5 +1,5 @@
 /** What differs between what should stand and what the kernel holds, in the syntax of iptables-save or of nft. */
-import type { ActualTable, Form, VerifyResult } from '../native.ts';
+import type { ActualTable, Form, VerifyResult } from '../native/addon.ts';
 import { chainLine, ruleText } from './iptables.ts';
 import type { Chain, Family, Rule, Ruleset, TableName } from './model.ts';
 import type { ActualNftTable, NftTable } from './nftables/model.ts';

@@ -8,7 +8,7 @@
 
 namespace ipnc::gate {
 
-// As lib/status.ts calls them.
+// As lib/kube/status.ts calls them.
 inline constexpr std::string_view kStatus = "pod-network-controller.istio.io/status";
 inline constexpr std::string_view kNetns = "pod-network-controller.istio.io/netns";
 

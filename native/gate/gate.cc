@@ -15,7 +15,7 @@ constexpr int64_t kConfirmUs = 10'000;
 constexpr int64_t kShortestHoldUs = 50;
 constexpr int64_t kLongestHoldUs = 100'000;
 constexpr int64_t kQuietUs = 1'000'000;
-// What the proxy itself sends from, and what rules look at on lo (lib/ruleset/plan.ts).
+// What the proxy itself sends from, and what rules look at on lo (lib/istio/plan.ts).
 constexpr uint32_t kPassthrough = 0x7f000006;
 
 // `12.3 ms` below a second, `12.3 s` from there on.

@@ -276,7 +276,7 @@ struct Known {
 
 // Read in this order, so that of two that say the same the gate's own decides.
 constexpr Known kKnown[] = {
-    // What the rules are made of (lib/redirect/options.ts).
+    // What the rules are made of (lib/istio/options.ts).
     {"istio-inbound-interception-mode", 'm', true, ReadMode, {"ISTIO_INBOUND_INTERCEPTION_MODE"}},
     {"istio-inbound-ports", 'b', true, ReadInboundPorts, {"ISTIO_INBOUND_PORTS"}, true},
     {"istio-local-exclude-ports", 'd', true, nullptr, {"ISTIO_LOCAL_EXCLUDE_PORTS"}},
@@ -302,7 +302,7 @@ constexpr Known kKnown[] = {
     {"drop-invalid", 0, false, nullptr, {"DROP_INVALID", "INVALID_DROP"}},
     {"dual-stack", 0, false, nullptr, {"DUAL_STACK", "ISTIO_DUAL_STACK"}},
     {"ip-families", 0, true, ReadFamilies},
-    // How istio-iptables goes about it (lib/redirect/foreign.ts).
+    // How istio-iptables goes about it (lib/istio/foreign.ts).
     {"iptables-probe-port", 0, true, ReadPort<&Options::probe_port>, {"IPTABLES_PROBE_PORT"}},
     {"probe-timeout", 0, true, ReadTimeout, {"PROBE_TIMEOUT"}},
     {"dry-run", 'n', false},

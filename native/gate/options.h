@@ -21,7 +21,7 @@ struct FamilySet {
   bool operator==(const FamilySet&) const = default;
 };
 
-// Defaults are those of lib/redirect/options.ts. Pointers are into the arguments and the environment.
+// Defaults are those of lib/istio/options.ts. Pointers are into the arguments and the environment.
 struct Options {
   Expect expect = Expect::kRedirect;
   uint16_t outbound_port = 15001;

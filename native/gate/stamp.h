@@ -1,4 +1,4 @@
-// How the controller names a network namespace in a pod's annotations: `<boot id>:<cookie>` (lib/initialize.ts).
+// How the controller names a network namespace in a pod's annotations: `<boot id>:<cookie>` (lib/controller/reconcile.ts).
 #pragma once
 
 #include "native/gate/text.h"

@@ -1,7 +1,7 @@
 /** Pods that ask for more than the default: TPROXY, DNS capture, and our condition as a readiness gate. */
 import { deepEqual, equal, match, ok } from 'node:assert/strict';
 import type { V1Pod } from '@kubernetes/client-node';
-import { READY } from '../../lib/status.ts';
+import { READY } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import { inside } from '../support/netns.ts';

@@ -1,8 +1,8 @@
 /** Makes and ends sandboxes as the kubelet does, by the CRI itself. The kubelet must be down, or it ends them. */
 import { randomUUID } from 'node:crypto';
 import { fromJSON } from '@grpc/proto-loader';
-import { Channel } from '../../lib/cri/channel.ts';
-import { type Method, POD_SANDBOX_METADATA } from '../../lib/cri/messages.ts';
+import { Channel } from '../../lib/runtime/cri/channel.ts';
+import { type Method, POD_SANDBOX_METADATA } from '../../lib/runtime/cri/messages.ts';
 
 /** https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto */
 const RUN: object = {

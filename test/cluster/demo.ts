@@ -1,8 +1,9 @@
 /** `ipnc demo --cluster`: on a real node a pod without any privilege joins the mesh. */
+
+import { columns, type Io, paint } from '../../lib/cli/output.ts';
 import { heading, mark } from '../../lib/demo/demo.ts';
-import type { Backend } from '../../lib/native.ts';
-import { Failure } from '../../lib/netns/errors.ts';
-import { columns, type Io, paint } from '../../lib/output.ts';
+import { Failure } from '../../lib/errors.ts';
+import type { Backend } from '../../lib/native/addon.ts';
 import { ControllerProcess, type LogLine } from './controller-process.ts';
 import { isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { clusterLack } from './programs.ts';

@@ -2,8 +2,8 @@
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1BoundObjectReference, V1Pod } from '@kubernetes/client-node';
-import type { ApiError, Kube } from '../../lib/sources/kube.ts';
-import { failed, type MarkedPod, NETNS, READY, STATUS, StatusMarker } from '../../lib/status.ts';
+import type { ApiError, Kube } from '../../lib/kube/client.ts';
+import { failed, type MarkedPod, NETNS, READY, STATUS, StatusMarker } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';

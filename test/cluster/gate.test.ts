@@ -1,7 +1,7 @@
 /** The gate as the first init container of a restricted pod, on a real node with and without its controller. */
 import { deepEqual, equal, match, ok } from 'node:assert/strict';
 import type { V1ContainerStatus, V1Pod } from '@kubernetes/client-node';
-import { Cri } from '../../lib/cri/client.ts';
+import { Cri } from '../../lib/runtime/cri/client.ts';
 import { suite } from '../suite.ts';
 import { ControllerProcess } from './controller-process.ts';
 import { CriDriver } from './cri-driver.ts';

@@ -2,11 +2,11 @@
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
 import type { ApiException, CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
 import { GATE } from '../../chart/image/files.ts';
-import { trimNamespace, trimPod } from '../../lib/pods.ts';
-import { decide } from '../../lib/policy.ts';
-import { isGate } from '../../lib/redirect/containers.ts';
-import { podSources } from '../../lib/redirect/pod-sources.ts';
-import type { Kube } from '../../lib/sources/kube.ts';
+import { isGate } from '../../lib/istio/containers.ts';
+import { decide } from '../../lib/istio/enrolment.ts';
+import { podSources } from '../../lib/istio/pod-sources.ts';
+import type { Kube } from '../../lib/kube/client.ts';
+import { trimNamespace, trimPod } from '../../lib/kube/pods.ts';
 import { suite } from '../suite.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
 import { fixture } from '../support/pods.ts';

@@ -4,7 +4,7 @@ import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import type { V1Container, V1Pod, V1Volume } from '@kubernetes/client-node';
-import type { Kube } from '../../lib/sources/kube.ts';
+import type { Kube } from '../../lib/kube/client.ts';
 import { fixture } from '../support/pods.ts';
 import type { ControlPlane } from './control-plane.ts';
 

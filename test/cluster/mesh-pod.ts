@@ -2,9 +2,9 @@
 import { equal, ok } from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
-import { type Identity, native } from '../../lib/native.ts';
-import type { Kube } from '../../lib/sources/kube.ts';
-import { NETNS, READY, RULES, STATUS } from '../../lib/status.ts';
+import type { Kube } from '../../lib/kube/client.ts';
+import { NETNS, READY, RULES, STATUS } from '../../lib/kube/status.ts';
+import { type Identity, native } from '../../lib/native/addon.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { createAccount } from './controller-process.ts';

@@ -1,10 +1,10 @@
 /** What the API server makes of our patches and Events: it decides what is merged, what is refused, and with what. */
 import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
 import { CoreV1Api, EventsV1Api, RbacAuthorizationV1Api, type V1Pod } from '@kubernetes/client-node';
-import { EventRecorder } from '../../lib/events.ts';
-import type { Failure } from '../../lib/netns/errors.ts';
-import type { Kube } from '../../lib/sources/kube.ts';
-import { type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, StatusMarker } from '../../lib/status.ts';
+import type { Failure } from '../../lib/errors.ts';
+import type { Kube } from '../../lib/kube/client.ts';
+import { EventRecorder } from '../../lib/kube/events.ts';
+import { type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, StatusMarker } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { configOf, kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
@@ -27,7 +27,7 @@ let eventsApi: EventsV1Api;
 let rbac: RbacAuthorizationV1Api;
 /** All rights. */
 let admin: Kube;
-/** Those that lib/status.ts says it needs. */
+/** Those that lib/kube/status.ts says it needs. */
 let agent: Kube;
 
 const kubes: Kube[] = [];

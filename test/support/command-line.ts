@@ -1,7 +1,7 @@
 /** The command line run in this process, with nothing of this process's environment in it. */
 
+import type { Io } from '../../lib/cli/output.ts';
 import { run } from '../../lib/main.ts';
-import type { Io } from '../../lib/output.ts';
 
 export interface Outcome {
   code: number;

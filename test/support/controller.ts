@@ -1,13 +1,13 @@
 /** A controller in this process, all of it real but for its locator: a pod's netns is the file of its uid in a Farm. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { KubeConfig } from '@kubernetes/client-node';
-import { assemble } from '../../lib/assemble.ts';
-import { readConfig } from '../../lib/config.ts';
-import type { Controller } from '../../lib/controller.ts';
-import { createLogger } from '../../lib/log.ts';
-import { native } from '../../lib/native.ts';
+import { readConfig } from '../../lib/config/read.ts';
+import { assemble } from '../../lib/controller/assemble.ts';
+import type { Controller } from '../../lib/controller/controller.ts';
+import { Kube } from '../../lib/kube/client.ts';
+import { native } from '../../lib/native/addon.ts';
 import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
-import { Kube } from '../../lib/sources/kube.ts';
+import { createLogger } from '../../lib/observe/log.ts';
 import type { Farm } from './netns.ts';
 import { NODE } from './pod-server.ts';
 

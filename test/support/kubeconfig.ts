@@ -1,6 +1,6 @@
 /** A kubeconfig's file, and who talks to the API server by it. */
 import { KubeConfig } from '@kubernetes/client-node';
-import { Kube } from '../../lib/sources/kube.ts';
+import { Kube } from '../../lib/kube/client.ts';
 
 export function configOf(kubeconfig: string): KubeConfig {
   const config = new KubeConfig();

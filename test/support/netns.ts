@@ -8,8 +8,15 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import { Coprocess } from '../../bench/coprocess.ts';
-import { formOf } from '../../lib/backend.ts';
-import { type Backend, type Compiled, type Form, type NativeError, type Netns, native } from '../../lib/native.ts';
+import {
+  type Backend,
+  type Compiled,
+  type Form,
+  type NativeError,
+  type Netns,
+  native,
+} from '../../lib/native/addon.ts';
+import { formOf } from '../../lib/native/backend.ts';
 import type { Ruleset } from '../../lib/ruleset/model.ts';
 import { ipnc } from './command-line.ts';
 

@@ -1,6 +1,6 @@
-/** Objects as an API server sends them in protobuf, made by the schema of lib/sources/messages.ts. For stand-ins. */
+/** Objects as an API server sends them in protobuf, made by the schema of lib/kube/messages.ts. For stand-ins. */
 import protobuf from 'protobufjs/light.js';
-import { bytesOf, MAGIC, messageType } from '../../lib/sources/messages.ts';
+import { bytesOf, MAGIC, messageType } from '../../lib/kube/messages.ts';
 
 export const PROTOBUF = 'application/vnd.kubernetes.protobuf';
 

@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { KubeConfig } from '@kubernetes/client-node';
-import { Kube } from '../../lib/sources/kube.ts';
+import { Kube } from '../../lib/kube/client.ts';
 import { WIRES, type Wire } from './wire.ts';
 
 export interface Pod {

@@ -1,0 +1,47 @@
+import { Command } from 'commander';
+import { explain } from '../errors.ts';
+import { native } from '../native/addon.ts';
+import { locate, targetPath } from '../netns/target.ts';
+import { phases } from './apply.ts';
+import { columns, paint, printJson } from './output.ts';
+import { addOutputOption, addTargetOptions, type Context, readOptions, tableName } from './shared.ts';
+
+export function cleanCommand(context: Context): Command {
+  const command = new Command('clean')
+    .summary("remove our rules and routes, nobody else's")
+    .description(
+      "Removes Istio's chains, the jumps to them, the rules that carry our comment, nftables' tables of ours, and the\n" +
+        'routes, rules and addresses that go with them, whatever configuration they came from. Everything else stays.',
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  ipnc clean --netns pod
+  ipnc clean --pid 1234 --output json
+
+Exit codes: 0 done or nothing to do, 1 failed, 2 usage.`,
+    );
+  addOutputOption(addTargetOptions(command));
+  return command.action(async () => {
+    const { given, json, io } = readOptions(command, context);
+    const { path, dev, ino, cookie } = await locate(targetPath(given));
+    const target = { path, dev, ino, cookie };
+    try {
+      const result = await native().clean(target);
+      if (json) {
+        printJson(io, { command: 'clean', netns: target, ...result });
+      } else if (!result.changed) {
+        io.out(`${paint(io, 'green', 'nothing to do')}: nothing of ours is in ${path}\n`);
+      } else {
+        const rows = result.tables.map((table) => ['', tableName(table), table.how]);
+        const routes = result.routes.map((line) => `  ip ${line}\n`);
+        io.out(
+          `${paint(io, 'green', 'removed')}: ${path}\n${columns(rows)}${routes.join('')}${phases(io, result.timings)}`,
+        );
+      }
+    } catch (error) {
+      throw explain(error, path);
+    }
+  });
+}

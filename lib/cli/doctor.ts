@@ -1,0 +1,36 @@
+import { Command } from 'commander';
+import { readConfig } from '../config/read.ts';
+import { type Check, examine } from '../observe/doctor.ts';
+import { type Io, paint, printJson } from './output.ts';
+import { addOutputOption, type Context, EXIT, readOptions } from './shared.ts';
+
+export function doctorCommand(context: Context): Command {
+  const command = new Command('doctor')
+    .summary("what this machine's kernel, capabilities and sockets allow")
+    .description('Says what this kernel and this process can do, and the remedy for each lack. Changes nothing.')
+    .addHelpText('after', '\nExit codes: 0 nothing essential is missing, 1 something is, 2 usage.');
+  addOutputOption(command);
+  return command.action(async () => {
+    const { json, io } = readOptions(command, context);
+    // The controller's own environment, where it is run beside one; the name of the node is of no use here.
+    const config = readConfig({ flags: new Map(), environment: { NODE_NAME: 'node', ...io.environment } });
+    const checks = await examine(config);
+    const ok = checks.every(({ status }) => status !== 'missing');
+    if (json) printJson(io, { command: 'doctor', ok, checks });
+    else io.out(text(io, checks));
+    if (!ok) context.exit(EXIT.failed);
+  });
+}
+
+const STYLES = { ok: 'green', warn: 'yellow', missing: 'red' } as const;
+
+function text(io: Io, checks: readonly Check[]): string {
+  const width = Math.max(...checks.map(({ name }) => name.length));
+  return checks
+    .map(({ name, status, detail, remedy }) => {
+      const line = `${paint(io, STYLES[status], status.padEnd(7))}  ${name.padEnd(width)}  ${detail}\n`;
+      const indent = ' '.repeat(9 + width + 2);
+      return remedy === undefined ? line : `${line}${indent}${paint(io, 'dim', `try: ${remedy}`)}\n`;
+    })
+    .join('');
+}

@@ -1,0 +1,76 @@
+import { Command, Option } from 'commander';
+import { plan } from '../istio/plan.ts';
+import { choice } from '../options/values.ts';
+import { iptablesText, routeLines } from '../ruleset/iptables.ts';
+import type { Ruleset } from '../ruleset/model.ts';
+import { nftablesText } from '../ruleset/nftables/text.ts';
+import { nftables } from '../ruleset/nftables.ts';
+import { printJson } from './output.ts';
+import {
+  addOutputOption,
+  addRedirectOptions,
+  type Context,
+  familyNames,
+  OTHER,
+  readOptions,
+  readRedirect,
+} from './shared.ts';
+
+const RESTORE = { 4: 'iptables-legacy-restore --noflush', 6: 'ip6tables-legacy-restore --noflush' } as const;
+
+export function planCommand(context: Context): Command {
+  const command = new Command('plan')
+    .summary('print the rules, touch nothing')
+    .description(
+      'Prints the rules that "apply" would install, and touches nothing: no privilege is needed.\n' +
+        'There is no netns to look at, so --ip-families auto means both families.',
+    )
+    .addOption(
+      new Option(
+        '--format <form>',
+        'iptables, nftables or json; --output json is the same as json (default: as --backend, or iptables)',
+      ).helpGroup(OTHER),
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  ipnc plan                                            what Istio injects by default
+  ipnc plan -m TPROXY -b 8080,9000-9100 --redirect-dns --capture-all-dns
+  kubectl get pod web -o yaml | ipnc plan --pod -      what this pod would get
+  ipnc plan --ip-families 4 | iptables-legacy-restore --noflush --test
+  ipnc plan --format nftables | nft --check -f -
+
+Exit codes: 0 printed, 2 usage or invalid configuration.`,
+    );
+  addOutputOption(addRedirectOptions(command));
+  return command.action((options: { format?: string }) => {
+    const { json } = readOptions(command, context);
+    const { spec, families, backend, counters } = readRedirect(command, context);
+    const usual = backend === 'nftables' ? 'nftables' : 'iptables';
+    const form = choice('iptables', 'nftables', 'json')(options.format ?? usual, { field: '--format', source: 'flag' });
+    const ruleset = plan(spec, families === 'auto' ? [4, 6] : families);
+    if (json || form === 'json') printJson(context.io, { command: 'plan', spec, ruleset });
+    else context.io.out(form === 'nftables' ? nftText(ruleset, counters) : text(ruleset));
+  });
+}
+
+/** Comments are what iptables-restore passes over, so that each family's part can be fed to it as it is. */
+function text(ruleset: Ruleset): string {
+  const parts = ruleset.families.map((family) => {
+    const rules = iptablesText(ruleset, family);
+    return rules === '' ? `# IPv${family}: no rules\n` : `# IPv${family}: ${RESTORE[family]}\n${rules}`;
+  });
+  return [...parts, ...routeComments(ruleset)].join('\n');
+}
+
+function nftText(ruleset: Ruleset, counters: boolean): string {
+  const rules = nftablesText(nftables(ruleset, { counters }));
+  const head = `# ${familyNames(ruleset.families)}: ${rules === '' ? 'no rules' : 'nft -f'}\n`;
+  return [`${head}${rules}`, ...routeComments(ruleset)].join('\n');
+}
+
+function routeComments(ruleset: Ruleset): string[] {
+  const routes = routeLines(ruleset).map((line) => `# ip ${line}\n`);
+  return routes.length === 0 ? [] : [['# routes\n', ...routes].join('')];
+}

@@ -1,0 +1,71 @@
+import { Command } from 'commander';
+import { explain } from '../errors.ts';
+import { native } from '../native/addon.ts';
+import { type DiffSection, diff, heading } from '../ruleset/diff.ts';
+import { type Io, paint, printJson } from './output.ts';
+import {
+  addOutputOption,
+  addRedirectOptions,
+  addTargetOptions,
+  type Context,
+  EXIT,
+  familyNames,
+  locateAndPlan,
+  readOptions,
+  readRedirect,
+} from './shared.ts';
+
+export function verifyCommand(context: Context): Command {
+  const command = new Command('verify')
+    .summary('compare a network namespace with what should stand there')
+    .description(
+      'Reads rules, routes and addresses back from the kernel and compares them one by one, in order, with what\n' +
+        '"apply" would install with the same flags. Drift is printed as a diff in the syntax of iptables-save or of nft:\n' +
+        '"-" is missing, "+" is surplus. Changes nothing, and needs the same capabilities as "apply".',
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  ipnc verify --netns pod
+  kubectl get pod web -o yaml | ipnc verify --pid 1234 --pod - --output json
+
+Exit codes: 0 all stands as it should, 1 failed, 2 usage or invalid configuration, 3 drift.`,
+    );
+  addOutputOption(addRedirectOptions(addTargetOptions(command)));
+  return command.action(async () => {
+    const { given, json, io } = readOptions(command, context);
+    const redirect = readRedirect(command, context);
+    const { target, families, backend, reason, form } = await locateAndPlan(given, redirect);
+    try {
+      const compiled = await native().compile(form);
+      const verified = await compiled.verify(target);
+      const { ok, routes, timings } = verified;
+      const drift = diff(form, verified);
+      const what = `${familyNames(families)}, ${backend}: ${reason}`;
+      if (json) {
+        printJson(io, { command: 'verify', netns: target, families, backend, reason, ok, drift, routes, timings });
+      } else if (ok) {
+        io.out(`${paint(io, 'green', 'ok')}: ${target.path} is as it should be (${what})\n`);
+      } else {
+        io.out(`${paint(io, 'red', 'drift')}: ${target.path} (${what})\n`);
+        for (const section of drift) io.out(text(io, section));
+      }
+      if (!ok) context.exit(EXIT.drift);
+    } catch (error) {
+      throw explain(error, target.path);
+    }
+  });
+}
+
+const STYLES = { '-': 'red', '+': 'green', ' ': 'dim' } as const;
+
+function text(io: Io, section: DiffSection): string {
+  const lines = section.lines.map((line) => {
+    const style = STYLES[line[0] as keyof typeof STYLES] ?? 'dim';
+    return `${paint(io, style, line)}\n`;
+  });
+  const hidden = section.lines.every((line) => line.startsWith(' '));
+  if (hidden) lines.push(' (the same rules, in another form or another place)\n');
+  return `${paint(io, 'bold', heading(section))}\n${lines.join('')}`;
+}

@@ -1,0 +1,154 @@
+/**
+ * The configuration of `ipnc run`: the controller's own options, and the redirect options as defaults for the whole
+ * cluster, which a pod's own configuration goes before. Of flags, environment and file the first that names an option
+ * decides it. An environment variable set to nothing is unset, but for a redirect option that takes an empty list.
+ */
+import { readFileSync } from 'node:fs';
+import { type Command, Option } from 'commander';
+import { defaultOf, flagsOf } from '../cli/shared.ts';
+import { optionList, type RedirectOption } from '../istio/options.ts';
+import { type ClusterDefaults, redirect } from '../istio/redirect.ts';
+import { environmentSource, flagSource, type Given, type Source } from '../istio/sources.ts';
+import { ConfigError } from '../options/config-error.ts';
+import { readEntries } from './file.ts';
+import { type RunOption, type RunValues, runOptionList, runOptions } from './options.ts';
+
+export interface RunConfig extends RunValues, ClusterDefaults {}
+
+/** All that cannot be honoured in a configuration, one line each in `message`. */
+export class ConfigErrors extends Error {
+  override readonly name = 'ConfigErrors';
+  readonly code = 'ERR_CONFIG';
+  readonly errors: readonly ConfigError[];
+
+  constructor(errors: readonly ConfigError[]) {
+    super(errors.map(({ message }) => message).join('\n'));
+    this.errors = errors;
+  }
+}
+
+export interface RunSources {
+  /** By long flag without dashes; true for a flag without a value. See `runFlags`. */
+  flags: ReadonlyMap<string, string | true>;
+  environment: Readonly<Record<string, string | undefined>>;
+  /** Reads the configuration file. */
+  read?: (file: string) => string;
+}
+
+/** As `RunSources`, the file read. */
+interface Places extends Pick<RunSources, 'flags' | 'environment'> {
+  file: ReadonlyMap<string, string>;
+  fileName: string;
+}
+
+type Collect = <T>(attempt: () => T) => T | undefined;
+
+const FILE = { flag: 'config', env: 'IPNC_CONFIG' };
+/** The field of what nobody gave. */
+const DEFAULT = 'default';
+const KEYS = [...runOptionList, ...optionList].map(([, { flag }]) => flag);
+
+/** Throws ConfigErrors with every problem there is. */
+export function readConfig({ flags, environment, read = (file) => readFileSync(file, 'utf8') }: RunSources): RunConfig {
+  const problems: ConfigError[] = [];
+  const collect: Collect = (attempt) => {
+    try {
+      return attempt();
+    } catch (error) {
+      if (!(error instanceof ConfigError)) throw error;
+      problems.push(error);
+      return undefined;
+    }
+  };
+  const fileName = String(flags.get(FILE.flag) ?? environment[FILE.env] ?? '');
+  const file = fileName === '' ? new Map<string, string>() : entriesOf(fileName, read, problems);
+  const places = { flags, environment, file, fileName };
+
+  const values: Partial<Record<string, unknown>> = {};
+  for (const [key, option] of runOptionList) {
+    const found = find(option, places);
+    if (found !== undefined) values[key] = collect(() => option.parse(found.text, found));
+  }
+  if (find(runOptions.nodeName, places) === undefined) {
+    const right = 'missing; the name of this node would be right, in NODE_NAME from the field spec.nodeName';
+    problems.push(new ConfigError('--node-name', undefined, right));
+  }
+  const defaults = clusterDefaults(places, collect);
+  const ports = find(runOptions.defaultInboundPorts, places);
+  if (ports !== undefined && ports.field !== DEFAULT && defaults.inboundPorts !== undefined) {
+    const right = `of no effect beside ${defaults.inboundPorts.field}; one of the two would be right`;
+    problems.push(new ConfigError(ports.field, ports.text, right));
+  }
+  if (problems.length > 0) throw new ConfigErrors(problems);
+  return { ...(values as RunValues), redirect: defaults };
+}
+
+/** The flags of "ipnc run", from the tables of options. */
+export function addRunOptions(command: Command): Command {
+  const group = 'Configuration (flags go before the environment, and that before the file):';
+  const config = `YAML, its keys these flags without dashes (env: ${FILE.env})`;
+  command.addOption(new Option(`--${FILE.flag} <file>`, config).helpGroup(group));
+  const add = (option: RedirectOption, group: string) => {
+    const initial = `default: ${defaultOf(option) ?? option.initial}`;
+    const rest = option.env === undefined ? initial : `${initial}, env: ${option.env[0]}`;
+    command.addOption(new Option(flagsOf(option), `${option.help} (${rest})`).helpGroup(group));
+  };
+  for (const [, option] of runOptionList) add(option, option.group);
+  for (const [, option] of optionList) add(option, `For pods that say nothing of it. ${option.group}`);
+  return command;
+}
+
+/** What stood on the command line, for `readConfig`. */
+export function runFlags(command: Command): Map<string, string | true> {
+  const values = command.opts<Record<string, string | true | undefined>>();
+  const flags = new Map<string, string | true>();
+  for (const option of command.options) {
+    const value = values[option.attributeName()];
+    if (value !== undefined) flags.set(option.name(), value);
+  }
+  return flags;
+}
+
+function entriesOf(file: string, read: (file: string) => string, problems: ConfigError[]): Map<string, string> {
+  let text: string;
+  try {
+    text = read(file);
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
+    problems.push(new ConfigError(`--${FILE.flag}`, file, `cannot be read (${code}); a YAML file would be right`));
+    return new Map();
+  }
+  return readEntries(text, file, KEYS, problems);
+}
+
+/** What decides the option, be it its default; undefined if it has none. */
+function find({ flag, env: [variable], initial }: RunOption, { flags, environment, file, fileName }: Places) {
+  const [word, text, entry] = [flags.get(flag), environment[variable], file.get(flag)];
+  if (word !== undefined) return given(String(word), `--${flag}`);
+  if (text !== undefined && text !== '') return given(text, `${variable} (environment)`);
+  if (entry !== undefined) return given(entry, `${flag} in ${fileName}`);
+  return initial === undefined ? undefined : given(initial, DEFAULT);
+}
+
+function given(text: string, field: string): Given {
+  return { text, field, source: 'default' };
+}
+
+/** Each is tried as a pod's would be, so that what no pod could take is refused here and not pod by pod. */
+function clusterDefaults({ flags, environment, file, fileName }: Places, collect: Collect): Source {
+  const fromFile: Source = {};
+  for (const [key, { flag }] of optionList) {
+    const text = file.get(flag);
+    if (text !== undefined) fromFile[key] = given(text, `${flag} in ${fileName}`);
+  }
+  const defaults: Source = { ...fromFile, ...environmentSource(environment), ...flagSource(flags) };
+  let sound = true;
+  for (const [key, { parse }] of optionList) {
+    const found = defaults[key];
+    if (found === undefined) continue;
+    defaults[key] = given(found.text, found.field);
+    if (collect(() => parse(found.text, { ...found, source: 'pod' })) === undefined) sound = false;
+  }
+  if (sound) collect(() => redirect({ pod: {}, defaults }));
+  return defaults;
+}

@@ -1,0 +1,340 @@
+/**
+ * A node's controller: events of the API and of the runtime become work, one pod at a time, and a sweep keeps what was
+ * done. What one pod's work is stands in initialize.ts.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { keepNewest } from '../bounded.ts';
+import type { ApiError, Kube } from '../kube/client.ts';
+import type { EventRecorder } from '../kube/events.ts';
+import { Informer, type InformerEvent } from '../kube/informer.ts';
+import { type NamespaceRecord, type PodRecord, trimNamespace, trimPod } from '../kube/pods.ts';
+import { failed, INITIALIZED, partMarks, STATUS, type StatusMarker } from '../kube/status.ts';
+import type { NativeError } from '../native/addon.ts';
+import { type Logger, podLine } from '../observe/log.ts';
+import type { Metrics, PodState } from '../observe/metrics.ts';
+import type { PodView } from '../observe/page.ts';
+import type { RuntimeEvents } from '../runtime/events.ts';
+import type { SandboxHint } from '../runtime/hint-queue.ts';
+import { type Attempt, type QueueStats, WorkQueue } from './queue.ts';
+import { type Initializer, type Installed, isFinal, markedPod, type Outcome, type Task } from './reconcile.ts';
+
+export interface ControllerOptions {
+  kube: Kube;
+  nodeName: string;
+  /** Milliseconds between two sweeps. */
+  resyncMs: number;
+  concurrency: number;
+  initializer: Initializer;
+  marker: StatusMarker;
+  recorder: EventRecorder;
+  metrics: Metrics;
+  /** Absent where the API server is the only source. */
+  runtime?: RuntimeEvents;
+  log: Logger;
+}
+
+/** What is known of one pod. */
+interface Entry {
+  pod: PodRecord;
+  hint?: SandboxHint;
+  installed?: Installed;
+  /** Rules of ours may stand there, also without `installed`: an attempt may have ended before its mark. */
+  touched?: boolean;
+  view: Pick<PodView, 'state' | 'reason' | 'stages' | 'since'>;
+  /** Drift was found: what is installed next is a repair. */
+  drifted?: boolean;
+  /** When to look for a sandbox again, if nobody tells of one. */
+  poll?: { timer: NodeJS.Timeout; afterMs: number };
+}
+
+/** Between two looks for a sandbox, doubled from the first to the last: if the runtime tells of it, and if not. */
+const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } as const;
+
+/** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
+const EARLY = 256;
+
+/** Pods in one answer to a list: an injected one has 12 KB, and an answer is there twice while it is read. */
+const POD_PAGE = 100;
+
+/** Verifications that run at once in a sweep: the addon has at most four threads, and new pods use them too. */
+const SWEEP_LANES = 2;
+
+export class Controller {
+  readonly #options: ControllerOptions;
+  readonly #entries = new Map<string, Entry>();
+  /** Told before the API told of the pod. */
+  readonly #early = new Map<string, SandboxHint>();
+  readonly #queue: WorkQueue<string>;
+  readonly #pods: Informer<PodRecord>;
+  readonly #namespaces: Informer<NamespaceRecord>;
+  #ready = false;
+
+  constructor(options: ControllerOptions) {
+    this.#options = options;
+    const { kube, log, nodeName } = options;
+    this.#queue = new WorkQueue<string>({
+      concurrency: options.concurrency,
+      work: (uid) => this.#work(uid),
+      retry: (error) => (isFinal(error) ? false : { ...retryAfter(error) }),
+      onError: (error, attempt) => this.#onError(error, attempt),
+    });
+    this.#namespaces = new Informer({
+      kube,
+      log,
+      path: '/api/v1/namespaces',
+      trim: trimNamespace,
+      onEvent: (event) => this.#onNamespace(event),
+    });
+    this.#pods = new Informer({
+      kube,
+      log,
+      path: '/api/v1/pods',
+      fieldSelector: `spec.nodeName=${nodeName}`,
+      pageSize: POD_PAGE,
+      trim: trimPod,
+      onEvent: (event) => this.#onPod(event),
+    });
+  }
+
+  /** Runs until the signal, then ends what is under way; never rejects. */
+  async run(signal: AbortSignal, drained: AbortSignal): Promise<void> {
+    const sources = [this.#namespaces.start(signal), this.#pods.start(signal), this.#follow(), this.#sweepEach(signal)];
+    await Promise.all(sources);
+    await this.#queue.drain(drained);
+    for (const { poll } of this.#entries.values()) clearTimeout(poll?.timer);
+    await this.#options.recorder.settled();
+  }
+
+  /** What is missing yet of the first look at every pod. */
+  missing(): string[] {
+    if (this.#ready) return [];
+    const lists = { namespaces: this.#namespaces, pods: this.#pods };
+    const missing = Object.entries(lists)
+      .filter(([, informer]) => informer.stats().lists === 0)
+      .map(([name]) => `${name}: first list`);
+    const unseen = [...this.#entries.values()].filter(({ view }) => view.since === undefined).length;
+    if (unseen > 0) missing.push(`${unseen} pods: not looked at yet`);
+    this.#ready = missing.length === 0;
+    return missing;
+  }
+
+  views(): PodView[] {
+    return [...this.#entries.values()].map(({ pod, installed, view }) => {
+      const { uid, namespace, name } = pod.metadata;
+      const { backend, stamp, rules } = installed ?? {};
+      return { uid, namespace, name, ...view, ...(installed && { backend, netns: stamp, rules }) } as PodView;
+    });
+  }
+
+  queue(): QueueStats {
+    return this.#queue.stats();
+  }
+
+  states(): Record<PodState, number> {
+    const counts: Record<PodState, number> = { pending: 0, initialized: 0, failed: 0, skipped: 0 };
+    for (const { view } of this.#entries.values()) counts[view.state]++;
+    return counts;
+  }
+
+  watches() {
+    return [
+      { resource: 'pods', restarts: this.#pods.stats().restarts },
+      { resource: 'namespaces', restarts: this.#namespaces.stats().restarts },
+    ];
+  }
+
+  #onPod({ type, object: pod }: InformerEvent<PodRecord>): void {
+    const { uid } = pod.metadata;
+    if (type === 'deleted') {
+      clearTimeout(this.#entries.get(uid)?.poll?.timer);
+      this.#entries.delete(uid);
+      this.#queue.forget(uid);
+      this.#options.marker.forget(uid);
+      this.#options.recorder.forget(uid);
+      return;
+    }
+    const known = this.#entries.get(uid);
+    if (known !== undefined) {
+      const before = known.pod;
+      known.pod = pod;
+      if (asksForWork(before, pod, known.view.state)) this.#queue.add(uid, uid);
+      return;
+    }
+    const hint = this.#early.get(uid);
+    this.#early.delete(uid);
+    this.#entries.set(uid, { pod, view: { state: 'pending' }, ...(hint && { hint }) });
+    this.#queue.add(uid, uid);
+  }
+
+  #onNamespace({ type, object: { metadata }, old }: InformerEvent<NamespaceRecord>): void {
+    if (type === 'changed' && JSON.stringify(old?.metadata.annotations) === JSON.stringify(metadata.annotations))
+      return;
+    for (const [uid, { pod }] of this.#entries) if (pod.metadata.namespace === metadata.name) this.#queue.add(uid, uid);
+  }
+
+  async #follow(): Promise<void> {
+    for await (const hint of this.#options.runtime ?? []) {
+      if (hint.podUid === undefined) continue;
+      // A static pod has another uid there, by what its mirror says, and anybody can write that: it is polled for.
+      const uid = hint.podUid;
+      const entry = this.#entries.get(uid);
+      if (entry === undefined) keepNewest(this.#early, uid, hint, EARLY);
+      else {
+        const { namespace, name } = entry.pod.metadata;
+        const { sandboxId: sandbox, netnsPath: netns } = hint;
+        const source = this.#options.runtime?.kind;
+        this.#options.log.debug({ pod: `${namespace}/${name}`, source, sandbox, netns }, 'told of a sandbox');
+        entry.hint = hint;
+        this.#queue.add(uid, uid);
+      }
+    }
+  }
+
+  async #work(uid: string): Promise<void> {
+    const entry = this.#entries.get(uid);
+    if (entry === undefined) return;
+    const { pod, hint, installed, touched = false } = entry;
+    delete entry.hint;
+    clearTimeout(entry.poll?.timer);
+    const namespace = this.#namespaces.get(pod.metadata.namespace);
+    const task: Task = { pod, namespace, hint, installed, touched };
+    const { initializer, marker } = this.#options;
+    try {
+      const outcome = await initializer
+        .initialize(task)
+        .finally(() => {
+          entry.touched = task.touched === true;
+        })
+        // What may heal is not written there: the pod's gate would give up on it.
+        .catch(async (error: unknown) => {
+          // A mark that fails is what is tried again, and the rest with it.
+          if (isFinal(error)) await marker.mark(markedPod(pod), failed(error));
+          throw error;
+        });
+      if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
+    } finally {
+      // It went meanwhile, and what was written last was noted after that.
+      if (this.#entries.get(uid) !== entry) marker.forget(uid);
+    }
+  }
+
+  #note(entry: Entry, outcome: Outcome): void {
+    const { log, recorder, metrics } = this.#options;
+    const pod = entry.pod.metadata;
+    if (outcome.result !== 'waiting') delete entry.poll;
+    const since = new Date().toISOString();
+    if (outcome.result === 'waiting') {
+      // Without its namespace it was not looked at yet: see missing().
+      entry.view = { state: 'pending', reason: outcome.reason, ...(outcome.reason !== 'namespace' && { since }) };
+      log.debug({ pod: `${pod.namespace}/${pod.name}`, reason: outcome.reason, detail: outcome.message }, 'waiting');
+      // A namespace will be told of; a sandbox may be missed.
+      if (outcome.reason !== 'namespace') this.#pollFor(entry);
+      return;
+    }
+    if (outcome.result === 'skipped') {
+      if (entry.view.state !== 'skipped' || entry.view.reason !== outcome.reason) metrics.skipped(outcome.reason);
+      delete entry.installed;
+      entry.view = { state: 'skipped', reason: outcome.reason, since };
+      podLine(log, { pod, outcome: 'skipped', reason: outcome.reason });
+      if (outcome.cleaned)
+        recorder.record(pod, { type: 'Normal', reason: 'Cleaned', note: `redirect rules removed: ${outcome.message}` });
+      return;
+    }
+    const { installed, changed, marked, warnings, stages } = outcome;
+    const news = changed || marked;
+    // Another sandbox had nothing that could drift.
+    const repaired = entry.drifted === true && changed && entry.installed?.stamp === installed.stamp;
+    delete entry.drifted;
+    entry.installed = installed;
+    if (news || entry.view.state !== 'initialized') entry.view = { state: 'initialized', stages, since };
+    if (news) metrics.installed(installed.backend, stages);
+    if (repaired) metrics.driftRepaired(installed.backend);
+    const result = repaired ? 'repaired' : news ? 'initialized' : 'unchanged';
+    podLine(log, { pod, outcome: result, backend: installed.backend, netns: installed.stamp, stages });
+    for (const warning of warnings) recorder.record(pod, { type: 'Warning', reason: 'ConfigDoubtful', note: warning });
+    if (repaired)
+      recorder.record(pod, {
+        type: 'Warning',
+        reason: 'DriftRepaired',
+        note: 'redirect rules had been changed, and were put right',
+      });
+    else if (news) {
+      // Without how long it took: the same again is then one Event with a count.
+      const note = `redirect rules installed by ${installed.backend} and read back`;
+      recorder.record(pod, { type: 'Normal', reason: 'Initialized', note });
+    }
+  }
+
+  #pollFor(entry: Entry): void {
+    const { runtime } = this.#options;
+    const [first, most] = POLL_MS[runtime === undefined || runtime.kind === 'none' ? 'untold' : 'told'];
+    const afterMs = Math.min(most, entry.poll === undefined ? first : 2 * entry.poll.afterMs);
+    const { uid } = entry.pod.metadata;
+    entry.poll = { afterMs, timer: setTimeout(() => this.#queue.add(uid, uid, 'resync'), afterMs).unref() };
+  }
+
+  #onError(error: unknown, { key: uid }: Attempt): void {
+    const entry = this.#entries.get(uid);
+    if (entry === undefined) return;
+    const { log, recorder, metrics } = this.#options;
+    const code = String((error as Partial<NativeError>).code ?? (error as Partial<ApiError>).status ?? 'unknown');
+    metrics.failed(code);
+    entry.view = {
+      state: 'failed',
+      reason: error instanceof Error ? error.message : String(error),
+      since: new Date().toISOString(),
+    };
+    podLine(log, { pod: entry.pod.metadata, outcome: 'failed', error });
+    const mark = failed(error);
+    recorder.record(entry.pod.metadata, { type: 'Warning', reason: mark.reason, note: mark.message });
+  }
+
+  async #sweepEach(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await sleep(this.#options.resyncMs, undefined, { signal }).catch(() => {});
+      if (!signal.aborted) await this.sweep();
+    }
+  }
+
+  /** Compares what stands in each initialized pod with what was installed. Resolves with the number of pods. */
+  async sweep(): Promise<number> {
+    const due = [...this.#entries].filter(([, { installed }]) => installed !== undefined);
+    let next = 0;
+    const lane = async () => {
+      for (let each = due[next++]; each !== undefined; each = due[next++]) {
+        const [uid, entry] = each;
+        const { installed } = entry;
+        if (installed === undefined || this.#entries.get(uid) !== entry) continue;
+        const drifted = await installed.compiled.verify(installed.target).then(
+          ({ ok }) => !ok,
+          // Gone, or another one: what stands there now is looked at anew.
+          () => true,
+        );
+        if (!drifted || entry.installed !== installed) continue;
+        entry.drifted = true;
+        this.#queue.add(uid, uid, 'resync');
+      }
+    };
+    await Promise.all(Array.from({ length: SWEEP_LANES }, lane));
+    return due.length;
+  }
+}
+
+function retryAfter(error: unknown): { afterMs?: number } {
+  const { retryAfterMs } = error as Partial<ApiError>;
+  return retryAfterMs === undefined ? {} : { afterMs: retryAfterMs };
+}
+
+/**
+ * Whether what changed is any of our business: a spec does not change, see trimPod. Our own marks coming back are not, unless
+ * somebody took them away.
+ */
+function asksForWork(before: PodRecord, after: PodRecord, state: PodState): boolean {
+  const theirs = ({ metadata: { deletionTimestamp, labels, annotations }, status }: PodRecord) =>
+    JSON.stringify([deletionTimestamp, labels, partMarks(annotations).others, status.phase, status.podIPs]);
+  const marks = ({ metadata: { annotations }, status: { conditions } }: PodRecord) =>
+    JSON.stringify([partMarks(annotations).marks, conditions]);
+  // Of a pod that was let out a mark may come late: its request had been answered with an error, and done all the same.
+  const watched = before.metadata.annotations[STATUS] === INITIALIZED || state === 'skipped';
+  return theirs(before) !== theirs(after) || (watched && marks(before) !== marks(after));
+}

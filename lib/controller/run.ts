@@ -1,0 +1,105 @@
+/** A node's controller, put together from its parts and run until a signal. */
+import { KubeConfig } from '@kubernetes/client-node';
+import manifest from '../../package.json' with { type: 'json' };
+import type { RunConfig } from '../config/read.ts';
+import { Failure } from '../errors.ts';
+import { Kube } from '../kube/client.ts';
+import type { Probe } from '../native/addon.ts';
+import { Locator } from '../netns/locate.ts';
+import { essentials } from '../observe/doctor.ts';
+import { startHttp } from '../observe/http.ts';
+import { createLogger } from '../observe/log.ts';
+import { Cri } from '../runtime/cri/client.ts';
+import { criSockets } from '../runtime/cri/sockets.ts';
+import { RuntimeEvents, type RuntimeEventsOptions } from '../runtime/events.ts';
+import { onNode } from '../runtime/node-paths.ts';
+import { assemble } from './assemble.ts';
+
+/** What is under way at SIGTERM may end; the last Events take 10 s at most. A kubelet kills after 30 s. */
+const DRAIN_MS = 15_000;
+
+/** What the kernel allows. Rejects with all that is essential and missing, at once. */
+async function requireNode(): Promise<Probe> {
+  const { checks, probe } = await essentials();
+  const missing = checks.filter(({ status }) => status === 'missing');
+  if (missing.length === 0 && probe !== undefined) return probe;
+  const lines = missing.map(({ name, detail }) => `${name}: ${detail}`);
+  const remedies = missing.flatMap(({ remedy }) => (remedy === undefined ? [] : [remedy]));
+  throw new Failure('ERR_NODE', lines.join('\n'), remedies.join('; '));
+}
+
+/** Resolves with the exit code. Rejects with Failure where this node cannot do it. */
+export async function runNode(config: RunConfig): Promise<number> {
+  const probe = await requireNode();
+  const log = createLogger({ level: config.logLevel });
+  const stop = new AbortController();
+  const { signal } = stop;
+  for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort(name));
+
+  const { hostRoot } = config;
+  const kube = new Kube(() => kubeConfig(config.kubeconfig));
+  // A runtime that is not there yet may come: containerd, as most are.
+  const criSocket = config.criSocket ?? criSockets(hostRoot)[0] ?? '/run/containerd/containerd.sock';
+  const cri = new Cri(onNode(hostRoot, criSocket));
+  const runtime = eventsOf(config, { cri, criSocket, hostRoot, signal });
+  // Also where the start fails below: any of these would keep the process.
+  using _closed = {
+    [Symbol.dispose]: () => {
+      stop.abort();
+      cri.close();
+      kube.close();
+    },
+  };
+  const locator = new Locator({ hostRoot, cri, criSocket });
+  const { version } = manifest;
+  const { controller, metrics } = assemble({ config, kube, locator, probe, runtime, log, version });
+  const http =
+    config.metricsAddress === 'off'
+      ? undefined
+      : await startHttp({
+          listen: config.metricsAddress,
+          livez: () => [],
+          readyz: () => controller.missing(),
+          metrics,
+          pods: () => controller.views(),
+          onError: (err) => log.error({ err }, 'a request failed'),
+        });
+  await runtime?.chosen;
+  log.info(
+    {
+      version,
+      node: config.nodeName,
+      criSocket,
+      events: runtime?.kind ?? 'none',
+      why: runtime?.reason ?? 'switched off',
+      http: http?.address,
+    },
+    'started',
+  );
+  try {
+    await controller.run(signal, drainAfter(signal));
+  } finally {
+    await http?.close();
+  }
+  log.info({ signal: String(signal.reason) }, 'ended');
+  return 0;
+}
+
+function kubeConfig(file: string | undefined): KubeConfig {
+  const config = new KubeConfig();
+  if (file === undefined) config.loadFromCluster();
+  else config.loadFromFile(file);
+  return config;
+}
+
+function eventsOf({ runtimeEvents: wanted }: RunConfig, options: RuntimeEventsOptions): RuntimeEvents | undefined {
+  if (wanted === 'off') return undefined;
+  return new RuntimeEvents({ ...options, ...(wanted !== 'auto' && { kinds: [wanted] }) });
+}
+
+/** Aborts a while after `signal` did. */
+function drainAfter(signal: AbortSignal): AbortSignal {
+  const late = new AbortController();
+  signal.addEventListener('abort', () => setTimeout(() => late.abort(), DRAIN_MS).unref(), { once: true });
+  return late.signal;
+}

@@ -1,0 +1,66 @@
+/** The arguments of an injected init container, read by the option table: istio-iptables' own command line. */
+import { ConfigError } from '../options/config-error.ts';
+import { foreignFlags, LOG_FLAG } from './foreign.ts';
+import { optionList } from './options.ts';
+import type { Source } from './sources.ts';
+
+interface Known {
+  name: string;
+  takesValue: boolean;
+}
+
+const known = new Map<string, Known>();
+for (const [, { flag, short, placeholder }] of optionList) add(flag, short, placeholder !== undefined);
+for (const { flag, short, value } of foreignFlags) add(flag, short, value);
+
+function add(flag: string, short: string | undefined, takesValue: boolean): void {
+  known.set(`--${flag}`, { name: flag, takesValue });
+  if (short !== undefined) known.set(`-${short}`, { name: flag, takesValue });
+}
+
+/**
+ * Reads `words` as pflag would: `--flag value`, `--flag=value`, `-f value`, `-fvalue`, `-f=value`; a boolean takes a
+ * value only with `=`. A flag that neither the option table nor Istio's own list knows is a ConfigError: it may say
+ * what is to be captured, and passing over it would let traffic out of the mesh. `place` names the container.
+ */
+export function argumentsSource(words: readonly string[], place: string): Source {
+  const values = new Map<string, { text: string; word: string }>();
+  for (let at = 0; at < words.length; at++) {
+    const word = words[at] ?? '';
+    const { key, attached } = split(word);
+    const flag = known.get(key) ?? logFlag(key);
+    if (flag === undefined) {
+      throw new ConfigError(`${place} args`, word, 'not a flag of istio-iptables that this version knows');
+    }
+    let text = attached ?? 'true';
+    if (flag.takesValue && attached === undefined) {
+      const next = words[++at];
+      if (next === undefined) throw new ConfigError(`${place} args ${key}`, undefined, 'the value is missing');
+      text = next;
+    }
+    values.set(flag.name, { text, word: key });
+  }
+  const source: Source = {};
+  for (const [key, { flag }] of optionList) {
+    const value = values.get(flag);
+    if (value !== undefined) {
+      source[key] = { text: value.text, field: `${place} args ${value.word}`, source: 'pod' };
+    }
+  }
+  return source;
+}
+
+function split(word: string): { key: string; attached?: string } {
+  if (word.startsWith('--')) {
+    const equals = word.indexOf('=');
+    return equals < 0 ? { key: word } : { key: word.slice(0, equals), attached: word.slice(equals + 1) };
+  }
+  const key = word.slice(0, 2);
+  const rest = word.slice(2);
+  return rest === '' ? { key } : { key, attached: rest.startsWith('=') ? rest.slice(1) : rest };
+}
+
+function logFlag(key: string): Known | undefined {
+  const name = key.slice(2);
+  return key.startsWith('--') && LOG_FLAG.test(name) ? { name, takesValue: true } : undefined;
+}

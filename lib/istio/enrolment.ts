@@ -1,0 +1,149 @@
+/** Which pods are ours: one decision a pod, with a reason that does not change its name. */
+import {
+  BUILD,
+  DEPLOYER,
+  DISABLE_ENVOY,
+  INITIALIZE,
+  INJECT,
+  INJECTED,
+  type NamespaceRecord,
+  type PodRecord,
+} from '../kube/pods.ts';
+import { ConfigError } from '../options/config-error.ts';
+import { boolean } from '../options/values.ts';
+import { hasOwnInit, PROXY, proxyOf, proxyType } from './containers.ts';
+
+/** Labels of a metric: a name here stays what it is. */
+export const SKIP_REASONS = [
+  'self',
+  'finished',
+  'terminating',
+  'host-network',
+  'excluded-namespace',
+  'openshift-deployer',
+  'openshift-build',
+  'invalid-annotation',
+  'opted-out',
+  'own-init',
+  'envoy-disabled',
+  'no-proxy',
+  'not-a-sidecar',
+  'inject-false',
+  'not-injected',
+  'not-annotated',
+] as const;
+
+export type SkipReason = (typeof SKIP_REASONS)[number];
+
+export type Decision =
+  | { enroll: true; by: 'annotation' | 'istio' }
+  | { enroll: false; reason: SkipReason; message: string }
+  /** Nothing can be said before the namespace is known. */
+  | { enroll: undefined; wait: 'namespace'; message: string };
+
+export interface PolicyOptions {
+  /** Whose word counts: the original controller's annotation, Istio's injection in CNI mode, or either. */
+  enroll: 'annotation' | 'istio' | 'both';
+  excludeNamespaces: readonly string[];
+  /** This controller's own pod: by uid, or by namespace and name. */
+  self: { uid?: string; namespace?: string; name?: string };
+}
+
+/**
+ * The first that applies:
+ *
+ * 1. Never: this controller itself; a pod that has finished, or is being deleted; one of the host's network, whose
+ *    rules would be the node's; an excluded namespace; OpenShift's deployer and build pods. No annotation overrules
+ *    these.
+ * 2. The annotation `istio-pod-network-controller/initialize`: the pod's, else its namespace's. "false" keeps the pod
+ *    out in every mode, so that there is one way out; "true" brings it in where `enroll` is annotation or both.
+ *    Anything else is no answer, and the pod is left alone until it is put right.
+ * 3. "true" on the pod itself is somebody's word about this pod, and nothing more is asked. "true" on a namespace is
+ *    about all of its pods, also those that run already when it is written; of them those are passed over that say
+ *    themselves that nobody would take the traffic or that they redirect it on their own (4). Capturing these would
+ *    cut them off.
+ * 4. Istio's rules, in istio-cni's order (istio/cni/pkg/plugin/plugin.go): rules written by an istio-init of its own;
+ *    DISABLE_ENVOY; no istio-proxy, neither container nor native sidecar; a proxy that is no sidecar, such as a
+ *    gateway; `sidecar.istio.io/inject` false, the label going before the annotation; and, where it is not the
+ *    annotation that brings the pod in, not injected by Istio.
+ *
+ * An istio-init that only waits, the original controller's, is no istio-init of its own.
+ */
+export function decide(pod: PodRecord, namespace: NamespaceRecord | undefined, options: PolicyOptions): Decision {
+  const never = outOfBounds(pod, options);
+  if (never !== undefined) return never;
+
+  const own = pod.metadata.annotations[INITIALIZE];
+  if (own === undefined && namespace === undefined) {
+    const message = `namespace ${pod.metadata.namespace} is not known yet`;
+    return { enroll: undefined, wait: 'namespace', message };
+  }
+  const place = own === undefined ? `namespace ${pod.metadata.namespace}` : 'the pod';
+  const word = own ?? namespace?.metadata.annotations[INITIALIZE];
+  let wanted: boolean | undefined;
+  try {
+    if (word !== undefined) wanted = boolean(word, { field: `annotation ${INITIALIZE} of ${place}`, source: 'pod' });
+  } catch (error) {
+    if (error instanceof ConfigError) return skip('invalid-annotation', error.message);
+    throw error;
+  }
+  if (wanted === false) return skip('opted-out', `${place} is annotated ${INITIALIZE}: "false"`);
+
+  const byAnnotation = wanted === true && options.enroll !== 'istio';
+  if (byAnnotation && own !== undefined) return { enroll: true, by: 'annotation' };
+  if (!byAnnotation && options.enroll === 'annotation') {
+    return skip('not-annotated', `neither the pod nor its namespace is annotated ${INITIALIZE}: "true"`);
+  }
+  const unfit = notForIstio(pod);
+  if (unfit !== undefined) return unfit;
+  if (byAnnotation) return { enroll: true, by: 'annotation' };
+  if (pod.metadata.annotations[INJECTED] === undefined) {
+    return skip('not-injected', `there is no annotation ${INJECTED}, which Istio's injector writes`);
+  }
+  return { enroll: true, by: 'istio' };
+}
+
+function outOfBounds({ metadata, spec, status }: PodRecord, { excludeNamespaces, self }: PolicyOptions) {
+  const isSelf =
+    self.uid === undefined
+      ? self.name === metadata.name && self.namespace === metadata.namespace
+      : self.uid === metadata.uid;
+  if (isSelf) return skip('self', 'it is this controller');
+  if (status.phase !== 'Pending' && status.phase !== 'Running') return skip('finished', `its phase is ${status.phase}`);
+  if (metadata.deletionTimestamp !== undefined) return skip('terminating', 'it is being deleted');
+  if (spec.hostNetwork) return skip('host-network', "it has the host's network");
+  if (excludeNamespaces.includes(metadata.namespace)) {
+    return skip('excluded-namespace', `namespace ${metadata.namespace} is excluded`);
+  }
+  const has = (name: string) => metadata.annotations[name] !== undefined || metadata.labels[name] !== undefined;
+  if (has(DEPLOYER)) return skip('openshift-deployer', 'it is a deployer pod of OpenShift');
+  if (has(BUILD)) return skip('openshift-build', 'it is a build pod of OpenShift');
+  return undefined;
+}
+
+function notForIstio(pod: PodRecord) {
+  const { annotations, labels } = pod.metadata;
+  const proxy = proxyOf(pod);
+  if (hasOwnInit(pod)) return skip('own-init', 'its own init container istio-init writes its rules');
+  const disabled = proxy?.env?.find(({ name }) => name === DISABLE_ENVOY)?.value;
+  if (truth(disabled) === true) return skip('envoy-disabled', `${DISABLE_ENVOY} is set for ${PROXY}`);
+  if (proxy === undefined) return skip('no-proxy', `there is no container ${PROXY}`);
+  const type = proxyType(proxy) ?? 'sidecar';
+  if (type !== 'sidecar') return skip('not-a-sidecar', `its proxy is no sidecar, but a ${JSON.stringify(type)}`);
+  const inject = labels[INJECT] ?? annotations[INJECT];
+  if (truth(inject) === false) return skip('inject-false', `it is labelled or annotated ${INJECT}: "false"`);
+  return undefined;
+}
+
+function skip(reason: SkipReason, message: string): Decision & { enroll: false } {
+  return { enroll: false, reason, message };
+}
+
+/** As Istio reads it: what is no boolean says nothing. */
+function truth(text: string | undefined): boolean | undefined {
+  try {
+    return text === undefined ? undefined : boolean(text, { field: '', source: 'pod' });
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,318 @@
+/**
+ * The one table of redirect options. Flags (ours and those of an injected init container), environment variables,
+ * annotations, defaults, help and docs/cli.md are all made from it.
+ *
+ * Flags, short flags and environment variables are istio-iptables' own
+ * (istio/tools/istio-iptables/pkg/constants/constants.go, cmd/root.go), and so are the defaults, but for inbound ports,
+ * inbound exclusions and outbound ranges: there it is what Istio's injector passes (manifests/charts, injection
+ * template), since the bare program would capture nothing.
+ */
+import { addresses, cidrs, loopbackCidr } from '../options/addresses.ts';
+import { groups, ownerGroups } from '../options/groups.ts';
+import {
+  boolean,
+  choice,
+  families,
+  ids,
+  interfaces,
+  mark,
+  type Parser,
+  port,
+  ports,
+  routeTable,
+  some,
+  wildcardOr,
+} from '../options/values.ts';
+
+export interface RedirectOption<T = unknown> {
+  /** Long flag without dashes. */
+  flag: string;
+  /** One letter. */
+  short?: string;
+  /** Environment variables, first found wins. */
+  env?: readonly string[];
+  /** Annotations of a pod, first found wins. */
+  annotations?: readonly string[];
+  /** What stands for the value in help; absent for a boolean. */
+  placeholder?: string;
+  /** As text, read by `parse` like any other; absent where the default follows from other options. */
+  initial?: string;
+  /** The default in words, where `initial` is absent or needs them. */
+  initialText?: string;
+  group: string;
+  help: string;
+  parse: Parser<T>;
+}
+
+/** Annotations of this project; they are meant for us and go before what an injector wrote. */
+export const OWN_PREFIX = 'pod-network-controller.istio.io/';
+
+const PORTS = 'Proxy:';
+const INBOUND = 'Inbound traffic:';
+const OUTBOUND = 'Outbound traffic:';
+const DNS = 'DNS:';
+const KERNEL = 'Families and kernel:';
+
+const option = <T>(given: RedirectOption<T>): RedirectOption<T> => given;
+const traffic = (name: string): string => `traffic.sidecar.istio.io/${name}`;
+
+export const options = {
+  mode: option({
+    flag: 'istio-inbound-interception-mode',
+    short: 'm',
+    env: ['ISTIO_INBOUND_INTERCEPTION_MODE'],
+    annotations: ['sidecar.istio.io/interceptionMode'],
+    placeholder: 'mode',
+    initial: 'REDIRECT',
+    group: INBOUND,
+    help: 'REDIRECT, TPROXY (keeps the source address), or NONE to install nothing',
+    parse: choice('REDIRECT', 'TPROXY', 'NONE'),
+  }),
+  inboundPorts: option({
+    flag: 'istio-inbound-ports',
+    short: 'b',
+    env: ['ISTIO_INBOUND_PORTS'],
+    annotations: [traffic('includeInboundPorts')],
+    placeholder: 'ports',
+    initial: '*',
+    group: INBOUND,
+    help: 'ports and ranges to capture, "*" for all, "" for none',
+    parse: wildcardOr(ports),
+  }),
+  inboundExclude: option({
+    flag: 'istio-local-exclude-ports',
+    short: 'd',
+    env: ['ISTIO_LOCAL_EXCLUDE_PORTS'],
+    annotations: [traffic('excludeInboundPorts')],
+    placeholder: 'ports',
+    initial: '15090,15021,15020',
+    group: INBOUND,
+    help: 'ports and ranges not to capture when all others are; 15020, 15021 and 15090 are always among them',
+    parse: ports,
+  }),
+  tproxyMark: option({
+    flag: 'istio-inbound-tproxy-mark',
+    short: 't',
+    env: ['ISTIO_INBOUND_TPROXY_MARK'],
+    placeholder: 'mark',
+    initial: '1337',
+    group: INBOUND,
+    help: 'mark of captured packets (TPROXY)',
+    parse: mark,
+  }),
+  tproxyTable: option({
+    flag: 'istio-inbound-tproxy-route-table',
+    short: 'r',
+    env: ['ISTIO_INBOUND_TPROXY_ROUTE_TABLE'],
+    placeholder: 'table',
+    initial: '133',
+    group: INBOUND,
+    help: 'route table of captured packets (TPROXY)',
+    parse: routeTable,
+  }),
+  outboundCidrs: option({
+    flag: 'istio-service-cidr',
+    short: 'i',
+    env: ['ISTIO_SERVICE_CIDR'],
+    annotations: [traffic('includeOutboundIPRanges')],
+    placeholder: 'cidrs',
+    initial: '*',
+    group: OUTBOUND,
+    help: 'destinations to capture, IPv4 and IPv6 mixed, "*" for all, "" for none',
+    parse: wildcardOr(cidrs),
+  }),
+  outboundExcludeCidrs: option({
+    flag: 'istio-service-exclude-cidr',
+    short: 'x',
+    env: ['ISTIO_SERVICE_EXCLUDE_CIDR'],
+    annotations: [traffic('excludeOutboundIPRanges')],
+    placeholder: 'cidrs',
+    initial: '',
+    group: OUTBOUND,
+    help: 'destinations not to capture',
+    parse: cidrs,
+  }),
+  outboundPorts: option({
+    flag: 'istio-outbound-ports',
+    short: 'q',
+    env: ['ISTIO_OUTBOUND_PORTS'],
+    annotations: [traffic('includeOutboundPorts')],
+    placeholder: 'ports',
+    initial: '',
+    group: OUTBOUND,
+    help: 'ports and ranges to capture whatever the destination',
+    parse: ports,
+  }),
+  outboundExcludePorts: option({
+    flag: 'istio-local-outbound-ports-exclude',
+    short: 'o',
+    env: ['ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE'],
+    annotations: [traffic('excludeOutboundPorts')],
+    placeholder: 'ports',
+    initial: '',
+    group: OUTBOUND,
+    help: 'ports and ranges not to capture',
+    parse: ports,
+  }),
+  ownerGroups: option({
+    flag: 'owner-groups',
+    env: ['ISTIO_OUTBOUND_OWNER_GROUPS'],
+    placeholder: 'groups',
+    initial: '*',
+    group: OUTBOUND,
+    help: 'capture only what processes of these groups send (gids, or names of /etc/group; at most 64)',
+    parse: wildcardOr(ownerGroups),
+  }),
+  ownerGroupsExclude: option({
+    flag: 'owner-groups-exclude',
+    env: ['ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE'],
+    placeholder: 'groups',
+    initial: '',
+    group: OUTBOUND,
+    help: 'groups whose traffic is not captured, when that of all others is',
+    parse: groups,
+  }),
+  excludeInterfaces: option({
+    flag: 'istio-exclude-interfaces',
+    short: 'c',
+    env: ['ISTIO_EXCLUDE_INTERFACES'],
+    annotations: [traffic('excludeInterfaces')],
+    placeholder: 'names',
+    initial: '',
+    group: OUTBOUND,
+    help: 'interfaces whose traffic is not captured, neither way',
+    parse: interfaces,
+  }),
+  rerouteInterfaces: option({
+    flag: 'kube-virt-interfaces',
+    short: 'k',
+    env: ['KUBE_VIRT_INTERFACES'],
+    annotations: ['istio.io/reroute-virtual-interfaces', traffic('kubevirtInterfaces')],
+    placeholder: 'names',
+    initial: '',
+    group: OUTBOUND,
+    help: 'interfaces of virtual machines: what comes in there is outbound traffic',
+    parse: interfaces,
+  }),
+  loopback: option({
+    flag: 'loopback-cidr',
+    env: ['ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR'],
+    placeholder: 'cidr',
+    initial: '127.0.0.1/32',
+    group: OUTBOUND,
+    help: 'what counts as IPv4 loopback; inside 127.0.0.0/8',
+    parse: loopbackCidr,
+  }),
+  proxyPort: option({
+    flag: 'envoy-port',
+    short: 'p',
+    env: ['ENVOY_PORT'],
+    annotations: [`${OWN_PREFIX}envoy-port`],
+    placeholder: 'port',
+    initial: '15001',
+    group: PORTS,
+    help: 'where outbound traffic goes',
+    parse: port,
+  }),
+  inboundPort: option({
+    flag: 'inbound-capture-port',
+    short: 'z',
+    env: ['INBOUND_CAPTURE_PORT'],
+    placeholder: 'port',
+    initial: '15006',
+    group: PORTS,
+    help: 'where inbound traffic goes',
+    parse: port,
+  }),
+  tunnelPort: option({
+    flag: 'inbound-tunnel-port',
+    short: 'e',
+    env: ['INBOUND_TUNNEL_PORT'],
+    placeholder: 'port',
+    initial: '15008',
+    group: PORTS,
+    help: 'where the proxy takes tunnels; never redirected',
+    parse: port,
+  }),
+  proxyUids: option({
+    flag: 'proxy-uid',
+    short: 'u',
+    env: ['PROXY_UID'],
+    annotations: [`${OWN_PREFIX}envoy-userid`],
+    placeholder: 'ids',
+    initial: '1337',
+    group: PORTS,
+    help: 'uids of the proxy; what they send is not captured',
+    parse: some(ids, 'the proxy runs as somebody; a list of uids would be right, such as 1337'),
+  }),
+  proxyGids: option({
+    flag: 'proxy-gid',
+    short: 'g',
+    env: ['PROXY_GID'],
+    annotations: [`${OWN_PREFIX}envoy-groupid`],
+    placeholder: 'groups',
+    initialText: 'the same as --proxy-uid',
+    group: PORTS,
+    help: 'gids of the proxy, or names of /etc/group',
+    parse: some(groups, 'the proxy runs as somebody; a list of gids would be right, such as 1337'),
+  }),
+  redirectDns: option({
+    flag: 'redirect-dns',
+    env: ['REDIRECT_DNS', 'ISTIO_META_DNS_CAPTURE'],
+    initial: 'false',
+    group: DNS,
+    help: "capture DNS and hand it to the proxy's agent on port 15053",
+    parse: boolean,
+  }),
+  captureAllDns: option({
+    flag: 'capture-all-dns',
+    env: ['CAPTURE_ALL_DNS'],
+    initial: 'false',
+    group: DNS,
+    help: 'with --redirect-dns: capture whatever goes to port 53, not only what goes to known servers',
+    parse: boolean,
+  }),
+  dnsServers: option({
+    flag: 'dns-servers',
+    placeholder: 'addresses',
+    initialText: 'the name servers of /etc/resolv.conf',
+    group: DNS,
+    help: 'with --redirect-dns, without --capture-all-dns: the servers whose traffic is captured',
+    parse: some(addresses, 'at least one address would be right, such as 10.96.0.10'),
+  }),
+  dropInvalid: option({
+    flag: 'drop-invalid',
+    env: ['DROP_INVALID', 'INVALID_DROP'],
+    initial: 'false',
+    group: KERNEL,
+    help: 'drop packets that conntrack finds invalid, which the kernel would answer with a reset',
+    parse: boolean,
+  }),
+  dualStack: option({
+    flag: 'dual-stack',
+    env: ['DUAL_STACK', 'ISTIO_DUAL_STACK'],
+    initial: 'false',
+    group: KERNEL,
+    help: 'taken and of no effect: each family that the pod has is captured anyway (see --ip-families)',
+    parse: boolean,
+  }),
+  families: option({
+    flag: 'ip-families',
+    placeholder: 'families',
+    initial: 'auto',
+    group: KERNEL,
+    help: 'auto (those of the addresses in the netns), 4, 6 or 4,6',
+    parse: families,
+  }),
+};
+
+export type OptionKey = keyof typeof options;
+
+/** The table in order, with keys. */
+export const optionList = Object.entries(options) as [OptionKey, RedirectOption][];
+
+/** What each option holds once read; undefined where it has no default and was not given. */
+export type OptionValues = {
+  [K in OptionKey]: (typeof options)[K] extends RedirectOption<infer T> ? T | Undefined<K> : never;
+};
+type Undefined<K extends OptionKey> = K extends 'proxyGids' | 'dnsServers' ? undefined : never;

@@ -1,0 +1,132 @@
+/** A Pod, and how one is read from a file. */
+import { parseAllDocuments } from 'yaml';
+import { ConfigError } from '../options/config-error.ts';
+
+/** The part of a Pod that is looked at (k8s.io/api/core/v1). */
+export interface Pod {
+  metadata?: { annotations?: Record<string, string> };
+  spec?: {
+    securityContext?: Ids;
+    initContainers?: Container[];
+    containers?: Container[];
+  };
+}
+
+interface Ids {
+  runAsUser?: number;
+  runAsGroup?: number;
+}
+
+export interface Container {
+  name?: string;
+  /** `Always` makes a native sidecar of an init container. */
+  restartPolicy?: string;
+  command?: string[];
+  args?: string[];
+  env?: { name?: string; value?: string; valueFrom?: unknown }[];
+  ports?: { containerPort?: number; protocol?: string }[];
+  securityContext?: Ids;
+}
+
+/** etcd, and so the API server, holds no object above 1.5 MiB (etcd: --max-request-bytes). */
+const MAX_POD_BYTES = 1_572_864;
+
+/** Reads one Pod from YAML or JSON. `field` names the file in messages. */
+export function readPod(text: string, field: string): Pod {
+  if (Buffer.byteLength(text) > MAX_POD_BYTES) {
+    throw new ConfigError(field, undefined, `larger than any Pod can be (${MAX_POD_BYTES} bytes)`);
+  }
+  let documents: unknown[];
+  try {
+    documents = parseAllDocuments(text, { logLevel: 'silent' }).map((document) => {
+      const [error] = document.errors;
+      if (error !== undefined) throw error;
+      return document.toJS() as unknown;
+    });
+  } catch (error) {
+    const [first = ''] = (error instanceof Error ? error.message : String(error)).split('\n');
+    throw new ConfigError(field, undefined, `neither YAML nor JSON: ${printable(first).slice(0, 120)}`);
+  }
+  const [pod, ...more] = documents;
+  if (documents.length === 0 || pod === null) throw new ConfigError(field, undefined, 'empty; one Pod would be right');
+  if (more.length > 0) {
+    throw new ConfigError(field, undefined, `${documents.length} documents; one Pod would be right`);
+  }
+  if (!isObject(pod)) throw new ConfigError(field, undefined, 'not a Pod, but a bare value');
+  if (pod.kind !== 'Pod') {
+    throw new ConfigError(`${field} kind`, pod.kind === undefined ? undefined : String(pod.kind), 'Pod would be right');
+  }
+  check(pod, field);
+  return pod as Pod;
+}
+
+/** The API server has checked a Pod that comes from it; a file may hold anything. */
+function check(pod: Record<string, unknown>, field: string): void {
+  const metadata = object(pod.metadata, `${field} metadata`);
+  const annotations = object(metadata?.annotations, `${field} metadata.annotations`);
+  for (const [key, value] of Object.entries(annotations ?? {})) {
+    if (typeof value !== 'string') {
+      throw new ConfigError(
+        `${field} annotation ${printable(key)}`,
+        JSON.stringify(value),
+        'not a string; put it in quotes',
+      );
+    }
+  }
+  const spec = object(pod.spec, `${field} spec`);
+  ids(spec?.securityContext, `${field} spec.securityContext`);
+  for (const kind of ['initContainers', 'containers']) {
+    for (const [at, entry] of list(spec?.[kind], `${field} spec.${kind}`).entries()) {
+      const path = `${field} spec.${kind}[${at}]`;
+      const container = object(entry, path) ?? {};
+      ids(container.securityContext, `${path}.securityContext`);
+      for (const words of ['command', 'args']) {
+        for (const word of list(container[words], `${path}.${words}`)) {
+          if (typeof word !== 'string') {
+            throw new ConfigError(`${path}.${words}`, JSON.stringify(word), 'not a string; put it in quotes');
+          }
+        }
+      }
+      for (const [index, entry] of list(container.env, `${path}.env`).entries()) {
+        const variable = object(entry, `${path}.env[${index}]`);
+        if (variable?.value !== undefined && typeof variable.value !== 'string') {
+          throw new ConfigError(
+            `${path}.env[${index}].value`,
+            JSON.stringify(variable.value),
+            'not a string; put it in quotes',
+          );
+        }
+      }
+    }
+  }
+}
+
+function ids(value: unknown, path: string): void {
+  const context = object(value, path);
+  for (const name of ['runAsUser', 'runAsGroup']) {
+    const id = context?.[name];
+    if (id !== undefined && id !== null && !(Number.isInteger(id) && Number(id) >= 0)) {
+      throw new ConfigError(`${path}.${name}`, JSON.stringify(id), 'not a numeric id');
+    }
+  }
+}
+
+function object(value: unknown, path: string): Record<string, unknown> | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (!isObject(value)) throw new ConfigError(path, JSON.stringify(value), 'not a mapping');
+  return value;
+}
+
+function list(value: unknown, path: string): unknown[] {
+  if (value === undefined || value === null) return [];
+  if (!Array.isArray(value)) throw new ConfigError(path, JSON.stringify(value), 'not a list');
+  return value;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function printable(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}]/gu, '?');
+}

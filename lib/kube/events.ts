@@ -1,0 +1,132 @@
+/** Tells pods' owners what happened to them, by Events. Needs `create` on `events.k8s.io/events`, nothing else. */
+import { dropOldest } from '../bounded.ts';
+import { cut, DOMAIN, forbidden, type PodRef, type Requests } from './status.ts';
+
+export interface PodEvent {
+  type: 'Normal' | 'Warning';
+  /** One word in CamelCase: `Initialized`, `ConfigInvalid`. */
+  reason: string;
+  note: string;
+}
+
+/** At once, and then a minute. Over all pods by type, so that successes never drown warnings. */
+const RATE = { pod: { burst: 5, perMinute: 1 }, type: { burst: 30, perMinute: 60 } };
+/** After which an Event that repeats is told again: the first time, and at most; doubled each time. */
+const REPEAT_MS = { first: 60_000, most: 3_600_000 };
+/** Distinct Events remembered of one pod; the oldest goes for another. */
+const REMEMBERED = 8;
+
+interface RecorderOptions {
+  requests: Requests;
+  /** Name of the node, for `reportingInstance`. */
+  node: string;
+  /** Hears why an Event could not be sent. */
+  onError: (error: unknown) => void;
+  /** Milliseconds since 1970. */
+  now?: () => number;
+}
+
+/**
+ * Tells pods' owners what happened, and never floods: an Event that repeats is counted, and told again with its count
+ * after ever longer times. Each is a new object, since `create` is all that is allowed. Nobody has to wait for one.
+ */
+export class EventRecorder {
+  /** `repeated`: only counted, for the next one; `dropped`: over the rate. */
+  readonly stats = { sent: 0, repeated: 0, dropped: 0, failed: 0 };
+  readonly #options: Required<RecorderOptions>;
+  readonly #types: Record<PodEvent['type'], TokenBucket>;
+  readonly #pods = new Map<string, { bucket: TokenBucket; told: Map<string, Told> }>();
+  readonly #sending = new Set<Promise<void>>();
+
+  constructor(options: RecorderOptions) {
+    this.#options = { now: Date.now, ...options };
+    const now = this.#options.now();
+    this.#types = { Normal: new TokenBucket(RATE.type, now), Warning: new TokenBucket(RATE.type, now) };
+  }
+
+  record(pod: PodRef, event: PodEvent): void {
+    const now = this.#options.now();
+    const known = this.#pods.get(pod.uid) ?? { bucket: new TokenBucket(RATE.pod, now), told: new Map() };
+    this.#pods.set(pod.uid, known);
+    const key = `${event.reason} ${event.note}`;
+    const told = known.told.get(key) ?? { count: 0, next: now, gap: REPEAT_MS.first };
+    known.told.set(key, told);
+    dropOldest(known.told, REMEMBERED);
+    told.count++;
+    if (now < told.next) this.stats.repeated++;
+    else if (!known.bucket.take(now) || !this.#types[event.type].take(now)) this.stats.dropped++;
+    else {
+      told.next = now + told.gap;
+      told.gap = Math.min(2 * told.gap, REPEAT_MS.most);
+      const sending = this.#send(pod, event, told.count, now).finally(() => this.#sending.delete(sending));
+      this.#sending.add(sending);
+    }
+  }
+
+  /** To be called when the pod is gone. */
+  forget(uid: string): void {
+    this.#pods.delete(uid);
+  }
+
+  /** Resolves when nothing is on its way any more; never rejects. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#sending);
+  }
+
+  async #send({ uid, namespace, name }: PodRef, event: PodEvent, count: number, now: number): Promise<void> {
+    const { requests, node, onError } = this.#options;
+    // MicroTime: the API server takes six digits of the second and no other number of them.
+    const time = new Date(now).toISOString().replace('Z', '000Z');
+    const body = {
+      apiVersion: 'events.k8s.io/v1',
+      kind: 'Event',
+      metadata: { generateName: 'pod-network-controller-', namespace },
+      eventTime: time,
+      type: event.type,
+      reason: event.reason,
+      action: 'Redirect',
+      note: cut(event.note),
+      regarding: { apiVersion: 'v1', kind: 'Pod', namespace, name, uid },
+      reportingController: DOMAIN,
+      reportingInstance: node,
+      ...(count > 1 && { series: { count, lastObservedTime: time } }),
+    };
+    try {
+      await requests.post(`/apis/events.k8s.io/v1/namespaces/${namespace}/events`, body);
+      this.stats.sent++;
+    } catch (error) {
+      this.stats.failed++;
+      // A namespace that is being terminated answers 403 as well; the message says which it is.
+      onError(forbidden(error, '"create" on "events" (API group "events.k8s.io")'));
+    }
+  }
+}
+
+interface Told {
+  count: number;
+  /** Not to be told again before that. */
+  next: number;
+  gap: number;
+}
+
+class TokenBucket {
+  readonly #rate: { burst: number; perMinute: number };
+  #tokens: number;
+  #filled: number;
+
+  constructor(rate: { burst: number; perMinute: number }, now: number) {
+    this.#rate = rate;
+    this.#tokens = rate.burst;
+    this.#filled = now;
+  }
+
+  take(now: number): boolean {
+    // The clock may have been set back.
+    const minutes = Math.max(0, now - this.#filled) / 60_000;
+    this.#tokens = Math.min(this.#rate.burst, this.#tokens + minutes * this.#rate.perMinute);
+    this.#filled = now;
+    if (this.#tokens < 1) return false;
+    this.#tokens--;
+    return true;
+  }
+}

@@ -1,0 +1,319 @@
+/**
+ * List and watch: keeps a trimmed copy of a collection, and tells each change to it once, in order.
+ *
+ * https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { ApiError, type Kube } from './client.ts';
+import type { WatchEvent } from './encoding.ts';
+
+export interface InformerEvent<T> {
+  type: 'added' | 'changed' | 'deleted';
+  /** For `deleted` as it was in the store. */
+  object: T;
+  /** As it was in the store; absent for `added`. */
+  old?: T;
+}
+
+/** `waiting`: after an error, until the next attempt. */
+export type InformerState = 'listing' | 'watching' | 'waiting' | 'stopped';
+
+/**
+ * Why a watch, or the list before it, was begun anew. ended: by the server, as it should; expired: 410, its version is
+ * no longer kept; hung: nothing came for too long; refused: another status or ERROR event; malformed: what is no
+ * event; connection: the rest, also an end in the middle of an event.
+ */
+export type RestartReason = 'ended' | 'expired' | 'hung' | 'refused' | 'malformed' | 'connection';
+
+export interface InformerStats {
+  /** Lists that were completed. */
+  lists: number;
+  /** Watches that the server accepted. */
+  watches: number;
+  restarts: Record<RestartReason, number>;
+  /** What was told to `onEvent`. */
+  events: number;
+  /** Throws of `onEvent` and `trim`. */
+  handlerErrors: number;
+  /** Of the last event of a watch, bookmarks included; milliseconds since 1970. */
+  lastEventTime: number | undefined;
+  /** From which a watch would go on; absent if a list is due. */
+  resourceVersion: string | undefined;
+}
+
+export interface InformerTimings {
+  /** Shortest and longest life that a watch asks for, seconds. */
+  watchSeconds: [number, number];
+  /** How long after the end of its life a silent watch is given up. */
+  graceMs: number;
+  /** Shortest and longest wait after an error. */
+  backoffMs: [number, number];
+  /** Upper bound of a Retry-After that is honoured. */
+  retryAfterMs: number;
+  /** A watch that brought nothing and lived shorter was not worth its request: the next one waits. */
+  shortMs: number;
+}
+
+const TIMINGS: InformerTimings = {
+  watchSeconds: [300, 600],
+  graceMs: 30_000,
+  backoffMs: [100, 30_000],
+  retryAfterMs: 60_000,
+  shortMs: 1000,
+};
+
+/** A watch refused with one of these can go on later from where it was; after any other it takes a list. */
+const RESUMABLE = new Set([401, 403, 429, 500, 502, 503]);
+const EVENTS = new Set(['ADDED', 'MODIFIED', 'DELETED', 'BOOKMARK']);
+const PAGE_SIZE = 500;
+const LIST_LIMIT_MS = 30_000;
+
+export interface InformerOptions<T> {
+  kube: Kube;
+  /** Of the collection, `/api/v1/pods`. */
+  path: string;
+  fieldSelector?: string;
+  /** Most objects in one answer to a list; 500 if absent. */
+  pageSize?: number;
+  /**
+   * What is kept of an object, which may go afterwards; `held` is what is kept of it so far. If it throws, that is logged,
+   * and the object stays as it was; SyntaxError is what is malformed. It is called for each event: keep it cheap.
+   */
+  trim: (object: unknown, held?: T) => T;
+  /** Synchronous and cheap: it holds up the next event. If it throws, that is logged, and the next event follows. */
+  onEvent: (event: InformerEvent<T>) => void;
+  /** `error` is what led to `waiting`. */
+  onState?: (state: InformerState, error?: unknown) => void;
+  log?: Pick<Logger, 'debug' | 'warn' | 'error'>;
+  timings?: Partial<InformerTimings>;
+}
+
+interface RawObject {
+  metadata: { uid: string; namespace?: string; name: string; resourceVersion: string };
+}
+
+interface Entry<T> {
+  uid: string;
+  resourceVersion: string;
+  object: T;
+}
+
+/** What was read: without `object` if `trim` threw. */
+type Read<T> = Omit<Entry<T>, 'object'> & { key: string; object?: T };
+
+export class Informer<T> {
+  /** Resolves when the first list has been told to `onEvent`; rejects if the signal comes before that. */
+  readonly synced: Promise<void>;
+  readonly #sync = Promise.withResolvers<void>();
+  readonly #options: InformerOptions<T>;
+  readonly #timings: InformerTimings;
+  readonly #entries = new Map<string, Entry<T>>();
+  readonly #stats: InformerStats = {
+    lists: 0,
+    watches: 0,
+    restarts: { ended: 0, expired: 0, hung: 0, refused: 0, malformed: 0, connection: 0 },
+    events: 0,
+    handlerErrors: 0,
+    lastEventTime: undefined,
+    resourceVersion: undefined,
+  };
+  /** Whether the latest watch was worth its request. */
+  #fruitful = false;
+
+  constructor(options: InformerOptions<T>) {
+    this.#options = options;
+    this.#timings = { ...TIMINGS, ...options.timings };
+    this.synced = this.#sync.promise;
+    // Nobody has to wait for it.
+    this.synced.catch(() => {});
+  }
+
+  /** Runs until the signal; resolves when nothing of it is left, and never rejects. Once only. */
+  async start(signal: AbortSignal): Promise<void> {
+    let failures = 0;
+    while (!signal.aborted) {
+      const { reason, error } = await this.#attempt(signal);
+      if (signal.aborted) break;
+      this.#stats.restarts[reason]++;
+      failures = this.#fruitful ? 1 : failures + 1;
+      // The first time the server asks for no more than another request.
+      const welcome = reason === 'ended' || reason === 'expired';
+      const waitMs = this.#backoff(welcome ? failures - 1 : failures, error);
+      if (reason === 'ended') this.#options.log?.debug({ path: this.#options.path, waitMs }, 'watch ended');
+      else this.#options.log?.warn({ path: this.#options.path, reason, waitMs, err: error }, 'watch broken off');
+      if (waitMs === 0) continue;
+      this.#state('waiting', error);
+      await sleep(waitMs, undefined, { signal }).catch(() => {});
+    }
+    this.#state('stopped');
+    this.#sync.reject(signal.reason);
+  }
+
+  /** All objects, as they are known now. */
+  store(): T[] {
+    return Array.from(this.#entries.values(), ({ object }) => object);
+  }
+
+  get(name: string, namespace?: string): T | undefined {
+    return this.#entries.get(keyOf(name, namespace))?.object;
+  }
+
+  /** One object, which lives on. */
+  stats(): Readonly<InformerStats> {
+    return this.#stats;
+  }
+
+  async #attempt(signal: AbortSignal): Promise<{ reason: RestartReason; error?: unknown }> {
+    this.#fruitful = false;
+    try {
+      this.#stats.resourceVersion ??= await this.#list(signal);
+      await this.#watch(signal, this.#stats.resourceVersion);
+      return { reason: 'ended' };
+    } catch (error) {
+      const reason = reasonOf(error);
+      const resumable = error instanceof ApiError ? RESUMABLE.has(error.status) : reason !== 'malformed';
+      if (!resumable) this.#stats.resourceVersion = undefined;
+      return { reason, error };
+    }
+  }
+
+  /**
+   * The version of the list. No `resourceVersion` is asked for: the answer is never older than what was seen before,
+   * and a recent API server gives it from memory all the same, the most recent ones also the pages after the first.
+   */
+  async #list(signal: AbortSignal): Promise<string> {
+    this.#state('listing');
+    const { kube, path, fieldSelector, pageSize = PAGE_SIZE } = this.#options;
+    const found = new Map<string, Read<T>>();
+    let metadata: { resourceVersion: string; continue?: string } | undefined;
+    do {
+      const query = { fieldSelector, limit: pageSize, continue: metadata?.continue };
+      const page = await kube.list(path, query, { signal, timeoutMs: LIST_LIMIT_MS });
+      const list = page as { metadata: { resourceVersion: string; continue?: string }; items: unknown[] | null };
+      for (const item of list.items ?? []) {
+        const read = this.#read(item);
+        found.set(read.key, read);
+      }
+      metadata = list.metadata;
+    } while (metadata.continue);
+    for (const key of this.#entries.keys()) if (!found.has(key)) this.#delete(key, signal);
+    for (const read of found.values()) this.#put(read, signal);
+    this.#stats.lists++;
+    this.#sync.resolve();
+    return metadata.resourceVersion;
+  }
+
+  async #watch(signal: AbortSignal, resourceVersion: string): Promise<void> {
+    const { kube, path, fieldSelector } = this.#options;
+    const [shortest, longest] = this.#timings.watchSeconds;
+    const timeoutSeconds = Math.ceil(shortest + Math.random() * (longest - shortest));
+    const query = { allowWatchBookmarks: true, fieldSelector, resourceVersion, timeoutSeconds };
+    const idleMs = timeoutSeconds * 1000 + this.#timings.graceMs;
+    const events = await kube.watch(path, query, { signal, idleMs });
+    const began = performance.now();
+    this.#stats.watches++;
+    this.#state('watching');
+    try {
+      for await (const event of events) {
+        if (signal.aborted) return;
+        this.#take(event, signal);
+        this.#fruitful = true;
+      }
+    } finally {
+      this.#fruitful ||= performance.now() - began >= this.#timings.shortMs;
+    }
+  }
+
+  #take({ type, object }: WatchEvent, signal: AbortSignal): void {
+    this.#stats.lastEventTime = Date.now();
+    if (type === 'ERROR') {
+      this.#stats.resourceVersion = undefined;
+      throw ApiError.from(object, { status: 500, message: 'a watch event of type ERROR' });
+    }
+    const version = (object as RawObject | undefined)?.metadata?.resourceVersion;
+    if (!version || !EVENTS.has(type))
+      throw new SyntaxError(`not an event of a watch: type ${type}, version ${version}`);
+    if (type === 'DELETED') {
+      const { key, uid } = identityOf(object);
+      if (this.#entries.get(key)?.uid === uid) this.#delete(key, signal);
+    } else if (type !== 'BOOKMARK') this.#put(this.#read(object), signal);
+    this.#stats.resourceVersion = version;
+  }
+
+  #read(raw: unknown): Read<T> {
+    const read: Read<T> = identityOf(raw);
+    const held = this.#entries.get(read.key);
+    const same = held?.uid === read.uid ? held.object : undefined;
+    try {
+      read.object = this.#options.trim(raw, same);
+    } catch (error) {
+      if (error instanceof SyntaxError) throw error;
+      this.#threw('trim', error);
+    }
+    return read;
+  }
+
+  #put({ key, uid, resourceVersion, object }: Read<T>, signal: AbortSignal): void {
+    const held = this.#entries.get(key);
+    if (held !== undefined && held.uid !== uid) this.#delete(key, signal);
+    if (object === undefined || (held?.uid === uid && held.resourceVersion === resourceVersion)) return;
+    this.#entries.set(key, { uid, resourceVersion, object });
+    if (held?.uid === uid) this.#tell({ type: 'changed', object, old: held.object }, signal);
+    else this.#tell({ type: 'added', object }, signal);
+  }
+
+  #delete(key: string, signal: AbortSignal): void {
+    const held = this.#entries.get(key);
+    if (held === undefined) return;
+    this.#entries.delete(key);
+    this.#tell({ type: 'deleted', object: held.object, old: held.object }, signal);
+  }
+
+  #tell(event: InformerEvent<T>, signal: AbortSignal): void {
+    if (signal.aborted) return;
+    this.#stats.events++;
+    this.#guard('onEvent', () => this.#options.onEvent(event));
+  }
+
+  #state(state: InformerState, error?: unknown): void {
+    this.#guard('onState', () => this.#options.onState?.(state, error));
+  }
+
+  /** What others gave us must not end the loop. */
+  #guard(callback: string, call: () => void): void {
+    try {
+      call();
+    } catch (err) {
+      this.#threw(callback, err);
+    }
+  }
+
+  #threw(callback: string, err: unknown): void {
+    this.#stats.handlerErrors++;
+    this.#options.log?.error({ path: this.#options.path, callback, err }, "an informer's callback threw");
+  }
+
+  /** Milliseconds; with jitter, so that the agents of a cluster do not all come back at once. */
+  #backoff(failures: number, error: unknown): number {
+    const [shortest, longest] = this.#timings.backoffMs;
+    const waitMs = failures === 0 ? 0 : Math.min(longest, shortest * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
+    const demanded = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
+    return Math.min(demanded, this.#timings.retryAfterMs) + waitMs;
+  }
+}
+
+function identityOf(raw: unknown) {
+  const { uid, namespace, name, resourceVersion } = (raw as RawObject).metadata;
+  return { key: keyOf(name, namespace), uid, resourceVersion };
+}
+
+function keyOf(name: string, namespace = ''): string {
+  return `${namespace}/${name}`;
+}
+
+function reasonOf(error: unknown): RestartReason {
+  if (error instanceof ApiError) return error.status === 410 ? 'expired' : 'refused';
+  if (error instanceof SyntaxError) return 'malformed';
+  return (error as NodeJS.ErrnoException).code === 'ETIMEDOUT' ? 'hung' : 'connection';
+}

@@ -1,0 +1,189 @@
+/**
+ * Marks a pod with what was done for it: annotations and a condition, by one patch of its status. Needs `patch` on
+ * `pods/status`, nothing else.
+ */
+import { Failure } from '../errors.ts';
+import { ConfigError } from '../options/config-error.ts';
+
+export const DOMAIN = 'pod-network-controller.istio.io';
+export const STATUS = `${DOMAIN}/status`;
+export const NETNS = `${DOMAIN}/netns`;
+export const RULES = `${DOMAIN}/rules`;
+/** Type of the condition; a pod may list it in `spec.readinessGates`. */
+export const READY = `${DOMAIN}/ready`;
+
+/** The value of `STATUS` on a pod whose rules stand, as the original controller had it. */
+export const INITIALIZED = 'initialized';
+
+/** How the value of `STATUS` begins on a pod that cannot have them as it is. */
+const FAILED = 'failed: ';
+
+/** The longest note of an Event that the API server takes, bytes; the longest message of ours anywhere. */
+const TEXT_LIMIT = 1024;
+
+/** What is asked of the API; rejections carry the answer's `status`, and `retryAfterMs` where it had one. */
+export interface Requests {
+  /** Resolves with the object as it is then, or its metadata alone. */
+  patch(path: string, type: 'strategic', content: unknown): Promise<unknown>;
+  post(path: string, content: unknown): Promise<unknown>;
+}
+
+export interface PodRef {
+  uid: string;
+  namespace: string;
+  name: string;
+}
+
+/** As it was seen last. */
+export interface MarkedPod extends PodRef {
+  resourceVersion?: string;
+  annotations?: Readonly<Record<string, string>>;
+  conditions?: readonly { type: string; status: string; reason?: string; message?: string }[];
+  /** Types of the conditions that the pod waits for. */
+  readinessGates?: readonly string[];
+}
+
+/** `reason` is one word in CamelCase. */
+interface FailedMark {
+  status: 'failed';
+  reason: string;
+  message: string;
+}
+
+export type Mark =
+  /** `netns` is `<boot id>:<cookie>`, `rules` the hash of the configuration. */
+  { status: typeof INITIALIZED; netns: string; rules: string } | FailedMark;
+
+/** `gone`: the pod is no more, or another one has its name. */
+export type Marked = 'patched' | 'unchanged' | 'gone';
+
+interface Wanted {
+  annotations: Record<string, string | null>;
+  /** Absent: there is to be none. */
+  condition?: { type: string; status: 'True' | 'False'; reason: string; message: string };
+}
+
+/** A pod's annotations: those that `mark` writes, and the others. */
+export function partMarks({ [STATUS]: status, [NETNS]: netns, [RULES]: rules, ...others }: Record<string, string>) {
+  return { marks: [status, netns, rules], others };
+}
+
+/** What a thrown error says about a pod. */
+export function failed(error: unknown): FailedMark {
+  const message = error instanceof Error ? error.message : String(error);
+  return { status: 'failed', reason: error instanceof ConfigError ? 'ConfigInvalid' : 'InstallFailed', message };
+}
+
+export class StatusMarker {
+  readonly #requests: Requests;
+  readonly #now: () => Date;
+  /** By uid, what was written last and which version that made, until a version as new was seen. */
+  readonly #written = new Map<string, { wanted: Wanted; version: string }>();
+
+  constructor(requests: Requests, now: () => Date = () => new Date()) {
+    this.#requests = requests;
+    this.#now = now;
+  }
+
+  /**
+   * No request where the mark is right already. Rejects with Failure `ERR_RBAC` where the API server forbids it, and
+   * with what `requests` rejected with otherwise: 409, 429 and 5xx are worth another attempt.
+   */
+  mark(pod: MarkedPod, mark: Mark): Promise<Marked> {
+    if (mark.status === INITIALIZED) {
+      const { status, netns, rules } = mark;
+      return this.#write(pod, {
+        annotations: { [STATUS]: status, [NETNS]: netns, [RULES]: rules },
+        condition: { type: READY, status: 'True', reason: 'Initialized', message: 'traffic is redirected' },
+      });
+    }
+    const { reason, message } = mark;
+    return this.#write(pod, {
+      annotations: { [STATUS]: cut(FAILED + message), [NETNS]: null, [RULES]: null },
+      condition: { type: READY, status: 'False', reason, message: cut(message) },
+    });
+  }
+
+  /** Takes back whatever `mark` wrote. A pod that waits for our condition gets it: there is nothing to wait for. */
+  unmark(pod: MarkedPod): Promise<Marked> {
+    const waits = pod.readinessGates?.includes(READY) === true;
+    return this.#write(pod, {
+      annotations: { [STATUS]: null, [NETNS]: null, [RULES]: null },
+      ...(waits && {
+        condition: { type: READY, status: 'True', reason: 'NotEnrolled', message: 'the pod is not in the mesh' },
+      }),
+    });
+  }
+
+  /** To be called when the pod is gone. */
+  forget(uid: string): void {
+    this.#written.delete(uid);
+  }
+
+  async #write(pod: MarkedPod, wanted: Wanted): Promise<Marked> {
+    const { uid, namespace, name } = pod;
+    const written = this.#written.get(uid);
+    // A change of the kubelet's that came before our patch is told of after it: our mark is not yet on what was seen.
+    const last = written && isOlder(pod.resourceVersion, written.version) ? written.wanted : undefined;
+    if (last === undefined) this.#written.delete(uid);
+    if (last === undefined ? stands(pod, wanted) : JSON.stringify(last) === JSON.stringify(wanted)) return 'unchanged';
+    const { annotations, condition } = wanted;
+    const before = last ? last.condition : pod.conditions?.find(({ type }) => type === READY);
+    const lastTransitionTime = before?.status === condition?.status ? {} : { lastTransitionTime: this.#now() };
+    // Conditions are merged by type in a strategic merge patch alone: any other replaces the kubelet's.
+    const conditions = [condition ? { ...condition, ...lastTransitionTime } : { type: READY, $patch: 'delete' }];
+    const patch = { metadata: { uid, annotations }, status: { conditions } };
+    try {
+      const path = `/api/v1/namespaces/${namespace}/pods/${name}/status`;
+      this.#written.set(uid, { wanted, version: versionOf(await this.#requests.patch(path, 'strategic', patch)) });
+    } catch (error) {
+      // It may have been done all the same.
+      this.#written.delete(uid);
+      if (isGone(error)) return 'gone';
+      throw forbidden(error, '"patch" on "pods/status" (API group "")');
+    }
+    return 'patched';
+  }
+}
+
+function versionOf(answer: unknown): string {
+  return (answer as { metadata?: { resourceVersion?: string } } | undefined)?.metadata?.resourceVersion ?? '';
+}
+
+/**
+ * Whether what has version `seen` was there before what has version `written`. Versions of one kind of object are
+ * decimal and can be compared: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+ */
+function isOlder(seen = '', written: string): boolean {
+  return /^\d+$/.test(seen) && /^\d+$/.test(written) && BigInt(seen) < BigInt(written);
+}
+
+function stands(pod: MarkedPod, { annotations, condition }: Wanted): boolean {
+  const found = pod.conditions?.find(({ type }) => type === READY);
+  return (
+    Object.entries(annotations).every(([key, value]) => (pod.annotations?.[key] ?? null) === value) &&
+    found?.status === condition?.status &&
+    found?.reason === condition?.reason &&
+    found?.message === condition?.message
+  );
+}
+
+/** Another uid in the patch than the pod's is refused as a change of an immutable field: 422, not 409. */
+function isGone(error: unknown): boolean {
+  const { status, message } = error as { status?: number; message?: string };
+  return status === 404 || (status === 422 && message?.includes('metadata.uid: ') === true);
+}
+
+export function forbidden(error: unknown, right: string): unknown {
+  const { status, message } = error as { status?: number; message?: string };
+  if (status !== 403) return error;
+  const remedy = `the ClusterRole of this controller has to allow ${right}`;
+  return new Failure('ERR_RBAC', `the API server said: ${message}`, remedy, error);
+}
+
+/** At most `TEXT_LIMIT` bytes. */
+export function cut(text: string): string {
+  if (Buffer.byteLength(text) <= TEXT_LIMIT) return text;
+  const bytes = Buffer.from(text).subarray(0, TEXT_LIMIT - 3);
+  return `${new TextDecoder().decode(bytes, { stream: true })}...`;
+}

@@ -1,0 +1,266 @@
+/**
+ * The native addon, typed. It runs on threads of its own, never on libuv's; a job's promise settles when the job's
+ * thread is back in its own netns. No file descriptor crosses this boundary.
+ */
+import bindings from 'bindings';
+import { ROOT } from '../root.ts';
+import type { Family, Match, Rule, Ruleset, TableName } from '../ruleset/model.ts';
+import type { ActualNftTable, NftRuleset } from '../ruleset/nftables/model.ts';
+import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire } from '../ruleset/nftables/wire.ts';
+
+/** The kernel interface that rules are written through. */
+export type Backend = 'iptables-legacy' | 'nftables';
+
+/** What is to stand, in the form that its backend takes. */
+export type Form = { backend: 'iptables-legacy'; ruleset: Ruleset } | { backend: 'nftables'; ruleset: NftRuleset };
+
+/** A netns, named for this boot. */
+export interface Netns {
+  path: string;
+  dev: number;
+  /** Reused by the kernel at once: never an identity by itself. */
+  ino: number;
+  /** SO_NETNS_COOKIE: unique until the next boot. */
+  cookie: bigint;
+}
+
+export interface Identity extends Netns {
+  /** Global unicast addresses on interfaces other than lo, as inet_ntop(3) writes them; none before it is connected. */
+  addresses: string[];
+  /** Their families. */
+  families: Family[];
+  /** Whether the kernel's IPv6 is there and not disabled on lo in this netns. */
+  ipv6: boolean;
+  loUp: boolean;
+  /** Whether another user namespace than this process's owns the netns, as for a pod with `hostUsers: false`. */
+  ownedElsewhere: boolean;
+  /** The forms in which rules of ours stand there already; none where it was said to be fresh. */
+  standing: Backend[];
+}
+
+/** Microseconds. `queue` is the wait for a thread; `total` is the thread's own time, without `queue`. */
+export interface Timings {
+  queue: number;
+  enter: number;
+  v4: number;
+  v6: number;
+  /** Both families at once. */
+  nftables: number;
+  routes: number;
+  verify: number;
+  /** Waking the pod's gate, where that was asked for. */
+  release: number;
+  total: number;
+}
+
+export interface TableResult {
+  /** `inet` is nftables', and both. */
+  family: Family | 'inet';
+  table: TableName;
+  /**
+   * replayed: nothing of anybody's was there, the compiled bytes went in with one system call; merged: through libiptc,
+   * others' rules kept; replaced: a table of ours by another, in one transaction; unchanged: our rules stood there
+   * already; cleaned: rules of ours that no longer belong were removed.
+   */
+  how: 'replayed' | 'merged' | 'replaced' | 'unchanged' | 'cleaned';
+}
+
+export interface ApplyResult {
+  /** False when all of it stood there already. */
+  changed: boolean;
+  tables: TableResult[];
+  /** What was added or removed, as arguments of `ip`: `-4 rule add fwmark 0x539 lookup 133`. */
+  routes: string[];
+  timings: Timings;
+}
+
+/** A match this version does not know, as the kernel holds it. */
+export interface OpaqueMatch {
+  kind: 'opaque';
+  name: string;
+  revision: number;
+  /** Hex. */
+  data: string;
+}
+
+export interface OpaqueTarget {
+  kind: 'opaque';
+  name: string;
+  revision: number;
+  data: string;
+}
+
+/** A rule as read from the kernel. */
+export interface ActualRule extends Omit<Rule, 'matches' | 'target'> {
+  matches: (Match | OpaqueMatch)[];
+  target: Rule['target'] | OpaqueTarget;
+}
+
+export interface ActualChain {
+  name: string;
+  builtin: boolean;
+  /** In a builtin chain only the rules that are ours. */
+  rules: ActualRule[];
+}
+
+export interface ActualTable {
+  family: Family;
+  table: TableName;
+  chains: ActualChain[];
+}
+
+export interface VerifyResult {
+  /** Rules, routes and addresses all stand as compiled, and nothing of ours in the other form. */
+  ok: boolean;
+  /** Tables that differ, as they are now. */
+  legacy: ActualTable[];
+  nftables: ActualNftTable[];
+  /** Missing and surplus routes, rules and addresses, as the arguments of `ip` that make them. */
+  routes: { missing: string[]; surplus: string[] };
+  timings: Timings;
+}
+
+/** A ruleset as kernel-ready bytes. Safe to use for any number of netns at once. */
+export interface Compiled {
+  /**
+   * All or nothing. What stands in the other form goes once this one stands. `target` must be what `identify` said;
+   * another netns at that path is ESTALE.
+   *
+   * `fresh`: the caller knows that nobody has installed anything there yet, as in a sandbox that was made just now.
+   * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of
+   * tables without rules; if a table turns out to have rules after all, both are made up for.
+   *
+   * `release`: once all stands and is read back, the gate that waits in the netns is woken; nobody waiting is no error.
+   */
+  apply(target: Netns, options?: { fresh?: boolean; release?: boolean }): Promise<ApplyResult>;
+  verify(target: Netns): Promise<VerifyResult>;
+}
+
+/** What the kernel and this process allow. */
+export interface Probe {
+  /** Legacy tables, each tried for real in a scratch netns; an errno name where it failed. */
+  legacy: { 4: Record<TableName, true | string>; 6: Record<TableName, true | string> };
+  /** nf_tables answered a netlink request in a scratch netns; an errno name where it did not. */
+  nftables: true | string;
+  /** setns and unshare(CLONE_NEWNET) work. */
+  netns: true | string;
+  /** Matches and targets a rule of ours needs and this kernel lacks, `xt_owner rev 1 (IPv4)`. */
+  missingExtensions: string[];
+  /** The same of nf_tables, each tried in a scratch netns: `tproxy`. Empty where nf_tables does not answer. */
+  missingExpressions: string[];
+}
+
+/** What every rejected promise of the addon carries. */
+export interface NativeError extends Error {
+  /** An errno name (`ESTALE`), or `ERR_HOST_NETNS`, `ERR_NOT_NETNS`, `ERR_QUEUE_FULL`, `ERR_VERIFY`. */
+  code: string;
+  /** Negative errno, as Node has it; absent for the ERR_ codes. */
+  errno?: number;
+  syscall?: string;
+  path?: string;
+  /** `IPv4 nat`, `inet istio-proxy-nat`, where a table was at hand. */
+  table?: string;
+}
+
+/**
+ * What `apply` and `clean` answer, as it crosses: route changes; times, in the order of PHASES; then family (0 is inet),
+ * table (index in TABLES) and how (index in HOW) of each table. Arrays are made in a fraction of the time that the objects
+ * take, and these are made for every install.
+ */
+type ApplyTuple = [routes: string[], times: number[], ...codes: number[]];
+
+/** What `verify` answers, as it crosses; its times are those of an ApplyTuple. */
+type VerifyWire = Pick<VerifyResult, 'legacy' | 'routes'> & { nftables: ActualNftTableWire[]; timings: number[] };
+
+/** The addon as it is (native/addon.cc). */
+interface Addon {
+  probe(): Promise<Probe>;
+  identify(path: string, fresh: boolean): Promise<Identity>;
+  compile(ruleset: Ruleset | NftRulesetWire, backend: Backend): Promise<AddonCompiled>;
+  clean(path: string, dev: number, ino: number, cookie: bigint): Promise<ApplyTuple>;
+}
+
+interface AddonCompiled {
+  apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean, release: boolean): Promise<ApplyTuple>;
+  verify(path: string, dev: number, ino: number, cookie: bigint): Promise<VerifyWire>;
+}
+
+interface Native {
+  probe(): Promise<Probe>;
+  /**
+   * `path` is a file of nsfs: /run/netns/x, /proc/1234/ns/net. Enters it to read its cookie and addresses. `fresh`: as
+   * for `apply`; what stands there is not looked for, which is a third of the time.
+   */
+  identify(path: string, options?: { fresh?: boolean }): Promise<Identity>;
+  /** Builds the tables in a scratch netns and reads them back: what this kernel refuses is refused here. */
+  compile(form: Form): Promise<Compiled>;
+  /** Removes the tables, chains, rules, routes and addresses that are ours, whatever configuration they came from. */
+  clean(target: Netns): Promise<ApplyResult>;
+}
+
+let loaded: Native | undefined;
+
+/** Loads the addon at the first call, so that what needs no kernel (`plan`, `--help`) works without it. */
+export function native(): Native {
+  loaded ??= wrap(load());
+  return loaded;
+}
+
+function load(): Addon {
+  try {
+    return bindings({
+      bindings: 'ipnc',
+      module_root: ROOT,
+      try: [['module_root', 'build', process.env.IPNC_BUILD ?? 'Release', 'bindings']],
+    }) as Addon;
+  } catch (cause) {
+    throw new Error(
+      'the native addon is not built or cannot be loaded; run ./setup in the project folder, which says what is missing',
+      { cause },
+    );
+  }
+}
+
+function wrap(addon: Addon): Native {
+  return {
+    probe: () => addon.probe(),
+    identify: (path, { fresh = false } = {}) => addon.identify(path, fresh),
+    clean: async ({ path, dev, ino, cookie }) => applyResult(await addon.clean(path, dev, ino, cookie)),
+    compile: async ({ backend, ruleset }) => {
+      const compiled = await addon.compile(backend === 'nftables' ? toWire(ruleset) : ruleset, backend);
+      return {
+        apply: async ({ path, dev, ino, cookie }, { fresh = false, release = false } = {}) =>
+          applyResult(await compiled.apply(path, dev, ino, cookie, fresh, release)),
+        verify: async ({ path, dev, ino, cookie }) => {
+          const { legacy, nftables, routes, timings } = await compiled.verify(path, dev, ino, cookie);
+          const drift = [legacy, nftables, routes.missing, routes.surplus].some(({ length }) => length > 0);
+          return { ok: !drift, legacy, nftables: nftables.map(fromWire), routes, timings: timingsOf(timings) };
+        },
+      };
+    },
+  };
+}
+
+/** In the order in which they cross, and are shown. */
+export const PHASES = ['queue', 'enter', 'v4', 'v6', 'nftables', 'routes', 'verify', 'release', 'total'] as const;
+const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
+const HOW = ['replayed', 'merged', 'replaced', 'unchanged', 'cleaned'] as const;
+
+function timingsOf(times: number[]): Timings {
+  const timings = {} as Timings;
+  for (const [at, phase] of PHASES.entries()) timings[phase] = times[at] ?? 0;
+  return timings;
+}
+
+function applyResult([routes, times, ...codes]: ApplyTuple): ApplyResult {
+  const tables: TableResult[] = [];
+  for (let i = 0; i < codes.length; i += 3) {
+    const family = codes[i] === 0 ? 'inet' : codes[i] === 4 ? 4 : 6;
+    const [table, how] = [TABLES[codes[i + 1] ?? -1], HOW[codes[i + 2] ?? -1]];
+    if (table === undefined || how === undefined)
+      throw new Error('the native addon is of another version; run ./setup');
+    tables.push({ family, table, how });
+  }
+  const changed = routes.length > 0 || tables.some(({ how }) => how !== 'unchanged');
+  return { changed, tables, routes, timings: timingsOf(times) };
+}

@@ -1,0 +1,64 @@
+/** Which backend a netns gets, and why. */
+
+import { Failure } from '../errors.ts';
+import type { Ruleset } from '../ruleset/model.ts';
+import { nftables } from '../ruleset/nftables.ts';
+import type { Backend, Form, Identity, Probe } from './addon.ts';
+
+export interface Choice {
+  backend: Backend;
+  /** Half a sentence, for whoever asked. */
+  reason: string;
+}
+
+/** A netns nobody has touched, in this process's own user namespace. */
+export const ORDINARY = { path: '', ownedElsewhere: false, standing: [] } satisfies Place;
+
+type Place = Pick<Identity, 'path' | 'ownedElsewhere' | 'standing'>;
+
+/**
+ * `auto`: nftables where another user namespace owns the netns, since the kernel lets nobody outside write xt owner
+ * rules there, and where the kernel lacks a legacy table that `ruleset` needs; else the form in which our rules stand
+ * already; else iptables-legacy, whose install takes three fifths of the time (docs/decisions.md).
+ *
+ * Rejects with Failure where the netns cannot have what was asked for. `probe` is asked only where it decides.
+ */
+export async function chooseBackend(
+  wanted: 'auto' | Backend,
+  place: Place,
+  ruleset: Ruleset,
+  probe: () => Probe | Promise<Probe>,
+): Promise<Choice> {
+  if (wanted === 'iptables-legacy' && place.ownedElsewhere) {
+    throw new Failure(
+      'ERR_USERNS',
+      `${place.path} belongs to another user namespace, where the kernel refuses legacy owner rules from outside`,
+      'use --backend nftables, or auto, which chooses it there',
+    );
+  }
+  if (wanted !== 'auto') return { backend: wanted, reason: 'asked for' };
+  if (place.ownedElsewhere) return { backend: 'nftables', reason: 'another user namespace owns the netns' };
+  const kernel = await probe();
+  const lack = legacyLack(ruleset, kernel);
+  if (lack !== undefined && kernel.nftables === true) return { backend: 'nftables', reason: lack };
+  const [standing, other] = place.standing;
+  if (standing !== undefined && other === undefined)
+    return { backend: standing, reason: 'our rules stand in it there' };
+  return { backend: 'iptables-legacy', reason: lack ?? 'the faster one' };
+}
+
+/** The first table of the ruleset that legacy iptables lacks here, in words. */
+function legacyLack({ families, tables }: Ruleset, { legacy }: Probe): string | undefined {
+  for (const family of families) {
+    for (const { name } of tables) {
+      const answer = legacy[family][name];
+      if (answer !== true) return `this kernel has no legacy IPv${family} ${name} table (${answer})`;
+    }
+  }
+  return undefined;
+}
+
+/** `counters`: whether each rule of nftables' form counts; iptables' always do. */
+export function formOf(ruleset: Ruleset, backend: Backend, { counters }: { counters: boolean }): Form {
+  return backend === 'nftables' ? { backend, ruleset: nftables(ruleset, { counters }) } : { backend, ruleset };
+}

@@ -1,0 +1,249 @@
+/** What this kernel, this process and this node allow, each with the remedy for what is lacking. */
+import { existsSync, readFileSync } from 'node:fs';
+import { release } from 'node:os';
+import type { RunConfig } from '../config/read.ts';
+import { plan } from '../istio/plan.ts';
+import { redirect } from '../istio/redirect.ts';
+import { native, type Probe } from '../native/addon.ts';
+import { chooseBackend, ORDINARY } from '../native/backend.ts';
+import type { Family, TableName } from '../ruleset/model.ts';
+import { CRI_SOCKETS, criSockets } from '../runtime/cri/sockets.ts';
+import { chooseKind, KINDS } from '../runtime/kind.ts';
+import { NETNS_FOLDER, onNode } from '../runtime/node-paths.ts';
+
+export interface Check {
+  name: string;
+  /** `warn`: something that only some pods need; `missing`: nothing works without it. */
+  status: 'ok' | 'warn' | 'missing';
+  detail: string;
+  remedy?: string;
+}
+
+/** Bits of linux/capability.h, and what each is needed for. */
+const CAPABILITIES = [
+  { name: 'CAP_NET_ADMIN', bit: 12n, use: 'rules and routes' },
+  { name: 'CAP_NET_RAW', bit: 13n, use: 'the socket through which libiptc reads and writes tables' },
+  { name: 'CAP_SYS_ADMIN', bit: 21n, use: 'setns() into a pod' },
+];
+
+const NEEDS: Record<TableName, string> = {
+  nat: 'every redirect',
+  mangle: 'TPROXY, --drop-invalid',
+  raw: 'DNS capture',
+};
+
+/** What Istio injects unless told otherwise. */
+const { spec: DEFAULTS } = redirect({});
+
+/** How long a runtime may take to say which one it is. */
+const RUNTIME_LIMIT_MS = 2000;
+
+/** All checks, in the order in which a reader wants them; of the runtime what `run` would find with these options. */
+export async function examine(config: Pick<RunConfig, 'criSocket' | 'hostRoot' | 'runtimeEvents'>): Promise<Check[]> {
+  const { hostRoot } = config;
+  const folder = onNode(hostRoot, NETNS_FOLDER);
+  const sockets = config.criSocket === undefined ? criSockets(hostRoot) : [config.criSocket];
+  const events = await runtimeEvents(sockets[0] && onNode(hostRoot, sockets[0]), folder, config.runtimeEvents);
+  const { checks } = await essentials();
+  return [...checks, netnsFolder(folder), criSocket(sockets), events];
+}
+
+/** Those without which nothing works, and what the kernel allows; that is absent where the addon cannot be asked. */
+export async function essentials(): Promise<{ checks: Check[]; probe?: Probe }> {
+  const checks: Check[] = [kernel(), ...capabilities(), userNamespace()];
+  let probe: Probe;
+  try {
+    probe = await native().probe();
+  } catch (error) {
+    const detail = error instanceof Error ? error.message : String(error);
+    checks.push({ name: 'addon', status: 'missing', detail, remedy: 'run ./setup in the project folder' });
+    return { checks };
+  }
+  checks.push({ name: 'addon', status: 'ok', detail: 'loaded' }, ...(await kernelSupport(probe)));
+  return { checks, probe };
+}
+
+/** SO_NETNS_COOKIE came with Linux 5.14 (e8b9eab99232). */
+function kernel(): Check {
+  const version = release();
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  const check = { name: 'kernel', detail: `Linux ${version}` };
+  if (major > 5 || (major === 5 && minor >= 14)) return { ...check, status: 'ok' };
+  return {
+    ...check,
+    status: 'warn',
+    remedy: 'Linux 5.14 or newer names a netns for good (SO_NETNS_COOKIE); older ones only where that was backported',
+  };
+}
+
+function capabilities(): Check[] {
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(read('/proc/self/status'))?.[1] ?? '0'}`);
+  return CAPABILITIES.map(({ name, bit, use }) => {
+    if ((effective & (1n << bit)) !== 0n) return { name, status: 'ok', detail: `effective; for ${use}` };
+    const remedy = `run as root, or add ${name.slice(4)} to the container's capabilities`;
+    return { name, status: 'missing', detail: `not effective; needed for ${use}`, remedy };
+  });
+}
+
+/** The initial user namespace maps every id to itself. */
+function userNamespace(): Check {
+  const map = read('/proc/self/uid_map').trim().split(/\s+/);
+  const name = 'user namespace';
+  if (map.join(' ') === '0 0 4294967295') return { name, status: 'ok', detail: 'the initial one' };
+  return {
+    name,
+    status: 'warn',
+    detail: `another than the initial one (uid_map: ${map.join(' ')})`,
+    remedy: 'only network namespaces made in here can be entered; run on the node itself for those of its pods',
+  };
+}
+
+async function kernelSupport(probe: Probe): Promise<Check[]> {
+  const { legacy, nftables, netns, missingExtensions, missingExpressions } = probe;
+  const checks: Check[] = [];
+  checks.push(
+    netns === true
+      ? { name: 'netns', status: 'ok', detail: 'setns() and unshare() work' }
+      : {
+          name: 'netns',
+          status: 'missing',
+          detail: `setns() or unshare() is refused: ${netns}`,
+          remedy: 'CAP_SYS_ADMIN, and a seccomp profile that allows them (RuntimeDefault with CAP_SYS_ADMIN does)',
+        },
+  );
+  for (const family of [4, 6] as const) {
+    for (const table of ['nat', 'mangle', 'raw'] as const) {
+      const answer = legacy[family][table];
+      const name = `legacy IPv${family} ${table}`;
+      if (answer === true) {
+        checks.push({ name, status: 'ok', detail: `for ${NEEDS[table]}` });
+        continue;
+      }
+      checks.push({
+        name,
+        status: 'warn',
+        detail: `${answer}; needed for ${NEEDS[table]}`,
+        remedy: `modprobe ${family === 4 ? 'iptable' : 'ip6table'}_${table}${nftables === true ? '; without it nftables is used' : ''}`,
+      });
+    }
+  }
+  checks.push(
+    missingExtensions.length === 0
+      ? { name: 'extensions', status: 'ok', detail: 'every match and target our rules use' }
+      : {
+          name: 'extensions',
+          status: 'warn',
+          detail: `this kernel lacks ${missingExtensions.join(', ')}`,
+          remedy: 'load the modules of these names (modprobe xt_owner and the like)',
+        },
+  );
+  checks.push(nfTables(nftables, missingExpressions));
+  const families: Family[] = legacy[6].nat === 'EAFNOSUPPORT' ? [4] : [4, 6];
+  const { backend, reason } = await chooseBackend('auto', ORDINARY, plan(DEFAULTS, families), () => probe);
+  const others = 'nftables in a netns that another user namespace owns (hostUsers: false)';
+  const usable = backend === 'nftables' || legacy[4].nat === true;
+  checks.push(
+    usable
+      ? { name: 'backend', status: 'ok', detail: `${backend}: ${reason}; ${others}` }
+      : { name: 'backend', status: 'missing', detail: 'this kernel has neither legacy iptables nor nf_tables' },
+  );
+  return checks;
+}
+
+function nfTables(answer: Probe['nftables'], lacking: string[]): Check {
+  const name = 'nf_tables';
+  if (answer !== true) {
+    const remedy = 'modprobe nf_tables; pods with a user namespace of their own need it';
+    return { name, status: 'warn', detail: answer, remedy };
+  }
+  if (lacking.length === 0) return { name, status: 'ok', detail: 'every expression our rules use' };
+  const remedy = 'load their modules (modprobe nft_redir nft_tproxy nft_ct nft_chain_nat)';
+  return { name, status: 'warn', detail: `this kernel lacks ${lacking.join(', ')}`, remedy };
+}
+
+interface Mount {
+  point: string;
+  type: string;
+  /** `shared:1`, `master:2`, as proc_pid_mountinfo(5) has them. */
+  propagation: string[];
+}
+
+/** Whether a netns that the node's runtime makes later will be seen here. */
+function netnsFolder(folder: string): Check {
+  const name = NETNS_FOLDER;
+  const mounts = read('/proc/self/mountinfo').split('\n').map(mount);
+  const holder = mounts
+    .filter(({ point }) => folder === point || folder.startsWith(point === '/' ? '/' : `${point}/`))
+    .reduce<Mount | undefined>(
+      (best, next) => (best && best.point.length > next.point.length ? best : next),
+      undefined,
+    );
+  const count = mounts.filter(({ point, type }) => type === 'nsfs' && point.startsWith(`${folder}/`)).length;
+  if (!existsSync(folder)) {
+    const remedy = "in a container, mount the host's /run/netns with mountPropagation: HostToContainer";
+    return { name, status: 'warn', detail: 'does not exist; the first "ip netns add" makes it', remedy };
+  }
+  const propagation = holder?.propagation.join(' ') ?? '';
+  const detail = `${count} namespaces; mounted on ${holder?.point ?? '?'}, ${propagation === '' ? 'private' : propagation}`;
+  if (propagation !== '') return { name, status: 'ok', detail };
+  return {
+    name,
+    status: 'warn',
+    detail,
+    remedy:
+      'namespaces made elsewhere later on are not seen here; in a container use mountPropagation: HostToContainer',
+  };
+}
+
+/** `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw` */
+function mount(line: string): Mount {
+  const [left = '', right = ''] = line.split(' - ');
+  const words = left.split(' ');
+  return { point: words[4] ?? '', type: right.split(' ')[0] ?? '', propagation: words.slice(6) };
+}
+
+function criSocket(found: readonly string[]): Check {
+  const name = 'CRI socket';
+  if (found.length > 0) return { name, status: 'ok', detail: found.join(', ') };
+  return {
+    name,
+    status: 'warn',
+    detail: 'none found; only a controller of pods needs one',
+    remedy: `looked for ${CRI_SOCKETS.join(', ')}; in a container, mount the one of this node`,
+  };
+}
+
+/** The source that tells of new sandboxes, by the choice that `run` makes: see sources/runtime.ts. */
+async function runtimeEvents(
+  socket: string | undefined,
+  folder: string,
+  wanted: RunConfig['runtimeEvents'],
+): Promise<Check> {
+  const name = 'runtime events';
+  const without = 'a pod is then learned of from the API server alone, about a second later';
+  if (wanted === 'off') return { name, status: 'warn', detail: 'off', remedy: `--runtime-events auto; ${without}` };
+  if (socket === undefined)
+    return { name, status: 'warn', detail: 'none: there is no runtime to ask', remedy: without };
+  // Only here: gRPC takes longer to load than all the rest to run.
+  const { Cri } = await import('../runtime/cri/client.ts');
+  const cri = new Cri(socket, RUNTIME_LIMIT_MS);
+  try {
+    const kinds = wanted === 'auto' ? KINDS : [wanted];
+    const { kind, reason } = chooseKind(await cri.version(), folder, kinds, new Map());
+    if (kind !== 'none') return { name, status: 'ok', detail: `${kind}: ${reason}` };
+    return { name, status: 'warn', detail: `none: ${reason}`, remedy: without };
+  } catch (error) {
+    const detail = `none: ${error instanceof Error ? error.message : String(error)}`;
+    return { name, status: 'warn', detail, remedy: `start the runtime, or name its socket; ${without}` };
+  } finally {
+    cri.close();
+  }
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}

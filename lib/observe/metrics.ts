@@ -1,0 +1,177 @@
+/**
+ * What the controller measures, for Prometheus. Labels are of small closed sets, or bounded here: never a pod's name.
+ *
+ * https://prometheus.io/docs/practices/naming/
+ */
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { QueueStats } from '../controller/queue.ts';
+import type { Backend } from '../native/addon.ts';
+
+const STAGES = ['decide', 'plan', 'locate', 'install', 'verify', 'mark', 'release', 'total'] as const;
+export type Stage = (typeof STAGES)[number];
+
+/** Microseconds; a stage that was not come to is absent. */
+export type Stages = Partial<Record<Stage, number>>;
+
+export type PodState = 'pending' | 'initialized' | 'failed' | 'skipped';
+
+/** What is asked for at each scrape. Cheap, and it does not throw. */
+export interface Observed {
+  queue(): QueueStats;
+  pods(): Record<PodState, number>;
+  /** As informers count them. */
+  watches(): { resource: string; restarts: Readonly<Record<string, number>> }[];
+  /** What became of Events, as their recorder counts them. */
+  events(): Readonly<Record<string, number>>;
+  /** Where pods are learned of faster than from the API: `containerd`, `none`. */
+  eventSource(): string;
+}
+
+export interface Metrics {
+  installed(backend: Backend, stages: Stages): void;
+  skipped(reason: string): void;
+  /** `reason` is an error's code. */
+  failed(reason: string): void;
+  driftRepaired(backend: Backend): void;
+  contentType: string;
+  /** In Prometheus' text format. */
+  text(): Promise<string>;
+}
+
+/** Of 50 us to 30 s. */
+const BUCKETS = [
+  50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
+];
+
+/** Values of a label that others choose; any further one is counted as `other`. */
+const DISTINCT = 32;
+
+/** How often the event loop's delay is sampled: Node's usual 10 ms costs an idle process half a percent of a CPU. */
+const LOOP_SAMPLE_MS = 50;
+const HOUR_MS = 3_600_000;
+
+const PREFIX = 'istio_pod_network_controller_';
+
+export function createMetrics(version: string, observed: Observed): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  registerProcess(registry);
+
+  const duration = new Histogram({
+    name: `${PREFIX}init_duration_seconds`,
+    help: 'From the event to an initialized pod, by stage',
+    labelNames: ['stage', 'backend'],
+    buckets: BUCKETS,
+    registers,
+  });
+  const counter = (name: string, help: string, label: string) =>
+    new Counter({ name: PREFIX + name, help, labelNames: [label], registers });
+  const installs = counter('installs_total', 'Pods whose rules were installed, or found standing', 'backend');
+  const skips = counter('skips_total', 'Pods that are not enrolled, by reason', 'reason');
+  const failures = counter('failures_total', "Attempts that failed, by the error's code", 'reason');
+  const drift = counter('drift_repaired_total', 'Pods whose rules had changed, and were put right', 'backend');
+  const skipReason = bounded();
+  const failureReason = bounded();
+  registerObserved(registers, observed);
+  new Gauge({
+    name: `${PREFIX}build_info`,
+    help: 'Always 1',
+    labelNames: ['version', 'node_version'],
+    registers,
+  }).set({ version, node_version: process.version }, 1);
+
+  return {
+    installed: (backend, stages) => {
+      installs.inc({ backend });
+      for (const stage of STAGES) {
+        const microseconds = stages[stage];
+        if (microseconds !== undefined) duration.observe({ stage, backend }, microseconds / 1e6);
+      }
+    },
+    skipped: (reason) => skips.inc({ reason: skipReason(reason) }),
+    failed: (reason) => failures.inc({ reason: failureReason(reason) }),
+    driftRepaired: (backend) => drift.inc({ backend }),
+    contentType: registry.contentType,
+    text: () => registry.metrics(),
+  };
+}
+
+/** prom-client's own, but for the event loop's delay: there an idle process shows the sampling interval as its lag. */
+function registerProcess(registry: Registry): void {
+  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: HOUR_MS });
+  for (const kind of ['min', 'max', 'mean', 'stddev', 'p50', 'p90', 'p99']) {
+    registry.removeSingleMetric(`nodejs_eventloop_lag_${kind}_seconds`);
+  }
+  const delay = monitorEventLoopDelay({ resolution: LOOP_SAMPLE_MS });
+  delay.enable();
+  new Gauge({
+    name: `${PREFIX}event_loop_lag_seconds`,
+    help: 'How late the event loop was since the last scrape; the quantile 1 is the longest',
+    labelNames: ['quantile'],
+    registers: [registry],
+    collect() {
+      for (const quantile of [0.5, 0.99, 1]) {
+        const seconds = delay.percentile(100 * quantile) / 1e9;
+        this.set({ quantile }, Math.max(0, seconds - LOOP_SAMPLE_MS / 1000));
+      }
+      delay.reset();
+    },
+  });
+}
+
+/** What others count already is read from them at each scrape. */
+function registerObserved(registers: Registry[], observed: Observed): void {
+  const read = (
+    Metric: typeof Gauge | typeof Counter,
+    name: string,
+    help: string,
+    labelNames: string[],
+    values: () => [labels: Record<string, string>, value: number][],
+  ) =>
+    new Metric({
+      name: PREFIX + name,
+      help,
+      labelNames,
+      registers,
+      collect() {
+        this.reset();
+        for (const [labels, value] of values()) this.inc(labels, value);
+      },
+    });
+  const by = (label: string, counts: Readonly<Record<string, number>>) =>
+    Object.entries(counts).map(([key, value]): [Record<string, string>, number] => [{ [label]: key }, value]);
+
+  read(Gauge, 'queue_depth', 'Pods that wait for a worker', ['priority'], () =>
+    by('priority', observed.queue().waiting),
+  );
+  read(Gauge, 'queue_running', 'Pods that are being worked on', [], () => [[{}, observed.queue().running]]);
+  read(Gauge, 'queue_backing_off', 'Pods that wait for another attempt', [], () => [[{}, observed.queue().backingOff]]);
+  read(Gauge, 'queue_oldest_age_seconds', 'Longest wait for a worker', [], () => [
+    [{}, observed.queue().oldestMs / 1000],
+  ]);
+  read(Gauge, 'pods', 'Pods of this node, by state', ['state'], () => by('state', observed.pods()));
+  read(Gauge, 'runtime_event_source', 'Always 1; the label names the source in use', ['source'], () => [
+    [{ source: observed.eventSource() }, 1],
+  ]);
+  read(Counter, 'watch_restarts_total', 'Watches begun anew, by resource and reason', ['resource', 'reason'], () =>
+    observed
+      .watches()
+      .flatMap(({ resource, restarts }) =>
+        by('reason', restarts).map(([labels, value]): [Record<string, string>, number] => [
+          { resource, ...labels },
+          value,
+        ]),
+      ),
+  );
+  read(Counter, 'events_total', 'Events, by what became of them', ['result'], () => by('result', observed.events()));
+}
+
+function bounded(): (value: string) => string {
+  const seen = new Set<string>();
+  return (value) => {
+    if (!seen.has(value) && seen.size === DISTINCT) return 'other';
+    seen.add(value);
+    return value;
+  };
+}

@@ -1,0 +1,58 @@
+/** Sandboxes that are new in the runtime's list; for events that do not say which sandbox they are about. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Cri } from './cri/client.ts';
+import type { SandboxHint } from './hint-queue.ts';
+
+/** From a new netns until its sandbox is in the list the CNI plugins run: 50 ms, or seconds. A list takes 1 ms. */
+const WAIT = { firstMs: 20, longestMs: 250, limitMs: 10_000 };
+
+export class Arrivals {
+  readonly #cri: Pick<Cri, 'sandboxes'>;
+  readonly #tell: (hint: SandboxHint) => void;
+  readonly #signal: AbortSignal;
+  /** Ids, as of the last list. */
+  #known = new Set<string>();
+  #expected = 0;
+  #until = 0;
+  #waitMs = WAIT.firstMs;
+
+  constructor(cri: Pick<Cri, 'sandboxes'>, tell: (hint: SandboxHint) => void, signal: AbortSignal) {
+    this.#cri = cri;
+    this.#tell = tell;
+    this.#signal = signal;
+  }
+
+  /** Tells all that are ready. Rejects with RuntimeError. */
+  async tellAll(): Promise<void> {
+    this.#known.clear();
+    await this.#tellNew();
+  }
+
+  /** One more sandbox is about to be listed: looks until it is, or for 10 s after the last call. */
+  expect(): void {
+    this.#until = performance.now() + WAIT.limitMs;
+    this.#waitMs = WAIT.firstMs;
+    if (this.#expected++ === 0) void this.#look();
+  }
+
+  async #look(): Promise<void> {
+    while (this.#expected > 0 && performance.now() < this.#until && !this.#signal.aborted) {
+      await sleep(this.#waitMs, undefined, { signal: this.#signal }).catch(() => {});
+      this.#waitMs = Math.min(this.#waitMs * 1.5, WAIT.longestMs);
+      // A runtime that does not answer now may do so at the next attempt.
+      const arrived = await this.#tellNew().catch(() => 0);
+      this.#expected = Math.max(0, this.#expected - arrived);
+      if (arrived > 0) this.#waitMs = WAIT.firstMs;
+    }
+    this.#expected = 0;
+  }
+
+  async #tellNew(): Promise<number> {
+    const listed = await this.#cri.sandboxes('ready', this.#signal);
+    if (this.#signal.aborted) return 0;
+    const arrived = listed.filter(({ id }) => !this.#known.has(id));
+    this.#known = new Set(listed.map(({ id }) => id));
+    for (const { id, uid } of arrived) this.#tell({ sandboxId: id, podUid: uid });
+    return arrived.length;
+  }
+}
