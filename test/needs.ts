@@ -4,6 +4,7 @@ import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { canBecome, UID_MAP_REMEDY } from '../lib/demo/userns.ts';
 import { clusterLack, helmLack } from './cluster/programs.ts';
+import { networkNamespaceLack } from './cluster/sandbox/sandbox.ts';
 
 /** What can be asked for by name; any other name is a command to be found in PATH. */
 const probes: Record<string, () => string | undefined> = {
@@ -35,6 +36,7 @@ const probes: Record<string, () => string | undefined> = {
   gate: () => built('gate'),
   toolbox: () => built('toolbox'),
   native_test: () => built('native_test'),
+  'machine-root': networkNamespaceLack,
   cluster: clusterLack,
   helm: helmLack,
   browser: () =>

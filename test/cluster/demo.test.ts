@@ -56,9 +56,9 @@ test(
     const { code, stdout, stderr } = await demo(join(ROOT, 'lib/main.ts'), { XDG_CACHE_HOME: '/nowhere' });
     equal(code, 1);
     equal(stdout, '');
-    match(stderr, /not built.*test\/cluster\/build/);
+    match(stderr, /not built: .*kubelet.*; run "npm run programs -- cluster"/);
   },
-  { needs: ['netns'] },
+  { needs: ['machine-root'] },
 );
 
 test(

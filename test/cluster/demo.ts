@@ -13,10 +13,7 @@ const POD = 'web';
 /** Throws Failure where no cluster can be had, or where anything went another way than it should. */
 export async function clusterDemo(io: Io, wanted: 'auto' | Backend): Promise<void> {
   const lack = clusterLack();
-  if (lack !== undefined) {
-    const remedy = 'as root: test/cluster/setup and test/cluster/build, or "npm run cluster", which does both';
-    throw new Failure('ERR_CLUSTER', lack, remedy);
-  }
+  if (lack !== undefined) throw new Failure('ERR_CLUSTER', lack);
   heading(io, 'A cluster in namespaces of its own');
   const progress = (part: string, ms: number) =>
     io.out(paint(io, 'dim', `  ${(ms / 1000).toFixed(1).padStart(4)} s  ${part}\n`));

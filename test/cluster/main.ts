@@ -6,7 +6,7 @@ import { parseArgs, styleText } from 'node:util';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import type { ImageName } from './images/images.ts';
 import { startNode } from './node.ts';
-import { installPackages } from './programs.ts';
+import { prepareCluster } from './programs.ts';
 import { networkNamespaceLack } from './sandbox/sandbox.ts';
 
 const HELP = `A real Kubernetes on this machine, until Ctrl-C.
@@ -37,9 +37,10 @@ async function main(): Promise<number> {
     return 1;
   }
   try {
-    installPackages();
-  } catch {
-    return 1; // it has said why
+    await prepareCluster();
+  } catch (error) {
+    console.error(styleText('red', (error as Error).message));
+    return 1;
   }
   const controlPlane = await startControlPlane({ controllers: true, progress });
   try {

@@ -1,0 +1,52 @@
+/** `npm run programs`: sets up the Go programs that tests, bench and demo use, where they are not there yet. */
+import { parseArgs, styleText } from 'node:util';
+import { clusterLack, clusterPrograms, prepareCluster } from '../cluster/programs.ts';
+import type { ProgramSet } from './program-set.ts';
+
+interface Choice {
+  set: ProgramSet;
+  /** Brings the programs and all that they need to run. */
+  prepare(): Promise<void>;
+  /** What is missing, in words, or undefined. */
+  lack(): string | undefined;
+}
+
+const CHOICES: Choice[] = [{ set: clusterPrograms, prepare: prepareCluster, lack: clusterLack }];
+const NAMES = CHOICES.map(({ set }) => set.name).join(', ');
+
+const HELP = `Builds the Go programs that tests, bench and demo use, and as root on Debian installs what they need.
+It happens once a machine.
+
+  npm run programs                    all sets: ${NAMES}
+  npm run programs -- cluster         one set
+  npm run programs -- cluster helm    programs of a set, and nothing beside them
+  npm run programs -- --check ...     changes nothing; exit code 1 if something is missing`;
+
+try {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { help: { type: 'boolean', short: 'h' }, check: { type: 'boolean' } },
+  });
+  if (values.help) console.log(HELP);
+  else await main(positionals, values.check === true);
+} catch (error) {
+  console.error(styleText('red', error instanceof Error ? error.message : String(error)));
+  process.exitCode = 1;
+}
+
+async function main([wanted, ...names]: string[], check: boolean): Promise<void> {
+  const chosen = CHOICES.filter(({ set }) => wanted === undefined || wanted === set.name);
+  if (chosen.length === 0) throw new Error(`there is no set ${wanted}; expected one of ${NAMES}`);
+  for (const { set, prepare, lack } of chosen) {
+    if (check) {
+      const missing = set.missing(names).map(({ name }) => name);
+      const said = names.length === 0 ? lack() : missing.length > 0 && `${set.name}: not built: ${missing.join(', ')}`;
+      if (said) throw new Error(said);
+    } else if (names.length > 0) {
+      await set.build(names);
+    } else {
+      await prepare();
+    }
+    console.log(set.folder);
+  }
+}
