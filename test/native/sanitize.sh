@@ -14,8 +14,16 @@ if ! npm_config_nodedir="$(./setup --nodedir)" node-gyp configure build --debug 
   exit 1
 fi
 
-[ $# -gt 0 ] || set -- test/native.test.ts test/change.test.ts test/foreign*.test.ts test/kernel*.test.ts test/drift*.test.ts \
-  test/safety*.test.ts test/rollback*.test.ts test/concurrency*.test.ts
+if [ $# -eq 0 ]; then
+  cd test/native
+  set -- unit.test.ts change.test.ts foreign*.test.ts kernel*.test.ts drift*.test.ts safety*.test.ts rollback*.test.ts \
+    concurrency*.test.ts
+  cd ../..
+  for file; do
+    set -- "$@" "test/native/$file"
+    shift
+  done
+fi
 IPNC_SANITIZER_RUNTIME=$(g++ -print-file-name=libasan.so)
 export IPNC_SANITIZER_RUNTIME
 IPNC_BUILD=Debug ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 node test/run.ts "$@"

@@ -2,7 +2,7 @@
  * Fewer conditions and rules for the same traffic, chain by chain.
  *
  * Each step is sound by itself, by what the rules around it say; none knows what the chains are for. That all of them
- * together are sound is what test/nftables.test.ts shows with packets.
+ * together are sound is what test/ruleset/nftables.test.ts shows with packets.
  */
 import {
   type Box,

@@ -1,0 +1,577 @@
+/** What the chart makes of its values, by the real helm; test/cluster/chart.test.ts asks the real API server. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { V1ConfigMap, V1DaemonSet, V1Job, V1NetworkPolicy, V1Pod, V1PodSpec } from '@kubernetes/client-node';
+import * as assert from 'uvu/assert';
+import { parse } from 'yaml';
+import { runOptionList } from '../../lib/config/options.ts';
+import { readConfig } from '../../lib/config/read.ts';
+import { optionList } from '../../lib/istio/options.ts';
+import { createMetrics } from '../../lib/observe/metrics.ts';
+import { suite } from '../suite.ts';
+import { CHART, helm, type Manifest, only, render } from '../support/helm.ts';
+
+const test = suite('chart');
+test.needs('helm');
+
+const folder = mkdtempSync(join(tmpdir(), 'ipnc-chart-'));
+test.after(() => rmSync(folder, { recursive: true, force: true }));
+
+const chartFile = (name: string) => readFileSync(join(CHART, name), 'utf8');
+const MONITORS = ['podMonitor', 'prometheusRule', 'dashboard'].map((name) => `monitoring.${name}.enabled=true`);
+
+function daemonSet(objects: readonly Manifest[]) {
+  const { spec } = only(objects, 'DaemonSet') as unknown as V1DaemonSet;
+  const pod = spec?.template.spec;
+  const [container] = pod?.containers ?? [];
+  if (pod === undefined || container === undefined) throw new Error('no container');
+  return { spec, template: spec?.template, pod, container };
+}
+
+/** What `ipnc run` reads of it. */
+function configOf(objects: readonly Manifest[]) {
+  const { data } = objects.find(({ kind, metadata }) => {
+    return kind === 'ConfigMap' && metadata.name === 'istio-pod-network-controller';
+  }) as unknown as V1ConfigMap;
+  const { container } = daemonSet(objects);
+  const environment = Object.fromEntries(
+    (container.env ?? []).map(({ name, value, valueFrom }) => [name, valueFrom ? 'from-the-pod' : value]),
+  );
+  return readConfig({ flags: new Map(), environment, read: () => data?.['config.yaml'] ?? '' });
+}
+
+async function refusal(...args: string[]): Promise<string> {
+  try {
+    await helm('template', 'mesh', CHART, ...args);
+  } catch (error) {
+    return String((error as { stderr: string }).stderr);
+  }
+  throw new Error(`taken: ${args.join(' ')}`);
+}
+
+test('lint has nothing to say, with every part in', async () => {
+  const parts = ['kubernetesDistribution=OpenShift', 'networkPolicy.apiServerPorts={6443}', 'bench.enabled=true'];
+  const set = [...MONITORS, ...parts];
+  const said = await helm('lint', '--strict', CHART, ...set.flatMap((each) => ['--set', each]));
+  assert.match(said, /0 chart\(s\) failed/);
+  assert.not.match(said, /\[(WARNING|ERROR)\]/);
+});
+
+const DISTRIBUTIONS = ['Kubernetes', 'OpenShift'];
+const RUNTIMES = ['auto', 'containerd', 'crio', 'docker'];
+const MODES = ['auto', 'policy', 'istio', 'none'];
+const ALWAYS = ['ClusterRole', 'ClusterRoleBinding', 'ConfigMap', 'DaemonSet', 'NetworkPolicy', 'Pod', 'Service'];
+
+for (const distribution of DISTRIBUTIONS) {
+  test(
+    `${distribution}: each runtime, way of injection and monitor gives what it should and no more`,
+    async () => {
+      const cases = RUNTIMES.flatMap((runtime) =>
+        MODES.flatMap((mode) => [[], MONITORS].map((monitors) => ({ runtime, mode, monitors }))),
+      );
+      for (const { runtime, mode, monitors } of cases) {
+        const set = [`kubernetesDistribution=${distribution}`, `containerRuntime=${runtime}`, `injection.mode=${mode}`];
+        const objects = await render([...set, ...monitors], '--namespace', 'istio-system');
+        const kinds = new Set(objects.map(({ kind }) => kind));
+        for (const kind of ALWAYS) assert.ok(kinds.has(kind), `${kind} with ${set}`);
+        assert.is(kinds.has('SecurityContextConstraints'), distribution === 'OpenShift');
+        for (const kind of ['PodMonitor', 'PrometheusRule']) assert.is(kinds.has(kind), monitors.length > 0);
+        for (const { apiVersion, kind, metadata } of objects) {
+          const clusterWide = /^Cluster|SecurityContextConstraints|Admission/.test(kind);
+          assert.is(metadata.namespace, clusterWide ? undefined : 'istio-system', `${apiVersion} ${kind}`);
+          if (kind !== 'Pod') assert.is(metadata.labels?.['app.kubernetes.io/instance'], 'mesh');
+        }
+        assert.is(configOf(objects).enroll, 'both');
+      }
+    },
+    { timeoutMs: 120_000 },
+  );
+}
+
+/** Root with these capabilities and nothing else, nothing of the host's namespaces, and OpenShift's constraints for just that. */
+function assertPrivileges(
+  objects: readonly Manifest[],
+  pod: V1PodSpec,
+  { capabilities, allowed }: { capabilities: string[]; allowed: string[] },
+): Manifest {
+  const seLinuxOptions = { user: 'system_u', role: 'system_r', type: 'spc_t', level: 's0' };
+  assert.equal(pod.containers[0]?.securityContext, {
+    runAsUser: 0,
+    runAsGroup: 0,
+    privileged: false,
+    allowPrivilegeEscalation: false,
+    readOnlyRootFilesystem: true,
+    capabilities: { drop: ['ALL'], add: capabilities },
+    seLinuxOptions,
+  });
+  for (const host of ['hostPID', 'hostIPC', 'hostNetwork', 'initContainers'] as const) assert.is(pod[host], undefined);
+  const scc = only(objects, 'SecurityContextConstraints');
+  assert.equal(scc.allowedCapabilities, capabilities);
+  assert.equal(scc.seLinuxContext, { type: 'MustRunAs', seLinuxOptions });
+  const allows = Object.keys(scc).filter((key) => key.startsWith('allow') && scc[key] === true);
+  assert.equal(allows, allowed);
+  return scc;
+}
+
+const CAPABILITIES = ['NET_ADMIN', 'NET_RAW', 'SYS_ADMIN'];
+
+for (const runtime of RUNTIMES) {
+  test(`${runtime}: root with three capabilities (four for docker), and nothing else`, async () => {
+    const objects = await render([`containerRuntime=${runtime}`, 'kubernetesDistribution=OpenShift']);
+    const { pod } = daemonSet(objects);
+    const capabilities = runtime === 'docker' ? [...CAPABILITIES, 'SYS_PTRACE'] : CAPABILITIES;
+    const scc = assertPrivileges(objects, pod, { capabilities, allowed: ['allowHostDirVolumePlugin'] });
+    assert.equal(pod.securityContext, { seccompProfile: { type: 'RuntimeDefault' } });
+    assert.equal(scc.users, ['system:serviceaccount:istio-system:istio-pod-network-controller']);
+    // OpenShift knows volumes by the names of their fields.
+    const kinds = (pod.volumes ?? []).flatMap((volume) => Object.keys(volume).filter((key) => key !== 'name'));
+    assert.equal([...new Set([...kinds, 'projected'])].sort(), scc.volumes);
+  });
+}
+
+const mounts: Record<string, { set: string[]; paths: string[]; socket?: string }> = {
+  auto: { set: [], paths: ['/run'] },
+  containerd: {
+    set: ['containerRuntime=containerd'],
+    paths: ['/run/netns', '/run/containerd'],
+    socket: '/run/containerd/containerd.sock',
+  },
+  crio: { set: ['containerRuntime=crio'], paths: ['/run/netns', '/run/crio'], socket: '/run/crio/crio.sock' },
+  docker: { set: ['containerRuntime=docker'], paths: ['/run', '/proc'], socket: '/run/cri-dockerd.sock' },
+  'auto elsewhere': {
+    set: ['criSocket=/var/snap/microk8s/common/run/containerd.sock'],
+    paths: ['/run', '/var/snap/microk8s/common/run'],
+    socket: '/var/snap/microk8s/common/run/containerd.sock',
+  },
+  'containerd elsewhere': {
+    set: ['containerRuntime=containerd', 'criSocket=unix:///var/run/k3s/containerd/containerd.sock'],
+    paths: ['/run/netns', '/run/k3s/containerd'],
+    socket: '/run/k3s/containerd/containerd.sock',
+  },
+  'crio elsewhere': {
+    set: ['containerRuntime=crio', 'crioSocket=/run/other/crio.sock'],
+    paths: ['/run/netns', '/run/other'],
+    socket: '/run/other/crio.sock',
+  },
+  'directly in /run': {
+    set: ['containerRuntime=crio', 'criSocket=/run/c.sock'],
+    paths: ['/run'],
+    socket: '/run/c.sock',
+  },
+};
+for (const [name, { set, paths, socket }] of Object.entries(mounts)) {
+  test(`mounts, ${name}: read-only, what is mounted later is seen, and the socket is in one of them`, async () => {
+    const objects = await render(set);
+    const { pod, container } = daemonSet(objects);
+    const host = new Map((pod.volumes ?? []).map(({ name, hostPath }) => [name, hostPath?.path]));
+    const found = (container.volumeMounts ?? []).filter(({ name }) => host.get(name) !== undefined);
+    assert.equal(
+      found.map(({ name, mountPath }) => [host.get(name), mountPath]),
+      paths.map((path) => [path, `/host${path}`]),
+    );
+    for (const { mountPath, readOnly, mountPropagation } of found) {
+      assert.is(readOnly, true);
+      assert.is(mountPropagation, mountPath === '/host/proc' ? undefined : 'HostToContainer');
+    }
+    assert.is((pod.volumes ?? []).length, paths.length + 1);
+    const { criSocket, hostRoot } = configOf(objects);
+    assert.is(criSocket, socket);
+    assert.is(hostRoot, '/host');
+    if (socket !== undefined) assert.ok(paths.some((path) => socket.startsWith(`${path}/`)));
+  });
+}
+
+test("the controller's rights are these and no others", async () => {
+  const objects = await render();
+  assert.equal(only(objects, 'ClusterRole').rules, [
+    { apiGroups: [''], resources: ['pods', 'namespaces'], verbs: ['get', 'list', 'watch'] },
+    { apiGroups: [''], resources: ['pods/status'], verbs: ['patch'] },
+    { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create'] },
+  ]);
+  const { roleRef, subjects } = only(objects, 'ClusterRoleBinding') as { roleRef?: unknown; subjects?: unknown };
+  const name = 'istio-pod-network-controller';
+  assert.equal(roleRef, { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name });
+  assert.equal(subjects, [{ kind: 'ServiceAccount', name, namespace: 'istio-system' }]);
+  assert.not.ok(objects.some(({ kind }) => kind === 'Role' || kind === 'RoleBinding'));
+});
+
+test('it goes to every node, comes back first, and is replaced one node after another', async () => {
+  const { spec, pod, container } = daemonSet(await render());
+  assert.equal(pod.tolerations, [{ operator: 'Exists' }]);
+  assert.is(pod.priorityClassName, 'system-node-critical');
+  assert.equal(spec?.updateStrategy, { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 1 } });
+  const probes = [container.startupProbe, container.livenessProbe, container.readinessProbe];
+  assert.equal(
+    probes.map((probe) => probe?.httpGet?.path),
+    ['/livez', '/livez', '/readyz'],
+  );
+});
+
+test('another configuration is another pod, and the same one is not', async () => {
+  const checksum = async (...set: string[]) =>
+    daemonSet(await render(set)).template?.metadata?.annotations?.['checksum/config'];
+  const before = await checksum();
+  assert.is(await checksum('maxUnavailable=2'), before);
+  assert.is.not(await checksum('excludeInboundPorts=9000'), before);
+});
+
+const namespaces = [
+  { flags: [], namespace: 'istio-system' },
+  { flags: ['--namespace', 'mesh'], namespace: 'mesh' },
+  { flags: ['--namespace', 'mesh', '--set', 'Namespace=other'], namespace: 'other' },
+];
+for (const { flags, namespace } of namespaces) {
+  test(`"helm template ${flags.join(' ')}" is for ${namespace}`, async () => {
+    const objects = await render([], ...flags);
+    assert.is(only(objects, 'DaemonSet').metadata.namespace, namespace);
+  });
+}
+
+test("the original chart's values file is taken as it is, and means the same", async () => {
+  const file = join(folder, 'original.yaml');
+  writeFileSync(
+    file,
+    `kubernetesDistribution: OpenShift
+Namespace: istio-system
+containerRuntime: crio
+crioSocket: /var/run/crio/crio.sock
+runcRoot: /run/runc
+includeIPRanges: "172.30.0.0/16,172.20.0.0/16"
+excludeIPRanges: "192.0.2.0/24"
+excludeInboundPorts: "80,8080"
+LogLevel: warning
+image:
+  repository: registry.example/istio-pod-network-controller
+  tag: v1
+  pullPolicy: IfNotPresent
+  runAsUser: 1337
+resources: {}
+ingress:
+  enabled: false
+nodeSelector: {}
+tolerations: []
+affinity: {}
+`,
+  );
+  const objects = await render([], '--values', file);
+  const { container } = daemonSet(objects);
+  assert.is(container.image, 'registry.example/istio-pod-network-controller:v1');
+  const { redirect, logLevel, criSocket } = configOf(objects);
+  assert.is(redirect.outboundCidrs?.text, '172.30.0.0/16,172.20.0.0/16');
+  assert.is(redirect.outboundExcludeCidrs?.text, '192.0.2.0/24');
+  assert.is(redirect.inboundExclude?.text, '80,8080');
+  assert.is(logLevel, 'warn');
+  assert.is(criSocket, '/run/crio/crio.sock');
+});
+
+test('every option of "ipnc run" can be given, and the chart knows of no other', async () => {
+  const schema = JSON.parse(chartFile('values.schema.json')) as {
+    properties: { config: { properties: Record<string, unknown> } };
+  };
+  // What the DaemonSet says, or a value of its own.
+  const elsewhere = new Set([
+    'node-name',
+    'pod-name',
+    'pod-namespace',
+    'kubeconfig',
+    'host-root',
+    'cri-socket',
+    'metrics-address',
+    'log-level',
+    'enroll',
+    'exclude-namespaces',
+  ]);
+  const options = [...runOptionList, ...optionList].map(([, { flag }]) => flag);
+  assert.equal(
+    Object.keys(schema.properties.config.properties).sort(),
+    options.filter((flag) => !elsewhere.has(flag)).sort(),
+  );
+  const file = join(folder, 'config.yaml');
+  writeFileSync(file, 'config: {redirect-dns: true, resync: 1m, istio-inbound-ports: [80, 443], concurrency: 4}\n');
+  const config = configOf(await render(['excludeNamespaces={a,b}', 'enroll=istio'], '--values', file));
+  assert.is(config.resync, 60_000);
+  assert.is(config.concurrency, 4);
+  assert.is(config.redirect.redirectDns?.text, 'true');
+  assert.is(config.redirect.inboundPorts?.text, '80,443');
+  assert.equal(config.excludeNamespaces, ['a', 'b']);
+  assert.is(config.enroll, 'istio');
+});
+
+test('no object of the schema takes names that it does not list', () => {
+  const schema = JSON.parse(chartFile('values.schema.json')) as Record<string, unknown>;
+  const open: string[] = [];
+  const walk = (node: unknown, at: string): void => {
+    if (typeof node !== 'object' || node === null) return;
+    if ('properties' in node && (node as Record<string, unknown>).additionalProperties !== false) open.push(at);
+    for (const [key, value] of Object.entries(node)) walk(value, `${at}/${key}`);
+  };
+  walk(schema, '');
+  assert.equal(open, []);
+});
+
+const refused: [set: string, says: RegExp][] = [
+  ['bogus=1', /additional properties 'bogus' not allowed/],
+  ['image.tga=v1', /'\/image': additional properties 'tga' not allowed/],
+  ['kubernetesDistribution=openshift', /'\/kubernetesDistribution': value must be one of 'Kubernetes', 'OpenShift'/],
+  ['containerRuntime=rkt', /'\/containerRuntime': value must be one of 'auto', 'containerd', 'crio', 'docker'/],
+  ['injection.mode=webhook', /'\/injection\/mode': value must be one of 'auto', 'policy', 'istio', 'none'/],
+  ['injection.failurePolicy=Never', /'\/injection\/failurePolicy': value must be one of 'Fail', 'Ignore'/],
+  ['fence.enabled=maybe', /'\/fence\/enabled': got string, want boolean/],
+  ['enroll=all', /'\/enroll': value must be one of 'annotation', 'istio', 'both'/],
+  ['image.tag=1', /'\/image\/tag': got number, want string/],
+  ['image.digest=sha256:abc', /'\/image\/digest': 'sha256:abc' does not match/],
+  ['Namespace=Istio_System', /'\/Namespace': 'Istio_System' does not match/],
+  ['excludeInboundPorts=http', /'\/excludeInboundPorts': 'http' does not match/],
+  ['excludeInboundPorts=70000', /'\/excludeInboundPorts': maximum: got 70,000, want 65,535/],
+  ['includeIPRanges=10.0.0.1', /'\/includeIPRanges': '10.0.0.1' does not match/],
+  ['config.istio-servce-cidr=*', /'\/config': additional properties 'istio-servce-cidr' not allowed/],
+  ['config.node-name=a', /'\/config': additional properties 'node-name' not allowed/],
+  ['criSocket=crio.sock', /'\/criSocket': 'crio.sock' does not match/],
+  ['metrics.port=80', /'\/metrics\/port': minimum: got 80, want 1,024/],
+  ['LogLevel=verbose', /'\/LogLevel': value must be one of 'fatal', 'error', 'warn', 'info'/],
+  ['maxUnavailable=0', /'\/maxUnavailable': minimum: got 0, want 1/],
+  ['excludeNamespaces=kube-system', /'\/excludeNamespaces': got string, want array/],
+  ['tolerations[0].effect=Never', /'\/tolerations\/0\/effect': value must be one of/],
+  ['bench.enable=true', /'\/bench': additional properties 'enable' not allowed/],
+  ['bench.args=--quick', /'\/bench\/args': got string, want array/],
+  ['bench.args={--seed,7}', /'\/bench\/args\/1': got number, want string/],
+  ['bench.nodeName=node_1', /'\/bench\/nodeName': 'node_1' does not match/],
+  ['bench.image.digest=abc', /'\/bench\/image\/digest': 'abc' does not match/],
+  ['bench.image.repository=Bench', /'\/bench\/image\/repository'.*\n.*\n.*'Bench' does not match/],
+  ['bench.hostUsers=maybe', /'\/bench\/hostUsers': got string, want boolean/],
+  ['bench.tolerations[0].effect=Never', /'\/bench\/tolerations\/0\/effect': value must be one of/],
+  ['bench.resources.limit.cpu=1', /'\/bench\/resources': additional properties 'limit' not allowed/],
+  ['bench.activeDeadlineSeconds=0', /'\/bench\/activeDeadlineSeconds': minimum: got 0, want 1/],
+  ['bench.ttlSecondsAfterFinished=1h', /'\/bench\/ttlSecondsAfterFinished': got string, want integer/],
+  ['ingress.enabled=true', /'\/ingress\/enabled': value must be false/],
+];
+for (const [set, says] of refused) {
+  test(`refused: ${set}`, async () => {
+    assert.match(await refusal('--set', set), says);
+  });
+}
+
+test('the same thing said twice is refused', async () => {
+  const said = await refusal('--set', 'excludeInboundPorts=80,config.istio-local-exclude-ports=81');
+  assert.match(said, /config\.istio-local-exclude-ports and excludeInboundPorts are the same: leave one of them out/);
+});
+
+test('the network policy lets in scrapes alone, and restricts what goes out where it is told the port', async () => {
+  const policy = async (...set: string[]) => only(await render(set), 'NetworkPolicy') as unknown as V1NetworkPolicy;
+  assert.equal((await policy()).spec?.ingress, [{ ports: [{ port: 'metrics' }] }]);
+  assert.equal((await policy()).spec?.policyTypes, ['Ingress']);
+  const narrow = await policy(
+    'networkPolicy.apiServerPorts={443,6443}',
+    'networkPolicy.from[0].podSelector.matchLabels.a=b',
+  );
+  assert.equal(narrow.spec?.egress, [{ ports: [{ port: 443 }, { port: 6443 }] }]);
+  // The API's own names, where the type has those of TypeScript.
+  const [rule] = (narrow.spec?.ingress ?? []) as { from?: unknown }[];
+  assert.equal(rule?.from, [{ podSelector: { matchLabels: { a: 'b' } } }]);
+});
+
+test('the pod of "helm test" asks for nothing, is not served by the Service, and is new whenever it differs', async () => {
+  const objects = await render();
+  const pod = only(objects, 'Pod') as unknown as V1Pod;
+  const [container] = pod.spec?.containers ?? [];
+  assert.equal(container?.securityContext?.capabilities, { drop: ['ALL'] });
+  assert.is(container?.securityContext?.allowPrivilegeEscalation, false);
+  assert.is(pod.spec?.securityContext?.runAsNonRoot, true);
+  const service = only(objects, 'Service') as { spec?: { selector: Record<string, string> } };
+  const labels = pod.metadata?.labels ?? {};
+  assert.not.ok(Object.entries(service.spec?.selector ?? {}).every(([key, value]) => labels[key] === value));
+  const other = only(await render(['image.tag=other']), 'Pod');
+  assert.is.not(other.metadata.name, pod.metadata?.name);
+  // The namespace gives it a uid there.
+  const openShift = only(await render(['kubernetesDistribution=OpenShift']), 'Pod') as unknown as V1Pod;
+  assert.is(openShift.spec?.securityContext?.runAsUser, undefined);
+  assert.not.ok((await render(['Namespace=kube-system'])).some(({ kind }) => kind === 'Pod'));
+});
+
+/** The harness's Job, as rendered by itself. */
+async function bench(...set: string[]) {
+  const objects = await render(['bench.enabled=true', ...set], '--show-only', 'templates/bench.yaml');
+  const job = only(objects, 'Job') as unknown as V1Job;
+  const pod = job.spec?.template.spec;
+  const [container, ...more] = pod?.containers ?? [];
+  if (pod === undefined || container === undefined || more.length > 0) throw new Error('not one container');
+  return { objects, job, template: job.spec?.template, pod, container };
+}
+
+test('bench: nothing of it unless it is asked for; on OpenShift constraints for its account alone', async () => {
+  assert.not.ok(
+    (await render(['kubernetesDistribution=OpenShift'])).some(({ metadata }) => /bench/.test(metadata.name)),
+  );
+  const kinds = async (...set: string[]) => (await bench(...set)).objects.map(({ kind }) => kind);
+  assert.equal(await kinds(), ['ServiceAccount', 'Job']);
+  assert.equal((await kinds('kubernetesDistribution=OpenShift')).sort(), [
+    'Job',
+    'SecurityContextConstraints',
+    'ServiceAccount',
+  ]);
+});
+
+test('bench: root with six capabilities of a user namespace, no token, nothing of the node', async () => {
+  const { objects, job, pod } = await bench('kubernetesDistribution=OpenShift');
+  const capabilities = ['SYS_ADMIN', 'NET_ADMIN', 'NET_RAW', 'SETUID', 'SETGID', 'KILL'];
+  const scc = assertPrivileges(objects, pod, { capabilities, allowed: [] });
+  assert.equal(pod.securityContext, {
+    seccompProfile: { type: 'RuntimeDefault' },
+    appArmorProfile: { type: 'Unconfined' },
+  });
+  assert.is(pod.hostUsers, false);
+  assert.is(pod.automountServiceAccountToken, false);
+  assert.equal(pod.volumes, [{ name: 'tmp', emptyDir: {} }]);
+  assert.is(job.spec?.backoffLimit, 0);
+  assert.is(pod.restartPolicy, 'Never');
+  assert.equal(scc.volumes, ['emptyDir']);
+  assert.equal(scc.users, [`system:serviceaccount:istio-system:${pod.serviceAccountName}`]);
+  assert.is((await bench('bench.hostUsers=true')).pod.hostUsers, true);
+});
+
+test('bench: AppArmor is told by an annotation where Kubernetes has no field for it', async () => {
+  const flags = ['--kube-version', '1.29.0', '--show-only', 'templates/bench.yaml'];
+  const { spec } = only(
+    await render(['bench.enabled=true', 'fence.enabled=false'], ...flags),
+    'Job',
+  ) as unknown as V1Job;
+  assert.is(spec?.template.spec?.securityContext?.appArmorProfile, undefined);
+  const annotations = spec?.template.metadata?.annotations ?? {};
+  assert.is(annotations['container.apparmor.security.beta.kubernetes.io/bench'], 'unconfined');
+});
+
+test("bench: no Service, policy or controller takes its pod for the controller's", async () => {
+  const { template } = await bench();
+  const labels = template?.metadata?.labels ?? {};
+  assert.is(labels['sidecar.istio.io/inject'], 'false');
+  assert.is(template?.metadata?.annotations?.['istio-pod-network-controller/initialize'], 'false');
+  const objects = await render();
+  const { spec: service } = only(objects, 'Service') as { spec?: { selector: Record<string, string> } };
+  const { spec: policy } = only(objects, 'NetworkPolicy') as unknown as V1NetworkPolicy;
+  for (const selector of [
+    service?.selector,
+    policy?.podSelector?.matchLabels,
+    daemonSet(objects).spec?.selector.matchLabels,
+  ]) {
+    assert.ok(Object.entries(selector ?? {}).some(([key, value]) => labels[key] !== value));
+  }
+});
+
+const images: [set: string[], image: string][] = [
+  [[], 'istio-pod-network-controller:0.1.0-bench'],
+  [['image.repository=registry.example/ipnc', 'image.tag=v1'], 'registry.example/ipnc:v1-bench'],
+  [['image.tag=v1', 'bench.image.tag=v2'], 'istio-pod-network-controller:v2'],
+  [[`image.digest=sha256:${'0'.repeat(64)}`], 'istio-pod-network-controller:0.1.0-bench'],
+  [['bench.image.repository=other', `bench.image.digest=sha256:${'1'.repeat(64)}`], `other@sha256:${'1'.repeat(64)}`],
+];
+for (const [set, image] of images) {
+  test(`bench: the image with ${set.join(' ') || 'no word of it'}`, async () => {
+    assert.is((await bench(...set)).container.image, image);
+  });
+}
+
+test('bench: it goes to the chosen node, and its results to the log', async () => {
+  const set = [
+    'nodeName=worker-1.example',
+    'nodeSelector.disk=ssd',
+    'tolerations[0].operator=Exists',
+    'args={--only,single}',
+  ];
+  const { job, pod, container } = await bench(...set.map((each) => `bench.${each}`), 'bench.activeDeadlineSeconds=60');
+  assert.is(pod.nodeName, 'worker-1.example');
+  assert.equal(pod.nodeSelector, { 'kubernetes.io/os': 'linux', disk: 'ssd' });
+  assert.equal(pod.tolerations, [{ operator: 'Exists' }]);
+  assert.equal(container.args, ['--output', '-', '--only', 'single']);
+  assert.is(job.spec?.activeDeadlineSeconds, 60);
+  assert.is(job.spec?.ttlSecondsAfterFinished, 86_400);
+  assert.equal((await bench()).container.args, ['--output', '-', '--quick']);
+  // Of --set an empty list holds an empty word.
+  const everything = await render(['bench.enabled=true'], '--set-json', 'bench.args=[]');
+  const { spec } = only(everything, 'Job') as unknown as V1Job;
+  assert.equal(spec?.template.spec?.containers[0]?.args, ['--output', '-']);
+});
+
+test('bench: another configuration is another Job, for a Job cannot be changed', async () => {
+  const name = async (...set: string[]) => (await bench(...set)).job.metadata?.name ?? '';
+  const before = await name();
+  assert.match(before, /^istio-pod-network-controller-bench-[0-9a-f]{8}$/);
+  assert.is(await name('LogLevel=debug'), before);
+  for (const set of ['bench.nodeName=a', 'bench.args={--seed}', 'image.tag=v2', 'bench.resources.limits.memory=1Gi']) {
+    assert.is.not(await name(set), before, set);
+  }
+});
+
+test('istiod is told to inject no istio-init, and on OpenShift not to ask for a network attachment', () => {
+  assert.equal(parse(chartFile('files/istiod-values.yaml')), {
+    pilot: { cni: { enabled: true, provider: 'default' } },
+  });
+});
+
+/** Names of metrics, those of histograms in full. */
+async function metricNames(): Promise<Set<string>> {
+  const metrics = createMetrics('0', {
+    queue: () => ({ waiting: {}, running: 0, backingOff: 0, oldestMs: 0 }) as never,
+    pods: () => ({ pending: 0, initialized: 0, failed: 0, skipped: 0 }),
+    watches: () => [],
+    events: () => ({}),
+    eventSource: () => 'none',
+  });
+  const text = await metrics.text();
+  const names = [...text.matchAll(/^# TYPE (\S+) (\S+)/gm)].flatMap(([, name = '', type]) =>
+    type === 'histogram' ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name],
+  );
+  return new Set(names);
+}
+
+test('alerts, dashboard and docs name metrics that there are', async () => {
+  const known = await metricNames();
+  assert.ok(known.has('istio_pod_network_controller_init_duration_seconds_bucket'));
+  for (const file of ['files/alerts.yaml', 'files/dashboard.json', '../../docs/operate.md']) {
+    const named = chartFile(file).match(/\b(istio_pod_network_controller|process)_[a-z_]+/g) ?? [];
+    assert.ok(named.length > 0, file);
+    for (const name of named) {
+      assert.ok(known.has(name) || known.has(`${name}_bucket`), `${file}: ${name}`);
+    }
+  }
+  const documented = chartFile('../../docs/operate.md');
+  for (const name of known) {
+    if (!name.startsWith('istio_pod_network_controller_')) continue;
+    assert.ok(documented.includes(`\`${name.replace(/_(bucket|sum|count)$/, '')}\``), `docs/operate.md: ${name}`);
+  }
+});
+
+test('each alert has its place in docs/operate.md, and its words left whole by helm', async () => {
+  const { groups } = (only(await render([...MONITORS]), 'PrometheusRule') as { spec?: unknown }).spec as {
+    groups: { rules: { alert: string; expr: string; annotations: Record<string, string> }[] }[];
+  };
+  const rules = groups.flatMap(({ rules }) => rules);
+  const docs = chartFile('../../docs/operate.md');
+  assert.ok(rules.length >= 8);
+  for (const { alert, expr, annotations } of rules) {
+    assert.ok(docs.includes(`| \`${alert}\` |`), alert);
+    assert.ok(annotations.summary && annotations.description, alert);
+    for (const [open, close] of ['()', '{}', '[]']) {
+      assert.is(expr.split(open ?? '').length, expr.split(close ?? '').length, `${alert}: ${expr}`);
+    }
+  }
+  assert.match(JSON.stringify(rules), /\{\{ \$labels\.node \}\}/);
+  assert.match(JSON.stringify(rules), /daemonset=\\"istio-pod-network-controller\\"/);
+});
+
+test('NOTES say how to go on, for each way of injection', async () => {
+  const notes = async (...set: string[]) => {
+    const flags = ['--dry-run=client', ...set.flatMap((each) => ['--set', each])];
+    return (await helm('install', 'mesh', CHART, '--namespace', 'istio-system', ...flags)).split('NOTES:')[1] ?? '';
+  };
+  assert.match(await notes('injection.mode=policy'), /by a MutatingAdmissionPolicy/);
+  assert.match(await notes('injection.mode=istio'), /pilot:\s+cni:\s+enabled: true/);
+  assert.match(await notes('injection.mode=none'), /Nothing is injected/);
+  assert.match(await notes('kubernetesDistribution=OpenShift'), /nonroot-v2/);
+  assert.match(await notes('Namespace=kube-system'), /no "helm test"/);
+  assert.not.match(await notes('enroll=istio'), /initialize=true/);
+  assert.not.match(await notes(), /bench/);
+  const told = await notes('bench.enabled=true', 'bench.nodeName=worker-1');
+  assert.match(told, /on worker-1:/);
+  assert.ok(told.includes(`logs --follow job/${(await bench('bench.nodeName=worker-1')).job.metadata?.name}\n`), told);
+});

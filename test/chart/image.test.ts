@@ -1,0 +1,180 @@
+/** The images' root file systems: all that is in one, and nothing else, is what runs. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { parseResults } from '../../bench/schema.ts';
+import { BENCH_ENTRYPOINT, benchLayers, PROGRAMS } from '../../chart/image/bench.ts';
+import { ENVIRONMENT, GATE, type ImageFile, imageLayers, MAIN, PATH, USER } from '../../chart/image/files.ts';
+import { layOut } from '../../chart/image/lay-out.ts';
+import type { Check } from '../../lib/observe/doctor.ts';
+import { suite } from '../suite.ts';
+
+const root = join(import.meta.dirname, '../..');
+const test = suite('image');
+test.needs('netns', 'addon', 'ldd', 'chroot', 'unshare');
+
+const folder = mkdtempSync(join(tmpdir(), 'ipnc-image-'));
+let files: ImageFile[] = [];
+test.before(async () => {
+  files = (await imageLayers(root, join(root, 'build/Release'))).flat();
+  layOut(folder, [...files, { path: 'proc/here', content: Buffer.from('') }]);
+});
+test.after(() => rmSync(folder, { recursive: true, force: true }));
+
+/** With that folder for a root, and /proc. */
+function inside(...command: string[]): string {
+  const { status, stdout, stderr } = enter(folder, ['--rbind /proc "$0/proc"'], command);
+  if (status !== 0) throw new Error(`${command.join(' ')}: ${status}: ${stderr}`);
+  return stdout;
+}
+
+function enter(root: string, mounts: string[], command: string[]) {
+  const script = `${mounts.map((each) => `mount ${each} && `).join('')}exec chroot "$0" "$@"`;
+  return spawnSync('unshare', ['--mount', 'sh', '-c', script, root, ...command], {
+    encoding: 'utf8',
+    env: { PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin' },
+    timeout: 60_000,
+  });
+}
+
+test('doctor finds nothing missing in it', () => {
+  const { checks } = JSON.parse(inside('ipnc', 'doctor', '--output', 'json')) as { checks: Check[] };
+  assert.equal(
+    checks.filter(({ status }) => status === 'missing'),
+    [],
+  );
+  assert.is(checks.find(({ name }) => name === 'addon')?.detail, 'loaded');
+});
+
+test('the command line is there by all of its names', () => {
+  for (const name of [MAIN, 'ipnc', 'istio-pod-network-controller']) {
+    assert.match(inside(name, 'plan', '--ip-families', '4'), /-A ISTIO_OUTPUT /);
+  }
+});
+
+test('there is no shell and no other program', () => {
+  const programs = files.filter((file) => 'content' in file && ((file.mode ?? 0o644) & 0o111) !== 0);
+  const names = programs.map(({ path }) => path).filter((path) => !/\.so(\.\d+)*$|^app\//.test(path));
+  assert.equal(names, ['usr/local/bin/node']);
+  const links = files.flatMap((file) => ('link' in file ? [`/${file.path}`] : []));
+  assert.equal(
+    links.filter((path) => path !== GATE),
+    ['/usr/local/bin/ipnc', '/usr/local/bin/istio-pod-network-controller'],
+  );
+  assert.throws(() => inside('sh', '-c', 'true'), /No such file/);
+});
+
+test('no two files have one path, and none can be written by the user it runs as', () => {
+  assert.is(new Set(files.map(({ path }) => path)).size, files.length);
+  for (const { path } of files.filter((file) => 'content' in file)) {
+    assert.is(statSync(join(folder, path)).mode & 0o022, 0, path);
+  }
+});
+
+test('each package in the bundle brings its licence, and so do Node and ours', () => {
+  const at = (path: string) => join(folder, 'usr/share/licenses', path);
+  const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+    dependencies: Record<string, string>;
+  };
+  // Only headers of it are used.
+  const bundled = Object.keys(dependencies).filter((name) => name !== 'node-addon-api');
+  for (const path of ['LICENSE', 'native/COPYING', ...bundled]) assert.ok(existsSync(at(path)), path);
+  assert.ok(files.some(({ path }) => /licenses\/node\/node-linux-.*\/LICENSE$/.test(path)));
+});
+
+test(
+  "and so do Debian's libraries",
+  () => {
+    for (const name of ['libc6', 'libip4tc2', 'libmnl0']) {
+      assert.ok(existsSync(join(folder, `usr/share/doc/${name}/copyright`)), name);
+    }
+  },
+  { needs: ['dpkg-query'] },
+);
+
+test("the Dockerfile's environment, user and entry point are those of the tests' image", () => {
+  const [, text = ''] = readFileSync(join(root, 'Dockerfile'), 'utf8').split('\nFROM scratch\n');
+  assert.is(/^ENV (.*)$/m.exec(text)?.[1], ENVIRONMENT.join(' '));
+  assert.is(/^USER (.*)$/m.exec(text)?.[1], USER);
+  assert.is(/^ENTRYPOINT (.*)$/m.exec(text)?.[1], JSON.stringify([MAIN]));
+});
+
+test('the Dockerfile installs what ./setup would find missing', () => {
+  const setup = readFileSync(join(root, 'setup'), 'utf8');
+  const [, needed = ''] = /^missing_packages\(\) \{\n([^}]*(?:\{[^}]*\}[^}]*)*)^\}/m.exec(setup) ?? [];
+  const names = [...needed.matchAll(/\|\| echo (\S+)/g)].map(([, name]) => name ?? '');
+  assert.ok(names.length > 10, `${names}`);
+  const words = readFileSync(join(root, 'Dockerfile'), 'utf8').split(/\s+/);
+  assert.equal(
+    names.filter((name) => !words.includes(name)),
+    [],
+  );
+});
+
+test('an image is laid out in an empty folder alone', () => {
+  const refused = (argument: string) => {
+    try {
+      execFileSync(process.execPath, [join(root, 'chart/image/main.ts'), argument], { stdio: 'pipe' });
+    } catch (error) {
+      return String((error as { stderr: Buffer }).stderr);
+    }
+    return '';
+  };
+  assert.match(refused(folder), /error: .* is not empty/);
+  const target = join(folder, 'proc/new');
+  assert.is(refused(target), '');
+  assert.ok(existsSync(join(target, 'app/build/Release/gate')));
+});
+
+const bench = suite('image of the harness');
+bench.needs('netns', 'addon', 'gate', 'toolbox', 'ldd', 'chroot', 'unshare', 'openssl');
+
+const benchFolder = mkdtempSync(join(tmpdir(), 'ipnc-image-bench-'));
+let benchFiles: ImageFile[] = [];
+bench.before(async () => {
+  benchFiles = (await benchLayers(root, join(root, 'build/Release'))).flat();
+  const mountPoints = ['proc', 'dev'].map((path): ImageFile => ({ path, folder: true }));
+  layOut(benchFolder, [...benchFiles, ...mountPoints]);
+});
+bench.after(() => rmSync(benchFolder, { recursive: true, force: true }));
+
+function insideBench(...command: string[]) {
+  // Whose root is no mount may not unshare mounts.
+  return enter(benchFolder, ['--bind "$0" "$0"', '--rbind /proc "$0/proc"', '--rbind /dev "$0/dev"'], command);
+}
+
+bench(
+  'it measures what takes most of what is in it, and the last line of what it prints are the results',
+  () => {
+    const words = ['--output', '-', '--quick', '--only', 'controller,end-to-end'];
+    const { status, stdout, stderr } = insideBench(...BENCH_ENTRYPOINT, ...words);
+    const last = stdout.trimEnd().split('\n').at(-1) ?? '';
+    const { workloads } = parseResults(JSON.parse(last), `the last line, ${stderr}`);
+    const [controller, endToEnd] = workloads;
+    assert.equal([controller?.failed, controller?.skipped], [undefined, undefined]);
+    assert.match(endToEnd?.skipped ?? '', /^no cluster: /);
+    // On a busy machine it is refused.
+    assert.is(status, controller?.refused === undefined ? 0 : 3);
+  },
+  { timeoutMs: 60_000, needs: ['uid-map'] },
+);
+
+bench('each program of others is there, with what it needs', () => {
+  const says: Record<string, string[]> = { sh: ['-c', 'true'], openssl: ['version'] };
+  for (const name of PROGRAMS) {
+    const { status, stderr } = insideBench(name, ...(says[name] ?? ['-V']));
+    assert.is(status, 0, `${name}: ${stderr}`);
+  }
+});
+
+bench("the Dockerfile's environment and entry point of it are those of the tests' image, and root its user", () => {
+  const [, text = ''] = readFileSync(join(root, 'Dockerfile'), 'utf8').split('\nFROM scratch AS bench\n');
+  const instructions = [
+    'COPY --from=build-bench --chown=0:0 /home/build/bench /',
+    `ENV ${PATH}`,
+    `ENTRYPOINT ${JSON.stringify(BENCH_ENTRYPOINT)}`,
+  ];
+  assert.equal(text.split('\n\n')[0]?.split('\n'), instructions);
+});

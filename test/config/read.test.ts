@@ -1,0 +1,294 @@
+/** What `ipnc run` is told, by flags, environment and file, and all that is wrong with it at once. */
+import { Command } from 'commander';
+import * as assert from 'uvu/assert';
+import { runOptionList } from '../../lib/config/options.ts';
+import { addRunOptions, ConfigErrors, type RunConfig, readConfig, runFlags } from '../../lib/config/read.ts';
+import { optionList } from '../../lib/istio/options.ts';
+import { podRedirect } from '../../lib/istio/redirect.ts';
+import { suite } from '../suite.ts';
+
+const test = suite('config');
+
+interface Given {
+  flags?: Record<string, string | true>;
+  environment?: Record<string, string>;
+  file?: string;
+}
+
+/** The node's name is given, unless `environment` is. */
+function config({ flags = {}, environment = { NODE_NAME: 'node-1' }, file }: Given): RunConfig {
+  const all = file === undefined ? flags : { ...flags, config: '/etc/ipnc.yaml' };
+  const read = (name: string) => {
+    assert.is(name, '/etc/ipnc.yaml');
+    return file ?? '';
+  };
+  return readConfig({ flags: new Map(Object.entries(all)), environment, read });
+}
+
+function problems(given: Given): string[] {
+  try {
+    config(given);
+  } catch (error) {
+    assert.instance(error, ConfigErrors);
+    const { errors, message } = error as ConfigErrors;
+    assert.is(message, errors.map(({ message }) => message).join('\n'));
+    return errors.map(({ message }) => message);
+  }
+  return [];
+}
+
+test('without anything but a node', () => {
+  assert.equal(config({}), {
+    nodeName: 'node-1',
+    enroll: 'both',
+    excludeNamespaces: ['kube-system'],
+    defaultInboundPorts: '*',
+    backend: 'auto',
+    counters: false,
+    resync: 30_000,
+    concurrency: 8,
+    hostRoot: '/',
+    runtimeEvents: 'auto',
+    metricsAddress: { host: undefined, port: 9464 },
+    logLevel: 'info',
+    redirect: {},
+  });
+});
+
+/** Each option: a text, and what is read from it. */
+const read: Record<string, [text: string, key: keyof RunConfig, value: unknown][]> = {
+  'node-name': [['ip-10-0-0-1.eu-west-1.compute.internal', 'nodeName', 'ip-10-0-0-1.eu-west-1.compute.internal']],
+  kubeconfig: [['kube.yaml', 'kubeconfig', 'kube.yaml']],
+  'pod-namespace': [['ipnc', 'podNamespace', 'ipnc']],
+  'pod-name': [['ipnc-x7zq', 'podName', 'ipnc-x7zq']],
+  enroll: [
+    ['annotation', 'enroll', 'annotation'],
+    ['istio', 'enroll', 'istio'],
+  ],
+  'exclude-namespaces': [['kube-system, monitoring', 'excludeNamespaces', ['kube-system', 'monitoring']]],
+  'default-inbound-ports': [['declared', 'defaultInboundPorts', 'declared']],
+  backend: [['nftables', 'backend', 'nftables']],
+  counters: [['true', 'counters', true]],
+  resync: [
+    ['1s', 'resync', 1000],
+    ['1500ms', 'resync', 1500],
+    ['5m', 'resync', 300_000],
+    ['24h', 'resync', 86_400_000],
+  ],
+  concurrency: [['1', 'concurrency', 1]],
+  'cri-socket': [
+    ['/run/crio/crio.sock', 'criSocket', '/run/crio/crio.sock'],
+    ['unix:///run/containerd/containerd.sock', 'criSocket', '/run/containerd/containerd.sock'],
+  ],
+  'host-root': [['/host', 'hostRoot', '/host']],
+  'runtime-events': [['cri', 'runtimeEvents', 'cri']],
+  'metrics-address': [
+    ['127.0.0.1:1', 'metricsAddress', { host: '127.0.0.1', port: 1 }],
+    ['[::1]:65535', 'metricsAddress', { host: '::1', port: 65535 }],
+    ['off', 'metricsAddress', 'off'],
+  ],
+  'log-level': [['debug', 'logLevel', 'debug']],
+};
+for (const [, { flag, env }] of runOptionList) {
+  for (const [text, key, value] of read[flag] ?? []) {
+    test(`${flag} ${text}: by flag, environment and file`, () => {
+      assert.equal(config({ flags: { [flag]: text } })[key], value);
+      assert.equal(config({ environment: { NODE_NAME: 'node-1', [env[0]]: text } })[key], value);
+      const environment = flag === 'node-name' ? {} : { NODE_NAME: 'node-1' };
+      assert.equal(config({ environment, file: `${flag}: ${JSON.stringify(text)}` })[key], value);
+    });
+  }
+  test(`${flag} has a value in this table`, () => assert.ok(read[flag]));
+}
+
+for (const [key, { flag, env }] of optionList) {
+  test(`${flag} is a default of the cluster`, () => {
+    const values: Record<string, string> = {
+      families: '4',
+      dnsServers: '10.0.0.1',
+      loopback: '127.0.0.0/8',
+      mode: 'TPROXY',
+    };
+    const cidr = /Cidrs$/.test(key) ? '10.0.0.0/8' : undefined;
+    const name = /Interfaces$/.test(key) ? 'eth1' : undefined;
+    const logical = /^(redirectDns|captureAllDns|dropInvalid|dualStack)$/.test(key) ? 'true' : undefined;
+    const text = values[key] ?? cidr ?? name ?? logical ?? '80';
+    assert.is(config({ flags: { [flag]: text } }).redirect[key]?.text, text);
+    assert.is(config({ file: `${flag}: ${JSON.stringify(text)}` }).redirect[key]?.field, `${flag} in /etc/ipnc.yaml`);
+    if (env === undefined) return;
+    assert.is(config({ environment: { NODE_NAME: 'n', [env[0] ?? '']: text } }).redirect[key]?.text, text);
+  });
+}
+
+test('flags go before the environment, and that before the file', () => {
+  const environment = {
+    NODE_NAME: 'node-1',
+    IPNC_RESYNC: '2m',
+    IPNC_CONCURRENCY: '3',
+    PROXY_UID: '2',
+    ENVOY_PORT: '22',
+  };
+  const file = 'resync: 3m\nconcurrency: 4\nlog-level: warn\nproxy-uid: 3\nenvoy-port: 33\ninbound-capture-port: 333\n';
+  const found = config({ flags: { resync: '1m', 'proxy-uid': '1' }, environment, file });
+  assert.equal([found.resync, found.concurrency, found.logLevel], [60_000, 3, 'warn']);
+  const { proxyUids, proxyPort, inboundPort } = found.redirect;
+  assert.equal([proxyUids?.text, proxyPort?.text, inboundPort?.text], ['1', '22', '333']);
+});
+
+test('a value that does not decide is not read', () => {
+  assert.is(config({ flags: { resync: '1m' }, environment: { NODE_NAME: 'n', IPNC_RESYNC: 'x' } }).resync, 60_000);
+});
+
+test('a variable set to nothing is unset, and a list of the redirect options is empty by it', () => {
+  const environment = { NODE_NAME: 'node-1', IPNC_RESYNC: '', IPNC_CONFIG: '', ISTIO_INBOUND_PORTS: '' };
+  const found = config({ environment });
+  assert.is(found.resync, 30_000);
+  assert.is(found.redirect.inboundPorts?.text, '');
+});
+
+test('an empty list of excluded namespaces', () => {
+  assert.equal(config({ flags: { 'exclude-namespaces': '' } }).excludeNamespaces, []);
+  assert.equal(config({ file: 'exclude-namespaces: []' }).excludeNamespaces, []);
+});
+
+test('a file may hold lists, numbers and booleans, or nothing', () => {
+  const file =
+    'exclude-namespaces: [kube-system, shop]\nconcurrency: 2\ncounters: true\nistio-inbound-ports: [80, 90-99]\n';
+  const found = config({ file });
+  assert.equal(found.excludeNamespaces, ['kube-system', 'shop']);
+  assert.equal([found.concurrency, found.counters], [2, true]);
+  assert.is(found.redirect.inboundPorts?.text, '80,90-99');
+  assert.equal(config({ file: '# nothing yet\n' }).redirect, {});
+});
+
+test('the file may be named in the environment', () => {
+  const environment = { NODE_NAME: 'node-1', IPNC_CONFIG: '/etc/other.yaml' };
+  const found = readConfig({
+    flags: new Map(),
+    environment,
+    read: (name) => `log-level: ${name.includes('other') && 'warn'}`,
+  });
+  assert.is(found.logLevel, 'warn');
+});
+
+test('what is configured is what pods get', () => {
+  const found = config({ flags: { 'default-inbound-ports': 'declared', 'istio-service-cidr': '10.0.0.0/8' } });
+  const { spec } = podRedirect({ spec: { containers: [{ ports: [{ containerPort: 80 }] }] } }, found);
+  assert.equal(spec.inbound.include, [{ first: 80, last: 80 }]);
+  assert.equal(spec.outbound.cidrs, [{ family: 4, address: '10.0.0.0', prefix: 8 }]);
+});
+
+test('the command line, and its help from the table', () => {
+  const command = addRunOptions(new Command('run')).exitOverride();
+  command.parse(['--node-name', 'n', '--counters', '-b', '80', '--redirect-dns=false', '--config', 'c'], {
+    from: 'user',
+  });
+  const flags = { 'node-name': 'n', counters: true, 'istio-inbound-ports': '80', 'redirect-dns': 'false', config: 'c' };
+  assert.equal(Object.fromEntries(runFlags(command)), flags);
+  const help = command.configureOutput({ getOutHelpWidth: () => 400 }).helpInformation();
+  for (const [, { flag, help: words }] of [...runOptionList, ...optionList]) {
+    assert.match(help, `--${flag}`);
+    assert.ok(help.includes(words), words);
+  }
+  assert.match(help, '(default: 30s, env: IPNC_RESYNC)');
+  assert.match(help, '(default: false, env: IPNC_COUNTERS)');
+});
+
+const bad: [given: Given, ...says: string[]][] = [
+  [{ environment: {} }, '--node-name: missing; the name of this node would be right, in NODE_NAME'],
+  [{ environment: { NODE_NAME: '' } }, '--node-name: missing'],
+  [{ environment: { NODE_NAME: 'Node_1' } }, 'NODE_NAME (environment): "Node_1": not the name of a node'],
+  [{ flags: { 'node-name': `${'a'.repeat(254)}` } }, '(254 characters): not the name of a node'],
+  [{ flags: { kubeconfig: '' } }, '--kubeconfig: "": not the path of a file'],
+  [{ flags: { 'pod-namespace': 'a.b' } }, '--pod-namespace: "a.b": not the name of a namespace'],
+  [{ flags: { 'pod-name': 'x/y' } }, '--pod-name: "x/y": not the name of a node or pod'],
+  [{ flags: { enroll: 'all' } }, '--enroll: "all": not one of annotation, istio, both'],
+  [{ flags: { 'exclude-namespaces': 'a,B' } }, '--exclude-namespaces: "B": not the name of a namespace'],
+  [{ flags: { 'exclude-namespaces': 'a,,b' } }, '--exclude-namespaces: "a,,b": an empty item'],
+  [{ flags: { 'default-inbound-ports': '80' } }, '--default-inbound-ports: "80": not one of *, declared'],
+  [{ flags: { backend: 'ebpf' } }, '--backend: "ebpf": not one of auto, iptables-legacy, nftables'],
+  [{ flags: { counters: 'some' } }, '--counters: "some": not a boolean'],
+  [{ flags: { resync: '30' } }, '--resync: "30": not a duration such as 500ms, 30s, 5m or 1h'],
+  [{ flags: { resync: '1m30s' } }, '--resync: "1m30s": not a duration'],
+  [{ flags: { resync: '0s' } }, '--resync: "0s": not between 1s and 24h'],
+  [{ flags: { resync: '25h' } }, '--resync: "25h": not between 1s and 24h'],
+  [{ flags: { concurrency: '0' } }, '--concurrency: "0": not a number from 1 to 256'],
+  [{ flags: { concurrency: '257' } }, '--concurrency: "257": not a number from 1 to 256'],
+  [{ flags: { concurrency: '8.0' } }, '--concurrency: "8.0": not a number from 1 to 256'],
+  [{ flags: { 'cri-socket': 'crio.sock' } }, '--cri-socket: "crio.sock": not an absolute path'],
+  [{ flags: { 'cri-socket': 'tcp://127.0.0.1:1' } }, '--cri-socket: "tcp://127.0.0.1:1": not an absolute path'],
+  [{ flags: { 'host-root': '/a\nb' } }, '--host-root: "/a\\nb": not an absolute path'],
+  [{ flags: { 'runtime-events': 'nri' } }, '--runtime-events: "nri": not one of auto, containerd, cri, inotify, off'],
+  [{ flags: { 'metrics-address': '9464' } }, '--metrics-address: "9464": not an address to listen on'],
+  [{ flags: { 'metrics-address': ':65536' } }, '--metrics-address: ":65536": not an address'],
+  [{ flags: { 'metrics-address': ':0' } }, '--metrics-address: ":0": not an address'],
+  [{ flags: { 'metrics-address': '::1:80' } }, '--metrics-address: "::1:80": not an address'],
+  [{ flags: { 'metrics-address': 'localhost:80' } }, '--metrics-address: "localhost:80": not an address'],
+  [{ flags: { 'metrics-address': '[127.0.0.1]:80' } }, '--metrics-address: "[127.0.0.1]:80": not an address'],
+  [{ flags: { 'log-level': 'INFO' } }, '--log-level: "INFO": not one of fatal, error, warn, info, debug, trace'],
+  [{ flags: { 'envoy-port': '0' } }, '-p, --envoy-port: "0": not a port (1 to 65535)'],
+  [{ environment: { NODE_NAME: 'n', INVALID_DROP: 'yes' } }, 'INVALID_DROP (environment): "yes": not a boolean'],
+  [{ file: 'istio-service-cidr: 10.1.0.0/8' }, 'istio-service-cidr in /etc/ipnc.yaml: "10.1.0.0/8": has host bits set'],
+  [{ flags: { 'proxy-gid': 'root' } }, '-g, --proxy-gid: "root": a group by name'],
+  [{ flags: { 'owner-groups': 'root' } }, '--owner-groups: "root": a group by name'],
+  [
+    { flags: { 'default-inbound-ports': '*', 'istio-inbound-ports': '80' } },
+    '--default-inbound-ports: "*": of no effect beside -b, --istio-inbound-ports',
+  ],
+  [
+    { flags: { 'ip-families': '4', 'istio-service-cidr': 'fd00::/8' } },
+    '-i, --istio-service-cidr: "fd00::/8": --ip-families 4 leaves IPv6 out',
+  ],
+  [
+    { flags: { 'redirect-dns': true, 'capture-all-dns': true, 'dns-servers': '10.0.0.1' } },
+    '--dns-servers: "10.0.0.1": --capture-all-dns captures all servers',
+  ],
+  [
+    { file: 'excludeNamespaces: [a]' },
+    '/etc/ipnc.yaml: "excludeNamespaces": no option; exclude-namespaces would be right',
+  ],
+  [{ file: 'resnyc: 30s' }, '/etc/ipnc.yaml: "resnyc": no option; resync would be right'],
+  [{ file: 'ISTIO_INBOUND_PORT: 80' }, '"ISTIO_INBOUND_PORT": no option; istio-inbound-ports would be right'],
+  [{ file: 'colour: red' }, '/etc/ipnc.yaml: "colour": not an option of "ipnc run"'],
+  [{ file: 'istio-local-exclude-cidr: x' }, '"istio-local-exclude-cidr": not an option of "ipnc run"'],
+  [
+    { file: 'exclude-namespaces: [a, {b: c}]' },
+    'exclude-namespaces in /etc/ipnc.yaml: "[\\"a\\",{\\"b\\":\\"c\\"}]": a text',
+  ],
+  [{ file: 'config: x' }, '/etc/ipnc.yaml: "config": '],
+  [{ file: 'resync:' }, 'resync in /etc/ipnc.yaml: "null": a text, number or boolean would be right'],
+  [{ file: 'resync: {every: 30s}' }, 'resync in /etc/ipnc.yaml: "{\\"every\\":\\"30s\\"}": a text'],
+  [{ file: 'resync: 30s\nresync: 31s' }, '/etc/ipnc.yaml: not YAML: Map keys must be unique'],
+  [{ file: 'resync: [' }, '/etc/ipnc.yaml: not YAML'],
+  [{ file: 'a: b\n---\nc: d\n' }, '/etc/ipnc.yaml: not YAML'],
+  [{ file: '- resync' }, '/etc/ipnc.yaml: "[\\"resync\\"]": not a mapping of options'],
+  [{ file: `x: ${'y'.repeat(1_100_000)}` }, '/etc/ipnc.yaml: larger than a ConfigMap can be'],
+  [
+    {
+      flags: { resync: 'x', concurrency: 'y', 'envoy-port': 'z' },
+      environment: { IPNC_ENROLL: 'e' },
+      file: 'log-level: l\nfoo: 1',
+    },
+    '"foo"',
+    'IPNC_ENROLL (environment): "e"',
+    '--resync: "x"',
+    '--concurrency: "y"',
+    'log-level in /etc/ipnc.yaml: "l"',
+    '--node-name: missing',
+    '-p, --envoy-port: "z"',
+  ],
+];
+for (const [given, ...says] of bad) {
+  test(`bad: ${says.map((text) => text.slice(0, 70)).join(' + ')}`, () => {
+    const found = problems(given);
+    assert.is(found.length, says.length, found.join('\n'));
+    for (const [at, text] of says.entries()) assert.ok(found[at]?.includes(text), found[at]);
+    for (const message of found) assert.ok(message.length < 300, message);
+  });
+}
+
+test('bad: a file that is not there', () => {
+  const flags = new Map([['config', '/nonexistent/ipnc.yaml']]);
+  const message = /--config: "\/nonexistent\/ipnc.yaml": cannot be read \(ENOENT\)/;
+  assert.throws(() => readConfig({ flags, environment: { NODE_NAME: 'n' } }), message);
+});

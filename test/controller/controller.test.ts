@@ -1,0 +1,272 @@
+/** What becomes of one pod when it goes, or is refused its mark, at each point of its way. */
+import type { ServerResponse } from 'node:http';
+import type { KubeConfig } from '@kubernetes/client-node';
+import * as assert from 'uvu/assert';
+import { INITIALIZE } from '../../lib/kube/pods.ts';
+import { INITIALIZED, NETNS, STATUS } from '../../lib/kube/status.ts';
+import { native } from '../../lib/native/addon.ts';
+import { suite } from '../suite.ts';
+import { type RunningController, runController, until } from '../support/controller.ts';
+import { BOOT_ID, Farm } from '../support/netns.ts';
+import { PodServer } from '../support/pod-server.ts';
+import { status } from '../support/watch-server.ts';
+
+const ENROLLED = { [INITIALIZE]: 'true' };
+
+const test = suite('controller');
+test.needs('netns', 'uid-map', 'ipv6', 'addon', 'toolbox');
+
+/** A farm, a stand-in API server and a controller, for one pod named web. */
+class Way implements AsyncDisposable {
+  readonly farm = new Farm('controller');
+  readonly api = new PodServer();
+  /** For the next pod that is located; then it is gone. */
+  onLocate: Record<'before' | 'after', (() => Promise<void>) | undefined> = { before: undefined, after: undefined };
+  running!: RunningController;
+
+  #config!: KubeConfig;
+
+  static async start(): Promise<Way> {
+    const way = new Way();
+    way.#config = await way.api.start();
+    await way.#run();
+    return way;
+  }
+
+  async #run(): Promise<void> {
+    this.running = await runController(this.#config, this.farm, async (when) => {
+      const act = this.onLocate[when];
+      this.onLocate[when] = undefined;
+      await act?.();
+    });
+  }
+
+  async restart(): Promise<void> {
+    await this.running[Symbol.asyncDispose]();
+    await this.#run();
+  }
+
+  /** Changes what the pod says; null takes it away. */
+  annotate(annotations: Record<string, string | null>): void {
+    const pod = this.api.pods.get('web');
+    if (pod === undefined) return;
+    for (const [name, value] of Object.entries(annotations)) {
+      if (value === null) delete pod.metadata.annotations[name];
+      else pod.metadata.annotations[name] = value;
+    }
+    this.api.tell('MODIFIED', pod);
+  }
+
+  get view() {
+    return this.running.controller.views().find(({ name }) => name === 'web');
+  }
+
+  put(): string {
+    return this.api.put('web', { ...ENROLLED });
+  }
+
+  async isMarked(uid: string): Promise<void> {
+    const annotations = () => this.api.pods.get('web')?.metadata.annotations ?? {};
+    await until(
+      'marked',
+      () => annotations()[STATUS] === INITIALIZED && this.running.idle(),
+      () => [annotations(), this.view],
+    );
+    const { cookie, standing } = await native().identify(this.farm.file(uid));
+    assert.is(annotations()[NETNS], `${BOOT_ID}:${cookie}`);
+    assert.equal(standing, ['iptables-legacy']);
+    assert.is(this.view?.uid, uid);
+    assert.is(await this.running.controller.sweep(), 1);
+    assert.ok(this.running.idle(), 'there was something to be put right');
+  }
+
+  async isForgotten(): Promise<void> {
+    await until(
+      'forgotten',
+      () => this.view === undefined && this.running.idle(),
+      () => [this.view, this.running.controller.queue()],
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.running[Symbol.asyncDispose]();
+    this.api.stop();
+    await this.farm[Symbol.asyncDispose]();
+  }
+}
+
+/** Starts a pod on its way, and resolves when `go` has been called at that point; `patched`: a mark was to be had. */
+interface Point {
+  when: string;
+  patched?: boolean;
+  reach(way: Way, uid: string, go: () => Promise<void>): Promise<void>;
+}
+
+/** The next time a patch is at this point. */
+function atPatch({ api }: Way, when: 'asked' | 'done', act: (response: ServerResponse) => Promise<boolean>) {
+  return new Promise<void>((resolve) => {
+    api.onPatch = async (now, _, response) => {
+      if (now !== when) return false;
+      api.onPatch = () => false;
+      return act(response).finally(resolve);
+    };
+  });
+}
+
+const points: Point[] = [
+  {
+    when: 'it waits for its sandbox',
+    reach: async (way, _, go) => {
+      await until(
+        'waiting',
+        () => way.view?.reason === 'no-sandbox',
+        () => way.view,
+      );
+      await go();
+    },
+  },
+  ...(['before', 'after'] as const).map(
+    (when): Point => ({
+      when: `${when} its netns is found`,
+      reach: async (way, uid, go) => {
+        const reached = new Promise<void>((resolve) => {
+          way.onLocate[when] = () => go().finally(resolve);
+        });
+        await way.farm.add(way.farm.file(uid));
+        await reached;
+      },
+    }),
+  ),
+  ...(['asked', 'done'] as const).map(
+    (when): Point => ({
+      when: `its patch is ${when}`,
+      patched: when === 'done',
+      reach: async (way, uid, go) => {
+        const reached = atPatch(way, when, () => go().then(() => false));
+        await way.farm.add(way.farm.file(uid));
+        await reached;
+      },
+    }),
+  ),
+  {
+    when: 'its mark was refused and it waits for another attempt',
+    reach: async (way, uid, go) => {
+      const refused = atPatch(way, 'asked', async (response) => {
+        status(response, 429, 'TooManyRequests', { 'Retry-After': '3600' });
+        return true;
+      });
+      await way.farm.add(way.farm.file(uid));
+      await refused;
+      await until(
+        'backing off',
+        () => way.running.controller.queue().backingOff === 1,
+        () => way.view,
+      );
+      await go();
+    },
+  },
+];
+
+for (const { when, patched = false, reach } of points) {
+  for (const netns of ['its netns with it', 'its netns later']) {
+    test(`deleted when ${when}, ${netns}: it is forgotten, and nothing is done to it any more`, async () => {
+      await using way = await Way.start();
+      const uid = way.put();
+      const file = way.farm.file(uid);
+      await reach(way, uid, async () => {
+        way.api.delete('web');
+        if (netns === 'its netns with it') await way.farm.del(file).catch(() => {});
+      });
+      await way.isForgotten();
+      assert.is(way.api.patched.has(uid), patched);
+      // Nothing of it stands in the way of another.
+      const other = way.put();
+      await way.farm.add(way.farm.file(other));
+      await way.isMarked(other);
+    });
+  }
+
+  test(`made again under its name when ${when}: the other one is marked with its own netns`, async () => {
+    await using way = await Way.start();
+    const uid = way.put();
+    let other = '';
+    await reach(way, uid, async () => {
+      other = way.put();
+      await way.farm.add(way.farm.file(other));
+    });
+    await way.isMarked(other);
+    assert.is(way.api.patched.has(uid), patched);
+  });
+}
+
+const refusals: Record<string, (response: ServerResponse) => void> = {
+  'a conflict': (response) => status(response, 409, 'Conflict'),
+  'an error of the server': (response) => status(response, 500, 'InternalError'),
+  'a server that is going down': (response) => status(response, 503, 'ServiceUnavailable'),
+  'a connection that breaks': (response) => response.destroy(),
+};
+for (const [what, refuse] of Object.entries(refusals)) {
+  for (const when of ['asked', 'done'] as const) {
+    test(`${what}, ${when === 'asked' ? 'and no mark' : 'though the mark is made'}: it is tried again, and ends well`, async () => {
+      await using way = await Way.start();
+      const uid = way.put();
+      const refused = atPatch(way, when, async (response) => {
+        refuse(response);
+        return true;
+      });
+      await way.farm.add(way.farm.file(uid));
+      await refused;
+      await way.isMarked(uid);
+    });
+  }
+}
+
+test('429 with Retry-After: no other attempt before that', async () => {
+  await using way = await Way.start();
+  const uid = way.put();
+  const asked: number[] = [];
+  way.api.onPatch = (when, _, response) => {
+    if (when === 'done') return false;
+    asked.push(performance.now());
+    if (asked.length > 1) return false;
+    status(response, 429, 'TooManyRequests', { 'Retry-After': '2' });
+    return true;
+  };
+  await way.farm.add(way.farm.file(uid));
+  await until(
+    'refused',
+    () => asked.length === 1,
+    () => way.view,
+  );
+  // What is told of the pod meanwhile does not bring it forward.
+  const pod = way.api.pods.get('web');
+  if (pod) {
+    pod.status.phase = 'Running';
+    way.api.tell('MODIFIED', pod);
+  }
+  await way.isMarked(uid);
+  const [first = 0, second = 0] = asked;
+  assert.ok(second - first >= 2000, `${second - first} ms`);
+  assert.is(asked.length, 2);
+});
+
+test('opted out after its configuration had gone bad, by a controller that knows it from its mark alone: cleaned', async () => {
+  await using way = await Way.start();
+  const uid = way.put();
+  const file = way.farm.file(uid);
+  await way.farm.add(file);
+  await way.isMarked(uid);
+  const mark = () => way.api.pods.get('web')?.metadata.annotations[STATUS];
+  way.annotate({ 'traffic.sidecar.istio.io/includeInboundPorts': '80,http' });
+  await until('failed', () => mark()?.startsWith('failed: ') === true && way.running.idle(), mark);
+  assert.equal((await native().identify(file)).standing, ['iptables-legacy']);
+  await way.restart();
+  await until(
+    'looked at',
+    () => way.view?.state === 'failed' && way.running.idle(),
+    () => way.view,
+  );
+  way.annotate({ [INITIALIZE]: 'false' });
+  await until('unmarked', () => mark() === undefined && way.running.idle(), mark);
+  assert.equal((await native().identify(file)).standing, []);
+});

@@ -1,0 +1,128 @@
+/** The mark of a pod that cannot be honoured, and what becomes of it. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import * as assert from 'uvu/assert';
+import { readConfig } from '../../lib/config/read.ts';
+import { assemble } from '../../lib/controller/assemble.ts';
+import type { Controller } from '../../lib/controller/controller.ts';
+import { ApiError, type Kube } from '../../lib/kube/client.ts';
+import type { WatchEvent } from '../../lib/kube/encoding.ts';
+import { INITIALIZE } from '../../lib/kube/pods.ts';
+import { STATUS, type StatusMarker } from '../../lib/kube/status.ts';
+import type { Probe } from '../../lib/native/addon.ts';
+import type { Locator } from '../../lib/netns/locate.ts';
+import { createLogger } from '../../lib/observe/log.ts';
+import { suite } from '../suite.ts';
+
+const PORTS = 'traffic.sidecar.istio.io/includeInboundPorts';
+const REF = { namespace: 'shop', name: 'web', uid: '1' };
+
+const test = suite('failed marks');
+
+/** No pod here has a sandbox. */
+const nowhere = { locatePod: async () => ({ reason: 'no-sandbox', detail: 'none' }) } as unknown as Locator;
+
+interface Patch {
+  metadata: { annotations: Record<string, string | null> };
+}
+
+/** A stand-in for the API: one pod, and patches that are answered as a test says. */
+class Api {
+  readonly patches: Patch[] = [];
+  /** Before each patch is answered. */
+  answers: (() => unknown)[] = [];
+  readonly #pod: unknown;
+  readonly #events: WatchEvent[] = [];
+
+  constructor(annotations: Record<string, string>) {
+    const spec = { nodeName: 'node', containers: [{ name: 'app' }] };
+    this.#pod = { metadata: { ...REF, resourceVersion: '1', annotations }, spec, status: { phase: 'Pending' } };
+  }
+
+  delete(): void {
+    this.#events.push({ type: 'DELETED', object: this.#pod });
+  }
+
+  async list(path: string): Promise<unknown> {
+    const namespace = { metadata: { name: REF.namespace, resourceVersion: '1' } };
+    return { metadata: { resourceVersion: '1' }, items: [path === '/api/v1/pods' ? this.#pod : namespace] };
+  }
+
+  async watch(path: string, _: unknown, { signal }: { signal: AbortSignal }): Promise<AsyncGenerator<WatchEvent>> {
+    const events = this.#events;
+    return (async function* () {
+      for (; !signal.aborted; await sleep(2)) {
+        const next = path === '/api/v1/pods' ? events.shift() : undefined;
+        if (next !== undefined) yield next;
+      }
+    })();
+  }
+
+  async patch(_: string, __: string, patch: Patch): Promise<unknown> {
+    this.patches.push(patch);
+    return this.answers.shift()?.();
+  }
+
+  async post(): Promise<void> {}
+}
+
+/** Until `right`. */
+async function runUntil(api: Api, right: (controller: Controller) => boolean): Promise<StatusMarker> {
+  const { controller, marker } = assemble({
+    config: readConfig({
+      flags: new Map(),
+      environment: { NODE_NAME: 'node', IPNC_RESYNC: '24h', IPNC_CONCURRENCY: '1' },
+    }),
+    kube: api as unknown as Kube,
+    locator: nowhere,
+    probe: {} as Probe,
+    log: createLogger({ level: 'silent' }),
+    version: 'test',
+  });
+  const stop = new AbortController();
+  const ended = controller.run(stop.signal, AbortSignal.timeout(5000));
+  try {
+    for (let limit = performance.now() + 5000; !right(controller); await sleep(2)) {
+      if (performance.now() > limit) throw new Error(`still ${JSON.stringify([controller.states(), api.patches])}`);
+    }
+  } finally {
+    stop.abort();
+    await ended;
+  }
+  return marker;
+}
+
+for (const status of [403, 500]) {
+  test(`a pod that was to be marked as failed is marked, though the API server answered ${status} at first`, async () => {
+    const api = new Api({ [INITIALIZE]: 'true', [PORTS]: '80,http' });
+    api.answers = [
+      () => {
+        throw new ApiError(status, '', 'not now');
+      },
+    ];
+    await runUntil(api, (controller) => api.patches.length === 2 && controller.queue().running === 0);
+    assert.match(api.patches[1]?.metadata.annotations[STATUS] ?? '', /^failed: .*includeInboundPorts/);
+  });
+}
+
+test('nothing is kept of a pod that goes while its mark is on the way', async () => {
+  const api = new Api({ [INITIALIZE]: 'true', [PORTS]: '80,http' });
+  const way = Promise.withResolvers<void>();
+  api.answers = [() => way.promise];
+  const marker = await runUntil(api, (controller) => {
+    if (api.patches.length === 0) return false;
+    if (controller.views().length > 0) api.delete();
+    else way.resolve();
+    return controller.views().length === 0 && controller.queue().running === 0;
+  });
+  // Otherwise it would have what it wrote last to take back.
+  assert.is(await marker.unmark(REF), 'unchanged');
+});
+
+test('a pod that had failed and is let out does not say any more that it failed', async () => {
+  const api = new Api({ [INITIALIZE]: 'false', [STATUS]: 'failed: x' });
+  await runUntil(api, (controller) => controller.states().skipped === 1);
+  assert.equal(
+    api.patches.map(({ metadata }) => metadata.annotations[STATUS]),
+    [null],
+  );
+});

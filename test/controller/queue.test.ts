@@ -1,0 +1,382 @@
+/** Time is a clock that the test moves; the order of things is the test's own. */
+import { deepEqual, equal, ok } from 'node:assert/strict';
+import { setImmediate as turn } from 'node:timers/promises';
+import { type Attempt, type Clock, type QueueOptions, WorkQueue } from '../../lib/controller/queue.ts';
+import { suite } from '../suite.ts';
+
+class FakeClock implements Clock {
+  #now = 0;
+  readonly timers = new Set<{ at: number; call: () => void }>();
+
+  now() {
+    return this.#now;
+  }
+
+  after(ms: number, call: () => void) {
+    const timer = { at: this.#now + ms, call };
+    this.timers.add(timer);
+    return () => this.timers.delete(timer);
+  }
+
+  async pass(ms: number) {
+    this.#now += ms;
+    for (const timer of this.timers) {
+      if (timer.at > this.#now) continue;
+      this.timers.delete(timer);
+      timer.call();
+    }
+    await turn();
+  }
+}
+
+interface Running {
+  job: string;
+  attempt: Attempt;
+  end(): Promise<void>;
+  fail(error?: unknown): Promise<void>;
+}
+
+/** A queue whose workers end when they are told to. `random` 1: no jitter, the whole back-off. */
+function harness(options: Partial<QueueOptions<string>> = {}) {
+  const clock = new FakeClock();
+  const running: Running[] = [];
+  const seen: string[] = [];
+  const errors: unknown[][] = [];
+  const queue = new WorkQueue<string>({
+    concurrency: 2,
+    clock,
+    random: () => 1,
+    retry: (error) => (error === 'final' ? false : typeof error === 'number' ? { afterMs: error } : {}),
+    onError: (...told) => errors.push(told),
+    work: (job, attempt) => {
+      seen.push(job);
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      const over = async () => {
+        running.splice(running.indexOf(entry), 1);
+        await turn();
+      };
+      const entry: Running = {
+        job,
+        attempt,
+        end: () => {
+          resolve();
+          return over();
+        },
+        fail: (error = 'healable') => {
+          reject(error);
+          return over();
+        },
+      };
+      running.push(entry);
+      return promise;
+    },
+    ...options,
+  });
+  const first = () => {
+    const [entry] = running;
+    ok(entry, 'nothing runs');
+    return entry;
+  };
+  return { clock, queue, running, seen, errors, first };
+}
+
+const IDLE = { waiting: { new: 0, resync: 0 }, running: 0, backingOff: 0, oldestMs: 0 };
+
+const test = suite('queue');
+
+test('works on so many keys at once, in the order of coming', async () => {
+  const { queue, seen, first } = harness();
+  for (const key of ['a', 'b', 'c', 'd']) queue.add(key, key);
+  await turn();
+  deepEqual(seen, ['a', 'b']);
+  await first().end();
+  deepEqual(seen, ['a', 'b', 'c']);
+  await first().end();
+  await first().end();
+  await first().end();
+  deepEqual(seen, ['a', 'b', 'c', 'd']);
+  deepEqual(queue.stats(), IDLE);
+});
+
+test('a key that waits is worked on once, with what was added last', async () => {
+  const { queue, seen } = harness();
+  queue.add('a', 'old');
+  queue.add('a', 'new');
+  await turn();
+  deepEqual(seen, ['new']);
+});
+
+test('a key added while it runs runs once more, alone, with what was added last', async () => {
+  const { queue, seen, running, first } = harness();
+  queue.add('a', '1');
+  await turn();
+  queue.add('a', '2');
+  queue.add('a', '3');
+  await turn();
+  equal(running.length, 1);
+  await first().end();
+  deepEqual(seen, ['1', '3']);
+  await first().end();
+  deepEqual(seen, ['1', '3']);
+  deepEqual(queue.stats(), IDLE);
+});
+
+test('a key added while it runs keeps the higher priority, and no memory of failures before a success', async () => {
+  const { queue, clock, first } = harness();
+  queue.add('a', '1', 'resync');
+  await turn();
+  await first().fail();
+  await clock.pass(100);
+  queue.add('a', '2');
+  queue.add('a', '3', 'resync');
+  await first().end();
+  deepEqual(first().attempt, { key: 'a', priority: 'new', failures: 0, waitedMs: 0 });
+});
+
+test('a new pod goes before all resync work that waits', async () => {
+  const { queue, seen, first } = harness({ concurrency: 1 });
+  queue.add('r1', 'r1', 'resync');
+  queue.add('r2', 'r2', 'resync');
+  queue.add('n1', 'n1');
+  await turn();
+  queue.add('n2', 'n2');
+  await first().end();
+  await first().end();
+  await first().end();
+  deepEqual(seen, ['n1', 'n2', 'r1', 'r2']);
+});
+
+test('resync work leaves a worker to new pods', async () => {
+  const { queue, seen } = harness({ concurrency: 3 });
+  for (const key of ['r1', 'r2', 'r3', 'r4']) queue.add(key, key, 'resync');
+  await turn();
+  deepEqual(seen, ['r1', 'r2']);
+  queue.add('n', 'n');
+  await turn();
+  deepEqual(seen, ['r1', 'r2', 'n']);
+  deepEqual(queue.stats().waiting, { new: 0, resync: 2 });
+});
+
+test('resync work that waits becomes new when it is added as such, and never the other way', async () => {
+  const { queue, seen, first } = harness({ concurrency: 1 });
+  queue.add('busy', 'busy');
+  await turn();
+  for (const key of ['r1', 'r2']) queue.add(key, key, 'resync');
+  queue.add('n', 'n');
+  queue.add('r2', 'r2 raised');
+  queue.add('n', 'n again', 'resync');
+  for (let i = 0; i < 4; i++) await first().end();
+  deepEqual(seen, ['busy', 'n again', 'r2 raised', 'r1']);
+});
+
+test('waits twice as long after each failure, up to a limit, and starts over after a success', async () => {
+  const { queue, clock, errors, running, first } = harness({ backoffMs: [100, 500] });
+  queue.add('a', 'a');
+  await turn();
+  for (const wait of [100, 200, 400, 500, 500]) {
+    await first().fail();
+    equal(errors.at(-1)?.[2], wait);
+    deepEqual(queue.stats(), { ...IDLE, backingOff: 1 });
+    await clock.pass(wait - 1);
+    equal(running.length, 0);
+    await clock.pass(1);
+    equal(running.length, 1);
+  }
+  equal(first().attempt.failures, 5);
+  await first().end();
+  queue.add('a', 'a');
+  await turn();
+  equal(first().attempt.failures, 0);
+});
+
+test('the wait has jitter: from half to the whole', async () => {
+  for (const [random, wait] of [
+    [0, 50],
+    [0.5, 75],
+    [1, 100],
+  ] as const) {
+    const { queue, errors, first } = harness({ random: () => random });
+    queue.add('a', 'a');
+    await turn();
+    await first().fail();
+    equal(errors[0]?.[2], wait);
+  }
+});
+
+test('what the other side asks for is waited in addition', async () => {
+  const { queue, errors, clock, running, first } = harness();
+  queue.add('a', 'a');
+  await turn();
+  await first().fail(2_000);
+  equal(errors[0]?.[2], 2_100);
+  queue.add('a', 'newer');
+  await clock.pass(1_999);
+  equal(running.length, 0);
+  await clock.pass(1);
+  equal(first().job, 'newer');
+});
+
+test('a final error is told, and the key forgotten', async () => {
+  const { queue, errors, clock, first } = harness();
+  queue.add('a', 'a');
+  await turn();
+  await first().fail('final');
+  deepEqual(errors, [['final', { key: 'a', priority: 'new', failures: 0, waitedMs: 0 }, undefined]]);
+  deepEqual(queue.stats(), IDLE);
+  equal(clock.timers.size, 0);
+});
+
+test('what happened to a key that backs off brings its attempt forward; resync does not', async () => {
+  const { queue, clock, running, first } = harness();
+  queue.add('a', 'a');
+  await turn();
+  for (const wait of [100, 200, 400]) {
+    await first().fail();
+    if (wait < 400) await clock.pass(wait);
+  }
+  await clock.pass(60);
+  queue.add('a', 'seen again', 'resync');
+  await clock.pass(0);
+  equal(running.length, 0);
+  queue.add('a', 'changed');
+  await clock.pass(0);
+  deepEqual([first().job, first().attempt.failures], ['changed', 3]);
+});
+
+test('a key that fails and is added again and again is no busy loop', async () => {
+  const { queue, clock, running, first } = harness();
+  queue.add('a', '1');
+  await turn();
+  queue.add('a', '2');
+  await first().fail();
+  queue.add('a', '3');
+  await clock.pass(49);
+  equal(running.length, 0);
+  await clock.pass(1);
+  equal(first().job, '3');
+});
+
+test('a new pod that fails stays one, whoever adds it meanwhile', async () => {
+  const { queue, clock, first } = harness({ concurrency: 1 });
+  queue.add('a', '1');
+  await turn();
+  queue.add('a', '2', 'resync');
+  await first().fail();
+  await clock.pass(100);
+  deepEqual([first().job, first().attempt.priority], ['2', 'new']);
+  queue.add('a', '3', 'resync');
+  await first().end();
+  deepEqual([first().job, first().attempt.priority], ['3', 'resync']);
+});
+
+test('a final error is not the last word on what was added meanwhile', async () => {
+  const { queue, first } = harness();
+  queue.add('a', 'bad');
+  await turn();
+  queue.add('a', 'good');
+  await first().fail('final');
+  deepEqual([first().job, first().attempt.failures], ['good', 0]);
+});
+
+test('a key that is forgotten is not worked on, not tried again and not kept', async () => {
+  const { queue, clock, seen, running, first } = harness({ concurrency: 1 });
+  queue.add('runs', 'runs');
+  await turn();
+  queue.add('waits', 'waits');
+  queue.forget('waits');
+  queue.forget('unknown');
+  queue.add('runs', 'runs again');
+  queue.forget('runs');
+  await first().fail();
+  deepEqual(queue.stats(), IDLE);
+  queue.add('paused', 'paused');
+  await turn();
+  await first().fail();
+  queue.forget('paused');
+  await clock.pass(60_000);
+  deepEqual(seen, ['runs', 'paused']);
+  equal(running.length, 0);
+  deepEqual([queue.stats(), clock.timers.size], [IDLE, 0]);
+});
+
+test('tells how long the oldest has waited, and each worker how long its key did', async () => {
+  const { queue, clock, first } = harness({ concurrency: 1 });
+  queue.add('busy', 'busy');
+  await turn();
+  await clock.pass(5);
+  queue.add('r', 'r', 'resync');
+  await clock.pass(30);
+  queue.add('n', 'n');
+  await clock.pass(10);
+  deepEqual(queue.stats(), { waiting: { new: 1, resync: 1 }, running: 1, backingOff: 0, oldestMs: 40 });
+  await first().end();
+  equal(first().attempt.waitedMs, 10);
+});
+
+test('drain lets finish what runs and starts nothing more', async () => {
+  const { queue, clock, seen, first } = harness();
+  queue.add('paused', 'paused');
+  await turn();
+  await first().fail();
+  for (const key of ['a', 'b', 'waits']) queue.add(key, key);
+  await turn();
+  queue.add('a', 'again');
+  let left: number | undefined;
+  const drained = queue.drain().then((count) => {
+    left = count;
+  });
+  queue.add('late', 'late');
+  await first().end();
+  equal(left, undefined);
+  await first().fail();
+  await drained;
+  equal(left, 0);
+  await clock.pass(60_000);
+  deepEqual(seen, ['paused', 'a', 'b']);
+  deepEqual([queue.stats(), clock.timers.size], [IDLE, 0]);
+  equal(await queue.drain(), 0);
+});
+
+test('drain does not wait beyond the signal, and says how many still run', async () => {
+  const { queue } = harness();
+  queue.add('a', 'a');
+  await turn();
+  const abort = new AbortController();
+  const drained = queue.drain(abort.signal);
+  abort.abort();
+  equal(await drained, 1);
+  equal(await queue.drain(AbortSignal.abort()), 1);
+});
+
+test('whatever is thrown, nothing is left unhandled and no worker is lost', async () => {
+  const thrower = () => {
+    throw new Error('from a callback');
+  };
+  for (const options of [{ work: thrower }, { onError: thrower }, { retry: thrower }]) {
+    const { queue, first } = harness({ concurrency: 1, ...options });
+    queue.add('a', 'a');
+    queue.add('b', 'b');
+    await turn();
+    if (!('work' in options)) {
+      await first().fail('final');
+      equal(first().job, 'b');
+      await first().end();
+    }
+    equal(queue.stats().running, 0);
+  }
+});
+
+test("by default, Node's own clock", async () => {
+  const worked = Promise.withResolvers<number>();
+  const queue = new WorkQueue<string>({
+    concurrency: 1,
+    backoffMs: [1, 1],
+    retry: () => ({}),
+    work: async (_, { failures }) => {
+      if (failures < 3) throw new Error('not yet');
+      worked.resolve(failures);
+    },
+  });
+  queue.add('a', 'a');
+  equal(await worked.promise, 3);
+});

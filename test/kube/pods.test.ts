@@ -1,0 +1,312 @@
+/** What is kept of a Pod is what is read of it, and the spec that comes of it. */
+import * as assert from 'uvu/assert';
+import type { Pod } from '../../lib/istio/pod.ts';
+import { podRedirect, type RedirectSpec, redirect } from '../../lib/istio/redirect.ts';
+import { flagSource, type Source } from '../../lib/istio/sources.ts';
+import { podFamilies, runtimeUid, trimNamespace, trimPod } from '../../lib/kube/pods.ts';
+import { ConfigError } from '../../lib/options/config-error.ts';
+import { suite } from '../suite.ts';
+import { fixture, fixtures } from '../support/pods.ts';
+
+const trim = suite('trimmed pods');
+
+trim('the whole record of an injected pod', () => {
+  const uid = '5f0c7a52-9f0e-4c4e-8a5b-000000000001';
+  assert.equal(trimPod(fixture('native-cni')), {
+    metadata: {
+      uid,
+      namespace: 'bookinfo',
+      name: 'reviews-v1-598b896c9d-cx7zq',
+      resourceVersion: '48201',
+      labels: {},
+      annotations: {
+        'sidecar.istio.io/interceptionMode': 'REDIRECT',
+        'traffic.sidecar.istio.io/excludeInboundPorts': '15020',
+        'traffic.sidecar.istio.io/includeInboundPorts': '*',
+        'traffic.sidecar.istio.io/includeOutboundIPRanges': '*',
+        'sidecar.istio.io/status': '',
+      },
+    },
+    spec: {
+      nodeName: 'node-1',
+      hostNetwork: false,
+      hostUsers: true,
+      initContainers: [
+        {
+          name: 'istio-validation',
+          command: [],
+          args: (fixture('native-cni') as { spec: { initContainers: { args: string[] }[] } }).spec.initContainers[0]
+            ?.args,
+          env: [],
+        },
+        {
+          name: 'istio-proxy',
+          restartPolicy: 'Always',
+          ports: [{ containerPort: 15090 }],
+          command: [],
+          args: ['proxy', 'sidecar', '--domain', '$(POD_NAMESPACE).svc.cluster.local'],
+          env: [{ name: 'ISTIO_META_INTERCEPTION_MODE', value: 'REDIRECT' }],
+          securityContext: { runAsUser: 1337, runAsGroup: 1337 },
+        },
+      ],
+      containers: [{ name: 'reviews', ports: [{ containerPort: 9080 }] }],
+    },
+    status: { phase: 'Pending', podIPs: ['10.244.1.21', 'fd00:10:244:1::15'], conditions: [] },
+  });
+});
+
+for (const name of fixtures) {
+  trim(`${name}: the record gives the same rules as the whole Pod, and is small`, () => {
+    const whole = fixture(name) as Pod;
+    const record = trimPod(fixture(name));
+    const declared = { redirect: {}, defaultInboundPorts: 'declared' } as const;
+    assert.equal(redirect({ pod: record }), redirect({ pod: whole }));
+    assert.equal(podRedirect(record, declared), podRedirect(whole, declared));
+    assert.ok(JSON.stringify(record).length < 1500);
+  });
+}
+
+trim('what the fixtures do not have', () => {
+  const ours = {
+    type: 'pod-network-controller.istio.io/redirected',
+    status: 'True',
+    reason: 'Installed',
+    message: 'x',
+  };
+  const ports = [{ containerPort: 80 }, { containerPort: 53, protocol: 'UDP' }, { containerPort: 53, protocol: 'TCP' }];
+  const { metadata, spec, status } = trimPod({
+    metadata: {
+      uid: 'u',
+      name: 'n',
+      deletionTimestamp: '2026-08-11T09:14:02Z',
+      labels: { app: 'x', 'sidecar.istio.io/inject': 'true' },
+      annotations: { 'pod-network-controller.istio.io/netns': 'b:1', other: 'x' },
+    },
+    spec: {
+      hostNetwork: true,
+      hostUsers: false,
+      securityContext: { runAsUser: 7, fsGroup: 8 },
+      readinessGates: [{ conditionType: 'example.com/x' }, { conditionType: ours.type }],
+      initContainers: null,
+      containers: [{ name: 'app', ports }],
+    },
+    status: {
+      conditions: [
+        { ...ours, lastTransitionTime: 'x' },
+        { type: 'Ready', status: 'True' },
+      ],
+    },
+  });
+  assert.equal(metadata, {
+    uid: 'u',
+    namespace: '',
+    name: 'n',
+    resourceVersion: '',
+    deletionTimestamp: '2026-08-11T09:14:02Z',
+    labels: { 'sidecar.istio.io/inject': 'true' },
+    annotations: { 'pod-network-controller.istio.io/netns': 'b:1' },
+  });
+  const containers = {
+    initContainers: [],
+    containers: [{ name: 'app', ports: [{ containerPort: 80 }, { containerPort: 53 }] }],
+  };
+  assert.equal(spec, {
+    nodeName: '',
+    hostNetwork: true,
+    hostUsers: false,
+    securityContext: { runAsUser: 7 },
+    readinessGates: [{ conditionType: ours.type }],
+    ...containers,
+  });
+  assert.equal(status, { phase: '', podIPs: [], conditions: [ours] });
+});
+
+trim("a static pod's uid in the runtime is its hash", () => {
+  const uid = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
+  const hash = '3f2b6c1d9e8a7f605142a3b4c5d6e7f8';
+  const annotations = { 'kubernetes.io/config.hash': hash };
+  assert.is(runtimeUid({ uid }), uid);
+  assert.is(runtimeUid({ uid, annotations }), uid, 'anybody can write this annotation');
+  const mirror = { 'kubernetes.io/config.mirror': hash, ...annotations };
+  assert.is(runtimeUid({ uid, annotations: mirror }), hash);
+  assert.is(runtimeUid(trimPod({ metadata: { name: 'n', uid, annotations: mirror } }).metadata), hash, 'as kept');
+  const stolen = { ...mirror, 'kubernetes.io/config.hash': '11111111-4f6b-4c5e-9d2a-6b1f0a7c88b1' };
+  assert.is(runtimeUid({ uid, annotations: stolen }), uid, "anybody can write another pod's");
+});
+
+trim('a namespace', () => {
+  const annotations = { 'istio-pod-network-controller/initialize': 'true', other: 'x' };
+  const record = trimNamespace({ metadata: { name: 'shop', resourceVersion: '7', annotations }, spec: {} });
+  const kept = { 'istio-pod-network-controller/initialize': 'true' };
+  assert.equal(record, { metadata: { name: 'shop', resourceVersion: '7', annotations: kept } });
+});
+
+trim('what is no Pod is a TypeError', () => {
+  for (const object of [undefined, null, 5, 'x', [], {}, { metadata: null }, { metadata: { name: 'n' } }]) {
+    assert.throws(() => trimPod(object), /not a Pod/, JSON.stringify(object));
+  }
+  assert.throws(() => trimNamespace({ metadata: {} }), /not a Namespace/);
+});
+
+const families: [ips: string[], expected: 'auto' | number[]][] = [
+  [[], 'auto'],
+  [['10.244.1.5'], [4]],
+  [['fd00::5'], [6]],
+  [
+    ['fd00::5', '10.244.1.5'],
+    [4, 6],
+  ],
+];
+for (const [ips, expected] of families) {
+  trim(`families of ${ips.join(' and ') || 'no address'}`, () => {
+    const podIPs = ips.map((ip) => ({ ip }));
+    assert.equal(podFamilies(trimPod({ metadata: { uid: 'u', name: 'n' }, status: { podIPs } })), expected);
+  });
+}
+
+const specs = suite('specs of pods');
+
+const port = (first: number, last = first) => ({ first, last });
+const cluster = (flags: Record<string, string>): Source => {
+  const source = flagSource(new Map(Object.entries(flags)));
+  for (const given of Object.values(source)) given.source = 'default';
+  return source;
+};
+const of = (pod: Pod, flags: Record<string, string> = {}, defaultInboundPorts: '*' | 'declared' = '*') =>
+  podRedirect(pod, { redirect: cluster(flags), defaultInboundPorts }).spec;
+const ofFixture = (name: string, flags: Record<string, string> = {}, inbound: '*' | 'declared' = '*') =>
+  of(trimPod(fixture(name)), flags, inbound);
+
+const expected: Record<string, Partial<RedirectSpec>> = {
+  'native-cni': {
+    mode: 'REDIRECT',
+    inbound: { include: '*', exclude: [15090, 15021, 15020].map((p) => port(p)) },
+    dns: 'off',
+  },
+  'container-cni': { mode: 'TPROXY', dns: 'all', proxyUids: [1337], proxyGids: [1337] },
+  'own-init': { mode: 'REDIRECT', proxyUids: [1337] },
+  gate: {
+    proxyUids: [2102],
+    proxyGids: [2102],
+    inbound: { include: [port(8080), port(9000, 9010)], exclude: [15090, 15021, 15020].map((p) => port(p)) },
+  },
+  original: { proxyPort: 15011, proxyUids: [1337], proxyGids: [1337] },
+  openshift: { proxyUids: [1000670000], proxyGids: [1] },
+  'mode-none': { mode: 'NONE' },
+};
+for (const [name, parts] of Object.entries(expected)) {
+  specs(name, () => {
+    const spec = ofFixture(name);
+    for (const [key, value] of Object.entries(parts)) assert.equal(spec[key as keyof RedirectSpec], value, key);
+  });
+}
+
+specs("the cluster's defaults decide where the pod says nothing, and only there", () => {
+  const flags = {
+    'envoy-port': '16001',
+    'istio-outbound-ports': '443',
+    'istio-inbound-ports': '80',
+    'proxy-uid': '2000',
+  };
+  const injected = ofFixture('native-cni', flags);
+  assert.equal([injected.proxyPort, injected.inbound.include, injected.proxyUids], [15001, '*', [1337]]);
+  assert.equal(injected.outbound.ports, [port(443)]);
+  const bare = of({}, flags);
+  assert.equal([bare.proxyPort, bare.inbound.include, bare.proxyUids], [16001, [port(80)], [2000]]);
+});
+
+specs("a proxy's ids: its own, the cluster's, 1337", () => {
+  const ids = (securityContext: object, flags: Record<string, string> = {}) => {
+    const { proxyUids, proxyGids } = of({ spec: { containers: [{ name: 'istio-proxy', securityContext }] } }, flags);
+    return [...proxyUids, ...proxyGids];
+  };
+  assert.equal(ids({}), [1337, 1337]);
+  assert.equal(ids({}, { 'proxy-uid': '2000' }), [2000, 2000]);
+  assert.equal(ids({ runAsUser: 0 }, { 'proxy-uid': '2000' }), [2000, 2000]);
+  assert.equal(ids({ runAsUser: 5000 }, { 'proxy-uid': '2000' }), [5000, 1337]);
+  assert.equal(ids({ runAsUser: 5000 }, { 'proxy-gid': '3000' }), [5000, 3000]);
+  assert.equal(ids({ runAsUser: 5000, runAsGroup: 6000 }, { 'proxy-uid': '1', 'proxy-gid': '2' }), [5000, 6000]);
+});
+
+specs('declared ports count where nothing names inbound ports', () => {
+  const include = (name: string, flags = {}) => ofFixture(name, flags, 'declared').inbound.include;
+  assert.equal(include('original'), [port(9080), port(9081)], 'TCP only, and not those of the proxy');
+  assert.equal(include('original', { 'istio-inbound-ports': '1' }), [port(1)]);
+  assert.is(include('native-cni'), '*', 'its arguments say so');
+  assert.is(ofFixture('original').inbound.include, '*');
+  const ports = (containerPort: number) => [{ containerPort }];
+  const initContainers = [
+    { name: 'migrate', ports: ports(1) },
+    { name: 'cache', restartPolicy: 'Always', ports: ports(2) },
+  ];
+  const pod = { spec: { initContainers, containers: [{ name: 'a' }, { name: 'b', ports: ports(2) }] } };
+  assert.equal(of(pod, {}, 'declared').inbound.include, [port(2)]);
+  assert.equal(of({}, {}, 'declared').inbound.include, []);
+});
+
+specs('servers named for the cluster are those of each pod that captures DNS, unless it asks for all', () => {
+  const server = { servers: [{ family: 4, address: '10.96.0.10', prefix: 32 }] };
+  const flags = { 'dns-servers': '10.96.0.10' };
+  const init = (...args: string[]) =>
+    of({ spec: { initContainers: [{ name: 'istio-init', args: ['istio-iptables', ...args] }] } }, flags).dns;
+  assert.is(ofFixture('native-cni', flags).dns, 'off');
+  assert.equal(ofFixture('container-cni', flags).dns, server);
+  assert.equal(init('--redirect-dns'), server);
+  assert.is(init('--redirect-dns', '--capture-all-dns'), 'all');
+  assert.equal(of({}, { ...flags, 'redirect-dns': 'true' }).dns, server);
+});
+
+specs("a pod's own families go before the cluster's CIDRs", () => {
+  const gate = { name: 'pod-network-gate', args: ['istio-iptables', '--ip-families', '4'] };
+  const defaults = { redirect: cluster({ 'istio-service-cidr': 'fd00::/8' }), defaultInboundPorts: '*' } as const;
+  assert.equal(podRedirect({ spec: { initContainers: [gate] } }, defaults).families, [4]);
+});
+
+specs('the gate goes before the container that it took over from, and Istio is asked where it says nothing', () => {
+  const gate = (...args: string[]) => ({ name: 'x', command: ['/usr/bin/pod-network-gate'], args });
+  const validation = { name: 'istio-validation', args: ['istio-iptables', '-b', '2'] };
+  const include = (...initContainers: object[]) => of({ spec: { initContainers } }).inbound.include;
+  assert.equal(include(validation, gate('--timeout', '5m', 'istio-iptables', '-b', '1')), [port(1)]);
+  assert.equal(include(gate('--timeout', '5m'), validation), [port(2)]);
+});
+
+const bad: [what: string, pod: Pod, says: string][] = [
+  [
+    'annotation',
+    { metadata: { annotations: { 'traffic.sidecar.istio.io/excludeOutboundPorts': '80-' } } },
+    'annotation traffic.sidecar.istio.io/excludeOutboundPorts: "80-": not a port or a range',
+  ],
+  [
+    "the gate's argument",
+    { spec: { initContainers: [{ name: 'pod-network-gate', args: ['istio-iptables', '-u', 'envoy'] }] } },
+    'pod-network-gate args -u: "envoy": not a numeric id',
+  ],
+  [
+    "the gate's unknown flag",
+    { spec: { initContainers: [{ name: 'pod-network-gate', args: ['istio-iptables', '--from-tomorrow'] }] } },
+    'pod-network-gate args: "--from-tomorrow": not a flag of istio-iptables',
+  ],
+  [
+    'a variable by reference',
+    { spec: { containers: [{ name: 'istio-proxy', env: [{ name: 'INVALID_DROP', valueFrom: {} }] }] } },
+    'INVALID_DROP (env of istio-proxy): "(from a reference)": not a boolean',
+  ],
+  [
+    'the mode in the environment',
+    { spec: { containers: [{ name: 'istio-proxy', env: [{ name: 'ISTIO_META_INTERCEPTION_MODE', value: 'BOTH' }] }] } },
+    'ISTIO_META_INTERCEPTION_MODE (env of istio-proxy): "BOTH": not one of REDIRECT, TPROXY, NONE',
+  ],
+];
+for (const [what, pod, says] of bad) {
+  specs(`bad: ${what}`, () => {
+    const record = trimPod({ ...pod, metadata: { ...pod.metadata, uid: 'u', name: 'n' } });
+    try {
+      podRedirect(record, { redirect: {}, defaultInboundPorts: '*' });
+    } catch (error) {
+      assert.instance(error, ConfigError);
+      assert.ok((error as ConfigError).message.startsWith(says), (error as ConfigError).message);
+      return;
+    }
+    assert.unreachable();
+  });
+}

@@ -1,0 +1,257 @@
+/**
+ * Which backend a netns gets, with kernels that lack one of them: system calls are denied as such a kernel would answer
+ * them (`toolbox deny`), in a process of its own.
+ */
+import { fileURLToPath } from 'node:url';
+import * as assert from 'uvu/assert';
+import { native } from '../../lib/native/addon.ts';
+import { suite } from '../suite.ts';
+import { ipnc, type Outcome } from '../support/command-line.ts';
+import {
+  Farm,
+  INSTALL_NEEDS,
+  nftRules,
+  restore,
+  restoreNft,
+  run,
+  state,
+  TOOLBOX,
+  wholeState,
+} from '../support/netns.ts';
+import { nodeEnvironment } from '../support/node.ts';
+
+const MAIN = fileURLToPath(new URL('../../lib/main.ts', import.meta.url));
+/** SPECs of `toolbox deny`: SO_GET_INFO of ip_tables and ip6_tables; and NETLINK_NETFILTER. */
+const WITHOUT = {
+  legacy: ['getsockopt:0:64=ENOPROTOOPT', 'getsockopt:41:64=ENOPROTOOPT'],
+  'legacy IPv6': ['getsockopt:41:64=ENOPROTOOPT'],
+  nf_tables: ['socket:16:*:12=EPROTONOSUPPORT'],
+} as const;
+const BOTH = ['--ip-families', '4,6'];
+const TPROXY = ['-m', 'TPROXY'];
+
+const lacking = suite('a kernel that lacks a backend');
+lacking.needs(...INSTALL_NEEDS, 'nft');
+
+lacking('without legacy tables: auto is nftables, and says why', async () => {
+  await using farm = new Farm('auto');
+  const path = await farm.add();
+  const reason = 'this kernel has no legacy IPv4 nat table (ENOPROTOOPT)';
+  const applied = await ipncWithout('legacy', 'apply', '--netns', path);
+  assert.is(applied.code, 0, applied.stderr);
+  assert.match(applied.stdout, `done: ${path} (IPv4 and IPv6, nftables: ${reason})`);
+  assert.equal((await native().identify(path)).standing, ['nftables']);
+  const again = await json(ipncWithout('legacy', 'apply', '--netns', path, '--output', 'json'));
+  assert.equal([again.backend, again.reason, again.changed], ['nftables', reason, false]);
+  const verified = await json(ipncWithout('legacy', 'verify', '--netns', path, '--output', 'json'));
+  assert.equal([verified.backend, verified.reason, verified.ok], ['nftables', reason, true]);
+
+  await restoreNft(path, 'insert rule inet istio-proxy-nat output accept');
+  const drifted = await ipncWithout('legacy', 'verify', '--netns', path);
+  assert.is(drifted.code, 3);
+  assert.match(drifted.stdout, `nftables: ${reason}`);
+  const cleaned = await ipncWithout('legacy', 'clean', '--netns', path);
+  assert.is(cleaned.code, 0, cleaned.stderr);
+  assert.is(await nftRules(path), '');
+});
+
+lacking('without legacy tables: doctor says so, and all is well', async () => {
+  const { code, stdout } = await ipncWithout('legacy', 'doctor');
+  assert.is(code, 0, stdout);
+  for (const family of [4, 6]) {
+    for (const table of ['nat', 'mangle', 'raw']) {
+      assert.match(stdout, new RegExp(`^warn +legacy IPv${family} ${table} +ENOPROTOOPT;`, 'm'));
+    }
+  }
+  assert.match(stdout, /^ok +nf_tables /m);
+  assert.match(stdout, /^ok +backend +nftables: this kernel has no legacy IPv4 nat table \(ENOPROTOOPT\)/m);
+});
+
+lacking('without nf_tables: doctor says so, and all is well', async () => {
+  const { code, stdout } = await ipncWithout('nf_tables', 'doctor');
+  assert.is(code, 0, stdout);
+  assert.match(stdout, /^warn +nf_tables +EPROTONOSUPPORT$/m);
+  assert.match(stdout, /^ok +backend +iptables-legacy: the faster one/m);
+});
+
+/** What cannot be had fails, says what is lacking, and leaves the netns as it was. */
+const refusals: [without: keyof typeof WITHOUT, words: string[], message: RegExp][] = [
+  [
+    'legacy',
+    ['apply', '--backend', 'iptables-legacy'],
+    /^error: this kernel has no legacy iptables \(ENOPROTOOPT.*IPv4 nat/,
+  ],
+  ['legacy', ['apply', '--backend', 'iptables-legacy', ...TPROXY], /^error: this kernel has no legacy iptables /],
+  ['legacy', ['verify', '--backend', 'iptables-legacy'], /^error: this kernel has no legacy iptables /],
+  [
+    'legacy IPv6',
+    ['apply', '--backend', 'iptables-legacy', ...TPROXY],
+    /^error: this kernel has no legacy iptables .*IPv6/,
+  ],
+  ['nf_tables', ['apply', '--backend', 'nftables'], /^error: this kernel has no nf_tables \(EPROTONOSUPPORT: /],
+  [
+    'nf_tables',
+    ['apply', '--backend', 'nftables', ...TPROXY],
+    /^error: this kernel has no nf_tables \(EPROTONOSUPPORT: /,
+  ],
+  ['nf_tables', ['verify', '--backend', 'nftables'], /^error: this kernel has no nf_tables \(EPROTONOSUPPORT: /],
+];
+
+for (const [without, words, message] of refusals) {
+  lacking(`without ${without}: ${words.join(' ')} fails, and nothing is touched`, async () => {
+    await using farm = new Farm('auto');
+    const path = await farm.add(farm.file(), 'down');
+    const was = await wholeState(path);
+    const { code, stdout, stderr } = await ipncWithout(without, ...words, '--netns', path, ...BOTH);
+    assert.is(code, 1, stdout);
+    assert.match(stderr, message);
+    assert.match(stderr, /^ {2}try: .*modprobe/m);
+    assert.is(await wholeState(path), was);
+  });
+}
+
+lacking('without legacy IPv6: nftables where it is wanted, legacy for IPv4 alone', async () => {
+  await using farm = new Farm('auto');
+  const path = await farm.add();
+  const both = await json(ipncWithout('legacy IPv6', 'apply', '--netns', path, ...BOTH, '--output', 'json'));
+  assert.equal([both.backend, both.reason], ['nftables', 'this kernel has no legacy IPv6 nat table (ENOPROTOOPT)']);
+  const other = await farm.add();
+  const alone = await json(
+    ipncWithout('legacy IPv6', 'apply', '--netns', other, '--ip-families', '4', '--output', 'json'),
+  );
+  assert.equal([alone.backend, alone.reason], ['iptables-legacy', 'the faster one']);
+});
+
+lacking('without nf_tables: legacy as ever, from apply to clean', async () => {
+  await using farm = new Farm('auto');
+  const [path, twin] = [await farm.add(), await farm.add()];
+  const was = await wholeState(path);
+  await done('apply', '--netns', twin, ...TPROXY);
+  const applied = await json(ipncWithout('nf_tables', 'apply', '--netns', path, ...TPROXY, '--output', 'json'));
+  assert.equal([applied.backend, applied.changed], ['iptables-legacy', true]);
+  assert.is(await wholeState(path), await wholeState(twin));
+  const again = await json(ipncWithout('nf_tables', 'apply', '--netns', path, ...TPROXY, '--output', 'json'));
+  assert.is(again.changed, false);
+  assert.is((await ipncWithout('nf_tables', 'verify', '--netns', path, ...TPROXY)).code, 0);
+  assert.is((await ipncWithout('nf_tables', 'clean', '--netns', path)).code, 0);
+  assert.is(await wholeState(path), was);
+});
+
+const auto = suite('auto');
+auto.needs(...INSTALL_NEEDS, 'nft');
+
+/** One apply after the other; what it says of itself, and what stands after each. */
+const series: Record<string, [flags: string[], backend: string, reason: RegExp][]> = {
+  'a new netns, and what stands there is kept': [
+    [[], 'iptables-legacy', /faster/],
+    [[], 'iptables-legacy', /our rules stand/],
+    [['-o', '22', ...TPROXY], 'iptables-legacy', /our rules stand/],
+  ],
+  'nftables stays where it stands': [
+    [['--backend', 'nftables'], 'nftables', /asked for/],
+    [[], 'nftables', /our rules stand/],
+    [['-o', '22', ...TPROXY], 'nftables', /our rules stand/],
+    [['--counters=false'], 'nftables', /our rules stand/],
+    [['--redirect-dns', '--capture-all-dns'], 'nftables', /our rules stand/],
+  ],
+  'by name it is moved, there and back': [
+    [[], 'iptables-legacy', /faster/],
+    [['--backend', 'nftables', ...TPROXY], 'nftables', /asked for/],
+    [TPROXY, 'nftables', /our rules stand/],
+    [['--backend', 'iptables-legacy'], 'iptables-legacy', /asked for/],
+    [[], 'iptables-legacy', /our rules stand/],
+  ],
+};
+
+for (const [name, steps] of Object.entries(series)) {
+  auto(name, async () => {
+    await using farm = new Farm('auto');
+    const path = await farm.add();
+    for (const [flags, backend, reason] of steps) {
+      const result = await json(ipnc(['apply', '--netns', path, ...flags, '--output', 'json']));
+      assert.is(result.backend, backend);
+      assert.match(result.reason as string, reason);
+      await onlyOne(path, backend);
+      const automatic = flags.filter((flag) => !['--backend', 'nftables', 'iptables-legacy'].includes(flag));
+      const verified = await json(ipnc(['verify', '--netns', path, ...automatic, '--output', 'json']));
+      assert.equal([verified.ok, verified.backend], [true, backend]);
+    }
+    await done('clean', '--netns', path);
+    assert.equal((await native().identify(path)).standing, []);
+  });
+}
+
+/** Both forms, as the plans' texts make them, in whatever configurations. */
+const doubles: Record<string, { legacy: string[]; nftables: string[]; apply: string[]; left: string; reason: RegExp }> =
+  {
+    'auto keeps legacy': { legacy: [], nftables: [], apply: [], left: 'iptables-legacy', reason: /faster/ },
+    'nftables by name': {
+      legacy: [],
+      nftables: [],
+      apply: ['--backend', 'nftables'],
+      left: 'nftables',
+      reason: /asked for/,
+    },
+    'legacy by name, older configurations': {
+      legacy: ['-o', '1'],
+      nftables: [...TPROXY, '--redirect-dns', '--capture-all-dns'],
+      apply: ['--backend', 'iptables-legacy'],
+      left: 'iptables-legacy',
+      reason: /asked for/,
+    },
+    'nftables by name, older configurations': {
+      legacy: [...TPROXY, '--redirect-dns', '--capture-all-dns'],
+      nftables: ['-o', '1', '--drop-invalid'],
+      apply: ['--backend', 'nftables'],
+      left: 'nftables',
+      reason: /asked for/,
+    },
+  };
+
+for (const [name, { legacy, nftables, apply, left, reason }] of Object.entries(doubles)) {
+  auto(`both stand, one is left: ${name}`, async () => {
+    await using farm = new Farm('auto');
+    const [path, twin] = [await farm.add(), await farm.add()];
+    for (const family of [4, 6] as const) {
+      await restore(path, family, await done('plan', ...legacy, '--ip-families', String(family)));
+    }
+    await restoreNft(path, await done('plan', '--format', 'nftables', ...nftables));
+    assert.equal((await native().identify(path)).standing.sort(), ['iptables-legacy', 'nftables']);
+    const verified = await ipnc(['verify', '--netns', path, ...apply]);
+    assert.is(verified.code, 3);
+    const surplus = left === 'nftables' ? /^# IPv[46] nat\n\+/m : /^# table inet istio-proxy-nat\n\+/m;
+    assert.match(verified.stdout, surplus);
+    const result = await json(ipnc(['apply', '--netns', path, ...apply, '--output', 'json']));
+    assert.is(result.backend, left);
+    assert.match(result.reason as string, reason);
+    await onlyOne(path, left);
+    await done('verify', '--netns', path, ...apply);
+    await done('apply', '--netns', twin, '--backend', left);
+    assert.is(await wholeState(path), await wholeState(twin));
+  });
+}
+
+/** As the operators' tools see it. */
+async function onlyOne(path: string, backend: string): Promise<void> {
+  assert.equal((await native().identify(path)).standing, [backend]);
+  assert.is((await state(path)).includes('ISTIO'), backend === 'iptables-legacy');
+  assert.is((await nftRules(path)) !== '', backend === 'nftables');
+}
+
+async function done(...words: string[]): Promise<string> {
+  const { code, stdout, stderr } = await ipnc(words);
+  assert.is(code, 0, `${words.join(' ')}: ${stdout}${stderr}`);
+  return stdout;
+}
+
+async function json(outcome: Promise<Outcome>): Promise<Record<string, unknown>> {
+  const { code, stdout, stderr } = await outcome;
+  assert.is(code, 0, stdout + stderr);
+  return JSON.parse(stdout);
+}
+
+async function ipncWithout(what: keyof typeof WITHOUT, ...words: string[]): Promise<Outcome> {
+  const command = ['deny', ...WITHOUT[what], '--', process.execPath, MAIN, ...words];
+  const ended = (code: number) => (output: { stdout: string; stderr: string }) => ({ code, ...output });
+  return run(TOOLBOX, command, { env: nodeEnvironment() }).then(ended(0), (error) => ended(Number(error.code))(error));
+}

@@ -1,0 +1,30 @@
+/** The tests written in C++, each of whose lines is a test here: `ok   name`, `FAIL name: why`. */
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import * as assert from 'uvu/assert';
+import { lacking } from '../needs.ts';
+import { suite } from '../suite.ts';
+
+const build = process.env.IPNC_BUILD ?? 'Release';
+const program = fileURLToPath(new URL(`../../build/${build}/native_test`, import.meta.url));
+
+const test = suite('native');
+const needs = ['netns', 'ipv6', 'native_test', 'nft'];
+test.needs(...needs);
+
+if (needs.every((need) => lacking(need) === undefined)) {
+  const { status, signal, stdout, stderr } = spawnSync(program, {
+    encoding: 'utf8',
+    timeout: 180_000,
+    env: { ...process.env, ASAN_OPTIONS: 'detect_leaks=1' },
+  });
+  for (const [, verdict, name = ''] of stdout.matchAll(/^(ok {2}|FAIL) (.*)$/gm)) {
+    test(name, () => assert.is(verdict, 'ok  ', stderr));
+  }
+  test('runs to its end, and leaks nothing where a sanitizer looks', () => {
+    assert.match(stdout, /\d+ passed, 0 failed\n$/, `${stdout.slice(-2000)}${stderr}`);
+    assert.equal({ status, signal }, { status: 0, signal: null }, stderr);
+  });
+} else {
+  test('all of them', () => {});
+}
