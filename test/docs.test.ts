@@ -1,6 +1,7 @@
 /** docs/cli.md says what the option table says; docs/operate.md knows each reason and code that somebody may read. */
+
+import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
-import * as assert from 'uvu/assert';
 import { defaultOf, flagsOf } from '../lib/cli/shared.ts';
 import { runOptionList } from '../lib/config/options.ts';
 import { MEANINGS } from '../lib/errors.ts';
@@ -66,7 +67,7 @@ for (const [what, names] of Object.entries(told)) {
   test(`docs/operate.md, ${what}`, () => {
     assert.ok(names.length > 3, `${names}`);
     const missing = names.filter((name) => !operate.includes(`\`${name}\``));
-    assert.equal(missing, []);
+    assert.deepEqual(missing, []);
   });
 }
 

@@ -1,10 +1,11 @@
 /** `./setup` on machines that lack things, by a PATH that does, and stand-ins for `id` and `apt-get`. */
+
+import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import * as assert from 'uvu/assert';
 import { suite } from './suite.ts';
 
 const SETUP = fileURLToPath(new URL('../setup', import.meta.url));
@@ -46,45 +47,45 @@ function standIn(name: string, script: string): void {
 test(
   'says nothing when there is nothing to do',
   async () => {
-    assert.equal(await setup([]), { code: 0, stdout: '', stderr: '' });
+    assert.deepEqual(await setup([]), { code: 0, stdout: '', stderr: '' });
   },
   { timeoutMs: 180_000 },
 );
 
 test("prints where Node's headers are", async () => {
   const { code, stdout } = await setup(['--nodedir']);
-  assert.is(code, 0);
+  assert.equal(code, 0);
   assert.ok(existsSync(join(stdout.trim(), 'include/node/node_api.h')), stdout);
 });
 
 test('refuses an argument it does not know', async () => {
   const { code, stderr } = await setup(['--frobnicate']);
-  assert.is(code, 1);
-  assert.match(stderr, 'unknown argument --frobnicate');
+  assert.equal(code, 1);
+  assert.ok(stderr.includes('unknown argument --frobnicate'), stderr);
 });
 
 test('an ordinary user is told the exact command', async () => {
   standIn('id', 'echo 1000');
   standIn('apt-get', `echo "$@" >>${aptLog}`);
   const { code, stderr } = await setup([], bare);
-  assert.is(code, 1);
+  assert.equal(code, 1);
   assert.match(stderr, /^ {2}sudo apt-get install -y g\+\+ make python3 pkg-config libiptc-dev .*\n$/m);
-  assert.not.match(stderr, 'clang');
-  assert.not.ok(existsSync(aptLog), 'apt-get was called');
+  assert.ok(!stderr.includes('clang'), stderr);
+  assert.ok(!existsSync(aptLog), 'apt-get was called');
 });
 
 test('an ordinary user who wants to lint is told of the linters too', async () => {
   standIn('id', 'echo 1000');
   standIn('apt-get', '');
   const { code, stderr } = await setup(['--dev'], bare);
-  assert.is(code, 1);
+  assert.equal(code, 1);
   assert.match(stderr, /^ {2}sudo apt-get install -y g\+\+ .* clang clang-format libclang-rt-\d+-dev/m);
 });
 
 test('elsewhere than on Debian the packages are named', async () => {
   standIn('id', 'echo 0');
   const { code, stderr } = await setup([], bare);
-  assert.is(code, 1);
+  assert.equal(code, 1);
   assert.match(stderr, /names of the packages in Debian: g\+\+ make /);
 });
 
@@ -92,17 +93,17 @@ test('root installs all of it, and is told if that did not help', async () => {
   standIn('id', 'echo 0');
   standIn('apt-get', `echo "$@" >>${aptLog}`);
   const { code, stdout, stderr } = await setup([], bare);
-  assert.is(code, 1);
-  assert.match(stdout, 'setup: installing system packages: g++ make');
+  assert.equal(code, 1);
+  assert.ok(stdout.includes('setup: installing system packages: g++ make'), stdout);
   assert.match(readFileSync(aptLog, 'utf8'), /^update\ninstall -y --no-install-recommends g\+\+ .*clang/m);
-  assert.match(stderr, 'what they should bring is not there: g++');
+  assert.ok(stderr.includes('what they should bring is not there: g++'), stderr);
 });
 
 test('root is told what to run if installing fails', async () => {
   standIn('id', 'echo 0');
   standIn('apt-get', 'echo "E: no route to the mirror"; exit 100');
   const { code, stderr } = await setup([], bare);
-  assert.is(code, 1);
-  assert.match(stderr, 'E: no route to the mirror');
+  assert.equal(code, 1);
+  assert.ok(stderr.includes('E: no route to the mirror'), stderr);
   assert.match(stderr, /apt-get install -y g\+\+ make/);
 });

@@ -1,6 +1,6 @@
+import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import * as assert from 'uvu/assert';
 import { suite } from './suite.ts';
 
 const FOLDER = fileURLToPath(new URL('./fixtures/suite/', import.meta.url));
@@ -33,8 +33,8 @@ function expect(name: string, code: number, lastLine: string, says: RegExp): voi
     name,
     async () => {
       const outcome = await runFixtures(name);
-      assert.is(outcome.lastLine, lastLine, outcome.output);
-      assert.is(outcome.code, code);
+      assert.equal(outcome.lastLine, lastLine, outcome.output);
+      assert.equal(outcome.code, code);
       assert.match(outcome.output, says);
     },
     { timeoutMs: 30_000 },
@@ -64,6 +64,6 @@ expect('stays-open', 1, '1 passed, 1 failed, 0 skipped', /still open: .*Timeout/
 
 test('a failing file does not hide in the sum', async () => {
   const outcome = await runFixtures('passes', 'before-throws', 'skips');
-  assert.is(outcome.code, 1);
-  assert.is(outcome.lastLine, '3 passed, 2 failed, 1 skipped');
+  assert.equal(outcome.code, 1);
+  assert.equal(outcome.lastLine, '3 passed, 2 failed, 1 skipped');
 });

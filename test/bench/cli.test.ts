@@ -1,10 +1,11 @@
 /** What is asked for wrongly is refused with the flag, the value and what would be right. */
+
+import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import * as assert from 'uvu/assert';
 import { parse, type Request } from '../../bench/cli.ts';
 import { suite } from '../suite.ts';
 import { sample } from './sample.ts';
@@ -39,11 +40,11 @@ test('what is asked for rightly is understood', () => {
   const driver = 'istio-iptables=/usr/bin/istio-iptables -p 15001 --netns {netns}';
   const words = ['--quick', '--only', 'single,churn', '--driver', driver, '--plant', 'ours=100', '--seed', '7'];
   const { plant, externals, only, quick, seed } = parse(words, NAMES) as Request;
-  assert.equal([...plant], [['ours', 100]]);
-  assert.equal(externals, [
+  assert.deepEqual([...plant], [['ours', 100]]);
+  assert.deepEqual(externals, [
     { name: 'istio-iptables', command: ['/usr/bin/istio-iptables', '-p', '15001', '--netns', '{netns}'] },
   ]);
-  assert.equal({ only, quick, seed }, { only: NAMES, quick: true, seed: 7 });
+  assert.deepEqual({ only, quick, seed }, { only: NAMES, quick: true, seed: 7 });
 });
 
 function bench(...words: string[]) {
@@ -53,13 +54,13 @@ function bench(...words: string[]) {
 
 test('usage errors end with 2 and say nothing else', () => {
   const { status, stdout, stderr } = bench('--only', 'nothing');
-  assert.equal({ status, stdout }, { status: 2, stdout: '' });
+  assert.deepEqual({ status, stdout }, { status: 2, stdout: '' });
   assert.match(stderr, /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, soak\n$/);
 });
 
 test('--help names every workload', () => {
   const { status, stdout } = bench('--help');
-  assert.is(status, 0);
+  assert.equal(status, 0);
   for (const name of ['single', 'concurrency', 'churn', 'live', 'sweep', 'size', 'gate', 'controller', 'end-to-end'])
     assert.ok(stdout.includes(name), name);
 });
@@ -71,7 +72,7 @@ test('files that are no results are refused, with the field that is wrong', () =
     const refused = (content: string) => {
       writeFileSync(path, content);
       const { status, stderr } = bench('--from', path);
-      assert.is(status, 2, stderr);
+      assert.equal(status, 2, stderr);
       return stderr;
     };
     assert.match(refused('{'), /x\.json: .*JSON/);
@@ -89,17 +90,17 @@ test('results are printed as one last line, and read again from among the others
     const [file, log] = [join(folder, 'a.json'), join(folder, 'a.log')];
     writeFileSync(file, JSON.stringify(results, null, 2));
     const { status, stdout } = bench('--from', file, '--output', '-');
-    assert.is(status, 0);
-    assert.equal(readdirSync(folder), ['a.json']);
-    assert.equal(JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? ''), results);
+    assert.equal(status, 0);
+    assert.deepEqual(readdirSync(folder), ['a.json']);
+    assert.deepEqual(JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? ''), results);
     writeFileSync(log, stdout);
-    assert.is(bench('--compare', file, log).status, 0);
-    assert.is(bench('--from', log).status, 0);
+    assert.equal(bench('--compare', file, log).status, 0);
+    assert.equal(bench('--from', log).status, 0);
     assert.match(readFileSync(`${log}.html`, 'utf8'), /<html/);
     // As of a run that was ended.
     writeFileSync(log, stdout.replace(/^\{.*$/m, ''));
     const { status: ended, stderr } = bench('--from', log);
-    assert.is(ended, 2);
+    assert.equal(ended, 2);
     assert.match(stderr, /a\.log: no results; a log has them in its last line/);
   } finally {
     rmSync(folder, { recursive: true });
@@ -113,13 +114,13 @@ test('refused results are shown, marked, and end with 3', () => {
     const path = join(folder, 'x.json');
     writeFileSync(path, JSON.stringify(results));
     const sound = bench('--from', path);
-    assert.is(sound.status, 0, sound.stderr);
-    assert.not.match(sound.stdout, /REFUSED/);
+    assert.equal(sound.status, 0, sound.stderr);
+    assert.doesNotMatch(sound.stdout, /REFUSED/);
     const [single] = results.workloads;
     if (single) single.refused = 'a loud fan';
     writeFileSync(path, JSON.stringify(results));
     const { status, stdout } = bench('--from', path);
-    assert.is(status, 3);
+    assert.equal(status, 3);
     assert.match(stdout, /REFUSED, the machine was too noisy to tell: a loud fan/);
   } finally {
     rmSync(folder, { recursive: true });

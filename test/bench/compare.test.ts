@@ -1,10 +1,11 @@
 /** What got slower is found; what did not is not accused, on a machine that is another one each time. */
+
+import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import * as assert from 'uvu/assert';
 import { compare } from '../../bench/compare.ts';
 import { Floors } from '../../bench/drivers/floors.ts';
 import { prepareDrivers } from '../../bench/drivers/index.ts';
@@ -28,21 +29,21 @@ const slower = (before: Results, after: Results) =>
 test('an unchanged tree is not accused in ten runs, on machines of half and double speed', () => {
   const first = sample({ seed: 1 });
   for (let run = 2; run <= 11; run++)
-    assert.equal(slower(first, sample({ seed: run, slower: [0.5, 1, 2][run % 3] ?? 1 })), []);
+    assert.deepEqual(slower(first, sample({ seed: run, slower: [0.5, 1, 2][run % 3] ?? 1 })), []);
 });
 
 test('100 us more in each install are found in every one of ten runs, also from a machine of double speed', () => {
   const first = sample({ seed: 1 });
   for (let run = 2; run <= 11; run++) {
     const found = slower(first, sample({ seed: run, planted: 100, slower: [0.5, 1][run % 2] ?? 1 }));
-    assert.equal(found, ['single/iptables-legacy/ours', 'single/nftables/ours']);
+    assert.deepEqual(found, ['single/iptables-legacy/ours', 'single/nftables/ours']);
   }
 });
 
 test('what got faster is no fault', () => {
   const { changes } = compare(sample({ seed: 1, planted: 100 }), sample({ seed: 2 }));
-  assert.is(changes.filter(({ verdict }) => verdict === 'faster').length, 2);
-  assert.is(changes.filter(({ verdict }) => verdict === 'slower').length, 0);
+  assert.equal(changes.filter(({ verdict }) => verdict === 'faster').length, 2);
+  assert.equal(changes.filter(({ verdict }) => verdict === 'slower').length, 0);
 });
 
 function changed(change: (results: Results) => void): Results {
@@ -58,7 +59,7 @@ test('three rounds do not tell what chance does: such a series is left, and said
     if (ours?.ratio) ours.ratio.value *= 10;
   });
   const { changes, left } = compare(sample({ seed: 1 }), few);
-  assert.equal(
+  assert.deepEqual(
     changes.filter(({ verdict }) => verdict === 'slower'),
     [],
   );
@@ -70,9 +71,9 @@ test('figures are compared within their tolerance, and those without one are not
     changed(({ workloads }) => {
       for (const figure of workloads[1]?.figures ?? []) if (figure.id === id) figure.value *= by;
     });
-  assert.equal(slower(sample({ seed: 1 }), grown('start/rss', 1.1)), []);
-  assert.equal(slower(sample({ seed: 1 }), grown('start/rss', 1.2)), ['controller/start/rss']);
-  assert.equal(slower(sample({ seed: 1 }), grown('told', 10)), []);
+  assert.deepEqual(slower(sample({ seed: 1 }), grown('start/rss', 1.1)), []);
+  assert.deepEqual(slower(sample({ seed: 1 }), grown('start/rss', 1.2)), ['controller/start/rss']);
+  assert.deepEqual(slower(sample({ seed: 1 }), grown('told', 10)), []);
 });
 
 test('of none, one is more', () => {
@@ -81,8 +82,8 @@ test('of none, one is more', () => {
       const of = { id: 'descriptors', label: 'descriptors left', value, unit: '', tolerance: 0 };
       workloads[1]?.figures.push(of);
     });
-  assert.equal(slower(leaking(0), leaking(1)), ['controller/descriptors']);
-  assert.equal(slower(leaking(0), leaking(0)), []);
+  assert.deepEqual(slower(leaking(0), leaking(1)), ['controller/descriptors']);
+  assert.deepEqual(slower(leaking(0), leaking(0)), []);
 });
 
 test('what was refused, skipped or is not there is said, and neither accused nor acquitted', () => {
@@ -92,8 +93,8 @@ test('what was refused, skipped or is not there is said, and neither accused nor
     workloads.pop();
   });
   const { changes, left } = compare(sample({ seed: 1 }), refused);
-  assert.equal(changes, []);
-  assert.equal(left, ['single: refused, noise', 'controller: not in the later run']);
+  assert.deepEqual(changes, []);
+  assert.deepEqual(left, ['single: refused, noise', 'controller: not in the later run']);
 });
 
 test('--compare ends with 1 where something got slower, else with 0', () => {
@@ -107,14 +108,14 @@ test('--compare ends with 1 where something got slower, else with 0', () => {
     const before = file('before.json', sample({ seed: 1 }));
     const run = (after: Results) =>
       execFileSync(process.execPath, [MAIN, '--compare', before, file('after.json', after)], { encoding: 'utf8' });
-    assert.not.match(run(sample({ seed: 2 })), /WORSE/);
+    assert.doesNotMatch(run(sample({ seed: 2 })), /WORSE/);
     let ended: { status?: number; stdout?: string } = {};
     try {
       run(sample({ seed: 2, planted: 100 }));
     } catch (error) {
       ended = error as typeof ended;
     }
-    assert.is(ended.status, 1);
+    assert.equal(ended.status, 1);
     assert.match(ended.stdout ?? '', /ours <of nftables>.*WORSE/);
   } finally {
     rmSync(folder, { recursive: true });
@@ -150,7 +151,7 @@ test(
     const before = await measured(new Map());
     // Far more than what a machine that runs other tests meanwhile could hide.
     const after = await measured(new Map([['ours', 10_000]]));
-    assert.equal(slower(of(before), of(after)), ['single/iptables-legacy/ours', 'single/nftables/ours']);
+    assert.deepEqual(slower(of(before), of(after)), ['single/iptables-legacy/ours', 'single/nftables/ours']);
   },
   { needs: ['netns', 'uid-map', 'ipv6', 'addon', 'toolbox'], timeoutMs: 90_000 },
 );

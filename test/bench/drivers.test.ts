@@ -1,10 +1,11 @@
 /** Drivers install what they should, somebody else's program too, and what installs something else is not measured. */
+
+import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import * as assert from 'uvu/assert';
 import { Coprocess } from '../../bench/coprocess.ts';
 import type { External } from '../../bench/drivers/external.ts';
 import { Floors } from '../../bench/drivers/floors.ts';
@@ -43,16 +44,16 @@ test(
   'each installs the rules that it stands for, and what is not installed does not stand',
   async () => {
     await withDrivers([], async ({ drivers, farm }) => {
-      assert.is(drivers.length, 14);
+      assert.equal(drivers.length, 14);
       for (const driver of drivers) {
         const name = `${driver.backend}/${driver.name}`;
         const path = await farm.one();
-        assert.is(await driver.stands(path), false, name);
+        assert.equal(await driver.stands(path), false, name);
         const before = await driver.usage();
         const took = await driver.install(path);
         const after = await driver.usage();
         assert.ok(took > 1 && took < 60e6, `${name}: ${took} us`);
-        assert.is(await driver.stands(path), true, name);
+        assert.equal(await driver.stands(path), true, name);
         assert.ok(after.cpu > before.cpu && after.rss > 0.5, `${name}: ${JSON.stringify(after)}`);
       }
     });
@@ -82,10 +83,10 @@ test(
           ['outside', 'nftables'],
         ]) {
           const driver = drivers.find((each) => each.name === name);
-          assert.is(driver?.backend, backend);
+          assert.equal(driver?.backend, backend);
           const path = await farm.one();
           await driver?.install(path);
-          assert.is(await driver?.stands(path), true, name);
+          assert.equal(await driver?.stands(path), true, name);
         }
       });
     } finally {
@@ -155,17 +156,17 @@ test('subjects take turns in an order of the seed, and the round that warms up i
     const subjects = ['a', 'b', 'c'].map((id) => recorded(id, told));
     const series = await interleaved(method, subjects, { rounds: 6, seconds: 10 });
     for (const { summary, rounds } of series) {
-      assert.is(rounds.length, 6);
-      assert.is(summary.max, 100);
+      assert.equal(rounds.length, 6);
+      assert.equal(summary.max, 100);
     }
-    assert.is(told.filter((each) => each === 'a warm').length, 1);
+    assert.equal(told.filter((each) => each === 'a warm').length, 1);
     assert.ok(told.includes('unit'));
     return told.filter((each) => /^[abc]$/.test(each)).join('');
   };
   const order = await orderOf(1);
-  assert.is(order, await orderOf(1));
-  assert.is.not(order, await orderOf(2));
+  assert.equal(order, await orderOf(1));
+  assert.notEqual(order, await orderOf(2));
   const rounds = order.match(/.{3}/g) ?? [];
   assert.ok(new Set(rounds).size > 1, order);
-  for (const round of rounds) assert.is([...round].sort().join(''), 'abc');
+  for (const round of rounds) assert.equal([...round].sort().join(''), 'abc');
 });

@@ -1,10 +1,11 @@
 /** Whose CPU time it is: what this program started, also when it has ended, and not what has left it. */
+
+import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import * as assert from 'uvu/assert';
 import { ticksOf, watchOthers } from '../../bench/others.ts';
 import { suite } from '../suite.ts';
 

@@ -1,9 +1,10 @@
 /** The report in a real browser: on a desk and on a phone, light and dark. */
+
+import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import * as assert from 'uvu/assert';
 import { reportPage } from '../../bench/report/html.ts';
 import { picture } from '../../bench/report/picture.ts';
 import { chromium } from '../needs.ts';
@@ -45,8 +46,8 @@ for (const [name, look] of Object.entries({ desk, phone })) {
   test(`on a ${name} all of it is drawn, nothing is cut off, nothing is fetched`, async () => {
     browser.requests.length = 0;
     await browser.open(page, look);
-    assert.equal(browser.requests, [page]);
-    assert.equal(browser.complaints, []);
+    assert.deepEqual(browser.requests, [page]);
+    assert.deepEqual(browser.complaints, []);
     const drawn = await browser.evaluate<{ charts: number; empty: number; broken: number; rows: number }>(`(() => {
       const charts = [...document.querySelectorAll('svg')];
       return {
@@ -56,9 +57,9 @@ for (const [name, look] of Object.entries({ desk, phone })) {
         rows: document.querySelectorAll('tr').length,
       };
     })()`);
-    assert.is(drawn.charts, 3);
-    assert.is(drawn.empty, 0);
-    assert.is(drawn.broken, 0);
+    assert.equal(drawn.charts, 3);
+    assert.equal(drawn.empty, 0);
+    assert.equal(drawn.broken, 0);
     assert.ok(drawn.rows > 30);
     const { wide, small } = await browser.evaluate<{ wide: number; small: number }>(`({
       wide: document.documentElement.scrollWidth,
@@ -75,7 +76,7 @@ for (const [name, look] of Object.entries({ desk, phone })) {
       const [inner, outer] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
       return inner.left < outer.left - 1 || inner.right > outer.right + 1 || inner.bottom > outer.bottom + 1;
     }).map((text) => text.textContent)`);
-    assert.equal(out, []);
+    assert.deepEqual(out, []);
   });
 }
 
@@ -111,7 +112,7 @@ test('refused and failed workloads are marked', async () => {
     `[...document.querySelectorAll('p.bad')].map((each) => each.textContent)`,
   );
   assert.match(bad[0] ?? '', /the fan was loud/);
-  assert.is(bad[1], 'Failed: Error: it fell over');
+  assert.equal(bad[1], 'Failed: Error: it fell over');
 });
 
 test('the picture for the README is drawn by itself, a bar for each way', async () => {
@@ -123,13 +124,13 @@ test('the picture for the README is drawn by itself, a bar for each way', async 
   const bars = await browser.evaluate<number[]>(
     `[...document.querySelectorAll('rect')].map((bar) => bar.getBBox().width)`,
   );
-  assert.is(bars.length, single.series.length);
+  assert.equal(bars.length, single.series.length);
   assert.ok(bars.every((width) => width > 1));
   assert.ok((bars[2] ?? 0) > (bars[1] ?? 0) && (bars[1] ?? 0) > (bars[0] ?? 0), String(bars));
   const outside = await browser.evaluate<string[]>(`[...document.querySelectorAll('text')].filter((text) => {
     const [inner, outer] = [text.getBBox(), document.documentElement.viewBox.baseVal];
     return inner.x < -1 || inner.x + inner.width > outer.width + 1 || inner.y + inner.height > outer.height + 1;
   }).map((text) => text.textContent)`);
-  assert.equal(outside, []);
+  assert.deepEqual(outside, []);
   assert.ok((await browser.screenshot()).length > 5000);
 });

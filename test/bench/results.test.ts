@@ -1,8 +1,9 @@
 /** What a run leaves behind, and what is made of it: the schema, goals, what is reckoned and published. */
+
+import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import * as assert from 'uvu/assert';
 import { checkGoals, goals } from '../../bench/goals.ts';
 import { judge, OTHERS, SPREAD, STALLED } from '../../bench/noise.ts';
 import { Progress } from '../../bench/progress.ts';
@@ -18,7 +19,7 @@ const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta
 
 test('what a run leaves behind is read again as it was', () => {
   const results = sample({ seed: 1 });
-  assert.equal(parseResults(JSON.parse(JSON.stringify(results)), 'x'), results);
+  assert.deepEqual(parseResults(JSON.parse(JSON.stringify(results)), 'x'), results);
 });
 
 const wrong: [field: string, change: (results: Results) => void][] = [
@@ -54,7 +55,7 @@ test('bench/results/README.md tells of every field', () => {
   };
   collect(jsonSchema());
   assert.ok(names.size > 40);
-  assert.equal(
+  assert.deepEqual(
     [...names].filter((name) => !text.includes(`\`${name}\``)),
     [],
   );
@@ -65,31 +66,31 @@ test('a goal is met or missed by its figure, and neither where that was not meas
   const of = (name: RegExp) => checkGoals(workloads).find((goal) => name.test(goal.name));
   const ours = of(/^legacy install to the floor/);
   assert.ok(ours?.measured !== undefined && ours.measured > 1.5 && ours.met === false);
-  assert.is(of(/^nsenter \+ iptables-restore to ours/)?.met, true);
-  assert.is(of(/^beyond: the controller's RSS/)?.met, true);
-  assert.is(of(/^rules active to gate exited/)?.met, undefined);
+  assert.equal(of(/^nsenter \+ iptables-restore to ours/)?.met, true);
+  assert.equal(of(/^beyond: the controller's RSS/)?.met, true);
+  assert.equal(of(/^rules active to gate exited/)?.met, undefined);
   const [single] = workloads;
   if (single) single.refused = 'noise';
-  assert.is(of(/^legacy install to the floor/)?.measured, undefined);
+  assert.equal(of(/^legacy install to the floor/)?.measured, undefined);
 });
 
 test('goals have names of their own', () => {
-  assert.is(new Set(goals.map(({ name }) => name)).size, goals.length);
+  assert.equal(new Set(goals.map(({ name }) => name)).size, goals.length);
 });
 
 test('a cluster is reckoned from what a pod costs', () => {
   const rows = reckon(sample({ seed: 1 }), LARGE);
   const of = (label: RegExp) => rows.find((row) => label.test(row.label));
-  assert.equal(of(/a patch of the status/), {
+  assert.deepEqual(of(/a patch of the status/), {
     label: 'API writes: a patch of the status',
     node: '10.0 /s',
     cluster: '50,000 /s',
   });
-  assert.is(of(/watch traffic that our marks add/)?.cluster, '600 MB/s');
-  assert.is(of(/controller's CPU/)?.cluster, '45.0 CPUs');
+  assert.equal(of(/watch traffic that our marks add/)?.cluster, '600 MB/s');
+  assert.equal(of(/controller's CPU/)?.cluster, '45.0 CPUs');
   const without = sample({ seed: 1 });
   without.workloads.pop();
-  assert.equal(reckon(without, LARGE), []);
+  assert.deepEqual(reckon(without, LARGE), []);
 });
 
 const MARKED = {
@@ -117,10 +118,10 @@ test('publishing fills what is between the markers, and nothing else, however of
     assert.match(first, /^# x\n\n<!-- bench:summary -->\n\n!\[.*\]\(docs\/performance.svg\)/);
     assert.match(first, /\*\*nftables: ours/);
     assert.match(first, /<!-- \/bench:summary -->\n\nthe end\n$/);
-    assert.not.match(first, /old/);
+    assert.doesNotMatch(first, /old/);
     assert.match(readFileSync(join(root, 'docs/performance.md'), 'utf8'), /50,000 \/s/);
     publish(sample({ seed: 1 }), root);
-    assert.is(readFileSync(join(root, 'README.md'), 'utf8'), first);
+    assert.equal(readFileSync(join(root, 'README.md'), 'utf8'), first);
   });
 });
 
@@ -146,18 +147,18 @@ const units = (count: number, of: (at: number) => number) => Array.from({ length
 test('a machine is too noisy when it was faster at one time than at another, or stalled often', () => {
   const refused = (times: number[], others: number, timed = true) => judge(times, others, { timed }).refused;
   const quiet = (at: number) => 75 + (at % 7);
-  assert.is(refused(units(80, quiet), 0.05), undefined);
+  assert.equal(refused(units(80, quiet), 0.05), undefined);
   const faster = units(80, (at) => quiet(at) * (at < 20 ? SPREAD + 0.1 : 1));
   assert.match(refused(faster, 0.05) ?? '', /one quarter/);
   const slow = units(80, (at) => 4 * quiet(at));
-  assert.is(refused(slow, 0.05), undefined);
+  assert.equal(refused(slow, 0.05), undefined);
   const stalling = (share: number) => units(400, (at) => (at % 100 < 100 * share ? 500 : quiet(at)));
   assert.match(refused(stalling(STALLED + 0.03), 0.05) ?? '', /more than twice/);
-  assert.is(refused(stalling(STALLED - 0.03), 0.05), undefined);
+  assert.equal(refused(stalling(STALLED - 0.03), 0.05), undefined);
   assert.match(refused(units(80, quiet), OTHERS + 0.02) ?? '', /other programs had 17 % of the CPUs/);
-  assert.is(refused(units(10, quiet), 0), undefined);
+  assert.equal(refused(units(10, quiet), 0), undefined);
   // Memory is the same on a slow machine, but not on one that stalls, nor beside other programs.
-  assert.is(refused(faster, 0.05, false), undefined);
+  assert.equal(refused(faster, 0.05, false), undefined);
   assert.match(refused(stalling(STALLED + 0.03), 0.05, false) ?? '', /more than twice/);
   assert.match(refused(faster, OTHERS + 0.02, false) ?? '', /other programs/);
 });
@@ -180,7 +181,7 @@ test('progress is shown on a terminal only, and says how long it will take', () 
     progress.clear();
     return text;
   };
-  assert.is(written(false), '');
+  assert.equal(written(false), '');
   assert.match(written(true), /0 % {2}2:00 left {2}single/);
   const progress = new Progress(parts, { isTTY: true, write: () => true } as unknown as NodeJS.WriteStream);
   progress.start('churn');

@@ -1,5 +1,5 @@
 /** Percentiles, their intervals, and whether these hold what they promise. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { growth, percentile, ratioOf, seeded, summarize, thinned } from '../../bench/statistics.ts';
 import { suite } from '../suite.ts';
 
@@ -15,17 +15,17 @@ function draw(random: ReturnType<typeof seeded>, middle: number): number[][] {
 
 test('percentiles are those of the samples, whatever their order', () => {
   const samples = seeded(1).shuffled(Array.from({ length: 101 }, (_, at) => at));
-  assert.is(percentile(samples, 0), 0);
-  assert.is(percentile(samples, 0.5), 50);
-  assert.is(percentile(samples, 0.99), 99);
-  assert.is(percentile(samples, 1), 100);
+  assert.equal(percentile(samples, 0), 0);
+  assert.equal(percentile(samples, 0.5), 50);
+  assert.equal(percentile(samples, 0.99), 99);
+  assert.equal(percentile(samples, 1), 100);
 });
 
 test('the same seed gives the same order, another one another', () => {
   const items = Array.from({ length: 20 }, (_, at) => at);
-  assert.equal(seeded(7).shuffled(items), seeded(7).shuffled(items));
-  assert.not.equal(seeded(7).shuffled(items), seeded(8).shuffled(items));
-  assert.equal(
+  assert.deepEqual(seeded(7).shuffled(items), seeded(7).shuffled(items));
+  assert.notDeepEqual(seeded(7).shuffled(items), seeded(8).shuffled(items));
+  assert.deepEqual(
     seeded(7)
       .shuffled(items)
       .sort((a, b) => a - b),
@@ -66,8 +66,8 @@ test('thinning keeps percentiles and the largest', () => {
     const [before, after] = [percentile(rounds.flat(), p), percentile(kept.flat(), p)];
     assert.ok(Math.abs(after / before - 1) < 0.05, `p${100 * p}: ${before} became ${after}`);
   }
-  assert.is(Math.max(...kept.flat()), Math.max(...rounds.flat()));
-  assert.equal(thinned([[3, 1, 2]]), [[1, 2, 3]]);
+  assert.equal(Math.max(...kept.flat()), Math.max(...rounds.flat()));
+  assert.deepEqual(thinned([[3, 1, 2]]), [[1, 2, 3]]);
 });
 
 test('growth is that of the second half, in a minute', () => {

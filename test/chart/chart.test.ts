@@ -1,9 +1,10 @@
 /** What the chart makes of its values, by the real helm; test/cluster/chart.test.ts asks the real API server. */
+
+import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { V1ConfigMap, V1DaemonSet, V1Job, V1NetworkPolicy, V1Pod, V1PodSpec } from '@kubernetes/client-node';
-import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
 import { runOptionList } from '../../lib/config/options.ts';
 import { readConfig } from '../../lib/config/read.ts';
@@ -55,7 +56,7 @@ test('lint has nothing to say, with every part in', async () => {
   const set = [...MONITORS, ...parts];
   const said = await helm('lint', '--strict', CHART, ...set.flatMap((each) => ['--set', each]));
   assert.match(said, /0 chart\(s\) failed/);
-  assert.not.match(said, /\[(WARNING|ERROR)\]/);
+  assert.doesNotMatch(said, /\[(WARNING|ERROR)\]/);
 });
 
 const DISTRIBUTIONS = ['Kubernetes', 'OpenShift'];
@@ -75,14 +76,14 @@ for (const distribution of DISTRIBUTIONS) {
         const objects = await render([...set, ...monitors], '--namespace', 'istio-system');
         const kinds = new Set(objects.map(({ kind }) => kind));
         for (const kind of ALWAYS) assert.ok(kinds.has(kind), `${kind} with ${set}`);
-        assert.is(kinds.has('SecurityContextConstraints'), distribution === 'OpenShift');
-        for (const kind of ['PodMonitor', 'PrometheusRule']) assert.is(kinds.has(kind), monitors.length > 0);
+        assert.equal(kinds.has('SecurityContextConstraints'), distribution === 'OpenShift');
+        for (const kind of ['PodMonitor', 'PrometheusRule']) assert.equal(kinds.has(kind), monitors.length > 0);
         for (const { apiVersion, kind, metadata } of objects) {
           const clusterWide = /^Cluster|SecurityContextConstraints|Admission/.test(kind);
-          assert.is(metadata.namespace, clusterWide ? undefined : 'istio-system', `${apiVersion} ${kind}`);
-          if (kind !== 'Pod') assert.is(metadata.labels?.['app.kubernetes.io/instance'], 'mesh');
+          assert.equal(metadata.namespace, clusterWide ? undefined : 'istio-system', `${apiVersion} ${kind}`);
+          if (kind !== 'Pod') assert.equal(metadata.labels?.['app.kubernetes.io/instance'], 'mesh');
         }
-        assert.is(configOf(objects).enroll, 'both');
+        assert.equal(configOf(objects).enroll, 'both');
       }
     },
     { timeoutMs: 120_000 },
@@ -96,7 +97,7 @@ function assertPrivileges(
   { capabilities, allowed }: { capabilities: string[]; allowed: string[] },
 ): Manifest {
   const seLinuxOptions = { user: 'system_u', role: 'system_r', type: 'spc_t', level: 's0' };
-  assert.equal(pod.containers[0]?.securityContext, {
+  assert.deepEqual(pod.containers[0]?.securityContext, {
     runAsUser: 0,
     runAsGroup: 0,
     privileged: false,
@@ -105,12 +106,13 @@ function assertPrivileges(
     capabilities: { drop: ['ALL'], add: capabilities },
     seLinuxOptions,
   });
-  for (const host of ['hostPID', 'hostIPC', 'hostNetwork', 'initContainers'] as const) assert.is(pod[host], undefined);
+  for (const host of ['hostPID', 'hostIPC', 'hostNetwork', 'initContainers'] as const)
+    assert.equal(pod[host], undefined);
   const scc = only(objects, 'SecurityContextConstraints');
-  assert.equal(scc.allowedCapabilities, capabilities);
-  assert.equal(scc.seLinuxContext, { type: 'MustRunAs', seLinuxOptions });
+  assert.deepEqual(scc.allowedCapabilities, capabilities);
+  assert.deepEqual(scc.seLinuxContext, { type: 'MustRunAs', seLinuxOptions });
   const allows = Object.keys(scc).filter((key) => key.startsWith('allow') && scc[key] === true);
-  assert.equal(allows, allowed);
+  assert.deepEqual(allows, allowed);
   return scc;
 }
 
@@ -122,11 +124,11 @@ for (const runtime of RUNTIMES) {
     const { pod } = daemonSet(objects);
     const capabilities = runtime === 'docker' ? [...CAPABILITIES, 'SYS_PTRACE'] : CAPABILITIES;
     const scc = assertPrivileges(objects, pod, { capabilities, allowed: ['allowHostDirVolumePlugin'] });
-    assert.equal(pod.securityContext, { seccompProfile: { type: 'RuntimeDefault' } });
-    assert.equal(scc.users, ['system:serviceaccount:istio-system:istio-pod-network-controller']);
+    assert.deepEqual(pod.securityContext, { seccompProfile: { type: 'RuntimeDefault' } });
+    assert.deepEqual(scc.users, ['system:serviceaccount:istio-system:istio-pod-network-controller']);
     // OpenShift knows volumes by the names of their fields.
     const kinds = (pod.volumes ?? []).flatMap((volume) => Object.keys(volume).filter((key) => key !== 'name'));
-    assert.equal([...new Set([...kinds, 'projected'])].sort(), scc.volumes);
+    assert.deepEqual([...new Set([...kinds, 'projected'])].sort(), scc.volumes);
   });
 }
 
@@ -166,43 +168,43 @@ for (const [name, { set, paths, socket }] of Object.entries(mounts)) {
     const { pod, container } = daemonSet(objects);
     const host = new Map((pod.volumes ?? []).map(({ name, hostPath }) => [name, hostPath?.path]));
     const found = (container.volumeMounts ?? []).filter(({ name }) => host.get(name) !== undefined);
-    assert.equal(
+    assert.deepEqual(
       found.map(({ name, mountPath }) => [host.get(name), mountPath]),
       paths.map((path) => [path, `/host${path}`]),
     );
     for (const { mountPath, readOnly, mountPropagation } of found) {
-      assert.is(readOnly, true);
-      assert.is(mountPropagation, mountPath === '/host/proc' ? undefined : 'HostToContainer');
+      assert.equal(readOnly, true);
+      assert.equal(mountPropagation, mountPath === '/host/proc' ? undefined : 'HostToContainer');
     }
-    assert.is((pod.volumes ?? []).length, paths.length + 1);
+    assert.equal((pod.volumes ?? []).length, paths.length + 1);
     const { criSocket, hostRoot } = configOf(objects);
-    assert.is(criSocket, socket);
-    assert.is(hostRoot, '/host');
+    assert.equal(criSocket, socket);
+    assert.equal(hostRoot, '/host');
     if (socket !== undefined) assert.ok(paths.some((path) => socket.startsWith(`${path}/`)));
   });
 }
 
 test("the controller's rights are these and no others", async () => {
   const objects = await render();
-  assert.equal(only(objects, 'ClusterRole').rules, [
+  assert.deepEqual(only(objects, 'ClusterRole').rules, [
     { apiGroups: [''], resources: ['pods', 'namespaces'], verbs: ['get', 'list', 'watch'] },
     { apiGroups: [''], resources: ['pods/status'], verbs: ['patch'] },
     { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create'] },
   ]);
   const { roleRef, subjects } = only(objects, 'ClusterRoleBinding') as { roleRef?: unknown; subjects?: unknown };
   const name = 'istio-pod-network-controller';
-  assert.equal(roleRef, { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name });
-  assert.equal(subjects, [{ kind: 'ServiceAccount', name, namespace: 'istio-system' }]);
-  assert.not.ok(objects.some(({ kind }) => kind === 'Role' || kind === 'RoleBinding'));
+  assert.deepEqual(roleRef, { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name });
+  assert.deepEqual(subjects, [{ kind: 'ServiceAccount', name, namespace: 'istio-system' }]);
+  assert.ok(!objects.some(({ kind }) => kind === 'Role' || kind === 'RoleBinding'));
 });
 
 test('it goes to every node, comes back first, and is replaced one node after another', async () => {
   const { spec, pod, container } = daemonSet(await render());
-  assert.equal(pod.tolerations, [{ operator: 'Exists' }]);
-  assert.is(pod.priorityClassName, 'system-node-critical');
-  assert.equal(spec?.updateStrategy, { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 1 } });
+  assert.deepEqual(pod.tolerations, [{ operator: 'Exists' }]);
+  assert.equal(pod.priorityClassName, 'system-node-critical');
+  assert.deepEqual(spec?.updateStrategy, { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 1 } });
   const probes = [container.startupProbe, container.livenessProbe, container.readinessProbe];
-  assert.equal(
+  assert.deepEqual(
     probes.map((probe) => probe?.httpGet?.path),
     ['/livez', '/livez', '/readyz'],
   );
@@ -212,8 +214,8 @@ test('another configuration is another pod, and the same one is not', async () =
   const checksum = async (...set: string[]) =>
     daemonSet(await render(set)).template?.metadata?.annotations?.['checksum/config'];
   const before = await checksum();
-  assert.is(await checksum('maxUnavailable=2'), before);
-  assert.is.not(await checksum('excludeInboundPorts=9000'), before);
+  assert.equal(await checksum('maxUnavailable=2'), before);
+  assert.notEqual(await checksum('excludeInboundPorts=9000'), before);
 });
 
 const namespaces = [
@@ -224,7 +226,7 @@ const namespaces = [
 for (const { flags, namespace } of namespaces) {
   test(`"helm template ${flags.join(' ')}" is for ${namespace}`, async () => {
     const objects = await render([], ...flags);
-    assert.is(only(objects, 'DaemonSet').metadata.namespace, namespace);
+    assert.equal(only(objects, 'DaemonSet').metadata.namespace, namespace);
   });
 }
 
@@ -256,13 +258,13 @@ affinity: {}
   );
   const objects = await render([], '--values', file);
   const { container } = daemonSet(objects);
-  assert.is(container.image, 'registry.example/istio-pod-network-controller:v1');
+  assert.equal(container.image, 'registry.example/istio-pod-network-controller:v1');
   const { redirect, logLevel, criSocket } = configOf(objects);
-  assert.is(redirect.outboundCidrs?.text, '172.30.0.0/16,172.20.0.0/16');
-  assert.is(redirect.outboundExcludeCidrs?.text, '192.0.2.0/24');
-  assert.is(redirect.inboundExclude?.text, '80,8080');
-  assert.is(logLevel, 'warn');
-  assert.is(criSocket, '/run/crio/crio.sock');
+  assert.equal(redirect.outboundCidrs?.text, '172.30.0.0/16,172.20.0.0/16');
+  assert.equal(redirect.outboundExcludeCidrs?.text, '192.0.2.0/24');
+  assert.equal(redirect.inboundExclude?.text, '80,8080');
+  assert.equal(logLevel, 'warn');
+  assert.equal(criSocket, '/run/crio/crio.sock');
 });
 
 test('every option of "ipnc run" can be given, and the chart knows of no other', async () => {
@@ -283,19 +285,19 @@ test('every option of "ipnc run" can be given, and the chart knows of no other',
     'exclude-namespaces',
   ]);
   const options = [...runOptionList, ...optionList].map(([, { flag }]) => flag);
-  assert.equal(
+  assert.deepEqual(
     Object.keys(schema.properties.config.properties).sort(),
     options.filter((flag) => !elsewhere.has(flag)).sort(),
   );
   const file = join(folder, 'config.yaml');
   writeFileSync(file, 'config: {redirect-dns: true, resync: 1m, istio-inbound-ports: [80, 443], concurrency: 4}\n');
   const config = configOf(await render(['excludeNamespaces={a,b}', 'enroll=istio'], '--values', file));
-  assert.is(config.resync, 60_000);
-  assert.is(config.concurrency, 4);
-  assert.is(config.redirect.redirectDns?.text, 'true');
-  assert.is(config.redirect.inboundPorts?.text, '80,443');
-  assert.equal(config.excludeNamespaces, ['a', 'b']);
-  assert.is(config.enroll, 'istio');
+  assert.equal(config.resync, 60_000);
+  assert.equal(config.concurrency, 4);
+  assert.equal(config.redirect.redirectDns?.text, 'true');
+  assert.equal(config.redirect.inboundPorts?.text, '80,443');
+  assert.deepEqual(config.excludeNamespaces, ['a', 'b']);
+  assert.equal(config.enroll, 'istio');
 });
 
 test('no object of the schema takes names that it does not list', () => {
@@ -307,7 +309,7 @@ test('no object of the schema takes names that it does not list', () => {
     for (const [key, value] of Object.entries(node)) walk(value, `${at}/${key}`);
   };
   walk(schema, '');
-  assert.equal(open, []);
+  assert.deepEqual(open, []);
 });
 
 const refused: [set: string, says: RegExp][] = [
@@ -359,34 +361,34 @@ test('the same thing said twice is refused', async () => {
 
 test('the network policy lets in scrapes alone, and restricts what goes out where it is told the port', async () => {
   const policy = async (...set: string[]) => only(await render(set), 'NetworkPolicy') as unknown as V1NetworkPolicy;
-  assert.equal((await policy()).spec?.ingress, [{ ports: [{ port: 'metrics' }] }]);
-  assert.equal((await policy()).spec?.policyTypes, ['Ingress']);
+  assert.deepEqual((await policy()).spec?.ingress, [{ ports: [{ port: 'metrics' }] }]);
+  assert.deepEqual((await policy()).spec?.policyTypes, ['Ingress']);
   const narrow = await policy(
     'networkPolicy.apiServerPorts={443,6443}',
     'networkPolicy.from[0].podSelector.matchLabels.a=b',
   );
-  assert.equal(narrow.spec?.egress, [{ ports: [{ port: 443 }, { port: 6443 }] }]);
+  assert.deepEqual(narrow.spec?.egress, [{ ports: [{ port: 443 }, { port: 6443 }] }]);
   // The API's own names, where the type has those of TypeScript.
   const [rule] = (narrow.spec?.ingress ?? []) as { from?: unknown }[];
-  assert.equal(rule?.from, [{ podSelector: { matchLabels: { a: 'b' } } }]);
+  assert.deepEqual(rule?.from, [{ podSelector: { matchLabels: { a: 'b' } } }]);
 });
 
 test('the pod of "helm test" asks for nothing, is not served by the Service, and is new whenever it differs', async () => {
   const objects = await render();
   const pod = only(objects, 'Pod') as unknown as V1Pod;
   const [container] = pod.spec?.containers ?? [];
-  assert.equal(container?.securityContext?.capabilities, { drop: ['ALL'] });
-  assert.is(container?.securityContext?.allowPrivilegeEscalation, false);
-  assert.is(pod.spec?.securityContext?.runAsNonRoot, true);
+  assert.deepEqual(container?.securityContext?.capabilities, { drop: ['ALL'] });
+  assert.equal(container?.securityContext?.allowPrivilegeEscalation, false);
+  assert.equal(pod.spec?.securityContext?.runAsNonRoot, true);
   const service = only(objects, 'Service') as { spec?: { selector: Record<string, string> } };
   const labels = pod.metadata?.labels ?? {};
-  assert.not.ok(Object.entries(service.spec?.selector ?? {}).every(([key, value]) => labels[key] === value));
+  assert.ok(!Object.entries(service.spec?.selector ?? {}).every(([key, value]) => labels[key] === value));
   const other = only(await render(['image.tag=other']), 'Pod');
-  assert.is.not(other.metadata.name, pod.metadata?.name);
+  assert.notEqual(other.metadata.name, pod.metadata?.name);
   // The namespace gives it a uid there.
   const openShift = only(await render(['kubernetesDistribution=OpenShift']), 'Pod') as unknown as V1Pod;
-  assert.is(openShift.spec?.securityContext?.runAsUser, undefined);
-  assert.not.ok((await render(['Namespace=kube-system'])).some(({ kind }) => kind === 'Pod'));
+  assert.equal(openShift.spec?.securityContext?.runAsUser, undefined);
+  assert.ok(!(await render(['Namespace=kube-system'])).some(({ kind }) => kind === 'Pod'));
 });
 
 /** The harness's Job, as rendered by itself. */
@@ -400,12 +402,10 @@ async function bench(...set: string[]) {
 }
 
 test('bench: nothing of it unless it is asked for; on OpenShift constraints for its account alone', async () => {
-  assert.not.ok(
-    (await render(['kubernetesDistribution=OpenShift'])).some(({ metadata }) => /bench/.test(metadata.name)),
-  );
+  assert.ok(!(await render(['kubernetesDistribution=OpenShift'])).some(({ metadata }) => /bench/.test(metadata.name)));
   const kinds = async (...set: string[]) => (await bench(...set)).objects.map(({ kind }) => kind);
-  assert.equal(await kinds(), ['ServiceAccount', 'Job']);
-  assert.equal((await kinds('kubernetesDistribution=OpenShift')).sort(), [
+  assert.deepEqual(await kinds(), ['ServiceAccount', 'Job']);
+  assert.deepEqual((await kinds('kubernetesDistribution=OpenShift')).sort(), [
     'Job',
     'SecurityContextConstraints',
     'ServiceAccount',
@@ -416,18 +416,18 @@ test('bench: root with six capabilities of a user namespace, no token, nothing o
   const { objects, job, pod } = await bench('kubernetesDistribution=OpenShift');
   const capabilities = ['SYS_ADMIN', 'NET_ADMIN', 'NET_RAW', 'SETUID', 'SETGID', 'KILL'];
   const scc = assertPrivileges(objects, pod, { capabilities, allowed: [] });
-  assert.equal(pod.securityContext, {
+  assert.deepEqual(pod.securityContext, {
     seccompProfile: { type: 'RuntimeDefault' },
     appArmorProfile: { type: 'Unconfined' },
   });
-  assert.is(pod.hostUsers, false);
-  assert.is(pod.automountServiceAccountToken, false);
-  assert.equal(pod.volumes, [{ name: 'tmp', emptyDir: {} }]);
-  assert.is(job.spec?.backoffLimit, 0);
-  assert.is(pod.restartPolicy, 'Never');
-  assert.equal(scc.volumes, ['emptyDir']);
-  assert.equal(scc.users, [`system:serviceaccount:istio-system:${pod.serviceAccountName}`]);
-  assert.is((await bench('bench.hostUsers=true')).pod.hostUsers, true);
+  assert.equal(pod.hostUsers, false);
+  assert.equal(pod.automountServiceAccountToken, false);
+  assert.deepEqual(pod.volumes, [{ name: 'tmp', emptyDir: {} }]);
+  assert.equal(job.spec?.backoffLimit, 0);
+  assert.equal(pod.restartPolicy, 'Never');
+  assert.deepEqual(scc.volumes, ['emptyDir']);
+  assert.deepEqual(scc.users, [`system:serviceaccount:istio-system:${pod.serviceAccountName}`]);
+  assert.equal((await bench('bench.hostUsers=true')).pod.hostUsers, true);
 });
 
 test('bench: AppArmor is told by an annotation where Kubernetes has no field for it', async () => {
@@ -436,16 +436,16 @@ test('bench: AppArmor is told by an annotation where Kubernetes has no field for
     await render(['bench.enabled=true', 'fence.enabled=false'], ...flags),
     'Job',
   ) as unknown as V1Job;
-  assert.is(spec?.template.spec?.securityContext?.appArmorProfile, undefined);
+  assert.equal(spec?.template.spec?.securityContext?.appArmorProfile, undefined);
   const annotations = spec?.template.metadata?.annotations ?? {};
-  assert.is(annotations['container.apparmor.security.beta.kubernetes.io/bench'], 'unconfined');
+  assert.equal(annotations['container.apparmor.security.beta.kubernetes.io/bench'], 'unconfined');
 });
 
 test("bench: no Service, policy or controller takes its pod for the controller's", async () => {
   const { template } = await bench();
   const labels = template?.metadata?.labels ?? {};
-  assert.is(labels['sidecar.istio.io/inject'], 'false');
-  assert.is(template?.metadata?.annotations?.['istio-pod-network-controller/initialize'], 'false');
+  assert.equal(labels['sidecar.istio.io/inject'], 'false');
+  assert.equal(template?.metadata?.annotations?.['istio-pod-network-controller/initialize'], 'false');
   const objects = await render();
   const { spec: service } = only(objects, 'Service') as { spec?: { selector: Record<string, string> } };
   const { spec: policy } = only(objects, 'NetworkPolicy') as unknown as V1NetworkPolicy;
@@ -467,7 +467,7 @@ const images: [set: string[], image: string][] = [
 ];
 for (const [set, image] of images) {
   test(`bench: the image with ${set.join(' ') || 'no word of it'}`, async () => {
-    assert.is((await bench(...set)).container.image, image);
+    assert.equal((await bench(...set)).container.image, image);
   });
 }
 
@@ -479,31 +479,31 @@ test('bench: it goes to the chosen node, and its results to the log', async () =
     'args={--only,single}',
   ];
   const { job, pod, container } = await bench(...set.map((each) => `bench.${each}`), 'bench.activeDeadlineSeconds=60');
-  assert.is(pod.nodeName, 'worker-1.example');
-  assert.equal(pod.nodeSelector, { 'kubernetes.io/os': 'linux', disk: 'ssd' });
-  assert.equal(pod.tolerations, [{ operator: 'Exists' }]);
-  assert.equal(container.args, ['--output', '-', '--only', 'single']);
-  assert.is(job.spec?.activeDeadlineSeconds, 60);
-  assert.is(job.spec?.ttlSecondsAfterFinished, 86_400);
-  assert.equal((await bench()).container.args, ['--output', '-', '--quick']);
+  assert.equal(pod.nodeName, 'worker-1.example');
+  assert.deepEqual(pod.nodeSelector, { 'kubernetes.io/os': 'linux', disk: 'ssd' });
+  assert.deepEqual(pod.tolerations, [{ operator: 'Exists' }]);
+  assert.deepEqual(container.args, ['--output', '-', '--only', 'single']);
+  assert.equal(job.spec?.activeDeadlineSeconds, 60);
+  assert.equal(job.spec?.ttlSecondsAfterFinished, 86_400);
+  assert.deepEqual((await bench()).container.args, ['--output', '-', '--quick']);
   // Of --set an empty list holds an empty word.
   const everything = await render(['bench.enabled=true'], '--set-json', 'bench.args=[]');
   const { spec } = only(everything, 'Job') as unknown as V1Job;
-  assert.equal(spec?.template.spec?.containers[0]?.args, ['--output', '-']);
+  assert.deepEqual(spec?.template.spec?.containers[0]?.args, ['--output', '-']);
 });
 
 test('bench: another configuration is another Job, for a Job cannot be changed', async () => {
   const name = async (...set: string[]) => (await bench(...set)).job.metadata?.name ?? '';
   const before = await name();
   assert.match(before, /^istio-pod-network-controller-bench-[0-9a-f]{8}$/);
-  assert.is(await name('LogLevel=debug'), before);
+  assert.equal(await name('LogLevel=debug'), before);
   for (const set of ['bench.nodeName=a', 'bench.args={--seed}', 'image.tag=v2', 'bench.resources.limits.memory=1Gi']) {
-    assert.is.not(await name(set), before, set);
+    assert.notEqual(await name(set), before, set);
   }
 });
 
 test('istiod is told to inject no istio-init, and on OpenShift not to ask for a network attachment', () => {
-  assert.equal(parse(chartFile('files/istiod-values.yaml')), {
+  assert.deepEqual(parse(chartFile('files/istiod-values.yaml')), {
     pilot: { cni: { enabled: true, provider: 'default' } },
   });
 });
@@ -552,7 +552,7 @@ test('each alert has its place in docs/operate.md, and its words left whole by h
     assert.ok(docs.includes(`| \`${alert}\` |`), alert);
     assert.ok(annotations.summary && annotations.description, alert);
     for (const [open, close] of ['()', '{}', '[]']) {
-      assert.is(expr.split(open ?? '').length, expr.split(close ?? '').length, `${alert}: ${expr}`);
+      assert.equal(expr.split(open ?? '').length, expr.split(close ?? '').length, `${alert}: ${expr}`);
     }
   }
   assert.match(JSON.stringify(rules), /\{\{ \$labels\.node \}\}/);
@@ -569,8 +569,8 @@ test('NOTES say how to go on, for each way of injection', async () => {
   assert.match(await notes('injection.mode=none'), /Nothing is injected/);
   assert.match(await notes('kubernetesDistribution=OpenShift'), /nonroot-v2/);
   assert.match(await notes('Namespace=kube-system'), /no "helm test"/);
-  assert.not.match(await notes('enroll=istio'), /initialize=true/);
-  assert.not.match(await notes(), /bench/);
+  assert.doesNotMatch(await notes('enroll=istio'), /initialize=true/);
+  assert.doesNotMatch(await notes(), /bench/);
   const told = await notes('bench.enabled=true', 'bench.nodeName=worker-1');
   assert.match(told, /on worker-1:/);
   assert.ok(told.includes(`logs --follow job/${(await bench('bench.nodeName=worker-1')).job.metadata?.name}\n`), told);

@@ -1,9 +1,10 @@
 /** The images' root file systems: all that is in one, and nothing else, is what runs. */
+
+import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import * as assert from 'uvu/assert';
 import { parseResults } from '../../bench/schema.ts';
 import { BENCH_ENTRYPOINT, benchLayers, PROGRAMS } from '../../chart/image/bench.ts';
 import { ENVIRONMENT, GATE, type ImageFile, imageLayers, MAIN, PATH, USER } from '../../chart/image/files.ts';
@@ -41,11 +42,11 @@ function enter(root: string, mounts: string[], command: string[]) {
 
 test('doctor finds nothing missing in it', () => {
   const { checks } = JSON.parse(inside('ipnc', 'doctor', '--output', 'json')) as { checks: Check[] };
-  assert.equal(
+  assert.deepEqual(
     checks.filter(({ status }) => status === 'missing'),
     [],
   );
-  assert.is(checks.find(({ name }) => name === 'addon')?.detail, 'loaded');
+  assert.equal(checks.find(({ name }) => name === 'addon')?.detail, 'loaded');
 });
 
 test('the command line is there by all of its names', () => {
@@ -57,9 +58,9 @@ test('the command line is there by all of its names', () => {
 test('there is no shell and no other program', () => {
   const programs = files.filter((file) => 'content' in file && ((file.mode ?? 0o644) & 0o111) !== 0);
   const names = programs.map(({ path }) => path).filter((path) => !/\.so(\.\d+)*$|^app\//.test(path));
-  assert.equal(names, ['usr/local/bin/node']);
+  assert.deepEqual(names, ['usr/local/bin/node']);
   const links = files.flatMap((file) => ('link' in file ? [`/${file.path}`] : []));
-  assert.equal(
+  assert.deepEqual(
     links.filter((path) => path !== GATE),
     ['/usr/local/bin/ipnc', '/usr/local/bin/istio-pod-network-controller'],
   );
@@ -67,9 +68,9 @@ test('there is no shell and no other program', () => {
 });
 
 test('no two files have one path, and none can be written by the user it runs as', () => {
-  assert.is(new Set(files.map(({ path }) => path)).size, files.length);
+  assert.equal(new Set(files.map(({ path }) => path)).size, files.length);
   for (const { path } of files.filter((file) => 'content' in file)) {
-    assert.is(statSync(join(folder, path)).mode & 0o022, 0, path);
+    assert.equal(statSync(join(folder, path)).mode & 0o022, 0, path);
   }
 });
 
@@ -96,9 +97,9 @@ test(
 
 test("the Dockerfile's environment, user and entry point are those of the tests' image", () => {
   const [, text = ''] = readFileSync(join(root, 'Dockerfile'), 'utf8').split('\nFROM scratch\n');
-  assert.is(/^ENV (.*)$/m.exec(text)?.[1], ENVIRONMENT.join(' '));
-  assert.is(/^USER (.*)$/m.exec(text)?.[1], USER);
-  assert.is(/^ENTRYPOINT (.*)$/m.exec(text)?.[1], JSON.stringify([MAIN]));
+  assert.equal(/^ENV (.*)$/m.exec(text)?.[1], ENVIRONMENT.join(' '));
+  assert.equal(/^USER (.*)$/m.exec(text)?.[1], USER);
+  assert.equal(/^ENTRYPOINT (.*)$/m.exec(text)?.[1], JSON.stringify([MAIN]));
 });
 
 test('the Dockerfile installs what ./setup would find missing', () => {
@@ -107,7 +108,7 @@ test('the Dockerfile installs what ./setup would find missing', () => {
   const names = [...needed.matchAll(/\|\| echo (\S+)/g)].map(([, name]) => name ?? '');
   assert.ok(names.length > 10, `${names}`);
   const words = readFileSync(join(root, 'Dockerfile'), 'utf8').split(/\s+/);
-  assert.equal(
+  assert.deepEqual(
     names.filter((name) => !words.includes(name)),
     [],
   );
@@ -124,7 +125,7 @@ test('an image is laid out in an empty folder alone', () => {
   };
   assert.match(refused(folder), /error: .* is not empty/);
   const target = join(folder, 'proc/new');
-  assert.is(refused(target), '');
+  assert.equal(refused(target), '');
   assert.ok(existsSync(join(target, 'app/build/Release/gate')));
 });
 
@@ -153,10 +154,10 @@ bench(
     const last = stdout.trimEnd().split('\n').at(-1) ?? '';
     const { workloads } = parseResults(JSON.parse(last), `the last line, ${stderr}`);
     const [controller, endToEnd] = workloads;
-    assert.equal([controller?.failed, controller?.skipped], [undefined, undefined]);
+    assert.deepEqual([controller?.failed, controller?.skipped], [undefined, undefined]);
     assert.match(endToEnd?.skipped ?? '', /^no cluster: /);
     // On a busy machine it is refused.
-    assert.is(status, controller?.refused === undefined ? 0 : 3);
+    assert.equal(status, controller?.refused === undefined ? 0 : 3);
   },
   { timeoutMs: 60_000, needs: ['uid-map'] },
 );
@@ -165,7 +166,7 @@ bench('each program of others is there, with what it needs', () => {
   const says: Record<string, string[]> = { sh: ['-c', 'true'], openssl: ['version'] };
   for (const name of PROGRAMS) {
     const { status, stderr } = insideBench(name, ...(says[name] ?? ['-V']));
-    assert.is(status, 0, `${name}: ${stderr}`);
+    assert.equal(status, 0, `${name}: ${stderr}`);
   }
 });
 
@@ -176,5 +177,5 @@ bench("the Dockerfile's environment and entry point of it are those of the tests
     `ENV ${PATH}`,
     `ENTRYPOINT ${JSON.stringify(BENCH_ENTRYPOINT)}`,
   ];
-  assert.equal(text.split('\n\n')[0]?.split('\n'), instructions);
+  assert.deepEqual(text.split('\n\n')[0]?.split('\n'), instructions);
 });

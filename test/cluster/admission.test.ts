@@ -1,5 +1,5 @@
 /** The API server's own judgement, which is why it is a real one: admission, RBAC and tokens. */
-import { deepEqual, equal, match, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import {
   type ApiException,
   AuthenticationV1Api,
@@ -35,8 +35,8 @@ test.before(async () => {
 test.after(() => controlPlane?.stop());
 
 const refused = (reason: RegExp) => (error: ApiException<string>) => {
-  equal(error.code, 403);
-  match(error.body, reason);
+  assert.equal(error.code, 403);
+  assert.match(error.body, reason);
   return true;
 };
 
@@ -55,15 +55,15 @@ test('a namespace that is restricted refuses a pod that asks for NET_ADMIN, and 
     const body = pod(name, { serviceAccountName: account.name, containers: [container] });
     return core.createNamespacedPod({ namespace: 'strict', body });
   };
-  await rejects(create('privileged', ['NET_ADMIN']), refused(/violates PodSecurity .*NET_ADMIN/));
-  equal((await create('modest')).metadata?.name, 'modest');
+  await assert.rejects(create('privileged', ['NET_ADMIN']), refused(/violates PodSecurity .*NET_ADMIN/));
+  assert.equal((await create('modest')).metadata?.name, 'modest');
 });
 
 test('a service account may do what a role says, and nothing else', async () => {
   const agent = configOf(await controlPlane.kubeconfigFor(account)).makeApiClient(CoreV1Api);
   const { namespace } = account;
-  await rejects(agent.listNamespacedSecret({ namespace }), refused(/cannot list resource .*secrets/));
-  await rejects(agent.listNamespacedPod({ namespace }), refused(/cannot list resource .*pods/));
+  await assert.rejects(agent.listNamespacedSecret({ namespace }), refused(/cannot list resource .*secrets/));
+  await assert.rejects(agent.listNamespacedPod({ namespace }), refused(/cannot list resource .*pods/));
   const rbac = admin.makeApiClient(RbacAuthorizationV1Api);
   const rules = [{ apiGroups: [''], resources: ['pods'], verbs: ['list'] }];
   await rbac.createNamespacedRole({ namespace, body: { metadata: { name: 'reader' }, rules } });
@@ -75,22 +75,22 @@ test('a service account may do what a role says, and nothing else', async () => 
       subjects: [{ kind: 'ServiceAccount', ...account }],
     },
   });
-  equal((await agent.listNamespacedPod({ namespace })).kind, 'PodList');
-  await rejects(agent.listNamespacedSecret({ namespace }), refused(/cannot list resource .*secrets/));
+  assert.equal((await agent.listNamespacedPod({ namespace })).kind, 'PodList');
+  await assert.rejects(agent.listNamespacedSecret({ namespace }), refused(/cannot list resource .*secrets/));
 });
 
 test('a token bound to a node says so, to its reader and to the API server', async () => {
   const config = configOf(await controlPlane.kubeconfigFor(account, { node: NODE }));
   const uid = (await core.readNode({ name: NODE })).metadata?.uid;
   const claims = JSON.parse(Buffer.from(config.users[0]?.token?.split('.')[1] ?? '', 'base64url').toString());
-  deepEqual(claims['kubernetes.io'].node, { name: NODE, uid });
+  assert.deepEqual(claims['kubernetes.io'].node, { name: NODE, uid });
   const who = await config.makeApiClient(AuthenticationV1Api).createSelfSubjectReview({ body: {} });
-  equal(who.status?.userInfo?.username, 'system:serviceaccount:strict:agent');
-  deepEqual(who.status?.userInfo?.extra?.['authentication.kubernetes.io/node-name'], [NODE]);
+  assert.equal(who.status?.userInfo?.username, 'system:serviceaccount:strict:agent');
+  assert.deepEqual(who.status?.userInfo?.extra?.['authentication.kubernetes.io/node-name'], [NODE]);
 });
 
 test('a token without a node says nothing of one', async () => {
   const config = configOf(await controlPlane.kubeconfigFor(account));
   const who = await config.makeApiClient(AuthenticationV1Api).createSelfSubjectReview({ body: {} });
-  equal(who.status?.userInfo?.extra?.['authentication.kubernetes.io/node-name'], undefined);
+  assert.equal(who.status?.userInfo?.extra?.['authentication.kubernetes.io/node-name'], undefined);
 });

@@ -1,5 +1,5 @@
 /** The harness as the chart's Job: installed by the real helm, on a real node, read from its log. */
-import { deepEqual, equal, match, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -67,11 +67,11 @@ async function finished(namespace: string, measured: string[]) {
     (jobs) => jobs.every(({ status }) => status?.conditions?.some(({ type }) => /^(Complete|Failed)$/.test(type))),
     90_000,
   );
-  equal(more.length, 0);
+  assert.equal(more.length, 0);
   const name = job?.metadata?.name ?? '';
   const log = await kubectl('logs', '--namespace', namespace, `job/${name}`);
   const results = parseResults(JSON.parse(log.trimEnd().split('\n').at(-1) ?? ''), log);
-  deepEqual(
+  assert.deepEqual(
     results.workloads.map(({ name, failed, skipped }) => ({ name, failed, skipped })),
     measured.map((name) => ({ name, failed: undefined, skipped: undefined })),
   );
@@ -80,8 +80,8 @@ async function finished(namespace: string, measured: string[]) {
   );
   const refused = results.workloads.some(({ refused }) => refused !== undefined);
   const [state] = pod?.status?.containerStatuses ?? [];
-  equal(state?.state?.terminated?.exitCode, refused ? 3 : 0);
-  equal(job?.status?.succeeded ?? 0, refused ? 0 : 1);
+  assert.equal(state?.state?.terminated?.exitCode, refused ? 3 : 0);
+  assert.equal(job?.status?.succeeded ?? 0, refused ? 0 : 1);
   return { name, log, results, pod };
 }
 
@@ -95,15 +95,15 @@ test(
     const flags = ['--namespace', SYSTEM, '--kubeconfig', mesh.controlPlane.kubeconfig, '--wait', '--timeout', '60s'];
     const said = await helm('install', 'mesh', CHART, ...flags, ...set.flatMap((each) => ['--set', each]));
     const { name, log, results, pod } = await finished(SYSTEM, ['single']);
-    ok(said.includes(`logs --follow job/${name}\n`), said);
-    equal(pod?.spec?.nodeName, mesh.node.name);
-    equal(results.machine.name, mesh.node.name);
-    ok(log.includes(`\n${mesh.node.name}, `), log);
-    match(log, /^ {2}iptables-legacy, us +to base/m);
-    match(log, /^ {2}ours, from JavaScript +\d/m);
+    assert.ok(said.includes(`logs --follow job/${name}\n`), said);
+    assert.equal(pod?.spec?.nodeName, mesh.node.name);
+    assert.equal(results.machine.name, mesh.node.name);
+    assert.ok(log.includes(`\n${mesh.node.name}, `), log);
+    assert.match(log, /^ {2}iptables-legacy, us +to base/m);
+    assert.match(log, /^ {2}ours, from JavaScript +\d/m);
     const ids = results.workloads.flatMap(({ series }) => series.map(({ id }) => id));
     for (const id of ['iptables-legacy/ours', 'iptables-legacy/restore', 'nftables/nft', 'nftables/restore']) {
-      ok(ids.includes(id), `${id} of ${ids}`);
+      assert.ok(ids.includes(id), `${id} of ${ids}`);
     }
   },
   SLOW,
@@ -118,7 +118,7 @@ test(
     writeFileSync(file, JSON.stringify({ apiVersion: 'v1', kind: 'List', items }));
     await kubectl('apply', '--filename', file);
     const { pod } = await finished(OTHER, ['gate']);
-    equal(pod?.status?.containerStatuses?.[0]?.state?.terminated?.message, undefined);
+    assert.equal(pod?.status?.containerStatuses?.[0]?.state?.terminated?.message, undefined);
   },
   SLOW,
 );
@@ -131,9 +131,9 @@ test(
     writeFileSync(file, await kubectl('logs', '--namespace', SYSTEM, `job/${job?.metadata?.name}`));
     const main = join(import.meta.dirname, '../../bench/main.ts');
     const { stdout } = await run(process.execPath, [main, '--compare', file, file]);
-    match(stdout, /later to earlier/);
-    await run(process.execPath, [main, '--from', file]).catch(({ code }) => equal(code, 3));
-    ok(existsSync(`${file}.html`));
+    assert.match(stdout, /later to earlier/);
+    await run(process.execPath, [main, '--from', file]).catch(({ code }) => assert.equal(code, 3));
+    assert.ok(existsSync(`${file}.html`));
   },
   SLOW,
 );
@@ -145,7 +145,7 @@ test(
       const marked = (await listed<V1Pod>('pods', namespace)).filter(({ metadata }) =>
         Object.keys(metadata?.annotations ?? {}).some((key) => key.startsWith('pod-network-controller.istio.io/')),
       );
-      deepEqual(marked, []);
+      assert.deepEqual(marked, []);
     }
     // The controller's own.
     await until(

@@ -1,5 +1,5 @@
 /** The chart on a real cluster: taken by the API server, installed, tested, upgraded and uninstalled by the real helm. */
-import { deepEqual, equal, match, notEqual, ok, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -82,7 +82,7 @@ for (const distribution of ['Kubernetes', 'OpenShift']) {
         writeFileSync(file, await helm('template', CHART, ...set.flatMap((each) => ['--set', each])));
         const said = await kubectl('apply', '--dry-run=server', '--validate=strict', '--filename', file);
         const taken = said.trim().split('\n');
-        ok(
+        assert.ok(
           taken.every((line) => line.endsWith(' created (server dry run)')),
           said,
         );
@@ -95,9 +95,9 @@ for (const distribution of ['Kubernetes', 'OpenShift']) {
           'job.batch',
           'pod/',
         ]) {
-          ok(said.includes(kind), kind);
+          assert.ok(said.includes(kind), kind);
         }
-        equal(said.includes('securitycontextconstraints.security.openshift.io/'), distribution === 'OpenShift');
+        assert.equal(said.includes('securitycontextconstraints.security.openshift.io/'), distribution === 'OpenShift');
       },
       SLOW,
     );
@@ -112,10 +112,10 @@ test('what the schemas of OpenShift and of the Prometheus operator do not know i
     ['    - port: metrics\n      interval', '    - name: metrics\n      interval'],
     ['        severity: info', '        severity: [info]'],
   ] as const) {
-    ok(text.includes(right), right);
+    assert.ok(text.includes(right), right);
     const file = join(folder, 'wrong.yaml');
     writeFileSync(file, text.replace(right, wrong));
-    await rejects(
+    await assert.rejects(
       kubectl('apply', '--dry-run=server', '--validate=strict', '--filename', file),
       /strict decoding|Invalid value|invalid/,
     );
@@ -183,10 +183,10 @@ let userns: V1Pod;
 test(
   '"helm install": ready on each node, and pods without any privilege are captured',
   async () => {
-    match(await install('install'), /STATUS: deployed/);
+    assert.match(await install('install'), /STATUS: deployed/);
     const [controller, ...more] = await controllers();
-    equal(more.length, 0);
-    equal(controller?.spec?.priorityClassName, 'system-node-critical');
+    assert.equal(more.length, 0);
+    assert.equal(controller?.spec?.priorityClassName, 'system-node-critical');
     [web, userns] = await Promise.all([
       mesh.runInitialized(meshPod('web')),
       mesh.runInitialized(meshPod('userns', { hostUsers: false })),
@@ -194,8 +194,8 @@ test(
     await mesh.expectCaptured(web, peer);
     await mesh.expectCaptured(userns, peer);
     const log = await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`);
-    match(log, /"events":"containerd"/);
-    ok(!/"level":"(warn|error)"/.test(log), log);
+    assert.match(log, /"events":"containerd"/);
+    assert.ok(!/"level":"(warn|error)"/.test(log), log);
   },
   SLOW,
 );
@@ -211,7 +211,7 @@ test(
       // The one before the restart may be on its way out.
       const [taken] = items.filter(({ metadata }) => metadata?.deletionTimestamp === undefined);
       if (taken === undefined) throw new Error(`no pod of ${name}`);
-      equal(taken.spec?.initContainers?.[0]?.name, 'pod-network-gate');
+      assert.equal(taken.spec?.initContainers?.[0]?.name, 'pod-network-gate');
       await mesh.expectCaptured(taken, peer);
     }
   },
@@ -236,17 +236,17 @@ test(
 
 test('"ipnc doctor" in its pod finds nothing missing', async () => {
   const said = await kubectl('exec', '--namespace', SYSTEM, `daemonset/${NAME}`, '--', 'ipnc', 'doctor');
-  ok(!/^missing/m.test(said), said);
-  match(said, /ok +(\/host)?\/run\/netns/);
-  match(said, /ok +CRI socket +\/run\/containerd\/containerd.sock/);
+  assert.ok(!/^missing/m.test(said), said);
+  assert.match(said, /ok +(\/host)?\/run\/netns/);
+  assert.match(said, /ok +CRI socket +\/run\/containerd\/containerd.sock/);
 });
 
 test(
   '"helm test" passes: a pod that asks for nothing reaches itself at an address where nobody is',
   async () => {
     const said = await release('test', '--logs', '--timeout', '90s');
-    match(said, /Phase: +Succeeded/);
-    match(said, /captured: IPv4, IPv6/);
+    assert.match(said, /Phase: +Succeeded/);
+    assert.match(said, /captured: IPv4, IPv6/);
   },
   SLOW,
 );
@@ -262,23 +262,23 @@ test(
     const meanwhile = mesh.runInitialized(meshPod('meanwhile'));
     await upgraded;
     const [after] = await controllers();
-    notEqual(after?.metadata?.uid, before?.metadata?.uid);
+    assert.notEqual(after?.metadata?.uid, before?.metadata?.uid);
     await mesh.expectCaptured(await meanwhile, peer);
 
     const fresh = await mesh.runInitialized(plainPod('fresh', { annotations: { [INITIALIZE]: 'true' } }));
-    match(await mesh.rules(fresh), /--dport 9999 -j RETURN/);
+    assert.match(await mesh.rules(fresh), /--dport 9999 -j RETURN/);
 
     for (const [at, each] of [web, userns].entries()) {
-      equal(await mesh.rules(each), rules[at]);
-      deepEqual(await mesh.marks(each), marks[at]);
+      assert.equal(await mesh.rules(each), rules[at]);
+      assert.deepEqual(await mesh.marks(each), marks[at]);
       const { metadata, status } = await mesh.now(each);
-      equal(metadata?.uid, each.metadata?.uid);
-      for (const { restartCount } of status?.containerStatuses ?? []) equal(restartCount, 0);
-      ok(!(await mesh.events(each)).some((event) => event.includes('DriftRepaired')));
+      assert.equal(metadata?.uid, each.metadata?.uid);
+      for (const { restartCount } of status?.containerStatuses ?? []) assert.equal(restartCount, 0);
+      assert.ok(!(await mesh.events(each)).some((event) => event.includes('DriftRepaired')));
       await mesh.expectCaptured(each, peer);
     }
     const log = await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`);
-    ok(!log.includes('"repaired"'), log);
+    assert.ok(!log.includes('"repaired"'), log);
   },
   SLOW,
 );
@@ -289,7 +289,7 @@ test(
     const [before] = await controllers();
     await install('upgrade', 'excludeInboundPorts=9999');
     const [after] = await controllers();
-    equal(after?.metadata?.uid, before?.metadata?.uid);
+    assert.equal(after?.metadata?.uid, before?.metadata?.uid);
   },
   SLOW,
 );
@@ -300,10 +300,10 @@ test(
     await install('upgrade', 'containerRuntime=containerd');
     const [controller] = await controllers();
     const paths = controller?.spec?.volumes?.flatMap(({ hostPath }) => (hostPath ? [hostPath.path] : []));
-    deepEqual(paths, ['/run/netns', '/run/containerd']);
+    assert.deepEqual(paths, ['/run/netns', '/run/containerd']);
     const named = await mesh.runInitialized(meshPod('named'));
     await mesh.expectCaptured(named, peer);
-    match(await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`), /"events":"containerd"/);
+    assert.match(await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`), /"events":"containerd"/);
   },
   SLOW,
 );
@@ -315,9 +315,9 @@ test(
     await release('uninstall', '--wait', '--timeout', '60s');
     await until('gone: the controllers', controllers, (pods) => pods.length === 0);
     const left = await kubectl('get', 'clusterroles,clusterrolebindings', '--output', 'name');
-    ok(!left.includes(NAME), left);
-    equal(await mesh.rules(web), rules);
-    ok(isInitialized(await mesh.marks(web)));
+    assert.ok(!left.includes(NAME), left);
+    assert.equal(await mesh.rules(web), rules);
+    assert.ok(isInitialized(await mesh.marks(web)));
     await mesh.expectCaptured(web, peer);
     await mesh.expectCaptured(userns, peer);
     // A new one waits, and says for what.
@@ -328,10 +328,10 @@ test(
       () => kubectl('logs', '--namespace', NAMESPACE, 'late', '--container', 'pod-network-gate').catch(() => ''),
       (text) => text.includes('waiting'),
     );
-    match(log, /waiting.*not redirected|redirect/);
+    assert.match(log, /waiting.*not redirected|redirect/);
     const [state] =
       (await mesh.core.readNamespacedPod({ namespace: NAMESPACE, name: 'late' })).status?.initContainerStatuses ?? [];
-    ok(state?.state?.running, JSON.stringify(state));
+    assert.ok(state?.state?.running, JSON.stringify(state));
   },
   SLOW,
 );
@@ -355,7 +355,7 @@ test(
     if (pod === undefined || container === undefined) throw new Error('no container');
     pod.volumes = (pod.volumes ?? []).filter(({ name }) => name !== 'host-run');
     container.volumeMounts = (container.volumeMounts ?? []).filter(({ name }) => name !== 'host-run');
-    equal(pod.hostPID, undefined);
+    assert.equal(pod.hostPID, undefined);
     writeFileSync(file, JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects }));
     await kubectl('apply', '--filename', file);
     await kubectl('rollout', 'status', '--namespace', SYSTEM, `daemonset/${NAME}`, '--timeout=60s');

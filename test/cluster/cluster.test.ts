@@ -1,5 +1,5 @@
 /** A pod runs, is reached, is read and goes; and so does all that was started for it. */
-import { deepEqual, equal, match, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { CoreV1Api, DiscoveryV1Api } from '@kubernetes/client-node';
@@ -32,9 +32,9 @@ test.before(async () => {
   before.census = census();
   before.time = performance.now();
   controlPlane = await startControlPlane({ controllers: true });
-  ok(performance.now() - before.time < CONTROL_PLANE_LIMIT_MS, 'the control plane is slow to start');
+  assert.ok(performance.now() - before.time < CONTROL_PLANE_LIMIT_MS, 'the control plane is slow to start');
   node = await startNode(controlPlane, { images: ['toolbox'] });
-  ok(performance.now() - before.time < NODE_LIMIT_MS, 'the node is slow to start');
+  assert.ok(performance.now() - before.time < NODE_LIMIT_MS, 'the node is slow to start');
   const config = configOf(controlPlane.kubeconfig);
   core = config.makeApiClient(CoreV1Api);
   discovery = config.makeApiClient(DiscoveryV1Api);
@@ -47,9 +47,9 @@ test('a pod runs after its init container, with an address of each family', asyn
     containers: [toolbox('server', 'serve', '--name', 'server', '--tcp', '8080', '--udp', '8080')],
   });
   const { status, spec } = await runPod(core, server);
-  equal(spec?.nodeName, node.name);
-  equal(status?.initContainerStatuses?.[0]?.state?.terminated?.exitCode, 0);
-  deepEqual(
+  assert.equal(spec?.nodeName, node.name);
+  assert.equal(status?.initContainerStatuses?.[0]?.state?.terminated?.exitCode, 0);
+  assert.deepEqual(
     status?.podIPs?.map(({ ip }) => ip?.includes(':')),
     [false, true],
   );
@@ -57,8 +57,8 @@ test('a pod runs after its init container, with an address of each family', asyn
 
 test('its logs are read through the API', async () => {
   const read = (container: string) => core.readNamespacedPodLog({ namespace: 'default', name: 'server', container });
-  match(await read('first'), /toolbox serve/);
-  match(await read('server'), /"event":"listening"/);
+  assert.match(await read('first'), /toolbox serve/);
+  assert.match(await read('server'), /"event":"listening"/);
 });
 
 test(
@@ -80,7 +80,7 @@ test(
         },
       },
     });
-    deepEqual(spec?.ipFamilies, ['IPv4', 'IPv6']);
+    assert.deepEqual(spec?.ipFamilies, ['IPv4', 'IPv6']);
     await until(
       'in both families: the endpoints',
       async () => (await discovery.listNamespacedEndpointSlice({ namespace: 'default' })).items,
@@ -108,7 +108,7 @@ test(
           () => core.readNamespacedPod({ namespace: 'default', name }),
           ({ status }) => status?.phase === 'Succeeded',
         );
-        match(await core.readNamespacedPodLog({ namespace: 'default', name }), /"ok":true,"reply":"server 8080/);
+        assert.match(await core.readNamespacedPodLog({ namespace: 'default', name }), /"ok":true,"reply":"server 8080/);
         await deletePod(core, name);
       }
     }
@@ -127,15 +127,18 @@ test('the API is a service too, for pods', async () => {
     () => core.readNamespacedPod({ namespace: 'default', name: 'client-api' }),
     ({ status }) => status?.phase === 'Succeeded',
   );
-  match(await core.readNamespacedPodLog({ namespace: 'default', name: 'client-api' }), /HTTP\/1.0 400 Bad Request/);
+  assert.match(
+    await core.readNamespacedPodLog({ namespace: 'default', name: 'client-api' }),
+    /HTTP\/1.0 400 Bad Request/,
+  );
   await deletePod(core, 'client-api');
 });
 
 test("a pod's netns is where a node's agent looks for it, and can be opened from here", async () => {
   const names = (await node.exec(['ls', '/run/netns'])).trim().split('\n');
-  equal(names.length, 1);
+  assert.equal(names.length, 1);
   const inside = (await node.exec(['stat', '--format=%i', `/run/netns/${names[0]}`])).trim();
-  equal(`${statSync(node.path(`/run/netns/${names[0]}`)).ino}`, inside);
+  assert.equal(`${statSync(node.path(`/run/netns/${names[0]}`)).ino}`, inside);
 });
 
 test('a pod can have a user namespace of its own, and a seccomp profile', async () => {
@@ -148,7 +151,7 @@ test('a pod can have a user namespace of its own, and a seccomp profile', async 
     }),
   );
   const maps = await node.exec(['sh', '-c', 'cat /proc/[0-9]*/uid_map']);
-  ok(
+  assert.ok(
     maps.split('\n').some((map) => /^\s+0\s+[1-9]\d+\s+65536$/.test(map)),
     `no such map: ${maps}`,
   );
@@ -165,7 +168,7 @@ test(
     await containerd?.kill();
     containerd?.start();
     await runPod(core, pod('later', { containers: [toolbox('server', 'serve', '--tcp', '80')] }));
-    equal(await restarts(), 0);
+    assert.equal(await restarts(), 0);
     await deletePod(core, 'later');
   },
   SLOW,
@@ -191,13 +194,13 @@ test(
     };
     const during = added(before.census, census(traces));
     for (const kind of ['processes', 'links', 'routes', 'cgroups', 'folders']) {
-      ok(
+      assert.ok(
         during.some((entry) => entry.startsWith(kind)),
         `the census sees no ${kind} of a running cluster`,
       );
     }
     await controlPlane.stop();
-    deepEqual(added(before.census, census(traces)), []);
+    assert.deepEqual(added(before.census, census(traces)), []);
   },
   SLOW,
 );

@@ -1,5 +1,5 @@
 /** The node's controller, when it or what it depends on is killed, stopped or lied to. */
-import { deepEqual, equal, notEqual, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { readFileSync, renameSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { V1Pod } from '@kubernetes/client-node';
@@ -34,7 +34,7 @@ test.before(async () => {
   controller = await start();
   [peer, web] = await Promise.all([mesh.run(plainPod('peer')), mesh.runInitialized(meshPod('web'))]);
   reference = await mesh.rules(web);
-  ok(reference.includes('-A ISTIO_OUTPUT'));
+  assert.ok(reference.includes('-A ISTIO_OUTPUT'));
 });
 // Also after a test that failed.
 test.before.each(async () => {
@@ -124,7 +124,7 @@ for (const [what, end] of Object.entries(ends)) {
       await end(pod);
       await mesh.marked(pod, (marks) => marks.netns !== netns);
       await becomesRight(pod);
-      deepEqual(
+      assert.deepEqual(
         [...new Set(controller.told(`${NAMESPACE}/${name}`, 'initialized').map((line) => line.netns))],
         [netns, (await mesh.marks(pod)).netns],
       );
@@ -170,16 +170,16 @@ test(
   'killed between the rules and the mark, its successor marks the pod, and the rules are there once',
   async () => {
     const { pod, thaw } = await hangingMark('half-done');
-    equal(await controller.stop('SIGKILL'), 'SIGKILL');
+    assert.equal(await controller.stop('SIGKILL'), 'SIGKILL');
     // With the request that it has, and would answer though nobody listens.
     const killed = apiServer().kill();
     thaw();
     await killed;
     await restartApiServer();
-    deepEqual(await mesh.marks(pod), {});
+    assert.deepEqual(await mesh.marks(pod), {});
     controller = await start();
     await becomesRight(pod);
-    ok(controller.told(`${NAMESPACE}/half-done`, 'initialized').length > 0);
+    assert.ok(controller.told(`${NAMESPACE}/half-done`, 'initialized').length > 0);
   },
   SLOW,
 );
@@ -189,14 +189,14 @@ test(
   async () => {
     const { pod, thaw } = await hangingMark('under-way');
     const ended = controller.stop('SIGTERM');
-    equal(await Promise.race([ended, sleep(1000, 'still there')]), 'still there');
+    assert.equal(await Promise.race([ended, sleep(1000, 'still there')]), 'still there');
     const words = () => controller.lines.map(({ msg }) => msg).filter((msg) => ['initialized', 'ended'].includes(msg));
     const before = words();
     thaw();
-    equal(await ended, 0);
-    deepEqual(words(), [...before, 'initialized', 'ended']);
-    ok(!before.includes('ended'));
-    ok(isInitialized(await mesh.marks(pod)));
+    assert.equal(await ended, 0);
+    assert.deepEqual(words(), [...before, 'initialized', 'ended']);
+    assert.ok(!before.includes('ended'));
+    assert.ok(isInitialized(await mesh.marks(pod)));
     await becomesRight(pod);
     controller = await start();
   },
@@ -217,8 +217,8 @@ test(
     const after = (await Promise.all(pods.map((pod) => mesh.now(pod)))).map(
       ({ metadata }) => metadata?.resourceVersion,
     );
-    deepEqual(after, before, 'they go on writing');
-    for (const each of [controller, other]) equal(await each.metric('drift_repaired_total'), 0);
+    assert.deepEqual(after, before, 'they go on writing');
+    for (const each of [controller, other]) assert.equal(await each.metric('drift_repaired_total'), 0);
   },
   SLOW,
 );
@@ -258,7 +258,7 @@ const failures: Record<string, { what: string; happen: () => Promise<() => Promi
       await core.createNode({ body: { metadata: { name } } });
       const file = await controlPlane.kubeconfigFor(ACCOUNT, { node: name });
       const next = await controlPlane.kubeconfigFor(ACCOUNT);
-      equal(await controller.stop(), 0);
+      assert.equal(await controller.stop(), 0);
       controller = await start(file);
       await until(
         'ready',
@@ -282,7 +282,7 @@ const failures: Record<string, { what: string; happen: () => Promise<() => Promi
   start: {
     what: 'it started where there was no socket of the CRI',
     happen: async () => {
-      equal(await controller.stop(), 0);
+      assert.equal(await controller.stop(), 0);
       const mend = await failures.socket?.happen();
       controller = await start();
       return async () => mend?.();
@@ -302,10 +302,10 @@ for (const [name, { what, happen }] of Object.entries(failures)) {
       await becomesRight(pod);
       await becomesRight(web);
       await mesh.expectCaptured(pod, peer);
-      deepEqual(await mesh.marks(peer), {});
-      ok(!(await mesh.rules(peer)).includes('ISTIO_'));
-      equal((await controller.get('/readyz')).status, 200);
-      deepEqual(
+      assert.deepEqual(await mesh.marks(peer), {});
+      assert.ok(!(await mesh.rules(peer)).includes('ISTIO_'));
+      assert.equal((await controller.get('/readyz')).status, 200);
+      assert.deepEqual(
         lines.slice(before).filter(({ level }) => level === 'error'),
         [],
       );
@@ -319,7 +319,7 @@ test(
   async () => {
     const names = Array.from({ length: CROWD }, (_, at) => `crowd-${at}`);
     const pods = await Promise.all(names.map((name) => mesh.runInitialized(meshPod(name))));
-    equal(await controller.stop(), 0);
+    assert.equal(await controller.stop(), 0);
     for (const [at, pod] of pods.entries()) {
       if (at % 3 === 0) continue;
       const netns = await mesh.netns(pod);
@@ -328,21 +328,21 @@ test(
         await native().clean(netns);
         await mesh.annotate(pod, { [NETNS]: `00000000-0000-0000-0000-000000000000:${netns.cookie}` });
       } else await inside(netns.path, ['ip6tables-legacy', '-t', 'nat', '-F', 'ISTIO_OUTPUT']);
-      notEqual(await mesh.rules(pod), reference);
+      assert.notEqual(await mesh.rules(pod), reference);
     }
     const thaw = freeze('kube-apiserver');
     controller = await start();
     const { status, text } = await controller.get('/readyz');
     thaw();
-    equal(status, 503);
-    ok(text.includes('pods: first list'), text);
+    assert.equal(status, 503);
+    assert.ok(text.includes('pods: first list'), text);
     while ((await controller.get('/readyz')).status !== 200) await sleep(1);
     const views = await controller.pods();
-    deepEqual(new Set(names.map((name) => views.get(name)?.state)), new Set(['initialized']));
-    deepEqual(await Promise.all(pods.map(isRight)), Array(CROWD).fill(true));
+    assert.deepEqual(new Set(names.map((name) => views.get(name)?.state)), new Set(['initialized']));
+    assert.deepEqual(await Promise.all(pods.map(isRight)), Array(CROWD).fill(true));
     for (const [at, name] of names.entries()) {
       const said = controller.lines.find(({ pod, msg }) => pod === `${NAMESPACE}/${name}` && !UNDER_WAY.has(msg))?.msg;
-      equal(said, at % 3 === 0 ? 'unchanged' : 'initialized', name);
+      assert.equal(said, at % 3 === 0 ? 'unchanged' : 'initialized', name);
     }
   },
   SLOW,

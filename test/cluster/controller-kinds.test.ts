@@ -1,5 +1,5 @@
 /** Pods that ask for more than the default: TPROXY, DNS capture, and our condition as a readiness gate. */
-import { deepEqual, equal, match, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import type { V1Pod } from '@kubernetes/client-node';
 import { READY } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
@@ -35,7 +35,7 @@ async function verifies(pod: V1Pod): Promise<void> {
   const { code, stdout, stderr } = await ipnc(['verify', '--netns', path, '--pod', '-', '--counters', 'false'], {
     input: JSON.stringify(await mesh.now(pod)),
   });
-  equal(code, 0, stdout + stderr);
+  assert.equal(code, 0, stdout + stderr);
 }
 
 async function routes(path: string, family: 4 | 6): Promise<string> {
@@ -51,14 +51,14 @@ for (const { backend, hostUsers } of [
     async () => {
       const pod = await runPod(mesh.core, meshPod(`tproxy-${backend}`, { mode: 'TPROXY', hostUsers }));
       await mesh.marked(pod, isInitialized);
-      equal((await controller.pods()).get(`tproxy-${backend}`)?.backend, backend);
+      assert.equal((await controller.pods()).get(`tproxy-${backend}`)?.backend, backend);
       const { path } = await mesh.netns(pod);
       const rules = await mesh.rules(pod);
-      match(rules, backend === 'nftables' ? /tproxy .*to :15006/ : /-j TPROXY --on-port 15006/);
+      assert.match(rules, backend === 'nftables' ? /tproxy .*to :15006/ : /-j TPROXY --on-port 15006/);
       for (const family of [4, 6] as const) {
         const text = await routes(path, family);
-        match(text, /fwmark 0x539 lookup 133/);
-        match(text, /local default dev lo/);
+        assert.match(text, /fwmark 0x539 lookup 133/);
+        assert.match(text, /local default dev lo/);
       }
       await verifies(pod);
       await mesh.expectCaptured(pod, peer);
@@ -81,17 +81,17 @@ for (const { backend, hostUsers } of [
     `DNS capture by ${backend}: datagrams and connections, to any server, in both families`,
     async () => {
       const pod = await mesh.runInitialized(meshPod(`dns-${backend}`, { dnsCapture: true, hostUsers }));
-      equal((await controller.pods()).get(`dns-${backend}`)?.backend, backend);
+      assert.equal((await controller.pods()).get(`dns-${backend}`)?.backend, backend);
       await verifies(pod);
       for (const address of [...addressesOf(peer), '10.96.0.10']) {
         for (const protocol of ['udp', 'tcp'] as const) {
-          match(await mesh.dial(pod, protocol, address, 53), /^istio-proxy 15053 /, `${protocol} ${address}`);
+          assert.match(await mesh.dial(pod, protocol, address, 53), /^istio-proxy 15053 /, `${protocol} ${address}`);
         }
       }
       await mesh.expectCaptured(pod, peer);
       const without = await mesh.runInitialized(meshPod(`no-dns-${backend}`, { hostUsers }));
       const [address = ''] = addressesOf(peer);
-      equal(await mesh.dial(without, 'udp', address, 53), 'ECONNREFUSED');
+      assert.equal(await mesh.dial(without, 'udp', address, 53), 'ECONNREFUSED');
     },
     SLOW,
   );
@@ -107,11 +107,11 @@ test(
     const web = await mesh.runInitialized(meshPod('gated', { readinessGates }));
     await mesh.annotate(web, { [INITIALIZE]: 'false' });
     await mesh.marked(web, ({ status, condition }) => status === undefined && condition === 'True NotEnrolled');
-    ok(isReady(await mesh.now(web)));
+    assert.ok(isReady(await mesh.now(web)));
     // Never enrolled, and ready all the same.
     const plain = await mesh.run(plainPod('gated-plain', { readinessGates }));
-    deepEqual(await mesh.marks(plain), { condition: 'True NotEnrolled' });
-    ok(!(await mesh.rules(plain)).includes('ISTIO_'));
+    assert.deepEqual(await mesh.marks(plain), { condition: 'True NotEnrolled' });
+    assert.ok(!(await mesh.rules(plain)).includes('ISTIO_'));
 
     await controller.stop();
     const body = meshPod('gated-later', { readinessGates });
@@ -121,7 +121,7 @@ test(
       () => mesh.now(created),
       ({ status }) => status?.containerStatuses?.every(({ ready }) => ready) === true,
     );
-    ok(!isReady(started), 'ready without its rules');
+    assert.ok(!isReady(started), 'ready without its rules');
     controller = await ControllerProcess.start(mesh.node, mesh.kubeconfig);
     await until('ready', () => mesh.now(created), isReady);
     await mesh.expectCaptured(await mesh.now(created), peer);

@@ -1,5 +1,5 @@
 /** `ipnc run` for a node of the cluster, as a process of this machine or as a pod of the node, and what it says. */
-import { equal } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
@@ -124,7 +124,7 @@ export class ControllerProcess {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    equal(await this.stop(), 0);
+    assert.equal(await this.stop(), 0);
   }
 }
 

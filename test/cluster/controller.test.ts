@@ -1,5 +1,5 @@
 /** The node's controller on a real node: what pods of each kind get, what they are told, and what is left alone. */
-import { deepEqual, equal, match, notEqual, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import type { V1Pod } from '@kubernetes/client-node';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
@@ -40,13 +40,13 @@ async function everyKind(prefix: string): Promise<void> {
   await mesh.expectCaptured(owned, peer);
   await mesh.expectDirect(plain, peer);
   const [inPlain, inShared, inOwned] = await Promise.all([plain, shared, owned].map(async (each) => mesh.rules(each)));
-  ok(!OURS.test(inPlain ?? ''), inPlain);
-  deepEqual(await mesh.marks(plain), {});
-  ok(inShared?.includes(':ISTIO_OUTPUT') && !inShared.includes('istio-proxy-'), inShared);
-  ok(inOwned?.includes('istio-proxy-nat') && !inOwned.includes('ISTIO_OUTPUT -'), inOwned);
+  assert.ok(!OURS.test(inPlain ?? ''), inPlain);
+  assert.deepEqual(await mesh.marks(plain), {});
+  assert.ok(inShared?.includes(':ISTIO_OUTPUT') && !inShared.includes('istio-proxy-'), inShared);
+  assert.ok(inOwned?.includes('istio-proxy-nat') && !inOwned.includes('ISTIO_OUTPUT -'), inOwned);
   for (const each of [shared, owned]) {
     const { cookie } = await mesh.netns(each);
-    equal((await mesh.marks(each)).netns, `${BOOT_ID}:${cookie}`);
+    assert.equal((await mesh.marks(each)).netns, `${BOOT_ID}:${cookie}`);
   }
 }
 
@@ -56,9 +56,9 @@ test(
     const daemon = await runPod(mesh.core, controllerPod(mesh.node, 'controller'), SYSTEM);
     await everyKind('daemon');
     const log = await mesh.core.readNamespacedPodLog({ namespace: SYSTEM, name: 'controller' });
-    match(log, /"events":"containerd"/);
-    ok(!/"level":"(warn|error)"/.test(log), log);
-    equal((await mesh.now(daemon)).status?.containerStatuses?.[0]?.restartCount, 0);
+    assert.match(log, /"events":"containerd"/);
+    assert.ok(!/"level":"(warn|error)"/.test(log), log);
+    assert.equal((await mesh.now(daemon)).status?.containerStatuses?.[0]?.restartCount, 0);
     await deletePod(mesh.core, 'controller', SYSTEM);
   },
   SLOW,
@@ -86,12 +86,12 @@ for (const missing of CAPABILITIES) {
         outcome(name, { capabilities }),
         outcome(`doctor-${name}`, { capabilities, args: ['doctor'] }),
       ]);
-      deepEqual([run.code, doctor.code], [1, 1]);
-      match(run.text, new RegExp(`CAP_${missing}: not effective`));
+      assert.deepEqual([run.code, doctor.code], [1, 1]);
+      assert.match(run.text, new RegExp(`CAP_${missing}: not effective`));
       for (const each of CAPABILITIES) {
         const word = each === missing ? 'missing' : 'ok';
-        match(doctor.text, new RegExp(`^${word} +CAP_${each} `, 'm'));
-        if (each !== missing) ok(!run.text.includes(`CAP_${each}:`), run.text);
+        assert.match(doctor.text, new RegExp(`^${word} +CAP_${each} `, 'm'));
+        if (each !== missing) assert.ok(!run.text.includes(`CAP_${each}:`), run.text);
       }
     },
     SLOW,
@@ -102,9 +102,9 @@ test(
   'doctor, in a pod with what the controller has, misses nothing, and knows what would tell of sandboxes',
   async () => {
     const { code, text } = await outcome('doctor', { command: ['ipnc'], args: ['doctor'] });
-    equal(code, 0, text);
-    match(text, /^ok +runtime events +containerd: containerd v?2/m);
-    ok(!text.includes('missing  '), text);
+    assert.equal(code, 0, text);
+    assert.match(text, /^ok +runtime events +containerd: containerd v?2/m);
+    assert.ok(!text.includes('missing  '), text);
   },
   SLOW,
 );
@@ -116,13 +116,13 @@ for (const source of ['containerd', 'cri', 'inotify', 'off']) {
       const named = source === 'off' ? 'none' : source;
       const events = ['--runtime-events', source];
       await using started = await ControllerProcess.start(mesh.node, mesh.kubeconfig, ...events);
-      equal(started.lines.find(({ msg }) => msg === 'started')?.events, named);
+      assert.equal(started.lines.find(({ msg }) => msg === 'started')?.events, named);
       const { text } = await started.get('/metrics');
       const metric = text.split('\n').filter((line) => /^\w+runtime_event_source\{/.test(line));
-      deepEqual(metric, [`istio_pod_network_controller_runtime_event_source{source="${named}"} 1`]);
+      assert.deepEqual(metric, [`istio_pod_network_controller_runtime_event_source{source="${named}"} 1`]);
       const environment = { IPNC_RUNTIME_EVENTS: source, IPNC_HOST_ROOT: mesh.node.path('/') };
       const { stdout } = await ipnc(['doctor'], { environment });
-      match(stdout, new RegExp(`^(ok|warn) +runtime events +${source}\\b`, 'm'));
+      assert.match(stdout, new RegExp(`^(ok|warn) +runtime events +${source}\\b`, 'm'));
     },
     SLOW,
   );
@@ -135,8 +135,8 @@ test('doctor where no runtime answers says that none tells of sandboxes', async 
   ]) {
     const environment = { IPNC_HOST_ROOT: '/nowhere', ...(socket && { IPNC_CRI_SOCKET: socket, IPNC_HOST_ROOT: '/' }) };
     const { code, stdout } = await ipnc(['doctor'], { environment });
-    equal(code, 0);
-    match(stdout, new RegExp(`^warn +runtime events +none: .*${why}`, 'm'));
+    assert.equal(code, 0);
+    assert.match(stdout, new RegExp(`^warn +runtime events +none: .*${why}`, 'm'));
   }
 });
 
@@ -151,10 +151,10 @@ test(
     );
     await everyKind('process');
     const pods = await controller.pods();
-    equal(pods.get('process-mesh')?.backend, 'iptables-legacy');
-    equal(pods.get('process-userns')?.backend, 'nftables');
+    assert.equal(pods.get('process-mesh')?.backend, 'iptables-legacy');
+    assert.equal(pods.get('process-userns')?.backend, 'nftables');
     const { reason, state } = pods.get('peer') ?? {};
-    deepEqual({ reason, state }, { reason: 'no-proxy', state: 'skipped' });
+    assert.deepEqual({ reason, state }, { reason: 'no-proxy', state: 'skipped' });
   },
   SLOW,
 );
@@ -188,12 +188,12 @@ test(
         },
         (states) => states.every(({ state }) => state === 'initialized' || state === 'skipped'),
       );
-      deepEqual(
+      assert.deepEqual(
         found,
         cases.map(({ name, captured }) => ({ name, state: captured ? 'initialized' : 'skipped' })),
       );
       for (const [at, { captured }] of cases.entries()) {
-        equal(OURS.test(await mesh.rules(running[at] as V1Pod)), captured);
+        assert.equal(OURS.test(await mesh.rules(running[at] as V1Pod)), captured);
       }
     }
     await mesh.annotateNamespace({ [INITIALIZE]: null });
@@ -208,12 +208,12 @@ test(
     const before = await mesh.rules(web);
     await mesh.annotate(web, { [INITIALIZE]: 'false' });
     await mesh.marked(web, (marks) => Object.keys(marks).length === 0);
-    ok(!OURS.test(await mesh.rules(web)));
+    assert.ok(!OURS.test(await mesh.rules(web)));
     await mesh.expectDirect(web, peer);
     await mesh.annotate(web, { [INITIALIZE]: null });
     await mesh.marked(web, isInitialized);
-    equal(await mesh.rules(web), before);
-    ok((await mesh.events(web)).some((event) => event.startsWith('Normal Cleaned ')));
+    assert.equal(await mesh.rules(web), before);
+    assert.ok((await mesh.events(web)).some((event) => event.startsWith('Normal Cleaned ')));
   },
   SLOW,
 );
@@ -238,9 +238,9 @@ test(
         async () => (await controller.pods()).get('own-init'),
         (view) => view?.state === 'skipped' && view.reason === reason,
       );
-      equal(await rulesIn(netns), before);
+      assert.equal(await rulesIn(netns), before);
     }
-    deepEqual(await mesh.marks(web), {});
+    assert.deepEqual(await mesh.marks(web), {});
   },
   SLOW,
 );
@@ -254,14 +254,14 @@ test(
     await mesh.annotate(web, { [PORTS]: '8080' });
     await mesh.marked(web, (marks) => marks.rules !== rules);
     const narrow = await rulesIn(netns);
-    match(narrow, /-A ISTIO_INBOUND -p tcp -m tcp --dport 8080 -j ISTIO_IN_REDIRECT/);
+    assert.match(narrow, /-A ISTIO_INBOUND -p tcp -m tcp --dport 8080 -j ISTIO_IN_REDIRECT/);
 
     await mesh.annotate(web, { [PORTS]: '80,http' });
     const bad = await mesh.marked(web, ({ status }) => status?.startsWith('failed') === true);
-    equal(bad.condition, 'False ConfigInvalid');
-    equal(bad.netns, undefined);
-    match(bad.status ?? '', /includeInboundPorts.*"http"|includeInboundPorts.*"80,http"/);
-    equal(await rulesIn(netns), narrow);
+    assert.equal(bad.condition, 'False ConfigInvalid');
+    assert.equal(bad.netns, undefined);
+    assert.match(bad.status ?? '', /includeInboundPorts.*"http"|includeInboundPorts.*"80,http"/);
+    assert.equal(await rulesIn(netns), narrow);
     await until(
       'told: the Event',
       () => mesh.events(web),
@@ -269,8 +269,10 @@ test(
     );
     await mesh.annotate(web, { [PORTS]: null });
     const healed = await mesh.marked(web, isInitialized);
-    equal(healed.rules, rules);
-    ok((await mesh.events(web)).some((event) => event.startsWith('Normal Initialized redirect rules installed by ')));
+    assert.equal(healed.rules, rules);
+    assert.ok(
+      (await mesh.events(web)).some((event) => event.startsWith('Normal Initialized redirect rules installed by ')),
+    );
   },
   SLOW,
 );
@@ -291,7 +293,7 @@ for (const { backend, hostUsers, command } of damage) {
       const before = await rulesIn(netns);
       const repairs = await controller.metric('drift_repaired_total');
       await inside(netns.path, ['sh', '-ec', command]);
-      notEqual(await rulesIn(netns), before);
+      assert.notEqual(await rulesIn(netns), before);
       const sorted = (text: string) => text.split(/(?=^table |^\*)/m).sort();
       await until(
         'put right',
@@ -304,8 +306,8 @@ for (const { backend, hostUsers, command } of damage) {
         () => mesh.events(web),
         (events) => events.some((event) => event.startsWith('Warning DriftRepaired ')),
       );
-      equal(await controller.metric('drift_repaired_total'), repairs + 1);
-      equal(controller.told(`${NAMESPACE}/${name}`, 'repaired').length, 1);
+      assert.equal(await controller.metric('drift_repaired_total'), repairs + 1);
+      assert.equal(controller.told(`${NAMESPACE}/${name}`, 'repaired').length, 1);
       await mesh.expectCaptured(web, peer);
     },
     SLOW,
@@ -332,9 +334,9 @@ test(
       },
       (found) => found.every((reason) => reason !== undefined),
     );
-    deepEqual(reasons, ['host-network', 'excluded-namespace', 'self']);
-    ok(!OURS.test(await mesh.rules(itself)));
-    ok(!OURS.test(await mesh.node.exec(['sh', '-c', 'iptables-legacy-save; nft list ruleset'])));
+    assert.deepEqual(reasons, ['host-network', 'excluded-namespace', 'self']);
+    assert.ok(!OURS.test(await mesh.rules(itself)));
+    assert.ok(!OURS.test(await mesh.node.exec(['sh', '-c', 'iptables-legacy-save; nft list ruleset'])));
   },
   SLOW,
 );

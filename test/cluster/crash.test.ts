@@ -1,5 +1,5 @@
 /** Whatever becomes of the process that started a cluster, nothing stays. */
-import { deepEqual, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -28,7 +28,7 @@ async function startVictim(): Promise<{ victim: ChildProcess; testimony: Testimo
   victims.push(victim);
   const lines = createInterface(victim.stdout);
   const [line] = (await Promise.race([once(lines, 'line'), once(lines, 'close')])) as [string | undefined];
-  ok(line !== undefined, 'the victim ended before it was killed');
+  assert.ok(line !== undefined, 'the victim ended before it was killed');
   return { victim, testimony: JSON.parse(line) as Testimony };
 }
 
@@ -37,7 +37,7 @@ test(
   async () => {
     const before = census();
     const { victim, testimony } = await startVictim();
-    ok(census(testimony).processes?.length);
+    assert.ok(census(testimony).processes?.length);
     victim.kill('SIGKILL');
     await until(
       'gone: the cluster',
@@ -66,7 +66,7 @@ test(
     );
     const next = await openSandbox();
     await next.close();
-    deepEqual(added(before, census(testimony)), []);
+    assert.deepEqual(added(before, census(testimony)), []);
   },
   { timeoutMs: LIMIT_MS },
 );

@@ -1,5 +1,5 @@
 /** `ipnc demo --cluster`: what it shows, and what it says where it cannot. */
-import { deepEqual, equal, match } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -31,21 +31,21 @@ test(
   'a pod without any privilege goes through it, and each step is shown',
   async () => {
     const { code, stdout, stderr } = await demo(join(ROOT, 'lib/main.ts'));
-    equal(code, 0, stderr);
+    assert.equal(code, 0, stderr);
     const steps = [...stdout.matchAll(/^ +\d+ ms {2}(\w+)/gm)].map(([, step]) => step);
-    deepEqual(
+    assert.deepEqual(
       steps.filter((step) => step !== 'decided'),
       ['created', 'sandbox', 'rules', 'mark', 'ready'],
     );
-    match(stdout, /told by containerd, netns \S*\/run\/netns\/cni-/);
-    match(stdout, /^ {2}-A ISTIO_OUTPUT /m);
-    match(stdout, /^ {2}ok {2}condition {2}True Initialized$/m);
+    assert.match(stdout, /told by containerd, netns \S*\/run\/netns\/cni-/);
+    assert.match(stdout, /^ {2}-A ISTIO_OUTPUT /m);
+    assert.match(stdout, /^ {2}ok {2}condition {2}True Initialized$/m);
     const captured = [...stdout.matchAll(/^ {2}ok {2}(outbound|inbound) .* istio-proxy on (\d+), meant for/gm)];
-    deepEqual(
+    assert.deepEqual(
       captured.map(([, way, port]) => `${way} ${port}`),
       ['outbound 15001', 'outbound 15001', 'inbound 15006', 'inbound 15006'],
     );
-    match(stdout, /All 4 connections went the way they should/);
+    assert.match(stdout, /All 4 connections went the way they should/);
   },
   { timeoutMs: 90_000, needs: ['cluster', ...NEEDS] },
 );
@@ -54,9 +54,9 @@ test(
   'without the programs of a cluster it says how to get them',
   async () => {
     const { code, stdout, stderr } = await demo(join(ROOT, 'lib/main.ts'), { XDG_CACHE_HOME: '/nowhere' });
-    equal(code, 1);
-    equal(stdout, '');
-    match(stderr, /not built: .*kubelet.*; run "npm run programs -- cluster"/);
+    assert.equal(code, 1);
+    assert.equal(stdout, '');
+    assert.match(stderr, /not built: .*kubelet.*; run "npm run programs -- cluster"/);
   },
   { needs: ['machine-root'] },
 );
@@ -73,9 +73,9 @@ test(
       }
       writeFileSync(join(folder, 'package.json'), '{"type":"module"}');
       const { code, stderr } = await demo(join(folder, basename(MAIN)));
-      equal(code, 1);
-      match(stderr, /not part of what is installed/);
-      match(stderr, /npm run demo -- --cluster/);
+      assert.equal(code, 1);
+      assert.match(stderr, /not part of what is installed/);
+      assert.match(stderr, /npm run demo -- --cluster/);
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }

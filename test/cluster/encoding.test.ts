@@ -1,5 +1,5 @@
 /** What the real kube-apiserver sends as protobuf and as JSON: both are read to the same pods, namespaces and errors. */
-import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { request } from 'node:https';
 import { buffer } from 'node:stream/consumers';
 import type { CoreV1Api, V1Pod } from '@kubernetes/client-node';
@@ -56,14 +56,14 @@ async function ask(path: string, accept: string): Promise<Answered> {
 
 async function object(path: string, accept: string): Promise<unknown> {
   const { type, body } = await ask(path, accept);
-  equal(type, accept.split(',')[0]);
+  assert.equal(type, accept.split(',')[0]);
   return encodingOf(type).object(body);
 }
 
 /** Until the server ends it, after a second. */
 async function events(path: string, query: string, accept: string): Promise<WatchEvent[]> {
   const { type, body } = await ask(`${path}?watch=true&timeoutSeconds=1&${query}`, accept);
-  equal(type.replace('; ', ';'), accept.split(',')[0]);
+  assert.equal(type.replace('; ', ';'), accept.split(',')[0]);
   const encoding = encodingOf(type);
   const splitter = encoding.splitter();
   const all = Array.from(splitter.push(body), (piece) => encoding.event(piece));
@@ -141,26 +141,31 @@ test('every pod of the fixtures, by list and by watch, also while it is deleted'
   await core.deleteNamespacedPod({ namespace: 'default', name: 'gate', gracePeriodSeconds: 0 });
 
   const [json, protobuf] = await Promise.all([JSON_TYPE, ACCEPT.object].map((accept) => object(PODS, accept)));
-  equal(byName(json).length, fixtures.length);
+  assert.equal(byName(json).length, fixtures.length);
   const all = byName(json).find(({ metadata }) => metadata.name === ALL_READ.metadata?.name);
-  deepEqual(all?.spec, { ...ALL_READ.spec, hostUsers: true, initContainers: [], containers: all?.spec.containers });
-  deepEqual(byName(protobuf), byName(json));
+  assert.deepEqual(all?.spec, {
+    ...ALL_READ.spec,
+    hostUsers: true,
+    initContainers: [],
+    containers: all?.spec.containers,
+  });
+  assert.deepEqual(byName(protobuf), byName(json));
   const { items } = protobuf as { items: { spec: object }[] };
-  ok(
+  assert.ok(
     items.every(({ spec }) => !('volumes' in spec)),
     'what is not read is not decoded',
   );
   const going = byName(protobuf).find(({ metadata }) => metadata.name === 'native-cni');
-  ok(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(going?.metadata.deletionTimestamp ?? ''));
+  assert.ok(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(going?.metadata.deletionTimestamp ?? ''));
 
   const since = `resourceVersion=${metadata.resourceVersion}`;
   const [lines, frames] = await Promise.all([JSON_TYPE, ACCEPT.watch].map((accept) => events(PODS, since, accept)));
   const trimmed = (all: WatchEvent[] = []) => all.map(({ type, object }) => ({ type, pod: trimPod(object) }));
-  deepEqual(trimmed(frames), trimmed(lines));
-  deepEqual([...new Set(frames?.map(({ type }) => type))].sort(), ['ADDED', 'DELETED', 'MODIFIED']);
+  assert.deepEqual(trimmed(frames), trimmed(lines));
+  assert.deepEqual([...new Set(frames?.map(({ type }) => type))].sort(), ['ADDED', 'DELETED', 'MODIFIED']);
   const metadataOf = (object: unknown) => (object as { metadata: { annotations: Record<string, string> } }).metadata;
   for (const [at, { object }] of (frames ?? []).entries())
-    deepEqual({ ...metadataOf(object).annotations }, metadataOf(lines?.[at]?.object).annotations);
+    assert.deepEqual({ ...metadataOf(object).annotations }, metadataOf(lines?.[at]?.object).annotations);
 });
 
 test('namespaces', async () => {
@@ -172,8 +177,8 @@ test('namespaces', async () => {
       return list.items.map(trimNamespace);
     }),
   );
-  deepEqual(protobuf, json);
-  equal(
+  assert.deepEqual(protobuf, json);
+  assert.equal(
     protobuf?.find(({ metadata }) => metadata.name === 'annotated')?.metadata.annotations[
       Object.keys(annotations)[0] ?? ''
     ],
@@ -185,13 +190,13 @@ test('pages of a list', async () => {
   const kube = kubeOf(controlPlane.kubeconfig);
   type List = { metadata: { resourceVersion: string; continue?: string }; items: unknown[] };
   const first = (await kube.list('/api/v1/namespaces', { limit: 2 }, {})) as List;
-  equal(first.items.length, 2);
+  assert.equal(first.items.length, 2);
   const next = { limit: 500, continue: first.metadata.continue };
   const last = (await kube.list('/api/v1/namespaces', next, {})) as List;
-  ok(!last.metadata.continue);
-  equal(last.metadata.resourceVersion, first.metadata.resourceVersion);
+  assert.ok(!last.metadata.continue);
+  assert.equal(last.metadata.resourceVersion, first.metadata.resourceVersion);
   const { items } = (await object('/api/v1/namespaces', JSON_TYPE)) as List;
-  deepEqual([...first.items, ...last.items].map(trimNamespace), items.map(trimNamespace));
+  assert.deepEqual([...first.items, ...last.items].map(trimNamespace), items.map(trimNamespace));
   kube.close();
 });
 
@@ -271,7 +276,7 @@ test('nothing can change of a spec that is read of it', async () => {
   ];
   // A patch that cannot be applied is 422 as well: these are applied, and refused for what comes of it.
   const refused = { name: 'ApiError', status: 422, message: /spec.*(Forbidden: |Invalid value: |field is immutable)/s };
-  for (const each of changes) await rejects(change(...each), refused, each.join(' '));
+  for (const each of changes) await assert.rejects(change(...each), refused, each.join(' '));
   // What may change, does.
   await change('/containers/0/image', 'replace', 'other');
   kube.close();
@@ -284,8 +289,8 @@ test('bookmarks', async () => {
     all
       .filter(({ type }) => type === 'BOOKMARK')
       .map(({ object }) => (object as { metadata: { resourceVersion: string } }).metadata.resourceVersion);
-  ok(bookmarks(frames).length > 0);
-  equal(bookmarks(frames)[0], bookmarks(lines)[0]);
+  assert.ok(bookmarks(frames).length > 0);
+  assert.equal(bookmarks(frames)[0], bookmarks(lines)[0]);
 });
 
 test('errors come with their message, of lists and of watches', async () => {
@@ -296,11 +301,11 @@ test('errors come with their message, of lists and of watches', async () => {
     reason: 'NotFound',
     message: 'pods "none" not found',
   };
-  await rejects(kube.list(`${PODS}/none`, {}, {}), missing);
+  await assert.rejects(kube.list(`${PODS}/none`, {}, {}), missing);
   const [json, protobuf] = await Promise.all(
     [JSON_TYPE, ACCEPT.object].map(async (accept) => (await object(`${PODS}/none`, accept)) as Record<string, unknown>),
   );
-  for (const field of ['message', 'reason', 'code']) equal(protobuf?.[field], json?.[field]);
+  for (const field of ['message', 'reason', 'code']) assert.equal(protobuf?.[field], json?.[field]);
   kube.close();
 
   await core.createNamespacedServiceAccount({ namespace: 'default', body: { metadata: { name: 'nobody' } } });
@@ -311,7 +316,7 @@ test('errors come with their message, of lists and of watches', async () => {
     reason: 'Forbidden',
     message: `pods is forbidden: User "system:serviceaccount:default:nobody" cannot ${verb} resource "pods" in API group "" in the namespace "default"`,
   });
-  await rejects(nobody.list(PODS, {}, {}), forbidden('list'));
-  await rejects(nobody.watch(PODS, {}, { idleMs: 1000 }), forbidden('watch'));
+  await assert.rejects(nobody.list(PODS, {}, {}), forbidden('list'));
+  await assert.rejects(nobody.watch(PODS, {}, { idleMs: 1000 }), forbidden('watch'));
   nobody.close();
 });

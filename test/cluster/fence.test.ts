@@ -1,5 +1,5 @@
 /** The fence around the controller: with its own token, and more rights than the chart gives it. */
-import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1BoundObjectReference, V1Pod } from '@kubernetes/client-node';
 import type { ApiError, Kube } from '../../lib/kube/client.ts';
@@ -116,23 +116,23 @@ const read = async (name: string) =>
   JSON.parse(JSON.stringify(await core.readNamespacedPod({ namespace, name }))) as V1Pod;
 
 const refused = (reason: RegExp) => (error: ApiError) => {
-  equal(error.status, 422);
-  match(error.message, /istio-pod-network-controller-fence/);
-  match(error.message, reason);
+  assert.equal(error.status, 422);
+  assert.match(error.message, /istio-pod-network-controller-fence/);
+  assert.match(error.message, reason);
   return true;
 };
 
 test('marks, in each of their forms, pass', async () => {
   const marked = await create('marked');
   const marker = new StatusMarker(controller);
-  equal(await marker.mark(marked, { status: 'initialized', netns: 'boot:7', rules: 'abc' }), 'patched');
-  equal((await read('marked')).metadata?.annotations?.[NETNS], 'boot:7');
-  equal(await marker.mark(marked, failed(new Error('no netns'))), 'patched');
-  equal((await read('marked')).metadata?.annotations?.[STATUS], 'failed: no netns');
-  equal(await marker.unmark(marked), 'patched');
+  assert.equal(await marker.mark(marked, { status: 'initialized', netns: 'boot:7', rules: 'abc' }), 'patched');
+  assert.equal((await read('marked')).metadata?.annotations?.[NETNS], 'boot:7');
+  assert.equal(await marker.mark(marked, failed(new Error('no netns'))), 'patched');
+  assert.equal((await read('marked')).metadata?.annotations?.[STATUS], 'failed: no netns');
+  assert.equal(await marker.unmark(marked), 'patched');
   const { metadata, status } = await read('marked');
-  deepEqual(metadata?.annotations, { other: 'kept' });
-  equal(status?.conditions?.length, 2);
+  assert.deepEqual(metadata?.annotations, { other: 'kept' });
+  assert.equal(status?.conditions?.length, 2);
 });
 
 test('a pod without an annotation or condition, and one that is being deleted, are marked too', async () => {
@@ -140,9 +140,9 @@ test('a pod without an annotation or condition, and one that is being deleted, a
   await patch(admin, 'bare', { status: { conditions: [{ $patch: 'replace' }] } });
   const going = await create('going', 'one', { finalizers: ['example.com/wait'] });
   await admin.post(`/api/v1/namespaces/${namespace}/pods/going/eviction`, { metadata: { name: 'going', namespace } });
-  equal(typeof (await read('going')).metadata?.deletionTimestamp, 'string');
+  assert.equal(typeof (await read('going')).metadata?.deletionTimestamp, 'string');
   for (const each of [bare, going]) {
-    equal(await new StatusMarker(controller).mark(each, failed(new Error('late'))), 'patched');
+    assert.equal(await new StatusMarker(controller).mark(each, failed(new Error('late'))), 'patched');
   }
 });
 
@@ -156,7 +156,7 @@ test('what others write at the same time is no matter', async () => {
   );
   const mark = new StatusMarker(controller).mark(busy, { status: 'initialized', netns: 'boot:7', rules: 'abc' });
   await Promise.all([...others, mark]);
-  equal((await read('busy')).status?.conditions?.length, 13);
+  assert.equal((await read('busy')).status?.conditions?.length, 13);
 });
 
 const others: [what: string, content: unknown, reason: RegExp][] = [
@@ -211,8 +211,8 @@ for (const [what, content, reason] of others) {
     const name = `not-${others.findIndex(([each]) => each === what)}`;
     await create(name);
     const before = await read(name);
-    await rejects(patch(controller, name, content), refused(reason));
-    deepEqual(await read(name), before);
+    await assert.rejects(patch(controller, name, content), refused(reason));
+    assert.deepEqual(await read(name), before);
     await patch(admin, name, content);
   });
 }
@@ -224,7 +224,7 @@ test('conditions in another order are no change', async () => {
   await controller.patch(path, 'merge', {
     status: { conditions: [{ type: READY, status: 'True' }, ...conditions] },
   });
-  deepEqual(
+  assert.deepEqual(
     (await read('order')).status?.conditions?.map(({ type }) => type),
     [READY, 'Ready', 'PodScheduled'],
   );
@@ -239,20 +239,20 @@ test('the spec and the owner are not changed through the status: the API server 
     spec: { containers: [{ name: 'toolbox', image: 'evil' }], activeDeadlineSeconds: 1 },
   });
   const { metadata, spec } = await read('spec');
-  deepEqual([metadata?.ownerReferences, spec], [before.metadata?.ownerReferences, before.spec]);
+  assert.deepEqual([metadata?.ownerReferences, spec], [before.metadata?.ownerReferences, before.spec]);
 });
 
 test('refused: a pod of another node, one of no node, and a token of no node', async () => {
   const mark = (as: Kube, of: MarkedPod) => new StatusMarker(as).mark(of, failed(new Error('late')));
-  await rejects(
+  await assert.rejects(
     mark(controller, await create('elsewhere', 'two')),
     refused(/the controller on node one .* this one is on two/),
   );
   const nowhere = await create('nowhere', '');
-  await rejects(mark(controller, nowhere), refused(/the controller on node one .* this one is on none/));
-  await rejects(mark(unbound, await create('unbound')), refused(/token is bound to no node/));
-  await rejects(mark(unbound, nowhere), refused(/token is bound to no node/));
-  equal(await mark(connect(await tokenOf(ACCOUNT, 'two')), await create('there', 'two')), 'patched');
+  await assert.rejects(mark(controller, nowhere), refused(/the controller on node one .* this one is on none/));
+  await assert.rejects(mark(unbound, await create('unbound')), refused(/token is bound to no node/));
+  await assert.rejects(mark(unbound, nowhere), refused(/token is bound to no node/));
+  assert.equal(await mark(connect(await tokenOf(ACCOUNT, 'two')), await create('there', 'two')), 'patched');
 });
 
 test('refused: whatever else a role that is too wide would let it do to pods', async () => {
@@ -261,37 +261,43 @@ test('refused: whatever else a role that is too wide would let it do to pods', a
   const metadata = { name: 'main', namespace };
   const nothingElse = (what: string) => refused(new RegExp(`may mark .* and do nothing else to pods, not ${what}`));
   const annotations = { [STATUS]: 'initialized' };
-  await rejects(controller.patch(`${path}/main`, 'merge', { metadata: { annotations } }), nothingElse('UPDATE pods$'));
+  await assert.rejects(
+    controller.patch(`${path}/main`, 'merge', { metadata: { annotations } }),
+    nothingElse('UPDATE pods$'),
+  );
   const another = pod('made', { containers: [toolbox('toolbox', 'help')] });
-  await rejects(controller.post(path, another), nothingElse('CREATE pods$'));
-  await rejects(controller.post(`${path}/main/eviction`, { metadata }), nothingElse('CREATE pods/eviction$'));
+  await assert.rejects(controller.post(path, another), nothingElse('CREATE pods$'));
+  await assert.rejects(controller.post(`${path}/main/eviction`, { metadata }), nothingElse('CREATE pods/eviction$'));
   const target = { apiVersion: 'v1', kind: 'Node', name: 'one' };
-  await rejects(controller.post(`${path}/main/binding`, { metadata, target }), nothingElse('CREATE pods/binding$'));
+  await assert.rejects(
+    controller.post(`${path}/main/binding`, { metadata, target }),
+    nothingElse('CREATE pods/binding$'),
+  );
   const ephemeralContainers = [{ name: 'debug', image: 'x', terminationMessagePolicy: 'File' }];
-  await rejects(
+  await assert.rejects(
     controller.patch(`${path}/main/ephemeralcontainers`, 'strategic', { spec: { ephemeralContainers } }),
     nothingElse('UPDATE pods/ephemeralcontainers$'),
   );
-  await rejects(
+  await assert.rejects(
     controller.list(`${path}/main/exec`, { command: 'id', stdout: true }, {}),
     nothingElse('CONNECT pods/exec$'),
   );
-  equal((await read('main')).metadata?.uid, uid);
+  assert.equal((await read('main')).metadata?.uid, uid);
 });
 
 test('others are not fenced in', async () => {
   await create('open', 'two');
   const other = connect(await tokenOf('other', 'one'));
   await patch(other, 'open', { metadata: { labels: { app: 'x' } }, status: { phase: 'Failed' } });
-  equal((await read('open')).status?.phase, 'Failed');
+  assert.equal((await read('open')).status?.phase, 'Failed');
 });
 
 test('for an API server without such policies it is not rendered, and that is said', async () => {
-  await rejects(
+  await assert.rejects(
     renderPolicy(TEMPLATE, [], ['--kube-version', '1.29']),
     /fence\.enabled: true: this API server has no ValidatingAdmissionPolicy .*; false would be right/,
   );
-  await rejects(renderPolicy(TEMPLATE, ['fence.enabled=false'], []), /could not find template/);
+  await assert.rejects(renderPolicy(TEMPLATE, ['fence.enabled=false'], []), /could not find template/);
 });
 
 const whole = suite('cluster, fence and controller');
@@ -326,7 +332,7 @@ whole(
       await mesh.annotate(served, { [INITIALIZE]: 'false' });
       await mesh.marked(served, (marks) => !isInitialized(marks));
       const log = await mesh.core.readNamespacedPodLog({ namespace: SYSTEM, name: 'controller' });
-      ok(!/"level":"(warn|error)"/.test(log), log);
+      assert.ok(!/"level":"(warn|error)"/.test(log), log);
     } finally {
       await mesh.stop();
     }

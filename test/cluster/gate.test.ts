@@ -1,5 +1,5 @@
 /** The gate as the first init container of a restricted pod, on a real node with and without its controller. */
-import { deepEqual, equal, match, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import type { V1ContainerStatus, V1Pod } from '@kubernetes/client-node';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { suite } from '../suite.ts';
@@ -66,11 +66,11 @@ for (const [index, [what, options]] of Object.entries(kinds).entries()) {
       const running = await becomes(made, 'ready', isReady);
       await mesh.marked(running, isInitialized);
       const ended = gateOf(running)?.state?.terminated;
-      equal(ended?.exitCode, 0);
-      match(ended?.message ?? '', OPEN);
-      equal(gateOf(running)?.restartCount, 0);
+      assert.equal(ended?.exitCode, 0);
+      assert.match(ended?.message ?? '', OPEN);
+      assert.equal(gateOf(running)?.restartCount, 0);
       const sidecar = running.status?.initContainerStatuses?.find(({ name }) => name === 'istio-proxy');
-      ok(new Date(sidecar?.state?.running?.startedAt ?? 0) >= new Date(ended?.finishedAt ?? 0));
+      assert.ok(new Date(sidecar?.state?.running?.startedAt ?? 0) >= new Date(ended?.finishedAt ?? 0));
       await mesh.expectCaptured(running, peer);
     },
     SLOW,
@@ -82,19 +82,19 @@ test(
   async () => {
     const made = await create(gatedPod('waits', { gate: ['--timeout', '4s'] }));
     const waiting = await becomes(made, 'waiting', (pod) => gateOf(pod)?.state?.running !== undefined);
-    deepEqual([...new Set(after(waiting))], ['waiting']);
+    assert.deepEqual([...new Set(after(waiting))], ['waiting']);
     const told = await becomes(made, 'told', (pod) => gateOf(pod)?.lastState?.terminated !== undefined);
     const ended = gateOf(told)?.lastState?.terminated;
-    equal(ended?.exitCode, 126);
-    match(
+    assert.equal(ended?.exitCode, 126);
+    assert.match(
       ended?.message ?? '',
       /^not redirected within 4\.0 s: IPv4: the dial of 127\.0\.0\.6:15002 was refused; IPv6: /,
     );
-    match(ended?.message ?? '', /Is istio-pod-network-controller running on this node/);
-    deepEqual([...new Set(after(told))], ['waiting']);
+    assert.match(ended?.message ?? '', /Is istio-pod-network-controller running on this node/);
+    assert.deepEqual([...new Set(after(told))], ['waiting']);
     await startController();
     const running = await becomes(made, 'ready', isReady);
-    match(gateOf(running)?.state?.terminated?.message ?? '', OPEN);
+    assert.match(gateOf(running)?.state?.terminated?.message ?? '', OPEN);
     await mesh.expectCaptured(running, peer);
   },
   SLOW,
@@ -111,15 +111,15 @@ test(
     controller = undefined;
     await stopSandbox(made);
     const waiting = await becomes(made, 'waiting again', (pod) => gateOf(pod)?.state?.running !== undefined);
-    equal((await mesh.marks(made)).netns, netns, 'the mark is that of the earlier sandbox');
-    ok(!isReady(waiting));
+    assert.equal((await mesh.marks(made)).netns, netns, 'the mark is that of the earlier sandbox');
+    assert.ok(!isReady(waiting));
     const log = () =>
       mesh.core.readNamespacedPodLog({ namespace: NAMESPACE, name: 'again', container: 'pod-network-gate' });
     await until('said', log, (text) => text.startsWith('waiting up to 300.0 s for IPv4 and IPv6'));
     await startController();
     const again = await becomes(made, 'ready again', isReady);
-    match(gateOf(again)?.state?.terminated?.message ?? '', OPEN);
-    ok((await mesh.marked(again, (marks) => marks.netns !== netns)).netns);
+    assert.match(gateOf(again)?.state?.terminated?.message ?? '', OPEN);
+    assert.ok((await mesh.marked(again, (marks) => marks.netns !== netns)).netns);
     await mesh.expectCaptured(again, peer);
   },
   SLOW,
@@ -143,8 +143,8 @@ test(
       return said.test(state?.terminated?.message ?? lastState?.terminated?.message ?? '');
     });
     const { state, lastState } = gateOf(ended) ?? {};
-    equal((state?.terminated ?? lastState?.terminated)?.exitCode, 1);
-    deepEqual([...new Set(after(ended))], ['waiting']);
+    assert.equal((state?.terminated ?? lastState?.terminated)?.exitCode, 1);
+    assert.deepEqual([...new Set(after(ended))], ['waiting']);
   },
   SLOW,
 );

@@ -1,5 +1,5 @@
 /** Images are the same wherever and whenever they are made of the same files. */
-import { equal, notEqual, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -27,9 +27,9 @@ for (const [name, make] of Object.entries(images)) {
     `two builds of ${name} are one archive`,
     async () => {
       const [first, second] = [join(folder, 'first.tar'), join(folder, 'second.tar')];
-      equal(writeArchive(first, await make()), writeArchive(second, await make()));
+      assert.equal(writeArchive(first, await make()), writeArchive(second, await make()));
       const digests = [first, second].map((file) => createHash('sha256').update(readFileSync(file)).digest('hex'));
-      equal(digests[0], digests[1]);
+      assert.equal(digests[0], digests[1]);
     },
     { needs: needs[name as ImageName] },
   );
@@ -43,8 +43,8 @@ test(
       .flat()
       .map((entry) => (/^app\/lib\/.*\.js$/.test(entry.path) && 'content' in entry ? String(entry.content) : ''))
       .join('');
-    ok(text.includes('loadFromCluster('), 'that which it runs');
-    for (const name of ['V1PodSpec', 'UndiciError', 'CoreV1Api']) ok(!text.includes(name), name);
+    assert.ok(text.includes('loadFromCluster('), 'that which it runs');
+    for (const name of ['V1PodSpec', 'UndiciError', 'CoreV1Api']) assert.ok(!text.includes(name), name);
   },
   { needs: ['addon', 'ldd'] },
 );
@@ -56,7 +56,7 @@ test('another content is another digest', () => {
     entrypoint: ['/file'],
   });
   const file = join(folder, 'one.tar');
-  notEqual(writeArchive(file, image('a')), writeArchive(file, image('b')));
+  assert.notEqual(writeArchive(file, image('a')), writeArchive(file, image('b')));
 });
 
 test(
@@ -73,11 +73,11 @@ test(
     writeFileSync(file, Buffer.concat(tar(entries)));
     const listed = await output(['tar', '--utc', '--verbose', '--numeric-owner', '--list', '--file', file]);
     const lines = listed.trim().split('\n');
-    equal(lines[0], 'drwxr-xr-x 0/0               0 1970-01-01 00:00 a/');
-    equal(lines[1], '-rw-r--r-- 0/0            1024 1970-01-01 00:00 a/b');
-    equal(lines.at(-2), `-rwxr-xr-x 0/0               4 1970-01-01 00:00 ${long}`);
-    equal(lines.at(-1), 'lrwxrwxrwx 0/0               0 1970-01-01 00:00 z -> /a/b');
-    equal(await output(['tar', '--extract', '--to-stdout', '--file', file, long]), 'long');
+    assert.equal(lines[0], 'drwxr-xr-x 0/0               0 1970-01-01 00:00 a/');
+    assert.equal(lines[1], '-rw-r--r-- 0/0            1024 1970-01-01 00:00 a/b');
+    assert.equal(lines.at(-2), `-rwxr-xr-x 0/0               4 1970-01-01 00:00 ${long}`);
+    assert.equal(lines.at(-1), 'lrwxrwxrwx 0/0               0 1970-01-01 00:00 z -> /a/b');
+    assert.equal(await output(['tar', '--extract', '--to-stdout', '--file', file, long]), 'long');
   },
   { needs: ['tar'] },
 );

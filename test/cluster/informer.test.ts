@@ -1,5 +1,5 @@
 /** The informer and a real kube-apiserver: killed, compacted, behind a connection that breaks, a token that ends. */
-import { deepEqual, equal, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -221,17 +221,17 @@ test(
     await Promise.all(workers);
     await settled(observed);
 
-    equal(known(observed).length, PODS * 0.75);
+    assert.equal(known(observed).length, PODS * 0.75);
     const present = new Set(known(observed).map((entry) => entry.split(' ')[0]));
     for (const [uid, types] of observed.told) {
       const count = (type: string) => types.filter((one) => one === type).length;
-      equal(count('added'), 1, `${uid}: ${types}`);
-      equal(count('deleted'), present.has(uid) ? 0 : 1, `${uid}: ${types}`);
-      equal(types[0], 'added');
-      if (!present.has(uid)) equal(types.at(-1), 'deleted');
+      assert.equal(count('added'), 1, `${uid}: ${types}`);
+      assert.equal(count('deleted'), present.has(uid) ? 0 : 1, `${uid}: ${types}`);
+      assert.equal(types[0], 'added');
+      if (!present.has(uid)) assert.equal(types.at(-1), 'deleted');
     }
     const { restarts } = observed.informer.stats();
-    ok(restarts.connection >= 1, JSON.stringify(restarts));
+    assert.ok(restarts.connection >= 1, JSON.stringify(restarts));
     await removeAll();
     await settled(observed);
   },
@@ -248,7 +248,7 @@ test(
   'changes behind a broken connection come after it, also a pod that was recreated meanwhile',
   async () => {
     const { lists } = (await changeBehindCut()).stats();
-    equal(lists, 1);
+    assert.equal(lists, 1);
     await removeAll();
   },
   SLOW,
@@ -268,7 +268,7 @@ test(
       );
     });
     const { lists, restarts } = informer.stats();
-    deepEqual([lists, restarts.expired], [2, 1]);
+    assert.deepEqual([lists, restarts.expired], [2, 1]);
     await removeAll();
   },
   SLOW,
@@ -292,9 +292,9 @@ async function changeBehindCut(meanwhile = async () => {}): Promise<Observed['in
   await meanwhile();
   relay.open();
   await settled(observed);
-  deepEqual(fate(observed, uids.get('stays')), ['added']);
-  deepEqual(fate(observed, uids.get('goes')), ['added', 'deleted']);
-  deepEqual(fate(observed, uids.get('returns')), ['added', 'deleted']);
+  assert.deepEqual(fate(observed, uids.get('stays')), ['added']);
+  assert.deepEqual(fate(observed, uids.get('goes')), ['added', 'deleted']);
+  assert.deepEqual(fate(observed, uids.get('returns')), ['added', 'deleted']);
   return observed.informer;
 }
 

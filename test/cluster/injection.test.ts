@@ -1,5 +1,5 @@
 /** The policy that puts the gate into pods, alone and together with a webhook that injects as istiod does. */
-import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import type { ApiException, CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
 import { GATE } from '../../chart/image/files.ts';
 import { isGate } from '../../lib/istio/containers.ts';
@@ -80,7 +80,7 @@ async function createNamespace(name: string, metadata: object = {}): Promise<voi
 
 /** As it would be stored. */
 async function create(namespace: string, body: V1Pod): Promise<V1Pod> {
-  // Without the client's classes, which deepEqual() sees.
+  // Without the client's classes, which assert.deepEqual() sees.
   return JSON.parse(JSON.stringify(await core.createNamespacedPod({ namespace, body, dryRun: 'All' }))) as V1Pod;
 }
 
@@ -142,7 +142,7 @@ const names = ({ spec }: V1Pod) => (spec?.initContainers ?? []).map(({ name }) =
 
 function container(name: string, { spec }: V1Pod): V1Container {
   const found = [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])].filter((each) => each.name === name);
-  equal(found.length, 1, `one ${name}`);
+  assert.equal(found.length, 1, `one ${name}`);
   return found[0] ?? application(name);
 }
 
@@ -163,37 +163,37 @@ async function isEnrolled(namespace: string, made: V1Pod): Promise<boolean> {
 /** What the policy made of it: the controller serves it, and nothing changes when it is created once more. */
 async function gated(namespace: string, body: V1Pod): Promise<V1Pod> {
   const made = await create(namespace, body);
-  ok(await isEnrolled(namespace, made), 'enrolled');
-  ok(!names(made).includes('istio-init'));
-  equal((made.spec?.volumes ?? []).filter(({ name }) => name === 'pod-network-gate').length, 1);
+  assert.ok(await isEnrolled(namespace, made), 'enrolled');
+  assert.ok(!names(made).includes('istio-init'));
+  assert.equal((made.spec?.volumes ?? []).filter(({ name }) => name === 'pod-network-gate').length, 1);
   const { uid: _, resourceVersion: __, managedFields: ___, name: ____, ...metadata } = made.metadata ?? {};
   const again = await create(
     'bare',
     annotated({ [INITIALIZE]: 'true' }, { metadata: { ...metadata, namespace: 'bare' }, spec: made.spec } as V1Pod),
   );
-  deepEqual(again.spec, made.spec, 'idempotent');
+  assert.deepEqual(again.spec, made.spec, 'idempotent');
   return made;
 }
 
 /** The policy leaves it as it would be without it. */
 async function untouched(namespace: string, body: V1Pod, { enrolled = false } = {}): Promise<void> {
   const made = await create(namespace, body);
-  deepEqual(made.spec, (await create(twin(namespace), body)).spec);
-  equal(await isEnrolled(namespace, made), enrolled);
+  assert.deepEqual(made.spec, (await create(twin(namespace), body)).spec);
+  assert.equal(await isEnrolled(namespace, made), enrolled);
 }
 
 const refused = (reason: RegExp) => (error: ApiException<unknown>) => {
-  equal(error.code, 403);
+  assert.equal(error.code, 403);
   // It has the answer as a string in a string.
-  match(error.message.replaceAll('\\', ''), reason);
+  assert.match(error.message.replaceAll('\\', ''), reason);
   return true;
 };
 
 test('what istiod injects is replaced, and all of it that is not privileged stays', async () => {
   const { init, proxy } = istioContainers(true);
   const made = await gated('shop', app());
-  deepEqual(names(made), ['pod-network-gate', 'istio-proxy']);
-  deepEqual(gateOf(made), {
+  assert.deepEqual(names(made), ['pod-network-gate', 'istio-proxy']);
+  assert.deepEqual(gateOf(made), {
     name: 'pod-network-gate',
     image: 'example.com/ipnc:test',
     imagePullPolicy: 'IfNotPresent',
@@ -214,16 +214,16 @@ test('what istiod injects is replaced, and all of it that is not privileged stay
     terminationMessagePolicy: 'File',
     volumeMounts: [{ name: 'pod-network-gate', mountPath: '/etc/podinfo', readOnly: true }],
   });
-  deepEqual(container('istio-proxy', made).securityContext, proxy.securityContext);
+  assert.deepEqual(container('istio-proxy', made).securityContext, proxy.securityContext);
   const fieldRef = { apiVersion: 'v1', fieldPath: 'metadata.annotations' };
-  deepEqual(made.spec?.volumes?.find(({ name }) => name === 'pod-network-gate')?.downwardAPI?.items, [
+  assert.deepEqual(made.spec?.volumes?.find(({ name }) => name === 'pod-network-gate')?.downwardAPI?.items, [
     { path: 'pod_annotations', fieldRef },
   ]);
-  ok(isGate(gateOf(made)));
+  assert.ok(isGate(gateOf(made)));
 });
 
 test('without the policy Pod Security refuses that pod', async () => {
-  await rejects(create(twin('shop'), app()), refused(/violates PodSecurity .*NET_ADMIN/));
+  await assert.rejects(create(twin('shop'), app()), refused(/violates PodSecurity .*NET_ADMIN/));
 });
 
 test('the controller reads the same configuration from the gate as from istio-init', async () => {
@@ -236,13 +236,13 @@ test('the controller reads the same configuration from the gate as from istio-in
         .map(([key, { text }]) => [key, text])
         .reverse(),
     );
-  deepEqual(texts(made), texts(await create(twin('bare'), body)));
+  assert.deepEqual(texts(made), texts(await create(twin('bare'), body)));
 });
 
 test('an ordinary istio-proxy', async () => {
   const made = await gated('shop', annotated({ 'sidecar.istio.io/nativeSidecar': 'false' }));
-  deepEqual(names(made), ['pod-network-gate']);
-  deepEqual(
+  assert.deepEqual(names(made), ['pod-network-gate']);
+  assert.deepEqual(
     made.spec?.containers.map(({ name }) => name),
     ['web', 'istio-proxy'],
   );
@@ -254,14 +254,14 @@ test("the application's own init containers stay behind the gate, in their order
     'shop',
     changed(app(), (spec) => Object.assign(spec, { initContainers: inits })),
   );
-  deepEqual(names(made), ['pod-network-gate', 'istio-proxy', 'migrate', 'warm-up']);
+  assert.deepEqual(names(made), ['pod-network-gate', 'istio-proxy', 'migrate', 'warm-up']);
 });
 
 test('injected by hand, where no webhook is', async () => {
-  deepEqual(names(await gated('bare', injected())), ['pod-network-gate', 'istio-proxy']);
-  deepEqual(names(await gated('bare', injected({ native: false }))), ['pod-network-gate']);
+  assert.deepEqual(names(await gated('bare', injected())), ['pod-network-gate', 'istio-proxy']);
+  assert.deepEqual(names(await gated('bare', injected({ native: false }))), ['pod-network-gate']);
   const wrapped = ofProxy((proxy) => Object.assign(proxy, { args: ['--wrapped'] }), injected());
-  deepEqual(names(await gated('bare', wrapped)), ['pod-network-gate', 'istio-proxy']);
+  assert.deepEqual(names(await gated('bare', wrapped)), ['pod-network-gate', 'istio-proxy']);
 });
 
 test('the environment, the resources and the mounts of istio-init stay', async () => {
@@ -272,8 +272,8 @@ test('the environment, the resources and the mounts of istio-init stay', async (
     'bare',
     ofInit((init) => Object.assign(init, { env, resources, volumeMounts }), injected()),
   );
-  deepEqual([gateOf(made).env, gateOf(made).resources], [env, resources]);
-  deepEqual(
+  assert.deepEqual([gateOf(made).env, gateOf(made).resources], [env, resources]);
+  assert.deepEqual(
     gateOf(made).volumeMounts?.map(({ mountPath }) => mountPath),
     ['/data', '/etc/podinfo'],
   );
@@ -285,9 +285,9 @@ test('a command of istio-init goes before its arguments', async () => {
     injected(),
   );
   const made = await gated('bare', body);
-  deepEqual(gateOf(made).command, [GATE]);
-  deepEqual(gateOf(made).args, ['/usr/local/bin/istio-iptables', '-m', 'REDIRECT', '-u', '7']);
-  deepEqual(idsOf(made), [7, 1337]);
+  assert.deepEqual(gateOf(made).command, [GATE]);
+  assert.deepEqual(gateOf(made).args, ['/usr/local/bin/istio-iptables', '-m', 'REDIRECT', '-u', '7']);
+  assert.deepEqual(idsOf(made), [7, 1337]);
 });
 
 test("the proxy's user and group, as OpenShift gives them, and as an annotation says", async () => {
@@ -298,14 +298,14 @@ test("the proxy's user and group, as OpenShift gives them, and as an annotation 
       injected(),
     ),
   );
-  deepEqual(idsOf(await gated('bare', range)), [1000670001, 1000670002]);
+  assert.deepEqual(idsOf(await gated('bare', range)), [1000670001, 1000670002]);
   const unsaid = ofInit((init) => Object.assign(init, { args: ['istio-iptables', '-m', 'REDIRECT'] }), range);
-  deepEqual(idsOf(await gated('bare', unsaid)), [1000670001, 1000670002]);
+  assert.deepEqual(idsOf(await gated('bare', unsaid)), [1000670001, 1000670002]);
   const list = ofInit((init) => Object.assign(init, { args: ['istio-iptables', '-u', '7,8', '-g', '9'] }), range);
-  deepEqual(idsOf(await gated('bare', list)), [1000670001, 9]);
+  assert.deepEqual(idsOf(await gated('bare', list)), [1000670001, 9]);
   const domain = 'pod-network-controller.istio.io';
   const own = annotated({ [`${domain}/envoy-userid`]: '2102', [`${domain}/envoy-groupid`]: '2103' }, range);
-  deepEqual(idsOf(await gated('bare', own)), [2102, 2103]);
+  assert.deepEqual(idsOf(await gated('bare', own)), [2102, 2103]);
 });
 
 test("the pod's user and group where the proxy has none, and not where there is no proxy", async () => {
@@ -315,8 +315,8 @@ test("the pod's user and group where the proxy has none, and not where there is 
     (init) => Object.assign(init, { args: ['istio-iptables'] }),
     ofProxy((proxy) => Object.assign(proxy, { securityContext: {} }), injected()),
   );
-  deepEqual(idsOf(await gated('bare', ofPod(body))), [3001, 3002]);
-  deepEqual(idsOf(await gated('bare', ofPod(annotated({ [INITIALIZE]: 'true' })))), [1337, 1337]);
+  assert.deepEqual(idsOf(await gated('bare', ofPod(body))), [3001, 3002]);
+  assert.deepEqual(idsOf(await gated('bare', ofPod(annotated({ [INITIALIZE]: 'true' })))), [1337, 1337]);
 });
 
 const capabilities = (...add: string[]) => ({ capabilities: { drop: ['ALL'], add } });
@@ -328,7 +328,7 @@ test('NET_ADMIN and NET_RAW are taken from the proxy, and nothing else', async (
       injected({ native }),
     );
     const { securityContext } = container('istio-proxy', await gated('bare', body));
-    deepEqual(securityContext?.capabilities, { drop: ['ALL'], add: ['NET_BIND_SERVICE'] });
+    assert.deepEqual(securityContext?.capabilities, { drop: ['ALL'], add: ['NET_BIND_SERVICE'] });
   }
 });
 
@@ -342,9 +342,9 @@ test('with TPROXY the proxy keeps what it needs, and the gate is unprivileged al
     ),
   );
   const made = await gated('bare', body);
-  deepEqual(container('istio-proxy', made).securityContext?.capabilities?.add, ['NET_ADMIN']);
-  deepEqual(idsOf(made), [1337, 1337]);
-  equal(gateOf(made).securityContext?.capabilities?.add, undefined);
+  assert.deepEqual(container('istio-proxy', made).securityContext?.capabilities?.add, ['NET_ADMIN']);
+  assert.deepEqual(idsOf(made), [1337, 1337]);
+  assert.equal(gateOf(made).securityContext?.capabilities?.add, undefined);
 });
 
 test('root is no answer to who the proxy is', async () => {
@@ -353,7 +353,7 @@ test('root is no answer to who the proxy is', async () => {
     ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, { runAsUser: 0, runAsGroup: 0 }), injected()),
   );
   const asRoot = ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, { runAsNonRoot: false }), body);
-  deepEqual(idsOf(await gated('bare', asRoot)), [1337, 1337]);
+  assert.deepEqual(idsOf(await gated('bare', asRoot)), [1337, 1337]);
 });
 
 test('TPROXY is known from the annotation and from the environment too', async () => {
@@ -368,7 +368,7 @@ test('TPROXY is known from the annotation and from the environment too', async (
   ];
   for (const body of told) {
     const { securityContext } = container('istio-proxy', await gated('bare', body));
-    deepEqual(securityContext?.capabilities?.add, ['NET_ADMIN']);
+    assert.deepEqual(securityContext?.capabilities?.add, ['NET_ADMIN']);
   }
 });
 
@@ -379,14 +379,14 @@ test('enrolled by its own annotation, a pod without Istio has the gate before al
     spec.initContainers = [application('migrate')];
   });
   const made = await gated('bare', body);
-  deepEqual(names(made), ['pod-network-gate', 'migrate']);
+  assert.deepEqual(names(made), ['pod-network-gate', 'migrate']);
   const { args, command } = gateOf(made);
-  deepEqual([command, args], [[GATE], ['istio-iptables']]);
-  deepEqual(gateOf(made).resources, {
+  assert.deepEqual([command, args], [[GATE], ['istio-iptables']]);
+  assert.deepEqual(gateOf(made).resources, {
     limits: { cpu: '1', memory: '1Gi' },
     requests: { cpu: '500m', memory: '1Gi' },
   });
-  deepEqual(idsOf(made), [1337, 1337]);
+  assert.deepEqual(idsOf(made), [1337, 1337]);
 });
 
 test('and is told the mode and the port that are known', async () => {
@@ -395,33 +395,33 @@ test('and is told the mode and the port that are known', async () => {
     'pod-network-controller.istio.io/envoy-port': '15011',
   };
   const made = await gated('bare', annotated({ [INITIALIZE]: 'true', ...known }));
-  deepEqual(gateOf(made).args, ['istio-iptables', '-m', 'TPROXY', '-p', '15011']);
+  assert.deepEqual(gateOf(made).args, ['istio-iptables', '-m', 'TPROXY', '-p', '15011']);
 });
 
 test('its quality of service stays what it was', async () => {
   const wanted = annotated({ [INITIALIZE]: 'true' });
-  equal((await gated('bare', wanted)).status?.qosClass, 'BestEffort');
+  assert.equal((await gated('bare', wanted)).status?.qosClass, 'BestEffort');
   const limits = { cpu: '100m', memory: '64Mi' };
   const containers = [{ ...application('web'), resources: { limits } }];
   const guaranteed = changed(wanted, (spec) => Object.assign(spec, { containers }));
-  equal((await gated('bare', guaranteed)).status?.qosClass, 'Guaranteed');
+  assert.equal((await gated('bare', guaranteed)).status?.qosClass, 'Guaranteed');
 });
 
 test('annotated and injected by the webhook afterwards, it has one gate, and that with the arguments of the mesh', async () => {
   const made = await gated('shop', annotated({ [INITIALIZE]: 'true' }));
-  deepEqual(names(made), ['pod-network-gate', 'istio-proxy']);
-  deepEqual(gateOf(made).args, istioContainers(true).init.args);
+  assert.deepEqual(names(made), ['pod-network-gate', 'istio-proxy']);
+  assert.deepEqual(gateOf(made).args, istioContainers(true).init.args);
 });
 
 test('the gate is taken back where the webhook then says that Istio waits itself, or that nothing is captured', async () => {
   const names = { cni: ['istio-validation', 'istio-proxy'], none: ['istio-proxy'] };
   for (const [namespace, inits] of Object.entries(names)) {
     const made = await create(namespace, annotated({ [INITIALIZE]: 'true' }));
-    deepEqual(
+    assert.deepEqual(
       made.spec?.initContainers?.map(({ name }) => name),
       inits,
     );
-    deepEqual(made.spec, (await create(twin(namespace), annotated({ [INITIALIZE]: 'true' }))).spec);
+    assert.deepEqual(made.spec, (await create(twin(namespace), annotated({ [INITIALIZE]: 'true' }))).spec);
   }
 });
 
@@ -430,7 +430,7 @@ test('a pod takes the gate off the word of its namespace only with a proxy', asy
   const proxied = changed(withProxy, (spec) =>
     Object.assign(spec, { initContainers: spec.initContainers?.slice(1) ?? [] }),
   );
-  deepEqual(names(await gated('wanted', proxied)), ['pod-network-gate', 'istio-proxy']);
+  assert.deepEqual(names(await gated('wanted', proxied)), ['pod-network-gate', 'istio-proxy']);
   await untouched('wanted', app());
 });
 
@@ -454,8 +454,8 @@ test('pods of a Deployment and of a Job', async () => {
     spec: { template: { ...template, spec: { ...spec, restartPolicy: 'Never' } } },
   });
   const made = await until('made: two pods', pods, (items) => items.length === 2);
-  deepEqual(made.map(({ metadata }) => metadata?.ownerReferences?.[0]?.kind).sort(), ['Job', 'ReplicaSet']);
-  for (const each of made) deepEqual(names(each), ['pod-network-gate', 'istio-proxy']);
+  assert.deepEqual(made.map(({ metadata }) => metadata?.ownerReferences?.[0]?.kind).sort(), ['Job', 'ReplicaSet']);
+  for (const each of made) assert.deepEqual(names(each), ['pod-network-gate', 'istio-proxy']);
 });
 
 const ALONE: [what: string, namespace: string, body: V1Pod, enrolled?: boolean][] = [
@@ -525,17 +525,17 @@ test("left alone: the controller's own pods, mirrors of files on a node, and kub
   const account = { metadata: { name: 'istio-pod-network-controller' } };
   await admin.post(`/api/v1/namespaces/${RELEASE_NAMESPACE}/serviceaccounts`, account);
   const own = changed(body, (spec) => Object.assign(spec, { serviceAccountName: 'istio-pod-network-controller' }));
-  deepEqual(names(await create(RELEASE_NAMESPACE, own)), []);
-  deepEqual(names(await create(RELEASE_NAMESPACE, body)), ['pod-network-gate']);
+  assert.deepEqual(names(await create(RELEASE_NAMESPACE, own)), []);
+  assert.deepEqual(names(await create(RELEASE_NAMESPACE, body)), ['pod-network-gate']);
   const mirror = changed(annotated({ 'kubernetes.io/config.mirror': 'x' }, body), (spec) =>
     Object.assign(spec, { nodeName: 'one' }),
   );
-  deepEqual(names(await create('bare', mirror)), []);
-  deepEqual(names(await create('kube-system', body)), []);
+  assert.deepEqual(names(await create('bare', mirror)), []);
+  assert.deepEqual(names(await create('kube-system', body)), []);
 });
 
 test('where istiod is asked twice, its istio-init comes back, and Pod Security refuses it', async () => {
-  await rejects(create('twice', app()), refused(/violates PodSecurity .*container "istio-init"/));
+  await assert.rejects(create('twice', app()), refused(/violates PodSecurity .*container "istio-init"/));
 });
 
 test('a pod as large as one can be', async () => {
@@ -546,8 +546,8 @@ test('a pod as large as one can be', async () => {
     spec.initContainers = many.map((each) => ({ ...each, name: `init-${each.name}` }));
     spec.containers = many;
   });
-  ok(JSON.stringify(body).length > 1_000_000);
-  equal(names(await gated('shop', body)).length, 42);
+  assert.ok(JSON.stringify(body).length > 1_000_000);
+  assert.equal(names(await gated('shop', body)).length, 42);
 });
 
 /** Returns when it counts. `name` is that of the image. */
@@ -568,9 +568,12 @@ test("the cluster's defaults come last, and no namespace has to be excluded", as
   const values = Object.entries(config).map(([key, value]) => `config.${key}=${value}`);
   await applyAnew('defaults', 'excludeNamespaces=null', ...values);
   const made = await gated('bare', annotated({ [INITIALIZE]: 'true' }));
-  deepEqual([gateOf(made).args, ...idsOf(made)], [['istio-iptables', '-m', 'TPROXY', '-p', '15011'], 2102, 2103]);
-  deepEqual(idsOf(await gated('bare', injected())), [1337, 1337]);
-  equal(names(await create('kube-system', annotated({ [INITIALIZE]: 'true' })))[0], 'pod-network-gate');
+  assert.deepEqual(
+    [gateOf(made).args, ...idsOf(made)],
+    [['istio-iptables', '-m', 'TPROXY', '-p', '15011'], 2102, 2103],
+  );
+  assert.deepEqual(idsOf(await gated('bare', injected())), [1337, 1337]);
+  assert.equal(names(await create('kube-system', annotated({ [INITIALIZE]: 'true' })))[0], 'pod-network-gate');
 });
 
 test('enroll: only what Istio injected, or only what is annotated', async () => {
@@ -585,8 +588,8 @@ test('enroll: only what Istio injected, or only what is annotated', async () => 
     return (await Promise.all(made)).map((each) => names(each)[0]);
   };
   const gate = 'pod-network-gate';
-  deepEqual(await effect('istio'), [undefined, gate, gate, 'istio-init']);
-  deepEqual(await effect('annotation'), [gate, 'istio-init', gate, 'istio-init']);
+  assert.deepEqual(await effect('istio'), [undefined, gate, gate, 'istio-init']);
+  assert.deepEqual(await effect('annotation'), [gate, 'istio-init', gate, 'istio-init']);
 });
 
 test('the older version of the API takes it as well', async () => {
@@ -595,16 +598,16 @@ test('the older version of the API takes it as well', async () => {
   const text = await renderPolicy(TEMPLATE, [], ['--kube-version', '1.34', '--api-versions', beta]);
   const kubectl = (await programs(['kubectl'])).path('kubectl');
   const apply = ['apply', '--server-side', '--dry-run=server', '--force-conflicts', '--filename', '-'];
-  match(await output([kubectl, '--kubeconfig', kubeconfig, ...apply], { input: text }), /serverside-applied/);
+  assert.match(await output([kubectl, '--kubeconfig', kubeconfig, ...apply], { input: text }), /serverside-applied/);
 });
 
 test('the version that the API server serves is rendered, and a lack is said', async () => {
   const render = (values: string[], ...flags: string[]) => renderPolicy(TEMPLATE, values, flags);
   const served = (version: string) => `admissionregistration.k8s.io/${version}/MutatingAdmissionPolicy`;
-  match(await render([], '--kube-version', '1.36'), /^apiVersion: admissionregistration.k8s.io\/v1$/m);
+  assert.match(await render([], '--kube-version', '1.36'), /^apiVersion: admissionregistration.k8s.io\/v1$/m);
   const older = await render([], '--kube-version', '1.34', '--api-versions', served('v1beta1'));
-  match(older, /^apiVersion: admissionregistration.k8s.io\/v1beta1$/m);
-  await rejects(
+  assert.match(older, /^apiVersion: admissionregistration.k8s.io\/v1beta1$/m);
+  await assert.rejects(
     render(['injection.mode=policy'], '--kube-version', '1.33'),
     /injection\.mode: policy: this API server/,
   );
@@ -613,6 +616,6 @@ test('the version that the API server serves is rendered, and a lack is said', a
     ['--set', 'injection.mode=istio'],
     ['--set', 'injection.mode=none'],
   ]) {
-    await rejects(render([], ...flags), /could not find template/);
+    await assert.rejects(render([], ...flags), /could not find template/);
   }
 });

@@ -1,5 +1,5 @@
 /** Pods as Istio's injector makes them in CNI mode, with the toolbox for istio-proxy and app; and who answers whom. */
-import { equal, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
 import type { Kube } from '../../lib/kube/client.ts';
@@ -286,8 +286,8 @@ export class Mesh {
 
   async #expect(pod: V1Pod, other: V1Pod, captured: boolean): Promise<void> {
     const calls = await this.calls(pod, other, captured);
-    ok(calls.length === 4, 'an address of each family');
-    for (const { from, address, answer, expected } of calls) equal(answer, expected, `${from} -> ${address}`);
+    assert.ok(calls.length === 4, 'an address of each family');
+    for (const { from, address, answer, expected } of calls) assert.equal(answer, expected, `${from} -> ${address}`);
   }
 
   /** Between the apps of two pods, out of the first and into it. */

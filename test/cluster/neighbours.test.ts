@@ -1,5 +1,5 @@
 /** Clusters do not know of one another. */
-import { deepEqual, equal, match } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { suite } from '../suite.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { startNode } from './node.ts';
@@ -28,10 +28,10 @@ test(
       pod('same', { containers: [toolbox('server', 'serve', '--name', cluster, '--tcp', '80')] });
     const pods = await Promise.all([runPod(one.core, same('one')), runPod(other.core, same('other'))]);
     // The same range in each cluster, and so the same address.
-    equal(pods[0].status?.podIP, pods[1].status?.podIP);
+    assert.equal(pods[0].status?.podIP, pods[1].status?.podIP);
     await one.controlPlane.stop();
     const log = await other.core.readNamespacedPodLog({ namespace: 'default', name: 'same' });
-    match(log, /"name":"other"/);
+    assert.match(log, /"name":"other"/);
     await other.controlPlane.stop();
   },
   { timeoutMs: LIMIT_MS },
@@ -53,11 +53,11 @@ test(
         () => core.readNamespacedPod({ namespace: 'default', name }),
         ({ status }) => status?.phase === 'Succeeded',
       );
-      match(await core.readNamespacedPodLog({ namespace: 'default', name }), /"ok":true,"reply":"far 80/);
+      assert.match(await core.readNamespacedPodLog({ namespace: 'default', name }), /"ok":true,"reply":"far 80/);
     }
     await second.stop();
-    deepEqual(await answers(first.exec(['true'])), true);
-    deepEqual(await answers(second.exec(['true'])), false);
+    assert.deepEqual(await answers(first.exec(['true'])), true);
+    assert.deepEqual(await answers(second.exec(['true'])), false);
     await controlPlane.stop();
   },
   { timeoutMs: LIMIT_MS },

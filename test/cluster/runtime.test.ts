@@ -1,5 +1,5 @@
 /** A pod's netns is found on a real node, in each way, through what happens to sandboxes and to containerd. */
-import { deepEqual, equal, match, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
 import { renameSync } from 'node:fs';
@@ -62,11 +62,11 @@ async function everyWay(ref: PodRef): Promise<Located> {
   for (const [source, locator] of Object.entries(ways)) {
     const answer = await locator.locatePod(ref);
     if (answer.path === undefined) throw new Error(answer.detail);
-    equal(answer.source, source);
+    assert.equal(answer.source, source);
     found.push(answer);
   }
-  equal(new Set(found.map(({ netns }) => netns.cookie)).size, 1);
-  equal(new Set(found.map(({ sandboxId }) => sandboxId)).size, 1);
+  assert.equal(new Set(found.map(({ netns }) => netns.cookie)).size, 1);
+  assert.equal(new Set(found.map(({ sandboxId }) => sandboxId)).size, 1);
   return found[0] as Located;
 }
 
@@ -108,7 +108,7 @@ async function listening<T>(
     end.abort();
     const began = performance.now();
     await collected;
-    ok(performance.now() - began < 50, 'lingers after the signal');
+    assert.ok(performance.now() - began < 50, 'lingers after the signal');
   }
 }
 
@@ -125,8 +125,8 @@ test(
   async () => {
     const server = await runPod(core, pod('server', { containers: [toolbox('server', 'serve', '--tcp', '80')] }));
     const { netns } = await everyWay(refOf(server));
-    deepEqual(netns.addresses, refOf(server).ips);
-    deepEqual(
+    assert.deepEqual(netns.addresses, refOf(server).ips);
+    assert.deepEqual(
       new Set(Object.values(await reasons({ ...refOf(server), ips: ['192.0.2.1'] }))).has('other-addresses'),
       true,
     );
@@ -139,9 +139,9 @@ test(
   async () => {
     const spec = { hostNetwork: true, containers: [toolbox('server', 'serve', '--tcp', '18080')] };
     const found = await reasons({ ...refOf(await runPod(core, pod('host', spec))), ips: [] });
-    equal(found.cri, 'host-network');
-    equal(found['containerd-state'], 'host-network');
-    equal(found.proc, 'not-reached');
+    assert.equal(found.cri, 'host-network');
+    assert.equal(found['containerd-state'], 'host-network');
+    assert.equal(found.proc, 'not-reached');
   },
   SLOW,
 );
@@ -154,13 +154,13 @@ test(
     const ref: PodRef = { ...driver.pod('replaced'), ips: [] };
     const first = await driver.run(ref);
     const before = await everyWay(ref);
-    equal(before.sandboxId, first);
+    assert.equal(before.sandboxId, first);
     await driver.stop(first);
-    deepEqual(await reasons(ref), { cri: 'stopped', 'containerd-state': 'no-sandbox', proc: 'unavailable' });
+    assert.deepEqual(await reasons(ref), { cri: 'stopped', 'containerd-state': 'no-sandbox', proc: 'unavailable' });
     const second = await driver.run(ref, 1);
     const after = await everyWay(ref);
-    equal(after.sandboxId, second);
-    ok(after.netns.cookie !== before.netns.cookie);
+    assert.equal(after.sandboxId, second);
+    assert.ok(after.netns.cookie !== before.netns.cookie);
     for (const id of [first, second]) await driver.end(id);
   },
   SLOW,
@@ -170,8 +170,8 @@ test(
   'containerd tells of a sandbox before RunPodSandbox returns, and its netns is found then',
   async () => {
     await listening({}, async (events, hints, told) => {
-      equal(events.kind, 'containerd');
-      match(events.reason, /^containerd v2/);
+      assert.equal(events.kind, 'containerd');
+      assert.match(events.reason, /^containerd v2/);
       const early: number[] = [];
       const locating: number[] = [];
       const sources: string[] = [];
@@ -188,9 +188,9 @@ test(
         locating.push(performance.now() - hint.at);
         const id = await running;
         if (answer.path === undefined) throw new Error(answer.detail);
-        equal(hint.sandboxId, id);
-        ok(hint.netnsPath?.includes('netns/cni-'));
-        equal(answer.netns.addresses.length, 2);
+        assert.equal(hint.sandboxId, id);
+        assert.ok(hint.netnsPath?.includes('netns/cni-'));
+        assert.equal(answer.netns.addresses.length, 2);
         early.push(returned - hint.at);
         sources.push(answer.source);
         await driver.end(id);
@@ -201,8 +201,8 @@ test(
         first: sources.filter((s) => s === 'cri').length,
       };
       console.log(`from event to return, from event to netns, ms: ${JSON.stringify(report)}`);
-      ok((early.sort((a, b) => a - b)[RUNS >> 1] ?? 0) > 0, JSON.stringify(report));
-      equal(hints.filter(({ podUid }) => podUid === undefined).length, 0);
+      assert.ok((early.sort((a, b) => a - b)[RUNS >> 1] ?? 0) > 0, JSON.stringify(report));
+      assert.equal(hints.filter(({ podUid }) => podUid === undefined).length, 0);
     });
   },
   SLOW,
@@ -233,10 +233,10 @@ test(
       }
       end.abort();
       await following.catch(() => {});
-      ok(foreseen > RUNS / 2, `${foreseen} of ${RUNS}`);
+      assert.ok(foreseen > RUNS / 2, `${foreseen} of ${RUNS}`);
       const ours = hints.filter(({ sandboxId }) => made.has(sandboxId));
-      equal(new Set(ours.map(({ sandboxId }) => sandboxId)).size, RUNS);
-      equal(ours.length, RUNS);
+      assert.equal(new Set(ours.map(({ sandboxId }) => sandboxId)).size, RUNS);
+      assert.equal(ours.length, RUNS);
     });
   },
   SLOW,
@@ -254,14 +254,14 @@ for (const kind of ['cri', 'inotify'] as const) {
     `without its own events: ${kind}`,
     async () => {
       await listening({ kinds: [kind] }, async (events, hints) => {
-        equal(events.kind, kind);
+        assert.equal(events.kind, kind);
         const ref = driver.pod(`by-${kind}`);
         const id = await driver.run(ref);
         const returned = performance.now();
         const hint = await hintOf(hints, id);
-        equal(hint.podUid, ref.uid);
+        assert.equal(hint.podUid, ref.uid);
         console.log(`${kind}: told ${(hint.at - returned).toFixed(1)} ms after the return`);
-        ok(hint.at - returned < 1000);
+        assert.ok(hint.at - returned < 1000);
         await driver.end(id);
       });
     },
@@ -273,10 +273,10 @@ test(
   'bundles that are not to be seen: the list is asked',
   async () => {
     await listening({ hostRoot: '/nonexistent' }, async (events, hints) => {
-      equal(events.kind, 'containerd');
+      assert.equal(events.kind, 'containerd');
       const ref = driver.pod('unseen');
       const id = await driver.run(ref);
-      equal((await hintOf(hints, id)).podUid, ref.uid);
+      assert.equal((await hintOf(hints, id)).podUid, ref.uid);
       await driver.end(id);
     });
   },
@@ -299,10 +299,10 @@ test(
         (kind) => kind === 'none',
         2000,
       );
-      match(events.reason, /UNAVAILABLE/);
+      assert.match(events.reason, /UNAVAILABLE/);
       const locator = new Locator({ cri, criSocket: CRI_SOCKET, hostRoot: node.path('') });
       const meanwhile = await locator.locatePod(ref);
-      equal(meanwhile.path === undefined ? meanwhile.detail : meanwhile.source, 'containerd-state');
+      assert.equal(meanwhile.path === undefined ? meanwhile.detail : meanwhile.source, 'containerd-state');
       containerd?.start();
       const back = performance.now();
       // Made while nobody may be subscribed: the list after the connection tells of it.
@@ -316,9 +316,9 @@ test(
       await hintOf(hints, laterId);
       await hintOf(hints, id);
       console.log(`containerd: events again ${(performance.now() - back).toFixed(0)} ms after its start`);
-      equal(events.kind, 'containerd');
-      equal(events.stats.losses, 1);
-      equal((await everyWay(ref)).sandboxId, id);
+      assert.equal(events.kind, 'containerd');
+      assert.equal(events.stats.losses, 1);
+      assert.equal((await everyWay(ref)).sandboxId, id);
       for (const sandbox of [id, laterId]) await driver.end(sandbox);
     });
   },
@@ -335,10 +335,10 @@ test(
     try {
       const began = performance.now();
       const failure = await fresh.version().catch((error: unknown) => error);
-      equal((failure as { code?: string }).code, 'UNAVAILABLE');
-      ok(performance.now() - began < 500);
+      assert.equal((failure as { code?: string }).code, 'UNAVAILABLE');
+      assert.ok(performance.now() - began < 500);
       // What is connected stays so.
-      ok((await cri.version()).runtimeName);
+      assert.ok((await cri.version()).runtimeName);
       while (performance.now() - began < 4000) {
         await fresh.version().catch(() => {});
         await sleep(50);
@@ -369,12 +369,12 @@ test(
     process.kill(pid('--newest'), 'SIGSTOP');
     try {
       const failure = await impatient.version().catch((error: unknown) => error);
-      equal((failure as { code?: string }).code, 'DEADLINE_EXCEEDED');
+      assert.equal((failure as { code?: string }).code, 'DEADLINE_EXCEEDED');
       const answer = await new Locator({ cri: impatient, hostRoot: '/nonexistent' }).locatePod({
         ...driver.pod('x'),
         ips: [],
       });
-      equal(answer.path === undefined && answer.reason, 'unavailable');
+      assert.equal(answer.path === undefined && answer.reason, 'unavailable');
       const end = new AbortController();
       const events = new RuntimeEvents({ cri, signal: end.signal });
       await sleep(100);

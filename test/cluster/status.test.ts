@@ -1,5 +1,5 @@
 /** What the API server makes of our patches and Events: it decides what is merged, what is refused, and with what. */
-import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { CoreV1Api, EventsV1Api, RbacAuthorizationV1Api, type V1Pod } from '@kubernetes/client-node';
 import type { Failure } from '../../lib/errors.ts';
 import type { Kube } from '../../lib/kube/client.ts';
@@ -97,20 +97,20 @@ const conditionsOf = ({ status }: V1Pod) =>
 
 test("a pod is marked, and nothing of the kubelet's or others' is lost", async () => {
   const created = await create('marked');
-  equal(await new StatusMarker(agent).mark(created, DONE), 'patched');
+  assert.equal(await new StatusMarker(agent).mark(created, DONE), 'patched');
   const marked = await read('marked');
-  deepEqual(marked.metadata?.annotations, {
+  assert.deepEqual(marked.metadata?.annotations, {
     [STATUS]: 'initialized',
     [NETNS]: 'boot:7',
     [RULES]: 'abc',
     other: 'kept',
   });
   const { Ready, PodScheduled, [READY]: ours, ...rest } = conditionsOf(marked);
-  deepEqual(rest, {});
-  equal(ours?.status, 'True');
-  ok(ours?.lastTransitionTime instanceof Date);
-  deepEqual([PodScheduled?.status, Ready?.status, Ready?.reason], ['True', 'False', 'ReadinessGatesNotReady']);
-  equal(Ready?.lastTransitionTime?.toISOString(), '2026-01-01T00:00:01.000Z');
+  assert.deepEqual(rest, {});
+  assert.equal(ours?.status, 'True');
+  assert.ok(ours?.lastTransitionTime instanceof Date);
+  assert.deepEqual([PodScheduled?.status, Ready?.status, Ready?.reason], ['True', 'False', 'ReadinessGatesNotReady']);
+  assert.equal(Ready?.lastTransitionTime?.toISOString(), '2026-01-01T00:00:01.000Z');
 });
 
 test('the mark is found right when read back, and written again it is no write', async () => {
@@ -118,10 +118,10 @@ test('the mark is found right when read back, and written again it is no write',
   await new StatusMarker(agent).mark(created, DONE);
   const marked = await read('twice');
   const nobody = { patch: () => Promise.reject(new Error('asked')), post: () => Promise.reject(new Error('asked')) };
-  equal(await new StatusMarker(nobody).mark(seen(marked), DONE), 'unchanged');
+  assert.equal(await new StatusMarker(nobody).mark(seen(marked), DONE), 'unchanged');
   const again = await read('twice');
-  equal(await new StatusMarker(agent).mark({ ...seen(again), annotations: {} }, DONE), 'patched');
-  equal((await read('twice')).metadata?.resourceVersion, again.metadata?.resourceVersion);
+  assert.equal(await new StatusMarker(agent).mark({ ...seen(again), annotations: {} }, DONE), 'patched');
+  assert.equal((await read('twice')).metadata?.resourceVersion, again.metadata?.resourceVersion);
 });
 
 test('a change that came before the patch, and is told of after it, asks for no other patch', async () => {
@@ -135,14 +135,14 @@ test('a change that came before the patch, and is told of after it, asks for no 
     return agent.patch(...request);
   };
   const marker = new StatusMarker({ patch, post: agent.post });
-  equal(await marker.mark(created, DONE), 'patched');
-  equal(await marker.mark(overtaken, DONE), 'unchanged');
-  equal(asked.length, 1);
-  equal(await marker.mark(seen(await read('overtaken')), DONE), 'unchanged');
+  assert.equal(await marker.mark(created, DONE), 'patched');
+  assert.equal(await marker.mark(overtaken, DONE), 'unchanged');
+  assert.equal(asked.length, 1);
+  assert.equal(await marker.mark(seen(await read('overtaken')), DONE), 'unchanged');
   // As if somebody had taken the mark away since.
   const { metadata } = (await admin.patch(path, 'merge', { metadata: { annotations: { [NETNS]: null } } })) as V1Pod;
-  match(metadata?.resourceVersion ?? '', /^\d+$/);
-  equal(await marker.mark(seen(await read('overtaken')), DONE), 'patched');
+  assert.match(metadata?.resourceVersion ?? '', /^\d+$/);
+  assert.equal(await marker.mark(seen(await read('overtaken')), DONE), 'patched');
 });
 
 test('what is written is answered with its metadata alone', async () => {
@@ -150,12 +150,12 @@ test('what is written is answered with its metadata alone', async () => {
   const annotations = { brief: 'yes' };
   const made = await admin.patch(`/api/v1/namespaces/${namespace}/pods/brief`, 'merge', { metadata: { annotations } });
   const { metadata, ...rest } = made as V1Pod;
-  deepEqual(
+  assert.deepEqual(
     [metadata?.annotations?.brief, rest],
     ['yes', {}],
     'of a whole pod spec and status would be there, of JSON the kind',
   );
-  equal(metadata?.resourceVersion, (await read('brief')).metadata?.resourceVersion);
+  assert.equal(metadata?.resourceVersion, (await read('brief')).metadata?.resourceVersion);
 });
 
 test('failed, initialized, failed in other words: the transition is when the status changed', async () => {
@@ -164,37 +164,37 @@ test('failed, initialized, failed in other words: the transition is when the sta
   const transition = async () => conditionsOf(await read('changes'))[READY]?.lastTransitionTime?.getUTCMonth();
   await marker.mark(await create('changes'), FAILED);
   const failed = await read('changes');
-  deepEqual(failed.metadata?.annotations, { [STATUS]: 'failed: field: "value": wrong', other: 'kept' });
-  deepEqual([conditionsOf(failed)[READY]?.reason, await transition()], ['ConfigInvalid', 1]);
+  assert.deepEqual(failed.metadata?.annotations, { [STATUS]: 'failed: field: "value": wrong', other: 'kept' });
+  assert.deepEqual([conditionsOf(failed)[READY]?.reason, await transition()], ['ConfigInvalid', 1]);
   await later.mark(seen(failed), { ...FAILED, message: 'in other words' });
-  equal(await transition(), 1);
+  assert.equal(await transition(), 1);
   await later.mark(seen(await read('changes')), DONE);
-  equal(await transition(), 2);
+  assert.equal(await transition(), 2);
 });
 
 test('another pod of the same name is never marked', async () => {
   const first = await create('recreated');
   await core.deleteNamespacedPod({ namespace, name: 'recreated', gracePeriodSeconds: 0 });
   const marker = new StatusMarker(agent);
-  equal(await marker.mark(first, DONE), 'gone');
+  assert.equal(await marker.mark(first, DONE), 'gone');
   await create('recreated');
-  equal(await marker.mark(first, DONE), 'gone');
-  equal(await marker.unmark({ ...first, annotations: { [STATUS]: 'initialized' } }), 'gone');
-  deepEqual((await read('recreated')).metadata?.annotations, { other: 'kept' });
-  equal(conditionsOf(await read('recreated'))[READY], undefined);
+  assert.equal(await marker.mark(first, DONE), 'gone');
+  assert.equal(await marker.unmark({ ...first, annotations: { [STATUS]: 'initialized' } }), 'gone');
+  assert.deepEqual((await read('recreated')).metadata?.annotations, { other: 'kept' });
+  assert.equal(conditionsOf(await read('recreated'))[READY], undefined);
 });
 
 test('unmark leaves what is not ours', async () => {
   const created = await create('opted-out');
   await new StatusMarker(agent).mark(created, DONE);
   const marked = seen(await read('opted-out'));
-  equal(await new StatusMarker(agent).unmark({ ...marked, readinessGates: [] }), 'patched');
+  assert.equal(await new StatusMarker(agent).unmark({ ...marked, readinessGates: [] }), 'patched');
   const bare = await read('opted-out');
-  deepEqual(bare.metadata?.annotations, { other: 'kept' });
-  deepEqual(Object.keys(conditionsOf(bare)).sort(), ['PodScheduled', 'Ready']);
-  equal(await new StatusMarker(agent).unmark(seen(bare)), 'patched');
+  assert.deepEqual(bare.metadata?.annotations, { other: 'kept' });
+  assert.deepEqual(Object.keys(conditionsOf(bare)).sort(), ['PodScheduled', 'Ready']);
+  assert.equal(await new StatusMarker(agent).unmark(seen(bare)), 'patched');
   const waiting = conditionsOf(await read('opted-out'))[READY];
-  deepEqual([waiting?.status, waiting?.reason], ['True', 'NotEnrolled']);
+  assert.deepEqual([waiting?.status, waiting?.reason], ['True', 'NotEnrolled']);
 });
 
 test('many writers at once lose nothing', async () => {
@@ -205,14 +205,14 @@ test('many writers at once lose nothing', async () => {
     return admin.patch(path, 'strategic', { status });
   });
   await Promise.all([...others, new StatusMarker(agent).mark(created, DONE)]);
-  equal(Object.keys(conditionsOf(await read('busy'))).length, 13);
+  assert.equal(Object.keys(conditionsOf(await read('busy'))).length, 13);
 });
 
 test('a JSON merge patch, which this is not, would have lost the conditions of others', async () => {
   const { uid } = await create('merged');
   const content = { metadata: { uid }, status: { conditions: [{ type: READY, status: 'True' }] } };
   await admin.patch(`/api/v1/namespaces/${namespace}/pods/merged/status`, 'merge', content);
-  deepEqual(Object.keys(conditionsOf(await read('merged'))), [READY]);
+  assert.deepEqual(Object.keys(conditionsOf(await read('merged'))), [READY]);
 });
 
 test('Events are taken as they are made: long, repeated, and about their pod', async () => {
@@ -227,22 +227,22 @@ test('Events are taken as they are made: long, repeated, and about their pod', a
     await recorder.settled();
     clock.now += 60_000;
   }
-  deepEqual(errors, []);
+  assert.deepEqual(errors, []);
   const { items } = await eventsApi.listNamespacedEvent({ namespace, fieldSelector: `regarding.uid=${about.uid}` });
   const told = items.map(({ type, series }) => `${type} ${series?.count ?? 1}`);
-  deepEqual(told.sort(), ['Normal 1', 'Warning 1', 'Warning 2']);
+  assert.deepEqual(told.sort(), ['Normal 1', 'Warning 1', 'Warning 2']);
   // As `kubectl describe` asks for them.
   const fieldSelector = `involvedObject.name=told,involvedObject.uid=${about.uid}`;
-  equal((await core.listNamespacedEvent({ namespace, fieldSelector })).items.length, 3);
+  assert.equal((await core.listNamespacedEvent({ namespace, fieldSelector })).items.length, 3);
 });
 
 test('what is not allowed is told with the right that is missing', async () => {
   const created = await create('forbidden');
   const nobody = connect(await controlPlane.kubeconfigFor({ namespace, name: 'nobody' }));
-  await rejects(new StatusMarker(nobody).mark(created, DONE), (error: Failure) => {
-    equal(error.code, 'ERR_RBAC');
-    match(error.message, /User "system:serviceaccount:default:nobody" cannot patch resource "pods\/status"/);
-    match(error.remedy ?? '', /"patch" on "pods\/status"/);
+  await assert.rejects(new StatusMarker(nobody).mark(created, DONE), (error: Failure) => {
+    assert.equal(error.code, 'ERR_RBAC');
+    assert.match(error.message, /User "system:serviceaccount:default:nobody" cannot patch resource "pods\/status"/);
+    assert.match(error.remedy ?? '', /"patch" on "pods\/status"/);
     return true;
   });
   const errors: Failure[] = [];
@@ -250,5 +250,5 @@ test('what is not allowed is told with the right that is missing', async () => {
   const recorder = new EventRecorder({ requests: nobody, node: 'node-1', onError });
   recorder.record(created, { type: 'Normal', reason: 'Initialized', note: 'done' });
   await recorder.settled();
-  match(errors[0]?.message ?? '', /cannot create resource "events" in API group "events.k8s.io"/);
+  assert.match(errors[0]?.message ?? '', /cannot create resource "events" in API group "events.k8s.io"/);
 });

@@ -1,6 +1,7 @@
 /** What `ipnc run` is told, by flags, environment and file, and all that is wrong with it at once. */
+
+import assert from 'node:assert/strict';
 import { Command } from 'commander';
-import * as assert from 'uvu/assert';
 import { runOptionList } from '../../lib/config/options.ts';
 import { addRunOptions, ConfigErrors, type RunConfig, readConfig, runFlags } from '../../lib/config/read.ts';
 import { optionList } from '../../lib/istio/options.ts';
@@ -19,7 +20,7 @@ interface Given {
 function config({ flags = {}, environment = { NODE_NAME: 'node-1' }, file }: Given): RunConfig {
   const all = file === undefined ? flags : { ...flags, config: '/etc/ipnc.yaml' };
   const read = (name: string) => {
-    assert.is(name, '/etc/ipnc.yaml');
+    assert.equal(name, '/etc/ipnc.yaml');
     return file ?? '';
   };
   return readConfig({ flags: new Map(Object.entries(all)), environment, read });
@@ -29,16 +30,16 @@ function problems(given: Given): string[] {
   try {
     config(given);
   } catch (error) {
-    assert.instance(error, ConfigErrors);
+    assert.ok(error instanceof ConfigErrors);
     const { errors, message } = error as ConfigErrors;
-    assert.is(message, errors.map(({ message }) => message).join('\n'));
+    assert.equal(message, errors.map(({ message }) => message).join('\n'));
     return errors.map(({ message }) => message);
   }
   return [];
 }
 
 test('without anything but a node', () => {
-  assert.equal(config({}), {
+  assert.deepEqual(config({}), {
     nodeName: 'node-1',
     enroll: 'both',
     excludeNamespaces: ['kube-system'],
@@ -92,10 +93,10 @@ const read: Record<string, [text: string, key: keyof RunConfig, value: unknown][
 for (const [, { flag, env }] of runOptionList) {
   for (const [text, key, value] of read[flag] ?? []) {
     test(`${flag} ${text}: by flag, environment and file`, () => {
-      assert.equal(config({ flags: { [flag]: text } })[key], value);
-      assert.equal(config({ environment: { NODE_NAME: 'node-1', [env[0]]: text } })[key], value);
+      assert.deepEqual(config({ flags: { [flag]: text } })[key], value);
+      assert.deepEqual(config({ environment: { NODE_NAME: 'node-1', [env[0]]: text } })[key], value);
       const environment = flag === 'node-name' ? {} : { NODE_NAME: 'node-1' };
-      assert.equal(config({ environment, file: `${flag}: ${JSON.stringify(text)}` })[key], value);
+      assert.deepEqual(config({ environment, file: `${flag}: ${JSON.stringify(text)}` })[key], value);
     });
   }
   test(`${flag} has a value in this table`, () => assert.ok(read[flag]));
@@ -113,10 +114,13 @@ for (const [key, { flag, env }] of optionList) {
     const name = /Interfaces$/.test(key) ? 'eth1' : undefined;
     const logical = /^(redirectDns|captureAllDns|dropInvalid|dualStack)$/.test(key) ? 'true' : undefined;
     const text = values[key] ?? cidr ?? name ?? logical ?? '80';
-    assert.is(config({ flags: { [flag]: text } }).redirect[key]?.text, text);
-    assert.is(config({ file: `${flag}: ${JSON.stringify(text)}` }).redirect[key]?.field, `${flag} in /etc/ipnc.yaml`);
+    assert.equal(config({ flags: { [flag]: text } }).redirect[key]?.text, text);
+    assert.equal(
+      config({ file: `${flag}: ${JSON.stringify(text)}` }).redirect[key]?.field,
+      `${flag} in /etc/ipnc.yaml`,
+    );
     if (env === undefined) return;
-    assert.is(config({ environment: { NODE_NAME: 'n', [env[0] ?? '']: text } }).redirect[key]?.text, text);
+    assert.equal(config({ environment: { NODE_NAME: 'n', [env[0] ?? '']: text } }).redirect[key]?.text, text);
   });
 }
 
@@ -130,35 +134,35 @@ test('flags go before the environment, and that before the file', () => {
   };
   const file = 'resync: 3m\nconcurrency: 4\nlog-level: warn\nproxy-uid: 3\nenvoy-port: 33\ninbound-capture-port: 333\n';
   const found = config({ flags: { resync: '1m', 'proxy-uid': '1' }, environment, file });
-  assert.equal([found.resync, found.concurrency, found.logLevel], [60_000, 3, 'warn']);
+  assert.deepEqual([found.resync, found.concurrency, found.logLevel], [60_000, 3, 'warn']);
   const { proxyUids, proxyPort, inboundPort } = found.redirect;
-  assert.equal([proxyUids?.text, proxyPort?.text, inboundPort?.text], ['1', '22', '333']);
+  assert.deepEqual([proxyUids?.text, proxyPort?.text, inboundPort?.text], ['1', '22', '333']);
 });
 
 test('a value that does not decide is not read', () => {
-  assert.is(config({ flags: { resync: '1m' }, environment: { NODE_NAME: 'n', IPNC_RESYNC: 'x' } }).resync, 60_000);
+  assert.equal(config({ flags: { resync: '1m' }, environment: { NODE_NAME: 'n', IPNC_RESYNC: 'x' } }).resync, 60_000);
 });
 
 test('a variable set to nothing is unset, and a list of the redirect options is empty by it', () => {
   const environment = { NODE_NAME: 'node-1', IPNC_RESYNC: '', IPNC_CONFIG: '', ISTIO_INBOUND_PORTS: '' };
   const found = config({ environment });
-  assert.is(found.resync, 30_000);
-  assert.is(found.redirect.inboundPorts?.text, '');
+  assert.equal(found.resync, 30_000);
+  assert.equal(found.redirect.inboundPorts?.text, '');
 });
 
 test('an empty list of excluded namespaces', () => {
-  assert.equal(config({ flags: { 'exclude-namespaces': '' } }).excludeNamespaces, []);
-  assert.equal(config({ file: 'exclude-namespaces: []' }).excludeNamespaces, []);
+  assert.deepEqual(config({ flags: { 'exclude-namespaces': '' } }).excludeNamespaces, []);
+  assert.deepEqual(config({ file: 'exclude-namespaces: []' }).excludeNamespaces, []);
 });
 
 test('a file may hold lists, numbers and booleans, or nothing', () => {
   const file =
     'exclude-namespaces: [kube-system, shop]\nconcurrency: 2\ncounters: true\nistio-inbound-ports: [80, 90-99]\n';
   const found = config({ file });
-  assert.equal(found.excludeNamespaces, ['kube-system', 'shop']);
-  assert.equal([found.concurrency, found.counters], [2, true]);
-  assert.is(found.redirect.inboundPorts?.text, '80,90-99');
-  assert.equal(config({ file: '# nothing yet\n' }).redirect, {});
+  assert.deepEqual(found.excludeNamespaces, ['kube-system', 'shop']);
+  assert.deepEqual([found.concurrency, found.counters], [2, true]);
+  assert.equal(found.redirect.inboundPorts?.text, '80,90-99');
+  assert.deepEqual(config({ file: '# nothing yet\n' }).redirect, {});
 });
 
 test('the file may be named in the environment', () => {
@@ -168,14 +172,14 @@ test('the file may be named in the environment', () => {
     environment,
     read: (name) => `log-level: ${name.includes('other') && 'warn'}`,
   });
-  assert.is(found.logLevel, 'warn');
+  assert.equal(found.logLevel, 'warn');
 });
 
 test('what is configured is what pods get', () => {
   const found = config({ flags: { 'default-inbound-ports': 'declared', 'istio-service-cidr': '10.0.0.0/8' } });
   const { spec } = podRedirect({ spec: { containers: [{ ports: [{ containerPort: 80 }] }] } }, found);
-  assert.equal(spec.inbound.include, [{ first: 80, last: 80 }]);
-  assert.equal(spec.outbound.cidrs, [{ family: 4, address: '10.0.0.0', prefix: 8 }]);
+  assert.deepEqual(spec.inbound.include, [{ first: 80, last: 80 }]);
+  assert.deepEqual(spec.outbound.cidrs, [{ family: 4, address: '10.0.0.0', prefix: 8 }]);
 });
 
 test('the command line, and its help from the table', () => {
@@ -184,14 +188,14 @@ test('the command line, and its help from the table', () => {
     from: 'user',
   });
   const flags = { 'node-name': 'n', counters: true, 'istio-inbound-ports': '80', 'redirect-dns': 'false', config: 'c' };
-  assert.equal(Object.fromEntries(runFlags(command)), flags);
+  assert.deepEqual(Object.fromEntries(runFlags(command)), flags);
   const help = command.configureOutput({ getOutHelpWidth: () => 400 }).helpInformation();
   for (const [, { flag, help: words }] of [...runOptionList, ...optionList]) {
-    assert.match(help, `--${flag}`);
+    assert.ok(help.includes(`--${flag}`), help);
     assert.ok(help.includes(words), words);
   }
-  assert.match(help, '(default: 30s, env: IPNC_RESYNC)');
-  assert.match(help, '(default: false, env: IPNC_COUNTERS)');
+  assert.ok(help.includes('(default: 30s, env: IPNC_RESYNC)'), help);
+  assert.ok(help.includes('(default: false, env: IPNC_COUNTERS)'), help);
 });
 
 const bad: [given: Given, ...says: string[]][] = [
@@ -281,7 +285,7 @@ const bad: [given: Given, ...says: string[]][] = [
 for (const [given, ...says] of bad) {
   test(`bad: ${says.map((text) => text.slice(0, 70)).join(' + ')}`, () => {
     const found = problems(given);
-    assert.is(found.length, says.length, found.join('\n'));
+    assert.equal(found.length, says.length, found.join('\n'));
     for (const [at, text] of says.entries()) assert.ok(found[at]?.includes(text), found[at]);
     for (const message of found) assert.ok(message.length < 300, message);
   });

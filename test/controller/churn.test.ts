@@ -1,7 +1,8 @@
 /** Pods by the hundred come, change, go and come back under the same name, while the API server does its worst. */
+
+import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import * as assert from 'uvu/assert';
 import { INITIALIZE } from '../../lib/kube/pods.ts';
 import { INITIALIZED, NETNS, RULES, STATUS } from '../../lib/kube/status.ts';
 import { native } from '../../lib/native/addon.ts';
@@ -94,16 +95,16 @@ test(
       for (const pod of living()) {
         const { uid, annotations } = pod.metadata;
         const { cookie, standing } = await native().identify(farm.file(uid));
-        assert.is(annotations[NETNS] ?? undefined, asks(pod) ? `${BOOT_ID}:${cookie}` : undefined, uid);
-        assert.is(annotations[RULES] !== undefined, asks(pod), uid);
-        assert.equal(standing, asks(pod) ? ['iptables-legacy'] : [], uid);
+        assert.equal(annotations[NETNS] ?? undefined, asks(pod) ? `${BOOT_ID}:${cookie}` : undefined, uid);
+        assert.equal(annotations[RULES] !== undefined, asks(pod), uid);
+        assert.deepEqual(standing, asks(pod) ? ['iptables-legacy'] : [], uid);
       }
-      assert.equal(
+      assert.deepEqual(
         [...api.patched].filter((uid) => !enrolled.has(uid)),
         [],
       );
       // Nothing has to be put right: the rules are whole.
-      assert.is(await controller.sweep(), living().filter(asks).length);
+      assert.equal(await controller.sweep(), living().filter(asks).length);
       assert.ok(idle());
 
       for (const { metadata } of living()) api.delete(metadata.name);

@@ -1,7 +1,8 @@
 /** What becomes of one pod when it goes, or is refused its mark, at each point of its way. */
+
+import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';
 import type { KubeConfig } from '@kubernetes/client-node';
-import * as assert from 'uvu/assert';
 import { INITIALIZE } from '../../lib/kube/pods.ts';
 import { INITIALIZED, NETNS, STATUS } from '../../lib/kube/status.ts';
 import { native } from '../../lib/native/addon.ts';
@@ -73,10 +74,10 @@ class Way implements AsyncDisposable {
       () => [annotations(), this.view],
     );
     const { cookie, standing } = await native().identify(this.farm.file(uid));
-    assert.is(annotations()[NETNS], `${BOOT_ID}:${cookie}`);
-    assert.equal(standing, ['iptables-legacy']);
-    assert.is(this.view?.uid, uid);
-    assert.is(await this.running.controller.sweep(), 1);
+    assert.equal(annotations()[NETNS], `${BOOT_ID}:${cookie}`);
+    assert.deepEqual(standing, ['iptables-legacy']);
+    assert.equal(this.view?.uid, uid);
+    assert.equal(await this.running.controller.sweep(), 1);
     assert.ok(this.running.idle(), 'there was something to be put right');
   }
 
@@ -178,7 +179,7 @@ for (const { when, patched = false, reach } of points) {
         if (netns === 'its netns with it') await way.farm.del(file).catch(() => {});
       });
       await way.isForgotten();
-      assert.is(way.api.patched.has(uid), patched);
+      assert.equal(way.api.patched.has(uid), patched);
       // Nothing of it stands in the way of another.
       const other = way.put();
       await way.farm.add(way.farm.file(other));
@@ -195,7 +196,7 @@ for (const { when, patched = false, reach } of points) {
       await way.farm.add(way.farm.file(other));
     });
     await way.isMarked(other);
-    assert.is(way.api.patched.has(uid), patched);
+    assert.equal(way.api.patched.has(uid), patched);
   });
 }
 
@@ -247,7 +248,7 @@ test('429 with Retry-After: no other attempt before that', async () => {
   await way.isMarked(uid);
   const [first = 0, second = 0] = asked;
   assert.ok(second - first >= 2000, `${second - first} ms`);
-  assert.is(asked.length, 2);
+  assert.equal(asked.length, 2);
 });
 
 test('opted out after its configuration had gone bad, by a controller that knows it from its mark alone: cleaned', async () => {
@@ -259,7 +260,7 @@ test('opted out after its configuration had gone bad, by a controller that knows
   const mark = () => way.api.pods.get('web')?.metadata.annotations[STATUS];
   way.annotate({ 'traffic.sidecar.istio.io/includeInboundPorts': '80,http' });
   await until('failed', () => mark()?.startsWith('failed: ') === true && way.running.idle(), mark);
-  assert.equal((await native().identify(file)).standing, ['iptables-legacy']);
+  assert.deepEqual((await native().identify(file)).standing, ['iptables-legacy']);
   await way.restart();
   await until(
     'looked at',
@@ -268,5 +269,5 @@ test('opted out after its configuration had gone bad, by a controller that knows
   );
   way.annotate({ [INITIALIZE]: 'false' });
   await until('unmarked', () => mark() === undefined && way.running.idle(), mark);
-  assert.equal((await native().identify(file)).standing, []);
+  assert.deepEqual((await native().identify(file)).standing, []);
 });

@@ -1,6 +1,7 @@
 /** The mark of a pod that cannot be honoured, and what becomes of it. */
+
+import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
-import * as assert from 'uvu/assert';
 import { readConfig } from '../../lib/config/read.ts';
 import { assemble } from '../../lib/controller/assemble.ts';
 import type { Controller } from '../../lib/controller/controller.ts';
@@ -115,13 +116,13 @@ test('nothing is kept of a pod that goes while its mark is on the way', async ()
     return controller.views().length === 0 && controller.queue().running === 0;
   });
   // Otherwise it would have what it wrote last to take back.
-  assert.is(await marker.unmark(REF), 'unchanged');
+  assert.equal(await marker.unmark(REF), 'unchanged');
 });
 
 test('a pod that had failed and is let out does not say any more that it failed', async () => {
   const api = new Api({ [INITIALIZE]: 'false', [STATUS]: 'failed: x' });
   await runUntil(api, (controller) => controller.states().skipped === 1);
-  assert.equal(
+  assert.deepEqual(
     api.patches.map(({ metadata }) => metadata.annotations[STATUS]),
     [null],
   );

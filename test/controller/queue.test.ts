@@ -1,5 +1,5 @@
 /** Time is a clock that the test moves; the order of things is the test's own. */
-import { deepEqual, equal, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { setImmediate as turn } from 'node:timers/promises';
 import { type Attempt, type Clock, type QueueOptions, WorkQueue } from '../../lib/controller/queue.ts';
 import { suite } from '../suite.ts';
@@ -74,7 +74,7 @@ function harness(options: Partial<QueueOptions<string>> = {}) {
   });
   const first = () => {
     const [entry] = running;
-    ok(entry, 'nothing runs');
+    assert.ok(entry, 'nothing runs');
     return entry;
   };
   return { clock, queue, running, seen, errors, first };
@@ -88,14 +88,14 @@ test('works on so many keys at once, in the order of coming', async () => {
   const { queue, seen, first } = harness();
   for (const key of ['a', 'b', 'c', 'd']) queue.add(key, key);
   await turn();
-  deepEqual(seen, ['a', 'b']);
+  assert.deepEqual(seen, ['a', 'b']);
   await first().end();
-  deepEqual(seen, ['a', 'b', 'c']);
+  assert.deepEqual(seen, ['a', 'b', 'c']);
   await first().end();
   await first().end();
   await first().end();
-  deepEqual(seen, ['a', 'b', 'c', 'd']);
-  deepEqual(queue.stats(), IDLE);
+  assert.deepEqual(seen, ['a', 'b', 'c', 'd']);
+  assert.deepEqual(queue.stats(), IDLE);
 });
 
 test('a key that waits is worked on once, with what was added last', async () => {
@@ -103,7 +103,7 @@ test('a key that waits is worked on once, with what was added last', async () =>
   queue.add('a', 'old');
   queue.add('a', 'new');
   await turn();
-  deepEqual(seen, ['new']);
+  assert.deepEqual(seen, ['new']);
 });
 
 test('a key added while it runs runs once more, alone, with what was added last', async () => {
@@ -113,12 +113,12 @@ test('a key added while it runs runs once more, alone, with what was added last'
   queue.add('a', '2');
   queue.add('a', '3');
   await turn();
-  equal(running.length, 1);
+  assert.equal(running.length, 1);
   await first().end();
-  deepEqual(seen, ['1', '3']);
+  assert.deepEqual(seen, ['1', '3']);
   await first().end();
-  deepEqual(seen, ['1', '3']);
-  deepEqual(queue.stats(), IDLE);
+  assert.deepEqual(seen, ['1', '3']);
+  assert.deepEqual(queue.stats(), IDLE);
 });
 
 test('a key added while it runs keeps the higher priority, and no memory of failures before a success', async () => {
@@ -130,7 +130,7 @@ test('a key added while it runs keeps the higher priority, and no memory of fail
   queue.add('a', '2');
   queue.add('a', '3', 'resync');
   await first().end();
-  deepEqual(first().attempt, { key: 'a', priority: 'new', failures: 0, waitedMs: 0 });
+  assert.deepEqual(first().attempt, { key: 'a', priority: 'new', failures: 0, waitedMs: 0 });
 });
 
 test('a new pod goes before all resync work that waits', async () => {
@@ -143,18 +143,18 @@ test('a new pod goes before all resync work that waits', async () => {
   await first().end();
   await first().end();
   await first().end();
-  deepEqual(seen, ['n1', 'n2', 'r1', 'r2']);
+  assert.deepEqual(seen, ['n1', 'n2', 'r1', 'r2']);
 });
 
 test('resync work leaves a worker to new pods', async () => {
   const { queue, seen } = harness({ concurrency: 3 });
   for (const key of ['r1', 'r2', 'r3', 'r4']) queue.add(key, key, 'resync');
   await turn();
-  deepEqual(seen, ['r1', 'r2']);
+  assert.deepEqual(seen, ['r1', 'r2']);
   queue.add('n', 'n');
   await turn();
-  deepEqual(seen, ['r1', 'r2', 'n']);
-  deepEqual(queue.stats().waiting, { new: 0, resync: 2 });
+  assert.deepEqual(seen, ['r1', 'r2', 'n']);
+  assert.deepEqual(queue.stats().waiting, { new: 0, resync: 2 });
 });
 
 test('resync work that waits becomes new when it is added as such, and never the other way', async () => {
@@ -166,7 +166,7 @@ test('resync work that waits becomes new when it is added as such, and never the
   queue.add('r2', 'r2 raised');
   queue.add('n', 'n again', 'resync');
   for (let i = 0; i < 4; i++) await first().end();
-  deepEqual(seen, ['busy', 'n again', 'r2 raised', 'r1']);
+  assert.deepEqual(seen, ['busy', 'n again', 'r2 raised', 'r1']);
 });
 
 test('waits twice as long after each failure, up to a limit, and starts over after a success', async () => {
@@ -175,18 +175,18 @@ test('waits twice as long after each failure, up to a limit, and starts over aft
   await turn();
   for (const wait of [100, 200, 400, 500, 500]) {
     await first().fail();
-    equal(errors.at(-1)?.[2], wait);
-    deepEqual(queue.stats(), { ...IDLE, backingOff: 1 });
+    assert.equal(errors.at(-1)?.[2], wait);
+    assert.deepEqual(queue.stats(), { ...IDLE, backingOff: 1 });
     await clock.pass(wait - 1);
-    equal(running.length, 0);
+    assert.equal(running.length, 0);
     await clock.pass(1);
-    equal(running.length, 1);
+    assert.equal(running.length, 1);
   }
-  equal(first().attempt.failures, 5);
+  assert.equal(first().attempt.failures, 5);
   await first().end();
   queue.add('a', 'a');
   await turn();
-  equal(first().attempt.failures, 0);
+  assert.equal(first().attempt.failures, 0);
 });
 
 test('the wait has jitter: from half to the whole', async () => {
@@ -199,7 +199,7 @@ test('the wait has jitter: from half to the whole', async () => {
     queue.add('a', 'a');
     await turn();
     await first().fail();
-    equal(errors[0]?.[2], wait);
+    assert.equal(errors[0]?.[2], wait);
   }
 });
 
@@ -208,12 +208,12 @@ test('what the other side asks for is waited in addition', async () => {
   queue.add('a', 'a');
   await turn();
   await first().fail(2_000);
-  equal(errors[0]?.[2], 2_100);
+  assert.equal(errors[0]?.[2], 2_100);
   queue.add('a', 'newer');
   await clock.pass(1_999);
-  equal(running.length, 0);
+  assert.equal(running.length, 0);
   await clock.pass(1);
-  equal(first().job, 'newer');
+  assert.equal(first().job, 'newer');
 });
 
 test('a final error is told, and the key forgotten', async () => {
@@ -221,9 +221,9 @@ test('a final error is told, and the key forgotten', async () => {
   queue.add('a', 'a');
   await turn();
   await first().fail('final');
-  deepEqual(errors, [['final', { key: 'a', priority: 'new', failures: 0, waitedMs: 0 }, undefined]]);
-  deepEqual(queue.stats(), IDLE);
-  equal(clock.timers.size, 0);
+  assert.deepEqual(errors, [['final', { key: 'a', priority: 'new', failures: 0, waitedMs: 0 }, undefined]]);
+  assert.deepEqual(queue.stats(), IDLE);
+  assert.equal(clock.timers.size, 0);
 });
 
 test('what happened to a key that backs off brings its attempt forward; resync does not', async () => {
@@ -237,10 +237,10 @@ test('what happened to a key that backs off brings its attempt forward; resync d
   await clock.pass(60);
   queue.add('a', 'seen again', 'resync');
   await clock.pass(0);
-  equal(running.length, 0);
+  assert.equal(running.length, 0);
   queue.add('a', 'changed');
   await clock.pass(0);
-  deepEqual([first().job, first().attempt.failures], ['changed', 3]);
+  assert.deepEqual([first().job, first().attempt.failures], ['changed', 3]);
 });
 
 test('a key that fails and is added again and again is no busy loop', async () => {
@@ -251,9 +251,9 @@ test('a key that fails and is added again and again is no busy loop', async () =
   await first().fail();
   queue.add('a', '3');
   await clock.pass(49);
-  equal(running.length, 0);
+  assert.equal(running.length, 0);
   await clock.pass(1);
-  equal(first().job, '3');
+  assert.equal(first().job, '3');
 });
 
 test('a new pod that fails stays one, whoever adds it meanwhile', async () => {
@@ -263,10 +263,10 @@ test('a new pod that fails stays one, whoever adds it meanwhile', async () => {
   queue.add('a', '2', 'resync');
   await first().fail();
   await clock.pass(100);
-  deepEqual([first().job, first().attempt.priority], ['2', 'new']);
+  assert.deepEqual([first().job, first().attempt.priority], ['2', 'new']);
   queue.add('a', '3', 'resync');
   await first().end();
-  deepEqual([first().job, first().attempt.priority], ['3', 'resync']);
+  assert.deepEqual([first().job, first().attempt.priority], ['3', 'resync']);
 });
 
 test('a final error is not the last word on what was added meanwhile', async () => {
@@ -275,7 +275,7 @@ test('a final error is not the last word on what was added meanwhile', async () 
   await turn();
   queue.add('a', 'good');
   await first().fail('final');
-  deepEqual([first().job, first().attempt.failures], ['good', 0]);
+  assert.deepEqual([first().job, first().attempt.failures], ['good', 0]);
 });
 
 test('a key that is forgotten is not worked on, not tried again and not kept', async () => {
@@ -288,15 +288,15 @@ test('a key that is forgotten is not worked on, not tried again and not kept', a
   queue.add('runs', 'runs again');
   queue.forget('runs');
   await first().fail();
-  deepEqual(queue.stats(), IDLE);
+  assert.deepEqual(queue.stats(), IDLE);
   queue.add('paused', 'paused');
   await turn();
   await first().fail();
   queue.forget('paused');
   await clock.pass(60_000);
-  deepEqual(seen, ['runs', 'paused']);
-  equal(running.length, 0);
-  deepEqual([queue.stats(), clock.timers.size], [IDLE, 0]);
+  assert.deepEqual(seen, ['runs', 'paused']);
+  assert.equal(running.length, 0);
+  assert.deepEqual([queue.stats(), clock.timers.size], [IDLE, 0]);
 });
 
 test('tells how long the oldest has waited, and each worker how long its key did', async () => {
@@ -308,9 +308,9 @@ test('tells how long the oldest has waited, and each worker how long its key did
   await clock.pass(30);
   queue.add('n', 'n');
   await clock.pass(10);
-  deepEqual(queue.stats(), { waiting: { new: 1, resync: 1 }, running: 1, backingOff: 0, oldestMs: 40 });
+  assert.deepEqual(queue.stats(), { waiting: { new: 1, resync: 1 }, running: 1, backingOff: 0, oldestMs: 40 });
   await first().end();
-  equal(first().attempt.waitedMs, 10);
+  assert.equal(first().attempt.waitedMs, 10);
 });
 
 test('drain lets finish what runs and starts nothing more', async () => {
@@ -327,14 +327,14 @@ test('drain lets finish what runs and starts nothing more', async () => {
   });
   queue.add('late', 'late');
   await first().end();
-  equal(left, undefined);
+  assert.equal(left, undefined);
   await first().fail();
   await drained;
-  equal(left, 0);
+  assert.equal(left, 0);
   await clock.pass(60_000);
-  deepEqual(seen, ['paused', 'a', 'b']);
-  deepEqual([queue.stats(), clock.timers.size], [IDLE, 0]);
-  equal(await queue.drain(), 0);
+  assert.deepEqual(seen, ['paused', 'a', 'b']);
+  assert.deepEqual([queue.stats(), clock.timers.size], [IDLE, 0]);
+  assert.equal(await queue.drain(), 0);
 });
 
 test('drain does not wait beyond the signal, and says how many still run', async () => {
@@ -344,8 +344,8 @@ test('drain does not wait beyond the signal, and says how many still run', async
   const abort = new AbortController();
   const drained = queue.drain(abort.signal);
   abort.abort();
-  equal(await drained, 1);
-  equal(await queue.drain(AbortSignal.abort()), 1);
+  assert.equal(await drained, 1);
+  assert.equal(await queue.drain(AbortSignal.abort()), 1);
 });
 
 test('whatever is thrown, nothing is left unhandled and no worker is lost', async () => {
@@ -359,10 +359,10 @@ test('whatever is thrown, nothing is left unhandled and no worker is lost', asyn
     await turn();
     if (!('work' in options)) {
       await first().fail('final');
-      equal(first().job, 'b');
+      assert.equal(first().job, 'b');
       await first().end();
     }
-    equal(queue.stats().running, 0);
+    assert.equal(queue.stats().running, 0);
   }
 });
 
@@ -378,5 +378,5 @@ test("by default, Node's own clock", async () => {
     },
   });
   queue.add('a', 'a');
-  equal(await worked.promise, 3);
+  assert.equal(await worked.promise, 3);
 });

@@ -1,10 +1,11 @@
 /** The gate: real netns, the rules of either backend, and whoever would have it open too early. */
+
+import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { chmodSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import * as assert from 'uvu/assert';
 import { serve } from '../../lib/demo/toolbox.ts';
 import { foreignFlags } from '../../lib/istio/foreign.ts';
 import { optionList } from '../../lib/istio/options.ts';
@@ -35,14 +36,14 @@ const close = async () => {
 
 async function apply(netns: string, ...flags: string[]): Promise<void> {
   const { code, stderr } = await ipnc(['apply', '--netns', netns, ...flags]);
-  assert.is(code, 0, stderr);
+  assert.equal(code, 0, stderr);
   // The kernel makes the local route of ::6 a moment after the address.
   const late = 'ip address show dev lo | grep -q " ::6/" && ! ip -6 route show table local | grep -q "^local ::6 "';
   await inside(netns, ['sh', '-c', `while ${late}; do sleep 0.01; done`]);
 }
 
 async function clean(netns: string): Promise<void> {
-  assert.is((await ipnc(['clean', '--netns', netns])).code, 0);
+  assert.equal((await ipnc(['clean', '--netns', netns])).code, 0);
 }
 
 /** Whatever it is told meanwhile, it looks and stays as it is. */
@@ -63,7 +64,7 @@ async function neverOpens(netns: string, words: string[] = []): Promise<void> {
 }
 
 const opened = (ended: Ended, how: RegExp, families = 'IPv4 and IPv6 redirect') => {
-  assert.is(ended.code, 0, `${ended.stdout}${ended.stderr}`);
+  assert.equal(ended.code, 0, `${ended.stdout}${ended.stderr}`);
   assert.match(ended.line, new RegExp(`^open after \\d+\\.\\d (ms|s): ${families} to 15006`));
   assert.match(ended.line, how);
 };
@@ -119,9 +120,9 @@ for (const backend of BACKENDS) {
     const gate = await home.start(netns).waiting();
     await install(netns);
     const { sent } = await hint(netns);
-    assert.is(sent, 1);
+    assert.equal(sent, 1);
     opened(await gate.ended, /; woken by datagram \(\d+ probes\)$/);
-    assert.is((await hint(netns)).unheard, 1, 'nobody listens any more');
+    assert.equal((await hint(netns)).unheard, 1, 'nobody listens any more');
   });
 
   test('gate first, and no word ever comes: it finds out by itself, and looks twice', async () => {
@@ -156,7 +157,7 @@ for (const backend of BACKENDS) {
       const gate = home.start(netns, ['--timeout', '1500ms']);
       await staysShut(await gate.waiting(), netns);
       const { code, line } = await gate.ended;
-      assert.is(code, 126);
+      assert.equal(code, 126);
       const address = { 4: '127.0.0.6', 6: '[::6]' }[other as 4 | 6];
       assert.ok(line.includes(`IPv${one}: the dial of`) && line.includes('was captured'), line);
       assert.match(
@@ -176,7 +177,7 @@ for (const backend of BACKENDS) {
     await hint(netns);
     const { code, line } = await gate.ended;
     await server.stop();
-    assert.is(code, 126);
+    assert.equal(code, 126);
     assert.match(line, /IPv4: the dial of 127\.0\.0\.6:15002 was answered by somebody else/);
     opened(await home.start(netns, ['-z', '16006']).ended.then(atPort(16006)), /1 probe/);
   });
@@ -243,7 +244,7 @@ for (const backend of BACKENDS) {
             ]);
             await server.stop();
             const what = `${flags.join(' ')}: uid ${uid}, gid ${gid}`;
-            assert.is(judged, reached.trim() === 'captured' ? 0 : 1, what);
+            assert.equal(judged, reached.trim() === 'captured' ? 0 : 1, what);
           }
         }
       }
@@ -260,7 +261,7 @@ for (const backend of BACKENDS) {
       const gate = home.start(netns, [...flags, '--timeout', '3s']);
       await staysShut(await gate.waiting(), netns);
       const { code, line } = await gate.ended;
-      assert.is(code, 126);
+      assert.equal(code, 126);
       assert.match(
         line,
         /was captured, and "ip -4 rule" has no fwmark 1337 lookup 133 with a local default route in it/,
@@ -352,7 +353,7 @@ test('without IPv6, IPv4 is enough; named all the same, it is missed', async () 
   await hint(netns);
   opened(await gate.ended, /woken by datagram/, 'IPv4 redirects');
   const { code, line } = await home.start(netns, ['--families', '4,6', '--timeout', '100ms']).ended;
-  assert.is(code, 126);
+  assert.equal(code, 126);
   assert.match(line, /IPv4: .* was captured; IPv6: .* impossible, as nothing can listen on this family's loopback/);
 });
 
@@ -394,7 +395,7 @@ test('who accepts at the address that is dialled and passes it on does not open 
     const gate = home.start(netns, ['--timeout', '2s']);
     await staysShut(await gate.waiting(), netns);
     const { code, line } = await gate.ended;
-    assert.is(code, 126);
+    assert.equal(code, 126);
     assert.match(line, /IPv4: the dial of 127\.0\.0\.6:15002 was answered by somebody else; IPv6: .* by somebody else/);
   } finally {
     child.kill('SIGKILL');
@@ -419,7 +420,7 @@ test('strangers at its listener are turned away, and do not keep it from opening
   opened(await gate.ended, /woken by datagram|fall-back/);
   await strangers;
   const left = await inside(netns, ['ss', '-tan']).catch(() => '');
-  assert.not.match(left, /TIME-WAIT.*:15006 /);
+  assert.doesNotMatch(left, /TIME-WAIT.*:15006 /);
 });
 
 test('an annotation never opens it, forged or stale', async () => {
@@ -460,7 +461,7 @@ test('"failed: <reason>" ends the wait at once with that reason, unless it is ab
   for (const mark of [{}, { [NETNS]: own }]) {
     const volume = new Volume(`failed-${Object.keys(mark).length}`, { [STATUS]: reason, ...mark });
     const { code, line } = await home.start(netns, ['--annotations', volume.file]).ended;
-    assert.equal({ code, line }, { code: 1, line: `the controller says of this pod: ${reason}` });
+    assert.deepEqual({ code, line }, { code: 1, line: `the controller says of this pod: ${reason}` });
   }
   const volume = new Volume('failed-later');
   const gate = await home.start(netns, ['--annotations', volume.file]).waiting();
@@ -468,13 +469,13 @@ test('"failed: <reason>" ends the wait at once with that reason, unless it is ab
   await staysShut(gate, netns);
   volume.write({ [STATUS]: reason });
   const { code, line } = await gate.ended;
-  assert.equal({ code, line }, { code: 1, line: `the controller says of this pod: ${reason}` });
+  assert.deepEqual({ code, line }, { code: 1, line: `the controller says of this pod: ${reason}` });
 });
 
 test('a file that is not there, too large or not to be read', async () => {
   const netns = await farm.add();
   const missing = await home.start(netns, ['--annotations', home.file('missing')]).ended;
-  assert.is(missing.code, 1);
+  assert.equal(missing.code, 1);
   assert.match(missing.line, /^--annotations: ".*missing": there is no such file; mount a downwardAPI volume/);
   const large = new Volume('large');
   large.writeText(`${STATUS}="failed: x"\n`.padEnd(2 ** 20 + 1, 'x'));
@@ -486,11 +487,11 @@ test('a file that is not there, too large or not to be read', async () => {
     const gate = await home.start(netns, ['--annotations', file ?? '', '--timeout', '700ms']).waiting();
     assert.ok(gate.said.endsWith(`; ${file} cannot be read (${error})\n`), gate.said);
     const { code, line } = await gate.ended;
-    assert.is(code, 126);
+    assert.equal(code, 126);
     assert.match(line, new RegExp(`cannot be read \\(${error}\\)`));
   }
   large.writeText(`${STATUS}="failed: x"\n`.padEnd(2 ** 20, 'x'));
-  assert.is((await home.start(netns, ['--annotations', large.file]).ended).code, 1);
+  assert.equal((await home.start(netns, ['--annotations', large.file]).ended).code, 1);
 });
 
 for (const port of [15001, 15006]) {
@@ -499,7 +500,7 @@ for (const port of [15001, 15006]) {
     const server = await serve({ netns, uid: 1337 }, { name: 'early', tcp: [port] });
     const { code, line } = await home.start(netns).ended;
     await server.stop();
-    assert.is(code, 1);
+    assert.equal(code, 1);
     const flag = port === 15001 ? '--envoy-port' : '--inbound-capture-port';
     assert.match(
       line,
@@ -512,7 +513,7 @@ for (const port of [15001, 15006]) {
     ]);
     await sleep(500);
     const other = await home.start(netns).ended;
-    assert.is(other.code, 1);
+    assert.equal(other.code, 1);
     assert.match(other.line, new RegExp(`^${flag}: \\[::1\\]:${port} is taken`));
     await six;
     await home.start(netns).waiting();
@@ -523,8 +524,8 @@ test('another user than the proxy is told so at once', async () => {
   const netns = await farm.add();
   await apply(netns);
   const { code, line } = await home.start(netns, [], { uid: 1000, gid: 1337 }).ended;
-  assert.is(code, 1);
-  assert.is(
+  assert.equal(code, 1);
+  assert.equal(
     line,
     'runs as uid 1000 and gid 1337, and of what goes over lo the rules capture only what uid 1337 sends, so that this ' +
       'gate would never open; set securityContext.runAsUser: 1337, or --proxy-uid if the proxy runs as another user',
@@ -540,7 +541,7 @@ for (const [signal, number] of [
     const gate = await home.start(netns).waiting();
     gate.kill(signal);
     const { code, line } = await gate.ended;
-    assert.is(code, 128 + number);
+    assert.equal(code, 128 + number);
     assert.match(line, new RegExp(`^ended by signal ${number} after .*, not redirected yet$`));
   });
 }
@@ -553,7 +554,7 @@ test('in the time that it is given: exit code 126, and what to look at', async (
     ['--probe-timeout', '1h', '--timeout', '300ms'],
   ]) {
     const { code, line, stdout } = await home.start(netns, words).ended;
-    assert.is(code, 126);
+    assert.equal(code, 126);
     assert.match(stdout, /^waiting up to 300\.0 ms for IPv4 and IPv6 to be redirected to 15006\n/);
     assert.match(
       line,
@@ -569,13 +570,13 @@ test('the last line goes to the termination log, if there is one', async () => {
   writeFileSync(log, 'of an earlier run, and longer than the next line is going to be '.repeat(20));
   chmodSync(log, 0o666);
   const { line } = await home.start(netns, ['--timeout', '50ms', '--termination-log', log]).ended;
-  assert.is(readFileSync(log, 'utf8'), line);
+  assert.equal(readFileSync(log, 'utf8'), line);
   await apply(netns);
   const ended = await home.start(netns, ['--termination-log', log]).ended;
   opened(ended, /1 probe/);
-  assert.is(readFileSync(log, 'utf8'), ended.line);
+  assert.equal(readFileSync(log, 'utf8'), ended.line);
   const refused = await home.start(netns, ['-p', 'x'], { environment: { IPNC_TERMINATION_LOG: log } }).ended;
-  assert.is(refused.code, 2);
+  assert.equal(refused.code, 2);
   opened(await home.start(netns, ['--termination-log', home.file('none')]).ended, /1 probe/);
   assert.throws(() => readFileSync(home.file('none')), /ENOENT/);
 });
@@ -590,7 +591,7 @@ test('mode NONE: there is nothing to wait for', async () => {
     [[], { IPNC_EXPECT: 'none' }],
   ] as [string[], Record<string, string>][]) {
     const { code, line } = await home.start(netns, words, { uid: 1000, environment }).ended;
-    assert.equal({ code, line }, { code: 0, line: 'open: nothing is to be redirected here (mode NONE)' });
+    assert.deepEqual({ code, line }, { code: 0, line: 'open: nothing is to be redirected here (mode NONE)' });
   }
 });
 
@@ -626,11 +627,11 @@ test('every flag of istio-iptables is understood, in every way to write it', asy
     for (const way of ways) {
       const words = ['istio-iptables', ...way, '--expect', 'none'];
       const { code, line } = await home.start(netns, words).ended;
-      assert.is(code, 0, `${way.join(' ')}: ${line}`);
+      assert.equal(code, 0, `${way.join(' ')}: ${line}`);
     }
     if (!value) continue;
     const { code, line } = await home.start(netns, [`--${flag}`]).ended;
-    assert.equal({ code, line }, { code: 2, line: `argument: "--${flag}": the value is missing` });
+    assert.deepEqual({ code, line }, { code: 2, line: `argument: "--${flag}": the value is missing` });
   }
 });
 
@@ -645,19 +646,19 @@ for (const [key, { flag, short, env = [], placeholder }] of optionList) {
     const read = READ.has(short ?? flag);
     for (const words of short ? [[`--${flag}=?`], [`-${short}=?`]] : [[`--${flag}=?`]]) {
       const { code, line } = await home.start(netns, [...words, '--expect=none']).ended;
-      assert.is(code, read ? 2 : 0, line);
+      assert.equal(code, read ? 2 : 0, line);
       if (read) assert.ok(line.startsWith(`${short ? `-${short}, ` : ''}--${flag}: "?": `), line);
     }
     for (const name of env) {
       const { code, line } = await home.start(netns, ['--expect=none'], { environment: { [name]: '?' } }).ended;
-      assert.is(code, read ? 1 : 0, line);
+      assert.equal(code, read ? 1 : 0, line);
       if (read) assert.ok(line.startsWith(`${name} (environment): "?": `), line);
       // The flag goes before it, and a Service's own variable is nobody's.
       const given = placeholder === undefined ? `--${flag}=true` : `--${flag}=${valueFor(flag)}`;
       const words = [given, '--expect=none'];
-      assert.is((await home.start(netns, words, { environment: { [name]: '?' } }).ended).code, 0);
+      assert.equal((await home.start(netns, words, { environment: { [name]: '?' } }).ended).code, 0);
       const environment = { [name]: 'tcp://10.0.0.1:80' };
-      assert.is((await home.start(netns, ['--expect=none'], { environment }).ended).code, 0);
+      assert.equal((await home.start(netns, ['--expect=none'], { environment }).ended).code, 0);
     }
   });
 }
@@ -719,7 +720,7 @@ test('what it cannot honour it refuses, in words that help', async () => {
   const netns = await farm.add();
   for (const [words, environment, code, says] of bad) {
     const ended = await home.start(netns, words, { environment }).ended;
-    assert.is(ended.code, code, `${words.join(' ')}: ${ended.line}`);
+    assert.equal(ended.code, code, `${words.join(' ')}: ${ended.line}`);
     assert.match(ended.line, says);
   }
 });
@@ -765,19 +766,19 @@ test(
       '--run-validation',
     ];
     const { code, line, stderr } = await init('istio-iptables', ...flags);
-    assert.equal({ code, line, stderr }, { code: 1, line, stderr: '' });
+    assert.deepEqual({ code, line, stderr }, { code: 1, line, stderr: '' });
     assert.match(line, /^runs as uid 0 and gid 0, /);
     await apply(netns, '-u', '0');
     opened(await init('--timeout', '1m', 'istio-iptables', '-u', '0', ...flags), /1 probe/);
     const unknown = await init('--colour');
-    assert.equal([unknown.code, unknown.stderr.includes('argument: "--colour"')], [2, true], unknown.stderr);
+    assert.deepEqual([unknown.code, unknown.stderr.includes('argument: "--colour"')], [2, true], unknown.stderr);
   },
   SLOW,
 );
 
 test('--help says what there is', async () => {
   const { code, stdout } = await home.start(await farm.add(), ['-h']).ended;
-  assert.is(code, 0);
+  assert.equal(code, 0);
   for (const word of ['--expect', '--families', '--timeout', '--annotations', '--termination-log', '126']) {
     assert.ok(stdout.includes(word), word);
   }

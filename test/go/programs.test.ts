@@ -1,5 +1,5 @@
 /** Programs of a Go module are built once, by one process at a time, and a failure shows what the compiler said. */
-import { deepEqual, equal, match, notEqual, ok, rejects, throws } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
@@ -63,17 +63,17 @@ test(
   'what is missing is built with its tags and flags, and is not built again',
   async () => {
     const set = setOf(program('hello'), program('other', { package: 'example.com/programs/hello' }));
-    deepEqual(
+    assert.deepEqual(
       set.missing().map(({ name }) => name),
       ['hello', 'other'],
     );
     await set.build(['other']);
-    deepEqual(readdirSync(set.folder), ['other']);
-    equal(execFileSync(set.path('other'), { encoding: 'utf8' }), 'other');
+    assert.deepEqual(readdirSync(set.folder), ['other']);
+    assert.equal(execFileSync(set.path('other'), { encoding: 'utf8' }), 'other');
     const { ino } = statSync(set.path('other'));
     await set.build();
-    deepEqual(set.missing(), []);
-    equal(statSync(set.path('other')).ino, ino);
+    assert.deepEqual(set.missing(), []);
+    assert.equal(statSync(set.path('other')).ino, ino);
   },
   SLOW,
 );
@@ -82,9 +82,12 @@ test(
   'the error of a program that cannot be built holds what the compiler said, and the ones before it stay',
   async () => {
     const set = setOf(program('hello'), program('broken'));
-    await rejects(set.build(), /go build example.com\/programs\/broken failed.*\n.*undefined: undefinedFunction/s);
-    deepEqual(readdirSync(set.folder), ['hello']);
-    deepEqual(readdirSync(dirname(set.folder)).sort(), [set.folder.split('/').at(-1), 'lock'].sort());
+    await assert.rejects(
+      set.build(),
+      /go build example.com\/programs\/broken failed.*\n.*undefined: undefinedFunction/s,
+    );
+    assert.deepEqual(readdirSync(set.folder), ['hello']);
+    assert.deepEqual(readdirSync(dirname(set.folder)).sort(), [set.folder.split('/').at(-1), 'lock'].sort());
   },
   SLOW,
 );
@@ -97,8 +100,8 @@ test(
       await new ProgramSet('tried', ${JSON.stringify(folder)}, () => [${JSON.stringify(program('hello'))}]).build();`;
     const builder = () => promisify(execFile)(process.execPath, ['--input-type=module', '--eval', code]);
     const said = await Promise.all([builder(), builder()]);
-    equal(said.filter(({ stderr }) => stderr.includes('building one program')).length, 1);
-    ok(existsSync(setOf(program('hello')).path('hello')));
+    assert.equal(said.filter(({ stderr }) => stderr.includes('building one program')).length, 1);
+    assert.ok(existsSync(setOf(program('hello')).path('hello')));
   },
   SLOW,
 );
@@ -122,23 +125,23 @@ test(
     const building = set.build();
     holder.kill('SIGKILL');
     await building;
-    ok(existsSync(set.path('hello')));
-    ok(!existsSync(left), 'what a killed builder left is still there');
+    assert.ok(existsSync(set.path('hello')));
+    assert.ok(!existsSync(left), 'what a killed builder left is still there');
   },
   SLOW,
 );
 
 test('the folder is named by all that the programs are made of', () => {
   const first = setOf(program('hello')).folder;
-  equal(setOf(program('hello')).folder, first);
-  notEqual(setOf(program('hello', { tags: [] })).folder, first);
-  notEqual(setOf(program('hello', { cgo: [] })).folder, first);
+  assert.equal(setOf(program('hello')).folder, first);
+  assert.notEqual(setOf(program('hello', { tags: [] })).folder, first);
+  assert.notEqual(setOf(program('hello', { cgo: [] })).folder, first);
   writeFileSync(join(folder, 'go.sum'), '\n');
-  notEqual(setOf(program('hello')).folder, first);
+  assert.notEqual(setOf(program('hello')).folder, first);
 });
 
 test('a program that the set does not have is an error that lists the programs', () => {
-  throws(() => setOf(program('hello')).missing(['helo']), /there is no program helo; expected one of hello/);
+  assert.throws(() => setOf(program('hello')).missing(['helo']), /there is no program helo; expected one of hello/);
 });
 
 test('a version comes from go.mod', () => {
@@ -151,9 +154,9 @@ test('a version comes from go.mod', () => {
     versions.push(version('a.b/c'), version('x.y/z'));
     return [program('hello')];
   });
-  equal(set.programs.length, 1);
-  deepEqual(versions, ['v1.2.3', 'v0.1.0']);
-  throws(
+  assert.equal(set.programs.length, 1);
+  assert.deepEqual(versions, ['v1.2.3', 'v0.1.0']);
+  assert.throws(
     () => new ProgramSet('tried', folder, (version) => [program(version('a.b'))]).folder,
     /requires no module a.b$/,
   );
@@ -162,6 +165,6 @@ test('a version comes from go.mod', () => {
 test("the cluster's programs are the tools of its go.mod", () => {
   const mod = readFileSync(join(clusterPrograms.source, 'go.mod'), 'utf8');
   const [, tools = ''] = /^tool \(\n([^)]*)\)/m.exec(mod) ?? [];
-  deepEqual(clusterPrograms.programs.map((program) => program.package).sort(), tools.trim().split(/\s+/).sort());
-  match(clusterPrograms.folder, /\/cluster\/[0-9a-f]{16}$/);
+  assert.deepEqual(clusterPrograms.programs.map((program) => program.package).sort(), tools.trim().split(/\s+/).sort());
+  assert.match(clusterPrograms.folder, /\/cluster\/[0-9a-f]{16}$/);
 });

@@ -1,5 +1,5 @@
 /** Where a configuration comes from, and which source wins. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { type Pod, readPod } from '../../lib/istio/pod.ts';
 import { redirect } from '../../lib/istio/redirect.ts';
 import { environmentSource, flagSource } from '../../lib/istio/sources.ts';
@@ -26,7 +26,7 @@ const USUAL = ['-p', '15001', '-z', '15006', '-u', '1337', '-m', 'REDIRECT', '-i
 const EXCLUDED = ['-d', '15090,15021,15020', '--log_output_level=default:info'];
 
 test('without anything it is what Istio injects', () => {
-  assert.equal(redirect({}, none), {
+  assert.deepEqual(redirect({}, none), {
     spec: {
       mode: 'REDIRECT',
       proxyPort: 15001,
@@ -50,26 +50,26 @@ test('without anything it is what Istio injects', () => {
 });
 
 test('a pod injected with the defaults is the same', () => {
-  assert.equal(ofPod(injected([...USUAL, ...EXCLUDED])), redirect({}, none).spec);
-  assert.equal(ofPod({}), redirect({}, none).spec);
+  assert.deepEqual(ofPod(injected([...USUAL, ...EXCLUDED])), redirect({}, none).spec);
+  assert.deepEqual(ofPod({}), redirect({}, none).spec);
 });
 
 test('flags go before the environment', () => {
   const environment = environmentSource({ PROXY_UID: '5', ISTIO_INBOUND_PORTS: '80', ENVOY_PORT: '9' });
   const { spec } = redirect({ flags: flags({ 'proxy-uid': '6' }), environment }, none);
-  assert.equal(spec.proxyUids, [6]);
-  assert.equal(spec.inbound.include, [port(80)]);
-  assert.is(spec.proxyPort, 9);
+  assert.deepEqual(spec.proxyUids, [6]);
+  assert.deepEqual(spec.inbound.include, [port(80)]);
+  assert.equal(spec.proxyPort, 9);
 });
 
 test('only what decides is parsed', () => {
   const environment = environmentSource({ PROXY_UID: 'nobody at all' });
-  assert.equal(redirect({ flags: flags({ 'proxy-uid': '6' }), environment }, none).spec.proxyUids, [6]);
+  assert.deepEqual(redirect({ flags: flags({ 'proxy-uid': '6' }), environment }, none).spec.proxyUids, [6]);
 });
 
 test("a Service named envoy does not set the proxy's port", () => {
   const environment = environmentSource({ ENVOY_PORT: 'tcp://10.0.0.1:80' });
-  assert.is(redirect({ environment }, none).spec.proxyPort, 15001);
+  assert.equal(redirect({ environment }, none).spec.proxyPort, 15001);
 });
 
 test('an empty variable is an empty list, and unset for anything else', () => {
@@ -84,37 +84,37 @@ test('an empty variable is an empty list, and unset for anything else', () => {
     },
     none,
   );
-  assert.equal(spec.inbound.include, []);
-  assert.equal(spec.outbound.cidrs, []);
-  assert.equal(spec.proxyUids, [1337]);
-  assert.is(spec.proxyPort, 15001);
+  assert.deepEqual(spec.inbound.include, []);
+  assert.deepEqual(spec.outbound.cidrs, []);
+  assert.deepEqual(spec.proxyUids, [1337]);
+  assert.equal(spec.proxyPort, 15001);
 });
 
 test('the gid follows the uid', () => {
-  assert.equal(redirect({ flags: flags({ 'proxy-uid': '5,6' }) }, none).spec.proxyGids, [5, 6]);
-  assert.equal(redirect({ flags: flags({ 'proxy-uid': '5', 'proxy-gid': '7' }) }, none).spec.proxyGids, [7]);
+  assert.deepEqual(redirect({ flags: flags({ 'proxy-uid': '5,6' }) }, none).spec.proxyGids, [5, 6]);
+  assert.deepEqual(redirect({ flags: flags({ 'proxy-uid': '5', 'proxy-gid': '7' }) }, none).spec.proxyGids, [7]);
 });
 
 test('group names are those of this machine', () => {
-  assert.equal(redirect({ flags: flags({ 'proxy-gid': 'root,7' }) }, none).spec.proxyGids, [0, 7]);
+  assert.deepEqual(redirect({ flags: flags({ 'proxy-gid': 'root,7' }) }, none).spec.proxyGids, [0, 7]);
 });
 
 test('duplicates keep their first place', () => {
   const { spec } = redirect({ flags: flags({ 'istio-inbound-ports': '80,8000-8100,80,8000-8100,79' }) }, none);
-  assert.equal(spec.inbound.include, [port(80), port(8000, 8100), port(79)]);
+  assert.deepEqual(spec.inbound.include, [port(80), port(8000, 8100), port(79)]);
 });
 
 test("the agent's ports are always excluded", () => {
   const exclude = (text: string) =>
     redirect({ flags: flags({ 'istio-local-exclude-ports': text }) }, none).spec.inbound.exclude;
-  assert.equal(exclude('22'), [port(22), port(15020), port(15021), port(15090)]);
-  assert.equal(exclude('15021,22'), [port(15021), port(22), port(15020), port(15090)]);
-  assert.equal(exclude(''), [port(15020), port(15021), port(15090)]);
+  assert.deepEqual(exclude('22'), [port(22), port(15020), port(15021), port(15090)]);
+  assert.deepEqual(exclude('15021,22'), [port(15021), port(22), port(15020), port(15090)]);
+  assert.deepEqual(exclude(''), [port(15020), port(15021), port(15090)]);
 });
 
 test('addresses are canonical', () => {
   const { spec } = redirect({ flags: flags({ 'istio-service-cidr': ' FD00:0:0::/8 , 10.0.0.0/8' }) }, none);
-  assert.equal(spec.outbound.cidrs, [
+  assert.deepEqual(spec.outbound.cidrs, [
     { family: 6, address: 'fd00::', prefix: 8 },
     { family: 4, address: '10.0.0.0', prefix: 8 },
   ]);
@@ -137,21 +137,21 @@ test("Istio's annotations", () => {
     },
   };
   const spec = ofPod(pod);
-  assert.is(spec.mode, 'TPROXY');
-  assert.equal(spec.inbound, {
+  assert.equal(spec.mode, 'TPROXY');
+  assert.deepEqual(spec.inbound, {
     include: [port(80), port(9000, 9100)],
     exclude: [port(15020), port(15021), port(15090)],
   });
-  assert.equal(spec.outbound, {
+  assert.deepEqual(spec.outbound, {
     cidrs: [{ family: 4, address: '10.0.0.0', prefix: 8 }],
     excludeCidrs: [{ family: 4, address: '10.1.0.0', prefix: 16 }],
     ports: [port(443)],
     excludePorts: [port(3306)],
   });
-  assert.equal(spec.excludeInterfaces, ['net1']);
-  assert.equal(spec.rerouteInterfaces, ['old0']);
+  assert.deepEqual(spec.excludeInterfaces, ['net1']);
+  assert.deepEqual(spec.rerouteInterfaces, ['old0']);
   Object.assign(pod.metadata?.annotations ?? {}, { 'istio.io/reroute-virtual-interfaces': 'new0' });
-  assert.equal(ofPod(pod).rerouteInterfaces, ['new0']);
+  assert.deepEqual(ofPod(pod).rerouteInterfaces, ['new0']);
 });
 
 test("the injected arguments go before Istio's annotations, ours before both, flags before all", () => {
@@ -164,12 +164,12 @@ test("the injected arguments go before Istio's annotations, ours before both, fl
   };
   const pod = injected(['-b', '80', '-p', '15001', '--proxy-uid=1337', '-z=16006'], {}, annotations);
   const spec = ofPod(pod, { 'proxy-uid': '3000' });
-  assert.equal(spec.inbound.include, [port(80)]);
-  assert.equal(spec.outbound.ports, [port(443)]);
-  assert.is(spec.proxyPort, 16001);
-  assert.is(spec.inboundPort, 16006);
-  assert.equal(spec.proxyUids, [3000]);
-  assert.equal(spec.proxyGids, [2001]);
+  assert.deepEqual(spec.inbound.include, [port(80)]);
+  assert.deepEqual(spec.outbound.ports, [port(443)]);
+  assert.equal(spec.proxyPort, 16001);
+  assert.equal(spec.inboundPort, 16006);
+  assert.deepEqual(spec.proxyUids, [3000]);
+  assert.deepEqual(spec.proxyGids, [2001]);
 });
 
 test('the validation container is as good as istio-init, and what is not istio-iptables says nothing', () => {
@@ -183,9 +183,9 @@ test('the validation container is as good as istio-init, and what is not istio-i
     '--force-apply',
   ];
   const container = { name: 'istio-validation', command: ['/usr/local/bin/istio-iptables'], args: words };
-  assert.equal(ofPod({ spec: { initContainers: [container] } }).inbound.include, [port(80)]);
+  assert.deepEqual(ofPod({ spec: { initContainers: [container] } }).inbound.include, [port(80)]);
   const other = { name: 'istio-init', command: ['sh', '-c', 'true'], args: ['-b', '80'] };
-  assert.is(ofPod({ spec: { initContainers: [other] } }).inbound.include, '*');
+  assert.equal(ofPod({ spec: { initContainers: [other] } }).inbound.include, '*');
 });
 
 test('what the proxy runs as', () => {
@@ -198,52 +198,56 @@ test('what the proxy runs as', () => {
     const { proxyUids, proxyGids } = ofPod(args === undefined ? { spec } : injected(args, spec));
     return [proxyUids, proxyGids];
   };
-  assert.equal(as(), [[1337], [1337]]);
-  assert.equal(as(0, 0), [[1337], [1337]]);
-  assert.equal(as(5000), [[5000], [1337]]);
-  assert.equal(as(5000, 6000), [[5000], [6000]]);
-  assert.equal(as(5000, 6000, ['-u', '7000']), [[7000], [6000]]);
-  assert.equal(as(5000, undefined, ['-u', '7000']), [[7000], [7000]]);
-  assert.equal(as(5000, 6000, ['-u', '7000', '-g', '8000']), [[7000], [8000]]);
+  assert.deepEqual(as(), [[1337], [1337]]);
+  assert.deepEqual(as(0, 0), [[1337], [1337]]);
+  assert.deepEqual(as(5000), [[5000], [1337]]);
+  assert.deepEqual(as(5000, 6000), [[5000], [6000]]);
+  assert.deepEqual(as(5000, 6000, ['-u', '7000']), [[7000], [6000]]);
+  assert.deepEqual(as(5000, undefined, ['-u', '7000']), [[7000], [7000]]);
+  assert.deepEqual(as(5000, 6000, ['-u', '7000', '-g', '8000']), [[7000], [8000]]);
   const whole = { securityContext: { runAsUser: 4000, runAsGroup: 4001 }, initContainers: [{ name: 'istio-proxy' }] };
-  assert.equal(ofPod({ spec: whole }).proxyUids, [4000]);
-  assert.equal(ofPod({ spec: whole }).proxyGids, [4001]);
+  assert.deepEqual(ofPod({ spec: whole }).proxyUids, [4000]);
+  assert.deepEqual(ofPod({ spec: whole }).proxyGids, [4001]);
 });
 
 test("the proxy's environment", () => {
   const env = (name: string, value: string) => ({
     spec: { containers: [{ name: 'istio-proxy', env: [{ name, value }] }] },
   });
-  assert.is(ofPod(env('ISTIO_META_DNS_CAPTURE', 'true')).dns, 'all');
-  assert.is(ofPod(env('ISTIO_META_DNS_CAPTURE', 'false')).dns, 'off');
-  assert.is(ofPod(env('INVALID_DROP', 'true')).dropInvalid, true);
-  assert.equal(ofPod(env('PROXY_UID', '5')).proxyUids, [1337], 'the application may call its variables as it likes');
+  assert.equal(ofPod(env('ISTIO_META_DNS_CAPTURE', 'true')).dns, 'all');
+  assert.equal(ofPod(env('ISTIO_META_DNS_CAPTURE', 'false')).dns, 'off');
+  assert.equal(ofPod(env('INVALID_DROP', 'true')).dropInvalid, true);
+  assert.deepEqual(
+    ofPod(env('PROXY_UID', '5')).proxyUids,
+    [1337],
+    'the application may call its variables as it likes',
+  );
 });
 
 test('DNS servers are asked for only where they count', () => {
   const dns = { 'redirect-dns': true } as const;
   const server = { family: 4, address: '10.96.0.10', prefix: 32 };
-  assert.equal(redirect({ flags: flags(dns) }, () => ['10.96.0.10']).spec.dns, { servers: [server] });
-  assert.equal(redirect({ flags: flags({ ...dns, 'dns-servers': '10.96.0.10' }) }, none).spec.dns, {
+  assert.deepEqual(redirect({ flags: flags(dns) }, () => ['10.96.0.10']).spec.dns, { servers: [server] });
+  assert.deepEqual(redirect({ flags: flags({ ...dns, 'dns-servers': '10.96.0.10' }) }, none).spec.dns, {
     servers: [server],
   });
-  assert.is(redirect({ flags: flags({ ...dns, 'capture-all-dns': true }) }, none).spec.dns, 'all');
-  assert.is(redirect({ flags: flags({ 'capture-all-dns': true }) }, none).spec.dns, 'off');
-  assert.is(ofPod({}, dns).dns, 'all');
-  assert.equal(ofPod(injected(['--redirect-dns']), { 'dns-servers': '10.96.0.10' }).dns, { servers: [server] });
+  assert.equal(redirect({ flags: flags({ ...dns, 'capture-all-dns': true }) }, none).spec.dns, 'all');
+  assert.equal(redirect({ flags: flags({ 'capture-all-dns': true }) }, none).spec.dns, 'off');
+  assert.equal(ofPod({}, dns).dns, 'all');
+  assert.deepEqual(ofPod(injected(['--redirect-dns']), { 'dns-servers': '10.96.0.10' }).dns, { servers: [server] });
   const without = redirect({ flags: flags(dns) }, () => []);
-  assert.is(without.spec.dns, 'off');
-  assert.is(without.warnings.length, 1);
+  assert.equal(without.spec.dns, 'off');
+  assert.equal(without.warnings.length, 1);
 });
 
 test('CIDRs of a family left out are no error where the families are found, nor in a pod', () => {
-  assert.is(redirect({ flags: flags({ 'istio-service-cidr': 'fd00::/8' }) }, none).families, 'auto');
+  assert.equal(redirect({ flags: flags({ 'istio-service-cidr': 'fd00::/8' }) }, none).families, 'auto');
   const pod = injected(['-i', '10.0.0.0/8,fd00::/8']);
-  assert.equal(redirect({ flags: flags({ 'ip-families': '4' }), pod }, none).families, [4]);
+  assert.deepEqual(redirect({ flags: flags({ 'ip-families': '4' }), pod }, none).families, [4]);
 });
 
 test('a Pod is read from YAML and from JSON', () => {
   const pod = { kind: 'Pod', metadata: { annotations: { 'sidecar.istio.io/interceptionMode': 'NONE' } } };
   const yaml = 'kind: Pod\nmetadata:\n  annotations:\n    sidecar.istio.io/interceptionMode: NONE\n';
-  for (const text of [yaml, `---\n${yaml}`, JSON.stringify(pod)]) assert.is(ofPod(readPod(text, 'x')).mode, 'NONE');
+  for (const text of [yaml, `---\n${yaml}`, JSON.stringify(pod)]) assert.equal(ofPod(readPod(text, 'x')).mode, 'NONE');
 });

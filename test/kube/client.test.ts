@@ -1,5 +1,5 @@
 /** Requests to the API server that the informer's tests do not make. */
-import { deepEqual, equal, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -45,8 +45,8 @@ test('what is under way when it is closed rejects, and is not sent again', async
   const patch = kube.patch('/status', 'strategic', {});
   await heard;
   kube.close();
-  await rejects(patch, { code: 'ECONNRESET' });
-  deepEqual(seen, ['GET /version', 'PATCH /status']);
+  await assert.rejects(patch, { code: 'ECONNRESET' });
+  assert.deepEqual(seen, ['GET /version', 'PATCH /status']);
 });
 
 test('a server behind a path, with or without a slash at its end; what a query has to have escaped', async () => {
@@ -60,12 +60,12 @@ test('a server behind a path, with or without a slash at its end; what a query h
     await pair.kube.list('/api/v1/pods', { fieldSelector: 'spec.nodeName=a&b', limit: 5, continue: undefined }, {});
     await pair.kube.list('/version', {}, {});
     const query = 'fieldSelector=spec.nodeName%3Da%26b&limit=5';
-    deepEqual(pair.seen, [`GET ${expected}/api/v1/pods?${query}`, `GET ${expected}/version`]);
+    assert.deepEqual(pair.seen, [`GET ${expected}/api/v1/pods?${query}`, `GET ${expected}/version`]);
   }
 });
 
 test('a Retry-After of days is a minute', () => {
   const from = (retryAfter: string) => ApiError.from(undefined, { status: 429, message: '', retryAfter }).retryAfterMs;
-  equal(from('3'), 3000);
-  equal(from('99999999'), 60_000);
+  assert.equal(from('3'), 3000);
+  assert.equal(from('99999999'), 60_000);
 });

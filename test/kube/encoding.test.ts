@@ -1,5 +1,5 @@
 /** Reading of protobuf, cut in any way and damaged in any way; what real bytes mean is in test/cluster/encoding.test.ts. */
-import { deepEqual, equal, ok, throws } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { ApiError } from '../../lib/kube/client.ts';
 import { encodingOf } from '../../lib/kube/encoding.ts';
 import { MAGIC } from '../../lib/kube/messages.ts';
@@ -29,13 +29,13 @@ const objects = suite('objects in protobuf');
 for (const name of fixtures) {
   objects(`${name}: as from JSON`, () => {
     const pod = fixture(name) as object;
-    deepEqual(trimPod(object(envelope('Pod', pod))), trimPod(pod));
+    assert.deepEqual(trimPod(object(envelope('Pod', pod))), trimPod(pod));
   });
 }
 
 objects('what is absent is undefined, and what is empty is there', () => {
   const empty = podMessage({});
-  deepEqual([empty.metadata, empty.spec, empty.status], [undefined, undefined, undefined]);
+  assert.deepEqual([empty.metadata, empty.spec, empty.status], [undefined, undefined, undefined]);
   const { metadata, spec, status } = podMessage({
     metadata: { annotations: { empty: '' } },
     spec: {
@@ -44,14 +44,14 @@ objects('what is absent is undefined, and what is empty is there', () => {
       containers: [{ args: ['', 'a'], env: [{ name: 'A', valueFrom: {} }] }, {}],
     },
   });
-  deepEqual(metadata.annotations, { empty: '' });
-  deepEqual([spec.hostUsers, podMessage({ spec: {} }).spec.hostUsers], [false, undefined]);
-  deepEqual([Number(spec.securityContext.runAsUser), spec.securityContext.runAsGroup], [0, undefined]);
+  assert.deepEqual(metadata.annotations, { empty: '' });
+  assert.deepEqual([spec.hostUsers, podMessage({ spec: {} }).spec.hostUsers], [false, undefined]);
+  assert.deepEqual([Number(spec.securityContext.runAsUser), spec.securityContext.runAsGroup], [0, undefined]);
   const [full, bare] = spec.containers;
-  deepEqual([full?.args, bare?.args, bare?.env], [['', 'a'], [], []]);
+  assert.deepEqual([full?.args, bare?.args, bare?.env], [['', 'a'], [], []]);
   const [variable] = full?.env ?? [];
-  deepEqual([variable?.name, variable?.value, typeof variable?.valueFrom], ['A', undefined, 'object']);
-  equal(status, undefined);
+  assert.deepEqual([variable?.name, variable?.value, typeof variable?.valueFrom], ['A', undefined, 'object']);
+  assert.equal(status, undefined);
 });
 
 objects('a spec that was read before is kept, and not read again', () => {
@@ -61,27 +61,27 @@ objects('a spec that was read before is kept, and not read again', () => {
   const cut = Buffer.from([0x0a, 0xff]);
   const status = encode('PodStatus', given.status);
   const bytes = Buffer.concat([delimited(1, metadata), delimited(2, cut), delimited(3, status)]);
-  throws(() => trimPod(object(envelope('Pod', bytes))), SyntaxError);
+  assert.throws(() => trimPod(object(envelope('Pod', bytes))), SyntaxError);
   const later = trimPod(object(envelope('Pod', bytes)), held);
-  equal(later.spec, held.spec);
-  equal(later.metadata.resourceVersion, '1000');
-  deepEqual(later.status, held.status);
+  assert.equal(later.spec, held.spec);
+  assert.equal(later.metadata.resourceVersion, '1000');
+  assert.deepEqual(later.status, held.status);
 });
 
 objects('names that every object has are keys like others', () => {
   const names = ['constructor', 'toString', 'hasOwnProperty'];
   const annotations = Object.fromEntries(names.map((name) => [name, 'x']));
   const read = podMessage({ metadata: { name: 'n', uid: 'u', annotations } });
-  deepEqual(Object.keys(read.metadata.annotations), names);
-  deepEqual(trimPod(read).metadata.annotations, {});
+  assert.deepEqual(Object.keys(read.metadata.annotations), names);
+  assert.deepEqual(trimPod(read).metadata.annotations, {});
 });
 
 objects('no key of a map reaches the prototype of all objects', () => {
   const entry = Buffer.concat([delimited(1, Buffer.from('__proto__')), delimited(2, Buffer.from('x'))]);
   const named = encode('ObjectMeta', { name: 'n', uid: 'u' });
   const pod = delimited(1, Buffer.concat([named, delimited(12, entry)]));
-  deepEqual(trimPod(object(envelope('Pod', pod))).metadata.annotations, {});
-  equal(({} as { x?: unknown }).x, undefined);
+  assert.deepEqual(trimPod(object(envelope('Pod', pod))).metadata.annotations, {});
+  assert.equal(({} as { x?: unknown }).x, undefined);
 });
 
 objects('fields that are not known are skipped, of each wire type', () => {
@@ -94,19 +94,19 @@ objects('fields that are not known are skipped, of each wire type', () => {
   ];
   const name = encode('ObjectMeta', { name: 'ä€😀' });
   const { metadata, spec, status } = podMessage(Buffer.concat([...unknown, delimited(1, name), ...unknown]));
-  deepEqual([metadata.name, spec, status], ['ä€😀', undefined, undefined]);
+  assert.deepEqual([metadata.name, spec, status], ['ä€😀', undefined, undefined]);
 });
 
 objects('numbers of 64 bits', () => {
   for (const runAsUser of [0, 127, 128, 2 ** 31, 2 ** 53 - 1, -1]) {
     const pod = { metadata: { name: 'n', uid: 'u' }, spec: { securityContext: { runAsUser } } };
-    equal(trimPod(podMessage(pod)).spec.securityContext?.runAsUser, runAsUser);
+    assert.equal(trimPod(podMessage(pod)).spec.securityContext?.runAsUser, runAsUser);
   }
 });
 
 objects('times are told as JSON has them', () => {
   const metadata = { name: 'n', uid: 'u', deletionTimestamp: { seconds: Date.parse('2026-11-21T17:00:07Z') / 1000 } };
-  equal(trimPod(object(envelope('Pod', { metadata }))).metadata.deletionTimestamp, '2026-11-21T17:00:07Z');
+  assert.equal(trimPod(object(envelope('Pod', { metadata }))).metadata.deletionTimestamp, '2026-11-21T17:00:07Z');
 });
 
 objects('an error says what JSON would', () => {
@@ -115,9 +115,9 @@ objects('an error says what JSON would', () => {
     status: 500,
     message: '',
   });
-  deepEqual([status, reason, message, retryAfterMs], [429, 'TooManyRequests', 'slow down', 2000]);
+  assert.deepEqual([status, reason, message, retryAfterMs], [429, 'TooManyRequests', 'slow down', 2000]);
   const empty = ApiError.from(object(envelope('Status', { code: 0, message: '' })), { status: 503, message: 'busy' });
-  deepEqual([empty.status, empty.message], [503, 'busy'], "what Go's JSON leaves out is empty in protobuf");
+  assert.deepEqual([empty.status, empty.message], [503, 'busy'], "what Go's JSON leaves out is empty in protobuf");
 });
 
 objects('what is cut throws SyntaxError, and so does what is damaged, if it throws', () => {
@@ -126,7 +126,8 @@ objects('what is cut throws SyntaxError, and so does what is damaged, if it thro
     const { spec, status } = object(bytes) as PodMessage;
     return [spec, status];
   };
-  for (let end = 0; end < pod.length; end++) throws(() => readAll(pod.subarray(0, end)), SyntaxError, `cut at ${end}`);
+  for (let end = 0; end < pod.length; end++)
+    assert.throws(() => readAll(pod.subarray(0, end)), SyntaxError, `cut at ${end}`);
   let refused = 0;
   for (let at = 0; at < pod.length; at++) {
     for (const damage of [0x00, 0x07, 0x80, 0xff]) {
@@ -135,20 +136,20 @@ objects('what is cut throws SyntaxError, and so does what is damaged, if it thro
       try {
         readAll(damaged);
       } catch (error) {
-        ok(error instanceof SyntaxError, `byte ${at}: ${error}`);
+        assert.ok(error instanceof SyntaxError, `byte ${at}: ${error}`);
         refused++;
       }
     }
   }
-  ok(refused > 100, `${refused}`);
-  throws(() => object(Buffer.from('{"kind":"Pod"}')), /not an object of Kubernetes in protobuf/);
+  assert.ok(refused > 100, `${refused}`);
+  assert.throws(() => object(Buffer.from('{"kind":"Pod"}')), /not an object of Kubernetes in protobuf/);
   const otherMagic = Buffer.concat([Buffer.from('k8s\x01'), pod.subarray(4)]);
-  throws(() => object(otherMagic), /not an object of Kubernetes in protobuf/);
+  assert.throws(() => object(otherMagic), /not an object of Kubernetes in protobuf/);
   for (const kind of ['Node', '__proto__', 'constructor', 'WatchEvent'])
-    throws(() => object(envelopeOf(kind, Buffer.alloc(0))), new RegExp(`unknown kind: "${kind}"`));
+    assert.throws(() => object(envelopeOf(kind, Buffer.alloc(0))), new RegExp(`unknown kind: "${kind}"`));
   const tooLong = [0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
   for (const bytes of [[0x0f], [0x08], [0x0a, 0x80], tooLong])
-    throws(() => object(envelopeOf('Pod', Buffer.from(bytes))), SyntaxError, `${bytes}`);
+    assert.throws(() => object(envelopeOf('Pod', Buffer.from(bytes))), SyntaxError, `${bytes}`);
 });
 
 /** Also of kinds that there are not. */
@@ -167,36 +168,36 @@ function read(...chunks: Buffer[]): unknown[] {
   one.end();
   return found.map(({ object }) => {
     const { metadata, spec, status } = object as PodMessage;
-    deepEqual([spec, status], [undefined, undefined]);
+    assert.deepEqual([spec, status], [undefined, undefined]);
     return { metadata: { name: metadata.name, annotations: metadata.annotations } };
   });
 }
 
 frames('are read in one piece, in pieces of any length, and at any cut', () => {
-  deepEqual(read(stream), pods);
+  assert.deepEqual(read(stream), pods);
   for (const length of [1, 2, 3, 5, 7, 100, 1000]) {
     const chunks = Array.from({ length: Math.ceil(stream.length / length) }, (_, at) =>
       stream.subarray(at * length, (at + 1) * length),
     );
-    deepEqual(read(...chunks), pods, `by ${length}`);
+    assert.deepEqual(read(...chunks), pods, `by ${length}`);
   }
-  for (let at = 0; at <= stream.length; at++) deepEqual(read(stream.subarray(0, at), stream.subarray(at)), pods);
+  for (let at = 0; at <= stream.length; at++) assert.deepEqual(read(stream.subarray(0, at), stream.subarray(at)), pods);
 });
 
 frames('come as they are where they are whole: nothing is copied', () => {
   const one = splitter();
   // Of no pool, where a copy might lie as well.
   const own = Buffer.from(new Uint8Array(stream));
-  equal([...one.push(own)].filter(({ buffer }) => buffer === own.buffer).length, pods.length);
+  assert.equal([...one.push(own)].filter(({ buffer }) => buffer === own.buffer).length, pods.length);
   const later = [...one.push(own.subarray(0, 4)), ...one.push(own.subarray(4))];
-  equal(later[0]?.buffer, own.buffer, 'also where the length came before it, as the API server writes it');
+  assert.equal(later[0]?.buffer, own.buffer, 'also where the length came before it, as the API server writes it');
 });
 
 frames('an end within one, or within its length, throws, and not SyntaxError', () => {
   const ends = pods.map((_, at) => (stream.length / pods.length) * (at + 1));
   for (let end = 1; end < stream.length; end++) {
-    if (ends.includes(end)) deepEqual(read(stream.subarray(0, end)).length, ends.indexOf(end) + 1);
-    else throws(() => read(stream.subarray(0, end)), { name: 'Error', message: /in the middle of a frame/ });
+    if (ends.includes(end)) assert.deepEqual(read(stream.subarray(0, end)).length, ends.indexOf(end) + 1);
+    else assert.throws(() => read(stream.subarray(0, end)), { name: 'Error', message: /in the middle of a frame/ });
   }
 });
 
@@ -205,9 +206,9 @@ frames('of more than 16 MB are refused at their length, without room being made 
   for (const length of [0x01000001, 0xffffffff]) {
     const bytes = Buffer.alloc(4);
     bytes.writeUInt32BE(length);
-    throws(() => read(bytes), { name: 'SyntaxError', message: `a frame of a watch of ${length} bytes` });
+    assert.throws(() => read(bytes), { name: 'SyntaxError', message: `a frame of a watch of ${length} bytes` });
   }
-  ok(process.memoryUsage().arrayBuffers - before < 1 << 20);
+  assert.ok(process.memoryUsage().arrayBuffers - before < 1 << 20);
 });
 
 frames('that hold no event throw SyntaxError', () => {
@@ -220,5 +221,5 @@ frames('that hold no event throw SyntaxError', () => {
     eventFrame('ADDED', pod.subarray(4)),
     eventFrame('ADDED', encode('Pod', pods[0] ?? {})),
   ])
-    throws(() => read(nonsense), SyntaxError);
+    assert.throws(() => read(nonsense), SyntaxError);
 });

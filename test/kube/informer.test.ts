@@ -1,5 +1,5 @@
 /** The informer against a server that misbehaves: nothing is lost, nothing doubled, nothing hangs. */
-import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { getEventListeners, once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -54,7 +54,7 @@ function test(name: string, run: () => void | Promise<void>): void {
 
 const trim = (object: unknown, held?: Trimmed): Trimmed => {
   const { uid, name, annotations } = (object as Pod).metadata;
-  equal(held === undefined || held.uid === uid, true, 'held of another uid');
+  assert.equal(held === undefined || held.uid === uid, true, 'held of another uid');
   if (name !== 'marker') trims.push(held === undefined ? uid : `${uid}, held: ${held.note}`);
   return { uid, name, note: annotations.note };
 };
@@ -62,8 +62,8 @@ const trim = (object: unknown, held?: Trimmed): Trimmed => {
 /** `+ name uid`, `~ name uid note`, `- name uid`. */
 function tell({ type, object, old }: InformerEvent<Trimmed>): void {
   const sign = { added: '+', changed: '~', deleted: '-' }[type];
-  equal(old === undefined, type === 'added');
-  equal(old === undefined || old.uid === object.uid, true, 'of another uid');
+  assert.equal(old === undefined, type === 'added');
+  assert.equal(old === undefined || old.uid === object.uid, true, 'of another uid');
   events.push(`${sign} ${object.uid}${object.note && ` ${object.note}`}`);
 }
 
@@ -101,7 +101,7 @@ async function settle(): Promise<void> {
   await until('settled', () => events.includes(`+ ${metadata.uid}`));
   events = events.filter((event) => !event.includes('marker'));
   const held = informer.store().map(({ uid, note }) => `${uid} ${note}`);
-  deepEqual(
+  assert.deepEqual(
     held.sort(),
     server
       .pods()
@@ -121,20 +121,20 @@ const pages = () => asked('list').map(({ query }) => [query.get('limit'), query.
 test('lists in pages, then watches from the version of the list', async () => {
   for (let at = 0; at < 1203; at++) server.put(`p${at}`);
   await start();
-  equal(events.length, 1203);
-  deepEqual(pages(), [
+  assert.equal(events.length, 1203);
+  assert.deepEqual(pages(), [
     ['500', null],
     ['500', '500'],
     ['500', '1000'],
   ]);
-  equal(asked('list')[0]?.headers.accept, ACCEPT.object);
-  equal(asked('watch')[0]?.headers.accept, ACCEPT.watch);
+  assert.equal(asked('list')[0]?.headers.accept, ACCEPT.object);
+  assert.equal(asked('watch')[0]?.headers.accept, ACCEPT.watch);
   const { query } = asked('watch')[0] ?? {};
-  equal(query?.get('resourceVersion'), '1204');
-  equal(query?.get('allowWatchBookmarks'), 'true');
-  equal(query?.get('fieldSelector'), 'spec.nodeName=node');
+  assert.equal(query?.get('resourceVersion'), '1204');
+  assert.equal(query?.get('allowWatchBookmarks'), 'true');
+  assert.equal(query?.get('fieldSelector'), 'spec.nodeName=node');
   const seconds = Number(query?.get('timeoutSeconds'));
-  ok(seconds >= 300 && seconds <= 600, `${seconds}`);
+  assert.ok(seconds >= 300 && seconds <= 600, `${seconds}`);
   await settle();
 });
 
@@ -150,12 +150,12 @@ test('tells what is added, changed and deleted, with what was before', async () 
   server.put('a', 'one');
   server.delete('a');
   await settle();
-  deepEqual(events, [`+ ${uid}`, `~ ${uid} one`, `- ${uid} one`]);
-  deepEqual(trims, [uid, `${uid}, held: `], 'nothing is read of what is deleted');
-  equal(seen[1]?.old?.note, '');
-  equal(informer.get('a', 'default'), undefined);
-  equal(informer.get('marker', 'default')?.name, 'marker');
-  equal(informer.stats().resourceVersion, server.pods()[0]?.metadata.resourceVersion);
+  assert.deepEqual(events, [`+ ${uid}`, `~ ${uid} one`, `- ${uid} one`]);
+  assert.deepEqual(trims, [uid, `${uid}, held: `], 'nothing is read of what is deleted');
+  assert.equal(seen[1]?.old?.note, '');
+  assert.equal(informer.get('a', 'default'), undefined);
+  assert.equal(informer.get('marker', 'default')?.name, 'marker');
+  assert.equal(informer.stats().resourceVersion, server.pods()[0]?.metadata.resourceVersion);
 });
 
 test('one cut in two is no event, and comes whole from the last good version', async () => {
@@ -169,10 +169,10 @@ test('one cut in two is no event, and comes whole from the last good version', a
   const good = informer.stats().resourceVersion;
   server.cut(half.subarray(0, -20));
   await settle();
-  deepEqual(events, [`+ ${uid}`, `~ ${uid} ${'x'.repeat(100)}`]);
-  equal(asked('watch')[1]?.query.get('resourceVersion'), good);
-  equal(asked('list').length, 1);
-  equal(informer.stats().restarts.connection, 1);
+  assert.deepEqual(events, [`+ ${uid}`, `~ ${uid} ${'x'.repeat(100)}`]);
+  assert.equal(asked('watch')[1]?.query.get('resourceVersion'), good);
+  assert.equal(asked('list').length, 1);
+  assert.equal(informer.stats().restarts.connection, 1);
 });
 
 test('so is one cut by an orderly end, even where what is left would parse', async () => {
@@ -180,9 +180,9 @@ test('so is one cut by an orderly end, even where what is left would parse', asy
   server.silently(() => server.put('a'));
   server.end(server.wire.event('ADDED', server.pods()[0]).subarray(0, -1));
   await settle();
-  equal(events.length, 1);
-  equal(informer.stats().restarts.connection, 1);
-  equal(asked('list').length, 1);
+  assert.equal(events.length, 1);
+  assert.equal(informer.stats().restarts.connection, 1);
+  assert.equal(asked('list').length, 1);
 });
 
 for (const [form, fault] of Object.entries<(response: ServerResponse) => void>({
@@ -207,17 +207,20 @@ for (const [form, fault] of Object.entries<(response: ServerResponse) => void>({
     await until('told', () => events.length >= 5);
     await watching();
     await settle();
-    deepEqual([...events].sort(), [
+    assert.deepEqual([...events].sort(), [
       `+ ${fresh}`,
       `+ ${returned}`,
       `- ${uids.goes}`,
       `- ${uids.returns}`,
       `~ ${uids.changes} now`,
     ]);
-    ok(events.indexOf(`- ${uids.returns}`) < events.indexOf(`+ ${returned}`));
-    deepEqual(trims.slice(-4).sort(), [fresh, returned, `${uids.changes}, held: `, `${uids.stays}, held: `].sort());
-    equal(informer.stats().restarts.expired, 1);
-    equal(asked('list').length, 2);
+    assert.ok(events.indexOf(`- ${uids.returns}`) < events.indexOf(`+ ${returned}`));
+    assert.deepEqual(
+      trims.slice(-4).sort(),
+      [fresh, returned, `${uids.changes}, held: `, `${uids.stays}, held: `].sort(),
+    );
+    assert.equal(informer.stats().restarts.expired, 1);
+    assert.equal(asked('list').length, 2);
   });
 }
 
@@ -228,16 +231,16 @@ test('410 without end: the lists come slower and slower', async () => {
   await until('over it', () => server.faults.watch.length === 0 && server.watches.size === 1);
   const times = asked('list').map(({ at }) => at);
   const [first = 0, last = 0] = [times[1], times.at(-1)];
-  equal(times.length, 6);
+  assert.equal(times.length, 6);
   // 25 + 50 + 100 + 200 at least, each with its jitter.
-  ok(last - first >= 370, `${last - first} ms`);
+  assert.ok(last - first >= 370, `${last - first} ms`);
 });
 
 test('pages are as large as is wanted', async () => {
   for (let at = 0; at < 250; at++) server.put(`p${at}`);
   await start({ pageSize: 100 });
-  equal(events.length, 250);
-  deepEqual(pages(), [
+  assert.equal(events.length, 250);
+  assert.deepEqual(pages(), [
     ['100', null],
     ['100', '100'],
     ['100', '200'],
@@ -255,11 +258,11 @@ test('410 for a page: the list begins anew', async () => {
     (response) => status(response, 410, 'Expired'),
   );
   await start();
-  deepEqual(
+  assert.deepEqual(
     asked('list').map(({ query }) => query.get('continue')),
     [null, '500', null, '500'],
   );
-  equal(events.length, 600);
+  assert.equal(events.length, 600);
 });
 
 test('an ERROR event of another kind: waits, and lists', async () => {
@@ -268,7 +271,7 @@ test('an ERROR event of another kind: waits, and lists', async () => {
   await until('listed', () => asked('list').length === 2);
   await watching();
   await settle();
-  equal(informer.stats().restarts.refused, 1);
+  assert.equal(informer.stats().restarts.refused, 1);
 });
 
 test('what is no event: waits, and lists', async () => {
@@ -281,7 +284,7 @@ test('what is no event: waits, and lists', async () => {
     await watching();
   }
   await settle();
-  equal(informer.stats().restarts.malformed, 3);
+  assert.equal(informer.stats().restarts.malformed, 3);
 });
 
 test('500s: the waits grow to their bound, and the watch goes on from where it was', async () => {
@@ -292,12 +295,12 @@ test('500s: the waits grow to their bound, and the watch goes on from where it w
   await until('told', () => events.length === 1);
   const times = asked('watch').map(({ at }) => at);
   const gaps = times.slice(2).map((at, index) => at - (times[index + 1] ?? 0));
-  equal(gaps.length, 6);
+  assert.equal(gaps.length, 6);
   for (const [index, gap] of gaps.entries()) {
     const longest = Math.min(160, 40 * 2 ** (index + 1));
-    ok(gap >= longest / 2 - 1 && gap < longest + 60, `${gap} ms as wait ${index}, ${longest} ms at most`);
+    assert.ok(gap >= longest / 2 - 1 && gap < longest + 60, `${gap} ms as wait ${index}, ${longest} ms at most`);
   }
-  equal(asked('list').length, 1);
+  assert.equal(asked('list').length, 1);
 });
 
 test('429: not before its Retry-After, and not after more than ours', async () => {
@@ -310,9 +313,9 @@ test('429: not before its Retry-After, and not after more than ours', async () =
   server.put('a');
   await until('told', () => events.length === 1);
   const [, first = 0, second = 0, third = 0] = asked('watch').map(({ at }) => at);
-  ok(second - first >= 1000 && second - first < 1500, `${second - first} ms`);
-  ok(third - second >= 2000 && third - second < 2500, `${third - second} ms`);
-  equal(asked('list').length, 1);
+  assert.ok(second - first >= 1000 && second - first < 1500, `${second - first} ms`);
+  assert.ok(third - second >= 2000 && third - second < 2500, `${third - second} ms`);
+  assert.equal(asked('list').length, 1);
 });
 
 test('an orderly end after a while: goes on at once', async () => {
@@ -324,8 +327,8 @@ test('an orderly end after a while: goes on at once', async () => {
     await until('on again', () => asked('watch').length === round + 1, 200);
     await watching();
   }
-  equal(informer.stats().restarts.ended, 20);
-  equal(asked('list').length, 1);
+  assert.equal(informer.stats().restarts.ended, 20);
+  assert.equal(asked('list').length, 1);
 });
 
 test('an orderly end at once, again and again: no hot loop', async () => {
@@ -333,7 +336,7 @@ test('an orderly end at once, again and again: no hot loop', async () => {
   server.faults.watch.push(...Array.from({ length: 1000 }, () => (response: ServerResponse) => void response.end()));
   server.cut();
   await sleep(500);
-  ok(asked('watch').length < 20, `${asked('watch').length} watches within half a second`);
+  assert.ok(asked('watch').length < 20, `${asked('watch').length} watches within half a second`);
   server.faults.watch.length = 0;
   await watching();
   await settle();
@@ -347,24 +350,24 @@ test('bookmarks move the version on', async () => {
   await until('moved', () => informer.stats().resourceVersion === '3');
   server.cut();
   await settle();
-  equal(asked('watch')[1]?.query.get('resourceVersion'), '3');
-  equal(asked('list').length, 1);
-  ok(Date.now() - (informer.stats().lastEventTime ?? 0) < 2000);
+  assert.equal(asked('watch')[1]?.query.get('resourceVersion'), '3');
+  assert.equal(asked('list').length, 1);
+  assert.ok(Date.now() - (informer.stats().lastEventTime ?? 0) < 2000);
 });
 
 test('a watch that falls silent without an end is given up, and nothing is missed', async () => {
   await start({ timings: { watchSeconds: [1, 1], graceMs: 200 } });
   server.silently(() => server.put('a'));
   await until('told', () => events.length === 1);
-  equal(informer.stats().restarts.hung, 1);
+  assert.equal(informer.stats().restarts.hung, 1);
   const [first = 0, second = 0] = asked('watch').map(({ at }) => at);
-  ok(second - first >= 1200 && second - first < 1600, `${second - first} ms`);
+  assert.ok(second - first >= 1200 && second - first < 1600, `${second - first} ms`);
   // A bookmark is a sign of life.
   for (let at = 0; at < 4; at++) {
     await sleep(400);
     server.bookmark();
   }
-  equal(informer.stats().restarts.hung, 1);
+  assert.equal(informer.stats().restarts.hung, 1);
 });
 
 test('a peer that is gone without a word is found out by TCP', async () => {
@@ -373,27 +376,27 @@ test('a peer that is gone without a word is found out by TCP', async () => {
   const port = Number(new URL(server.url).port).toString(16).toUpperCase().padStart(4, '0');
   const sockets = readFileSync('/proc/net/tcp', 'utf8').matchAll(/ \w+:\w+ \w+:(\w+) 01 \S+ (\w+):(\w+) /g);
   const ours = [...sockets].filter(([, remote]) => remote === port);
-  ok(ours.length > 0);
+  assert.ok(ours.length > 0);
   for (const [, , timer, when = ''] of ours) {
-    equal(timer, '02', 'the keep-alive timer');
-    ok(Number.parseInt(when, 16) <= 1500, when);
+    assert.equal(timer, '02', 'the keep-alive timer');
+    assert.ok(Number.parseInt(when, 16) <= 1500, when);
   }
 });
 
 test('no head of an answer: given up after its limit', async () => {
   server.faults.other.push(() => {});
   const began = performance.now();
-  await rejects(server.kube.list('/silent', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
+  await assert.rejects(server.kube.list('/silent', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
   server.faults.other.push((response) => {
     head(response);
     response.write('{');
   });
-  await rejects(server.kube.list('/half', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
+  await assert.rejects(server.kube.list('/half', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
   server.faults.watch.push(() => {});
-  await rejects(server.kube.watch('/api/v1/pods', {}, { headersMs: 300, idleMs: 300 }), {
+  await assert.rejects(server.kube.watch('/api/v1/pods', {}, { headersMs: 300, idleMs: 300 }), {
     code: 'ETIMEDOUT',
   });
-  ok(performance.now() - began < 1500);
+  assert.ok(performance.now() - began < 1500);
 });
 
 test('a pod recreated between two events is deleted and added', async () => {
@@ -406,8 +409,8 @@ test('a pod recreated between two events is deleted and added', async () => {
   // As from a server that joined both into one.
   server.write(server.wire.event('MODIFIED', last));
   await settle();
-  deepEqual(events, [`+ ${uid}`, `- ${uid}`, `+ ${last?.metadata.uid}`]);
-  deepEqual(trims, [uid, last?.metadata.uid], 'nothing is held of the new one');
+  assert.deepEqual(events, [`+ ${uid}`, `- ${uid}`, `+ ${last?.metadata.uid}`]);
+  assert.deepEqual(trims, [uid, last?.metadata.uid], 'nothing is held of the new one');
 });
 
 test('what comes twice is told once, and a late deletion of the old one does not touch the new one', async () => {
@@ -420,7 +423,7 @@ test('what comes twice is told once, and a late deletion of the old one does not
     server.wire.event('DELETED', old),
   );
   await settle();
-  deepEqual(events, [`+ ${old.metadata.uid}`, `- ${old.metadata.uid}`, `+ ${fresh.metadata.uid}`]);
+  assert.deepEqual(events, [`+ ${old.metadata.uid}`, `- ${old.metadata.uid}`, `+ ${fresh.metadata.uid}`]);
 });
 
 test('a relist of what has not changed tells nothing', async () => {
@@ -432,7 +435,7 @@ test('a relist of what has not changed tells nothing', async () => {
   await until('listed', () => informer.stats().lists === 2);
   await watching();
   await settle();
-  deepEqual(events, []);
+  assert.deepEqual(events, []);
 });
 
 test('long ones, and characters cut in two', async () => {
@@ -445,7 +448,7 @@ test('long ones, and characters cut in two', async () => {
       server.wire.event('ADDED', server.put('small', 'ß😀')),
     ]);
   });
-  ok(bytes.length > 1_300_000);
+  assert.ok(bytes.length > 1_300_000);
   // The last pieces cut within characters; each is a segment of its own.
   const at = bytes.lastIndexOf(Buffer.from('😀'));
   const pieces = [1, 400_003, 800_001, at - 1, at + 1, at + 2, at + 3, bytes.length];
@@ -454,16 +457,16 @@ test('long ones, and characters cut in two', async () => {
     await sleep(5);
   }
   await until('told', () => events.length === 2);
-  equal(informer.get('big', 'default')?.note, note);
-  equal(informer.get('small', 'default')?.note, 'ß😀');
-  equal(informer.stats().restarts.malformed, 0);
+  assert.equal(informer.get('big', 'default')?.note, note);
+  assert.equal(informer.get('small', 'default')?.note, 'ß😀');
+  assert.equal(informer.stats().restarts.malformed, 0);
 });
 
 test('many events in one piece are told in order', async () => {
   await start();
   for (let at = 0; at < 2000; at++) server.put('a', `${at}`);
   await until('told', () => events.length === 2000);
-  deepEqual(
+  assert.deepEqual(
     events.map((event) => Number(event.split(' ')[2])),
     Array.from({ length: 2000 }, (_, at) => at),
   );
@@ -491,11 +494,11 @@ test('a throwing onEvent, onState or trim is reported, and the loop goes on', as
   server.put('a', 'poison');
   server.write(server.wire.event('ERROR', { code: 410 }));
   await until('listed', () => informer.stats().lists === 2);
-  equal(events.length, 2, 'what could not be trimmed is not taken for gone');
-  equal(informer.get('a', 'default')?.note, 'good');
-  equal(informer.stats().restarts.connection, 0);
-  for (const callback of ['onEvent', 'onState', 'trim']) ok(errors.some((error) => error.includes(callback)));
-  equal(errors.length, informer.stats().handlerErrors);
+  assert.equal(events.length, 2, 'what could not be trimmed is not taken for gone');
+  assert.equal(informer.get('a', 'default')?.note, 'good');
+  assert.equal(informer.stats().restarts.connection, 0);
+  for (const callback of ['onEvent', 'onState', 'trim']) assert.ok(errors.some((error) => error.includes(callback)));
+  assert.equal(errors.length, informer.stats().handlerErrors);
 });
 
 test('a trim that says SyntaxError: what came is malformed, and the list begins anew', async () => {
@@ -515,9 +518,9 @@ test('a trim that says SyntaxError: what came is malformed, and the list begins 
   await until('listed', () => informer.stats().lists === 2);
   await watching();
   await settle();
-  deepEqual(events, [`+ ${uid}`, `~ ${uid} good`]);
-  equal(informer.stats().restarts.malformed, 1);
-  equal(informer.stats().handlerErrors, 0);
+  assert.deepEqual(events, [`+ ${uid}`, `~ ${uid} good`]);
+  assert.equal(informer.stats().restarts.malformed, 1);
+  assert.equal(informer.stats().handlerErrors, 0);
 });
 
 test('a refused token is read anew, once', async () => {
@@ -527,27 +530,27 @@ test('a refused token is read anew, once', async () => {
   server.cut();
   server.put('a');
   await until('told', () => events.length === 1);
-  deepEqual(
+  assert.deepEqual(
     asked('watch').map(({ headers }) => headers.authorization),
     ['Bearer first', 'Bearer first', 'Bearer second'],
   );
-  equal(informer.stats().restarts.refused, 0);
+  assert.equal(informer.stats().restarts.refused, 0);
   server.token.valid = 'third';
-  await rejects(server.kube.list('/x', {}, {}), { name: 'ApiError', status: 401, reason: 'Unauthorized' });
+  await assert.rejects(server.kube.list('/x', {}, {}), { name: 'ApiError', status: 401, reason: 'Unauthorized' });
 });
 
 test('many refused at once load the credentials once', async () => {
   server.token.valid = server.token.onFile = 'second';
   await Promise.all(Array.from({ length: 20 }, () => server.kube.list('/x', {}, {})));
   const refused = server.asked.filter(({ headers }) => headers.authorization === 'Bearer first').length;
-  equal(refused, 20);
-  equal(server.asked.length, 40);
-  equal(server.token.loads, 2);
+  assert.equal(refused, 20);
+  assert.equal(server.asked.length, 40);
+  assert.equal(server.token.loads, 2);
 });
 
 test('errors carry status, reason and Retry-After', async () => {
   server.faults.other.push((response) => status(response, 409, 'Conflict'));
-  await rejects(server.kube.patch('/x', 'merge', {}), {
+  await assert.rejects(server.kube.patch('/x', 'merge', {}), {
     name: 'ApiError',
     status: 409,
     reason: 'Conflict',
@@ -558,8 +561,8 @@ test('errors carry status, reason and Retry-After', async () => {
     () => undefined,
     (error: unknown) => error,
   );
-  ok(error instanceof ApiError);
-  deepEqual([error.status, error.reason, error.message, error.retryAfterMs], [502, '', 'Bad Gateway', 2000]);
+  assert.ok(error instanceof ApiError);
+  assert.deepEqual([error.status, error.reason, error.message, error.retryAfterMs], [502, '', 'Bad Gateway', 2000]);
 });
 
 test('a kept connection that the server closes meanwhile is no error, but for POST', async () => {
@@ -568,9 +571,9 @@ test('a kept connection that the server closes meanwhile is no error, but for PO
   server.faults.other.push(drop);
   await server.kube.patch('/x', 'merge', {});
   server.faults.other.push(drop);
-  await rejects(server.kube.post('/x', {}), { code: 'ECONNRESET' });
+  await assert.rejects(server.kube.post('/x', {}), { code: 'ECONNRESET' });
   server.faults.other.push(drop);
-  await rejects(server.kube.list('/x', {}, {}), { code: 'ECONNRESET' }, 'on a fresh connection it is one');
+  await assert.rejects(server.kube.list('/x', {}, {}), { code: 'ECONNRESET' }, 'on a fresh connection it is one');
 });
 
 test('the signal ends it at once, wherever it is', async () => {
@@ -601,10 +604,10 @@ test('the signal ends it at once, wherever it is', async () => {
     const began = performance.now();
     controller.abort();
     await over;
-    ok(performance.now() - began < 50, place);
-    equal(states.at(-1), 'stopped');
-    if (place === 'list') await rejects(one.synced, { name: 'AbortError' });
-    equal(getEventListeners(controller.signal, 'abort').length, 0, `listeners: ${place}`);
+    assert.ok(performance.now() - began < 50, place);
+    assert.equal(states.at(-1), 'stopped');
+    if (place === 'list') await assert.rejects(one.synced, { name: 'AbortError' });
+    assert.equal(getEventListeners(controller.signal, 'abort').length, 0, `listeners: ${place}`);
   }
 });
 
@@ -619,7 +622,7 @@ test('nothing is told after the signal, not even what came in the same piece', a
     server.write(server.wire.event('ADDED', server.put('a')), server.wire.event('ADDED', server.put('b')));
   });
   await ended;
-  equal(events.length, 1);
+  assert.equal(events.length, 1);
 });
 
 test('nor what came in the same list', async () => {
@@ -632,7 +635,7 @@ test('nor what came in the same list', async () => {
     controller.abort();
   };
   await new Informer({ kube: server.kube, path: '/api/v1/pods', trim, onEvent }).start(controller.signal);
-  equal(told, 1);
+  assert.equal(told, 1);
 });
 
 test('restarts leave neither listeners nor connections behind', async () => {
@@ -643,7 +646,7 @@ test('restarts leave neither listeners nor connections behind', async () => {
     await until('on again', () => asked('watch').length === round + 1);
     await watching();
   }
-  ok(
+  assert.ok(
     getEventListeners(stop.signal, 'abort').length <= 2,
     `${getEventListeners(stop.signal, 'abort').length} listeners`,
   );
@@ -674,8 +677,8 @@ test('a process ends by itself once the signal has come', async () => {
   await watching();
   server.put('a');
   const [code] = await once(child, 'exit');
-  equal(code, 0);
+  assert.equal(code, 0);
   const [state, lingered] = (await output).trim().split('\n');
-  equal(state, 'watching');
-  ok(Number(lingered) < 2000, `${lingered} ms`);
+  assert.equal(state, 'watching');
+  assert.ok(Number(lingered) < 2000, `${lingered} ms`);
 });

@@ -1,5 +1,5 @@
 /** What is kept of a Pod is what is read of it, and the spec that comes of it. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import type { Pod } from '../../lib/istio/pod.ts';
 import { podRedirect, type RedirectSpec, redirect } from '../../lib/istio/redirect.ts';
 import { flagSource, type Source } from '../../lib/istio/sources.ts';
@@ -12,7 +12,7 @@ const trim = suite('trimmed pods');
 
 trim('the whole record of an injected pod', () => {
   const uid = '5f0c7a52-9f0e-4c4e-8a5b-000000000001';
-  assert.equal(trimPod(fixture('native-cni')), {
+  assert.deepEqual(trimPod(fixture('native-cni')), {
     metadata: {
       uid,
       namespace: 'bookinfo',
@@ -60,8 +60,8 @@ for (const name of fixtures) {
     const whole = fixture(name) as Pod;
     const record = trimPod(fixture(name));
     const declared = { redirect: {}, defaultInboundPorts: 'declared' } as const;
-    assert.equal(redirect({ pod: record }), redirect({ pod: whole }));
-    assert.equal(podRedirect(record, declared), podRedirect(whole, declared));
+    assert.deepEqual(redirect({ pod: record }), redirect({ pod: whole }));
+    assert.deepEqual(podRedirect(record, declared), podRedirect(whole, declared));
     assert.ok(JSON.stringify(record).length < 1500);
   });
 }
@@ -97,7 +97,7 @@ trim('what the fixtures do not have', () => {
       ],
     },
   });
-  assert.equal(metadata, {
+  assert.deepEqual(metadata, {
     uid: 'u',
     namespace: '',
     name: 'n',
@@ -110,7 +110,7 @@ trim('what the fixtures do not have', () => {
     initContainers: [],
     containers: [{ name: 'app', ports: [{ containerPort: 80 }, { containerPort: 53 }] }],
   };
-  assert.equal(spec, {
+  assert.deepEqual(spec, {
     nodeName: '',
     hostNetwork: true,
     hostUsers: false,
@@ -118,27 +118,27 @@ trim('what the fixtures do not have', () => {
     readinessGates: [{ conditionType: ours.type }],
     ...containers,
   });
-  assert.equal(status, { phase: '', podIPs: [], conditions: [ours] });
+  assert.deepEqual(status, { phase: '', podIPs: [], conditions: [ours] });
 });
 
 trim("a static pod's uid in the runtime is its hash", () => {
   const uid = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
   const hash = '3f2b6c1d9e8a7f605142a3b4c5d6e7f8';
   const annotations = { 'kubernetes.io/config.hash': hash };
-  assert.is(runtimeUid({ uid }), uid);
-  assert.is(runtimeUid({ uid, annotations }), uid, 'anybody can write this annotation');
+  assert.equal(runtimeUid({ uid }), uid);
+  assert.equal(runtimeUid({ uid, annotations }), uid, 'anybody can write this annotation');
   const mirror = { 'kubernetes.io/config.mirror': hash, ...annotations };
-  assert.is(runtimeUid({ uid, annotations: mirror }), hash);
-  assert.is(runtimeUid(trimPod({ metadata: { name: 'n', uid, annotations: mirror } }).metadata), hash, 'as kept');
+  assert.equal(runtimeUid({ uid, annotations: mirror }), hash);
+  assert.equal(runtimeUid(trimPod({ metadata: { name: 'n', uid, annotations: mirror } }).metadata), hash, 'as kept');
   const stolen = { ...mirror, 'kubernetes.io/config.hash': '11111111-4f6b-4c5e-9d2a-6b1f0a7c88b1' };
-  assert.is(runtimeUid({ uid, annotations: stolen }), uid, "anybody can write another pod's");
+  assert.equal(runtimeUid({ uid, annotations: stolen }), uid, "anybody can write another pod's");
 });
 
 trim('a namespace', () => {
   const annotations = { 'istio-pod-network-controller/initialize': 'true', other: 'x' };
   const record = trimNamespace({ metadata: { name: 'shop', resourceVersion: '7', annotations }, spec: {} });
   const kept = { 'istio-pod-network-controller/initialize': 'true' };
-  assert.equal(record, { metadata: { name: 'shop', resourceVersion: '7', annotations: kept } });
+  assert.deepEqual(record, { metadata: { name: 'shop', resourceVersion: '7', annotations: kept } });
 });
 
 trim('what is no Pod is a TypeError', () => {
@@ -160,7 +160,7 @@ const families: [ips: string[], expected: 'auto' | number[]][] = [
 for (const [ips, expected] of families) {
   trim(`families of ${ips.join(' and ') || 'no address'}`, () => {
     const podIPs = ips.map((ip) => ({ ip }));
-    assert.equal(podFamilies(trimPod({ metadata: { uid: 'u', name: 'n' }, status: { podIPs } })), expected);
+    assert.deepEqual(podFamilies(trimPod({ metadata: { uid: 'u', name: 'n' }, status: { podIPs } })), expected);
   });
 }
 
@@ -197,7 +197,7 @@ const expected: Record<string, Partial<RedirectSpec>> = {
 for (const [name, parts] of Object.entries(expected)) {
   specs(name, () => {
     const spec = ofFixture(name);
-    for (const [key, value] of Object.entries(parts)) assert.equal(spec[key as keyof RedirectSpec], value, key);
+    for (const [key, value] of Object.entries(parts)) assert.deepEqual(spec[key as keyof RedirectSpec], value, key);
   });
 }
 
@@ -209,10 +209,10 @@ specs("the cluster's defaults decide where the pod says nothing, and only there"
     'proxy-uid': '2000',
   };
   const injected = ofFixture('native-cni', flags);
-  assert.equal([injected.proxyPort, injected.inbound.include, injected.proxyUids], [15001, '*', [1337]]);
-  assert.equal(injected.outbound.ports, [port(443)]);
+  assert.deepEqual([injected.proxyPort, injected.inbound.include, injected.proxyUids], [15001, '*', [1337]]);
+  assert.deepEqual(injected.outbound.ports, [port(443)]);
   const bare = of({}, flags);
-  assert.equal([bare.proxyPort, bare.inbound.include, bare.proxyUids], [16001, [port(80)], [2000]]);
+  assert.deepEqual([bare.proxyPort, bare.inbound.include, bare.proxyUids], [16001, [port(80)], [2000]]);
 });
 
 specs("a proxy's ids: its own, the cluster's, 1337", () => {
@@ -220,28 +220,28 @@ specs("a proxy's ids: its own, the cluster's, 1337", () => {
     const { proxyUids, proxyGids } = of({ spec: { containers: [{ name: 'istio-proxy', securityContext }] } }, flags);
     return [...proxyUids, ...proxyGids];
   };
-  assert.equal(ids({}), [1337, 1337]);
-  assert.equal(ids({}, { 'proxy-uid': '2000' }), [2000, 2000]);
-  assert.equal(ids({ runAsUser: 0 }, { 'proxy-uid': '2000' }), [2000, 2000]);
-  assert.equal(ids({ runAsUser: 5000 }, { 'proxy-uid': '2000' }), [5000, 1337]);
-  assert.equal(ids({ runAsUser: 5000 }, { 'proxy-gid': '3000' }), [5000, 3000]);
-  assert.equal(ids({ runAsUser: 5000, runAsGroup: 6000 }, { 'proxy-uid': '1', 'proxy-gid': '2' }), [5000, 6000]);
+  assert.deepEqual(ids({}), [1337, 1337]);
+  assert.deepEqual(ids({}, { 'proxy-uid': '2000' }), [2000, 2000]);
+  assert.deepEqual(ids({ runAsUser: 0 }, { 'proxy-uid': '2000' }), [2000, 2000]);
+  assert.deepEqual(ids({ runAsUser: 5000 }, { 'proxy-uid': '2000' }), [5000, 1337]);
+  assert.deepEqual(ids({ runAsUser: 5000 }, { 'proxy-gid': '3000' }), [5000, 3000]);
+  assert.deepEqual(ids({ runAsUser: 5000, runAsGroup: 6000 }, { 'proxy-uid': '1', 'proxy-gid': '2' }), [5000, 6000]);
 });
 
 specs('declared ports count where nothing names inbound ports', () => {
   const include = (name: string, flags = {}) => ofFixture(name, flags, 'declared').inbound.include;
-  assert.equal(include('original'), [port(9080), port(9081)], 'TCP only, and not those of the proxy');
-  assert.equal(include('original', { 'istio-inbound-ports': '1' }), [port(1)]);
-  assert.is(include('native-cni'), '*', 'its arguments say so');
-  assert.is(ofFixture('original').inbound.include, '*');
+  assert.deepEqual(include('original'), [port(9080), port(9081)], 'TCP only, and not those of the proxy');
+  assert.deepEqual(include('original', { 'istio-inbound-ports': '1' }), [port(1)]);
+  assert.equal(include('native-cni'), '*', 'its arguments say so');
+  assert.equal(ofFixture('original').inbound.include, '*');
   const ports = (containerPort: number) => [{ containerPort }];
   const initContainers = [
     { name: 'migrate', ports: ports(1) },
     { name: 'cache', restartPolicy: 'Always', ports: ports(2) },
   ];
   const pod = { spec: { initContainers, containers: [{ name: 'a' }, { name: 'b', ports: ports(2) }] } };
-  assert.equal(of(pod, {}, 'declared').inbound.include, [port(2)]);
-  assert.equal(of({}, {}, 'declared').inbound.include, []);
+  assert.deepEqual(of(pod, {}, 'declared').inbound.include, [port(2)]);
+  assert.deepEqual(of({}, {}, 'declared').inbound.include, []);
 });
 
 specs('servers named for the cluster are those of each pod that captures DNS, unless it asks for all', () => {
@@ -249,25 +249,25 @@ specs('servers named for the cluster are those of each pod that captures DNS, un
   const flags = { 'dns-servers': '10.96.0.10' };
   const init = (...args: string[]) =>
     of({ spec: { initContainers: [{ name: 'istio-init', args: ['istio-iptables', ...args] }] } }, flags).dns;
-  assert.is(ofFixture('native-cni', flags).dns, 'off');
-  assert.equal(ofFixture('container-cni', flags).dns, server);
-  assert.equal(init('--redirect-dns'), server);
-  assert.is(init('--redirect-dns', '--capture-all-dns'), 'all');
-  assert.equal(of({}, { ...flags, 'redirect-dns': 'true' }).dns, server);
+  assert.equal(ofFixture('native-cni', flags).dns, 'off');
+  assert.deepEqual(ofFixture('container-cni', flags).dns, server);
+  assert.deepEqual(init('--redirect-dns'), server);
+  assert.equal(init('--redirect-dns', '--capture-all-dns'), 'all');
+  assert.deepEqual(of({}, { ...flags, 'redirect-dns': 'true' }).dns, server);
 });
 
 specs("a pod's own families go before the cluster's CIDRs", () => {
   const gate = { name: 'pod-network-gate', args: ['istio-iptables', '--ip-families', '4'] };
   const defaults = { redirect: cluster({ 'istio-service-cidr': 'fd00::/8' }), defaultInboundPorts: '*' } as const;
-  assert.equal(podRedirect({ spec: { initContainers: [gate] } }, defaults).families, [4]);
+  assert.deepEqual(podRedirect({ spec: { initContainers: [gate] } }, defaults).families, [4]);
 });
 
 specs('the gate goes before the container that it took over from, and Istio is asked where it says nothing', () => {
   const gate = (...args: string[]) => ({ name: 'x', command: ['/usr/bin/pod-network-gate'], args });
   const validation = { name: 'istio-validation', args: ['istio-iptables', '-b', '2'] };
   const include = (...initContainers: object[]) => of({ spec: { initContainers } }).inbound.include;
-  assert.equal(include(validation, gate('--timeout', '5m', 'istio-iptables', '-b', '1')), [port(1)]);
-  assert.equal(include(gate('--timeout', '5m'), validation), [port(2)]);
+  assert.deepEqual(include(validation, gate('--timeout', '5m', 'istio-iptables', '-b', '1')), [port(1)]);
+  assert.deepEqual(include(gate('--timeout', '5m'), validation), [port(2)]);
 });
 
 const bad: [what: string, pod: Pod, says: string][] = [
@@ -303,10 +303,10 @@ for (const [what, pod, says] of bad) {
     try {
       podRedirect(record, { redirect: {}, defaultInboundPorts: '*' });
     } catch (error) {
-      assert.instance(error, ConfigError);
+      assert.ok(error instanceof ConfigError);
       assert.ok((error as ConfigError).message.startsWith(says), (error as ConfigError).message);
       return;
     }
-    assert.unreachable();
+    assert.fail();
   });
 }

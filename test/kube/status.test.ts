@@ -1,5 +1,5 @@
 /** What is asked of the API, and what is not. What the API makes of it is in cluster/status.test.ts. */
-import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { Failure } from '../../lib/errors.ts';
 import { EventRecorder } from '../../lib/kube/events.ts';
 import { failed, type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, StatusMarker } from '../../lib/kube/status.ts';
@@ -59,8 +59,8 @@ const marking = suite('status');
 
 marking('one patch of the status, for this uid only', async () => {
   const { requests, marker } = setUp();
-  equal(await marker.mark(POD, DONE), 'patched');
-  deepEqual(requests.asked, [
+  assert.equal(await marker.mark(POD, DONE), 'patched');
+  assert.deepEqual(requests.asked, [
     {
       path: '/api/v1/namespaces/default/pods/web/status',
       content: {
@@ -83,8 +83,8 @@ marking('one patch of the status, for this uid only', async () => {
 
 marking('nothing is asked where the mark is right', async () => {
   const { requests, marker } = setUp();
-  equal(await marker.mark(MARKED, DONE), 'unchanged');
-  deepEqual(requests.asked, []);
+  assert.equal(await marker.mark(MARKED, DONE), 'unchanged');
+  assert.deepEqual(requests.asked, []);
 });
 
 marking('each part of the mark counts', async () => {
@@ -98,7 +98,7 @@ marking('each part of the mark counts', async () => {
     { conditions: [{ type: READY, status: 'True', reason: 'Initialized', message: 'x' }] },
   ]) {
     const { marker } = setUp();
-    equal(await marker.mark({ ...MARKED, ...wrong }, DONE), 'patched', JSON.stringify(wrong));
+    assert.equal(await marker.mark({ ...MARKED, ...wrong }, DONE), 'patched', JSON.stringify(wrong));
   }
 });
 
@@ -107,33 +107,33 @@ marking('the time of transition stays while the status does', async () => {
   requests.version = 10;
   const seen = { ...MARKED, resourceVersion: '9' };
   await marker.mark({ ...seen, annotations: {} }, DONE);
-  equal(requests.last.status.conditions[0].lastTransitionTime, undefined);
+  assert.equal(requests.last.status.conditions[0].lastTransitionTime, undefined);
   await marker.mark(seen, { status: 'failed', reason: 'InstallFailed', message: 'one' });
-  equal(requests.last.status.conditions[0].lastTransitionTime, NOW);
+  assert.equal(requests.last.status.conditions[0].lastTransitionTime, NOW);
   await marker.mark(seen, { status: 'failed', reason: 'InstallFailed', message: 'two' });
-  equal(requests.last.status.conditions[0].lastTransitionTime, undefined);
+  assert.equal(requests.last.status.conditions[0].lastTransitionTime, undefined);
 });
 
 marking('a pod seen before our own last patch is not taken for what it is now', async () => {
   const { requests, marker } = setUp();
   requests.version = 10;
   const old = { ...MARKED, resourceVersion: '9' };
-  equal(await marker.mark(old, { status: 'failed', reason: 'InstallFailed', message: 'one' }), 'patched');
-  equal(requests.last.status.conditions[0].lastTransitionTime, NOW);
-  equal(await marker.mark(old, DONE), 'patched');
-  equal(requests.last.status.conditions[0].lastTransitionTime, NOW);
-  equal(await marker.mark(old, DONE), 'unchanged');
+  assert.equal(await marker.mark(old, { status: 'failed', reason: 'InstallFailed', message: 'one' }), 'patched');
+  assert.equal(requests.last.status.conditions[0].lastTransitionTime, NOW);
+  assert.equal(await marker.mark(old, DONE), 'patched');
+  assert.equal(requests.last.status.conditions[0].lastTransitionTime, NOW);
+  assert.equal(await marker.mark(old, DONE), 'unchanged');
   await marker.mark(old, { status: 'failed', reason: 'InstallFailed', message: 'two' });
   marker.forget('u-1');
-  equal(await marker.mark(old, DONE), 'unchanged');
+  assert.equal(await marker.mark(old, DONE), 'unchanged');
 });
 
 marking("a kubelet's change that our patch came after is no reason for another", async () => {
   const { requests, marker } = setUp();
   requests.version = 10;
-  equal(await marker.mark({ ...POD, resourceVersion: '8' }, DONE), 'patched');
-  equal(await marker.mark({ ...POD, resourceVersion: '9' }, DONE), 'unchanged');
-  equal(requests.asked.length, 1);
+  assert.equal(await marker.mark({ ...POD, resourceVersion: '8' }, DONE), 'patched');
+  assert.equal(await marker.mark({ ...POD, resourceVersion: '9' }, DONE), 'unchanged');
+  assert.equal(requests.asked.length, 1);
 });
 
 marking('what was seen after our patch counts: somebody may have taken the mark away', async () => {
@@ -141,7 +141,11 @@ marking('what was seen after our patch counts: somebody may have taken the mark 
     const { requests, marker } = setUp();
     requests.version = 10;
     await marker.mark({ ...POD, resourceVersion: '9' }, DONE);
-    equal(await marker.mark({ ...POD, ...(resourceVersion && { resourceVersion }) }, DONE), 'patched', resourceVersion);
+    assert.equal(
+      await marker.mark({ ...POD, ...(resourceVersion && { resourceVersion }) }, DONE),
+      'patched',
+      resourceVersion,
+    );
   }
 });
 
@@ -150,34 +154,36 @@ marking('after a patch of which no answer came, what was seen counts again', asy
   requests.version = 10;
   await marker.mark({ ...POD, resourceVersion: '9' }, DONE);
   requests.error = answer(500);
-  await rejects(marker.mark({ ...POD, resourceVersion: '9' }, { status: 'failed', reason: 'X', message: 'one' }));
+  await assert.rejects(
+    marker.mark({ ...POD, resourceVersion: '9' }, { status: 'failed', reason: 'X', message: 'one' }),
+  );
   requests.error = undefined;
-  equal(await marker.mark({ ...POD, resourceVersion: '9' }, DONE), 'patched');
+  assert.equal(await marker.mark({ ...POD, resourceVersion: '9' }, DONE), 'patched');
 });
 
 marking('a failure names field and value, takes back the stamps, and fits', async () => {
   const { requests, marker } = setUp();
   const annotation = 'traffic.sidecar.istio.io/includeInboundPorts';
   await marker.mark(MARKED, failed(new ConfigError(annotation, '80x', 'ports from 1 to 65535 would be right')));
-  deepEqual(requests.last.metadata.annotations, {
+  assert.deepEqual(requests.last.metadata.annotations, {
     [STATUS]: `failed: ${annotation}: "80x": ports from 1 to 65535 would be right`,
     [NETNS]: null,
     [RULES]: null,
   });
   const [condition] = requests.last.status.conditions;
-  deepEqual([condition.status, condition.reason], ['False', 'ConfigInvalid']);
-  match(condition.message ?? '', /"80x"/);
+  assert.deepEqual([condition.status, condition.reason], ['False', 'ConfigInvalid']);
+  assert.match(condition.message ?? '', /"80x"/);
   await marker.mark(MARKED, failed(new Error('ü'.repeat(5000))));
   const text = requests.last.metadata.annotations[STATUS] ?? '';
-  ok(Buffer.byteLength(text) <= 1024 && text.endsWith('ü...'), text);
-  equal(requests.last.status.conditions[0].reason, 'InstallFailed');
+  assert.ok(Buffer.byteLength(text) <= 1024 && text.endsWith('ü...'), text);
+  assert.equal(requests.last.status.conditions[0].reason, 'InstallFailed');
 });
 
 marking('unmark takes back what is there, and asks for nothing where nothing is', async () => {
   const { requests, marker } = setUp();
-  equal(await marker.unmark(POD), 'unchanged');
-  equal(await marker.unmark(MARKED), 'patched');
-  deepEqual(requests.last, {
+  assert.equal(await marker.unmark(POD), 'unchanged');
+  assert.equal(await marker.unmark(MARKED), 'patched');
+  assert.deepEqual(requests.last, {
     metadata: { uid: 'u-1', annotations: { [STATUS]: null, [NETNS]: null, [RULES]: null } },
     status: { conditions: [{ type: READY, $patch: 'delete' }] },
   });
@@ -186,25 +192,25 @@ marking('unmark takes back what is there, and asks for nothing where nothing is'
 marking('a pod that is not enrolled and waits for our condition gets it', async () => {
   const { requests, marker } = setUp();
   const waiting = { ...POD, readinessGates: [READY] };
-  equal(await marker.unmark(waiting), 'patched');
+  assert.equal(await marker.unmark(waiting), 'patched');
   const [condition] = requests.last.status.conditions;
-  deepEqual([condition.status, condition.reason, condition.lastTransitionTime], ['True', 'NotEnrolled', NOW]);
+  assert.deepEqual([condition.status, condition.reason, condition.lastTransitionTime], ['True', 'NotEnrolled', NOW]);
 });
 
 marking('a pod that is gone is no error, nor is one that another has taken the name of', async () => {
   const immutable = 'Pod "web" is invalid: metadata.uid: Invalid value: "u-1": field is immutable';
   for (const error of [answer(404, 'pods "web" not found'), answer(422, immutable)]) {
-    equal(await setUp(error).marker.mark(POD, DONE), 'gone');
+    assert.equal(await setUp(error).marker.mark(POD, DONE), 'gone');
   }
 });
 
 marking('403 says which right is missing', async () => {
   const { marker } = setUp(answer(403, 'User "x" cannot patch resource "pods/status"'));
-  await rejects(marker.mark(POD, DONE), (error: Failure) => {
-    ok(error instanceof Failure);
-    equal(error.code, 'ERR_RBAC');
-    match(error.message, /User "x" cannot patch/);
-    match(error.remedy ?? '', /allow "patch" on "pods\/status"/);
+  await assert.rejects(marker.mark(POD, DONE), (error: Failure) => {
+    assert.ok(error instanceof Failure);
+    assert.equal(error.code, 'ERR_RBAC');
+    assert.match(error.message, /User "x" cannot patch/);
+    assert.match(error.remedy ?? '', /allow "patch" on "pods\/status"/);
     return true;
   });
 });
@@ -212,9 +218,9 @@ marking('403 says which right is missing', async () => {
 marking('any other answer is passed on as it is, and the next attempt asks again', async () => {
   for (const error of [answer(409), answer(422, 'Pod "metadata.uid" is invalid'), answer(429, '', 3000), answer(500)]) {
     const { requests, marker } = setUp(error);
-    await rejects(marker.mark(POD, DONE), (thrown) => thrown === error);
+    await assert.rejects(marker.mark(POD, DONE), (thrown) => thrown === error);
     requests.error = undefined;
-    equal(await marker.mark(POD, DONE), 'patched');
+    assert.equal(await marker.mark(POD, DONE), 'patched');
   }
 });
 
@@ -245,19 +251,19 @@ events('an Event that repeats is counted, and told again after ever longer times
   }
   await recorder.settled();
   // After 0, 60, 180 and 420 seconds.
-  deepEqual(counts(), [undefined, 7, 19, 43]);
-  deepEqual(recorder.stats, { sent: 4, repeated: 56, dropped: 0, failed: 0 });
+  assert.deepEqual(counts(), [undefined, 7, 19, 43]);
+  assert.deepEqual(recorder.stats, { sent: 4, repeated: 56, dropped: 0, failed: 0 });
 });
 
 events('a pod whose Events differ each time does not flood either', async () => {
   const { clock, recorder } = recording();
   for (let i = 0; i < 100; i++) recorder.record(POD, { ...WARNING, note: `${i}` });
   await recorder.settled();
-  deepEqual(recorder.stats, { sent: 5, repeated: 0, dropped: 95, failed: 0 });
+  assert.deepEqual(recorder.stats, { sent: 5, repeated: 0, dropped: 95, failed: 0 });
   clock.now += 60_000;
   for (let i = 0; i < 100; i++) recorder.record(POD, { ...WARNING, note: `again ${i}` });
   await recorder.settled();
-  equal(recorder.stats.sent, 6);
+  assert.equal(recorder.stats.sent, 6);
 });
 
 events('over all pods the rate is bounded, and successes leave room for warnings', async () => {
@@ -266,10 +272,10 @@ events('over all pods the rate is bounded, and successes leave room for warnings
     recorder.record({ ...POD, uid: `u-${i}` }, { type: 'Normal', reason: 'Initialized', note: 'done' });
   }
   await recorder.settled();
-  deepEqual(recorder.stats, { sent: 30, repeated: 0, dropped: 70, failed: 0 });
+  assert.deepEqual(recorder.stats, { sent: 30, repeated: 0, dropped: 70, failed: 0 });
   recorder.record({ ...POD, uid: 'bad' }, WARNING);
   await recorder.settled();
-  equal(recorder.stats.sent, 31);
+  assert.equal(recorder.stats.sent, 31);
 });
 
 events('a pod that is forgotten starts anew', async () => {
@@ -278,14 +284,14 @@ events('a pod that is forgotten starts anew', async () => {
   recorder.forget(POD.uid);
   recorder.record(POD, WARNING);
   await recorder.settled();
-  deepEqual(counts(), [undefined, undefined]);
+  assert.deepEqual(counts(), [undefined, undefined]);
 });
 
 events('an Event that cannot be sent is told to nobody but onError', async () => {
   const { recorder, errors } = recording(answer(403, 'it is being terminated'));
   recorder.record(POD, WARNING);
   await recorder.settled();
-  equal(recorder.stats.failed, 1);
-  match((errors[0] as Failure).message, /being terminated/);
-  match((errors[0] as Failure).remedy ?? '', /"create" on "events"/);
+  assert.equal(recorder.stats.failed, 1);
+  assert.match((errors[0] as Failure).message, /being terminated/);
+  assert.match((errors[0] as Failure).remedy ?? '', /"create" on "events"/);
 });

@@ -1,6 +1,5 @@
 /** Which backend a netns gets: the order of reasons, and what is refused. */
-import { rejects } from 'node:assert/strict';
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { plan } from '../../lib/istio/plan.ts';
 import { redirect } from '../../lib/istio/redirect.ts';
 import type { Backend, Probe } from '../../lib/native/addon.ts';
@@ -78,13 +77,13 @@ for (const [name, [question, backend, reason]] of Object.entries(auto)) {
   test(name, async () => {
     const [wanted, place, ruleset, probe] = question;
     const choice = await chooseBackend(wanted, place, ruleset, () => probe);
-    assert.is(choice.backend, backend);
+    assert.equal(choice.backend, backend);
     assert.match(choice.reason, reason);
   });
 }
 
 test('legacy by name in another user namespace is refused, with the reason', async () => {
-  await rejects(
+  await assert.rejects(
     chooseBackend('iptables-legacy', elsewhere, defaults, () => both),
     /\/run\/netns\/pod belongs to another user namespace, where the kernel refuses legacy owner rules/,
   );
@@ -97,5 +96,5 @@ test('the kernel is asked only where it decides', async () => {
   await chooseBackend('nftables', ORDINARY, defaults, never);
   await chooseBackend('iptables-legacy', ORDINARY, defaults, never);
   await chooseBackend('auto', elsewhere, defaults, never);
-  await rejects(chooseBackend('auto', ORDINARY, defaults, never), /asked/);
+  await assert.rejects(chooseBackend('auto', ORDINARY, defaults, never), /asked/);
 });

@@ -1,5 +1,5 @@
 /** A changed configuration replaces the old one without a moment in which traffic goes uncaptured. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { native } from '../../lib/native/addon.ts';
 import type { Family } from '../../lib/ruleset/model.ts';
 import { suite } from '../suite.ts';
@@ -24,9 +24,9 @@ async function whileChanging(path: string, flags: string[][], watch: () => Promi
   const change = async () => {
     while (!over) {
       const { changed } = (await compiled[++changes % compiled.length]?.apply(target)) ?? {};
-      assert.is(changed, true);
+      assert.equal(changed, true);
       const form = flags[changes % flags.length]?.includes('nftables') ? 'nftables' : 'iptables-legacy';
-      assert.equal((await native().identify(path)).standing, [form]);
+      assert.deepEqual((await native().identify(path)).standing, [form]);
     }
   };
   const look = async () => {
@@ -142,8 +142,8 @@ test('a table is never seen without capture, nor with rules of two configuration
       const table = await inside(path, [program, '-t', 'nat']);
       const ports = [...table.matchAll(/--(?:dport|to-ports) (1111|2222|3333|1600\d)/g)].map(([, port]) => port);
       assert.match([...new Set(ports)].sort().join(' '), /^(1111 16001|16002 2222|16003 3333)$/, table);
-      assert.is(table.match(/-A OUTPUT -j ISTIO_OUTPUT/g)?.length, 1, table);
-      assert.match(table, '-A ISTIO_OUTPUT -j ISTIO_REDIRECT');
+      assert.equal(table.match(/-A OUTPUT -j ISTIO_OUTPUT/g)?.length, 1, table);
+      assert.ok(table.includes('-A ISTIO_OUTPUT -j ISTIO_REDIRECT'), table);
     }
   });
   await native().clean(await identify(path));
@@ -167,7 +167,7 @@ test(
       const expected = { 1111: 'nat', 2222: 'nat,raw', 3333: 'mangle,nat' }[
         ports.find((port) => Number(port) < 4000) ?? ''
       ];
-      assert.is(tables.sort().join(), expected, rules);
+      assert.equal(tables.sort().join(), expected, rules);
     });
     await native().clean(await identify(path));
   },

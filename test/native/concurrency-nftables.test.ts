@@ -1,5 +1,5 @@
 /** Installs with nftables and with both backends beside others who change nf_tables all the while. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { suite } from '../suite.ts';
 import { busyLoop, compileAll } from '../support/contention.ts';
 import { assertAllAtHome, codeOf, Farm, INSTALL_NEEDS, identify, inside } from '../support/netns.ts';
@@ -25,14 +25,14 @@ test('another process that adds and removes tables of its own all the while lose
   try {
     for (let round = 0; round < 60; round++) {
       await compiled[round % compiled.length]?.apply(target);
-      assert.is((await compiled[round % compiled.length]?.verify(target))?.ok, true);
+      assert.equal((await compiled[round % compiled.length]?.verify(target))?.ok, true);
     }
   } finally {
     ({ done, failed } = await stop());
   }
   assert.ok(done > 5 && failed === 0, `${done} done, ${failed} failed`);
   const theirs = (await inside(target.path, ['nft', 'list', 'table', 'inet', 'theirs'])).match(/counter/g)?.length;
-  assert.is(theirs, done);
+  assert.equal(theirs, done);
 });
 
 test('somebody flushes the ruleset all the while: an install succeeds or says what happened', async () => {
@@ -55,6 +55,6 @@ test('somebody flushes the ruleset all the while: an install succeeds or says wh
   assert.ok((codes.get(undefined) ?? 0) > 200, JSON.stringify([...codes]));
   for (const each of compiled) {
     await each.apply(target);
-    assert.is((await each.verify(target)).ok, true);
+    assert.equal((await each.verify(target)).ok, true);
   }
 });

@@ -1,5 +1,5 @@
 /** Whatever is not as it should be in the nftables form is found, told in nft's words, and put right by `apply`. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import {
@@ -34,7 +34,7 @@ interface Drift {
 
 /** The one place where `from` stands in a table; where counters are, no counts are written in `from` and `to`. */
 const replace = (from: string, to: string) => (table: string) => {
-  assert.is(table.split(from).length, 2, `${from} is not there once: ${table}`);
+  assert.equal(table.split(from).length, 2, `${from} is not there once: ${table}`);
   return table.replace(from, to);
 };
 const line = (rule: string) => `\t\t${rule.replace('counter', 'counter packets 0 bytes 0')}\n`;
@@ -159,19 +159,19 @@ for (const [name, { flags = [], edit, more = '', says }] of Object.entries(drift
     await compiled.apply(target);
     const wanted = await nftRules(path);
     await count(path);
-    assert.is((await compiled.verify(target)).ok, true, 'counts are no drift');
+    assert.equal((await compiled.verify(target)).ok, true, 'counts are no drift');
 
     await restoreNft(path, edit === undefined ? more : await edited(path, edit));
     const drifted = await wholeState(path);
     const words = ['verify', '--netns', path, '--backend', 'nftables', '--ip-families', '4,6', ...flags];
     const { code, stdout, stderr } = await ipnc(words);
-    assert.is(code, 3, stdout + stderr);
+    assert.equal(code, 3, stdout + stderr);
     for (const expected of says) assert.ok(stdout.split('\n').includes(expected), `${expected} in ${stdout}`);
-    assert.is(await wholeState(path), drifted, 'verify changed something');
+    assert.equal(await wholeState(path), drifted, 'verify changed something');
 
-    assert.is((await compiled.apply(target)).changed, true);
-    assert.is(byName(await nftRules(path)), byName(wanted));
-    assert.is((await compiled.verify(target)).ok, true);
+    assert.equal((await compiled.apply(target)).changed, true);
+    assert.equal(byName(await nftRules(path)), byName(wanted));
+    assert.equal((await compiled.verify(target)).ok, true);
   });
 }
 
@@ -181,14 +181,14 @@ test('as JSON', async () => {
   await (await compile('--backend', 'nftables')).apply(await identify(path));
   await restoreNft(path, 'insert rule inet istio-proxy-nat output accept\nadd table inet istio-proxy-raw');
   const { code, stdout } = await ipnc(['verify', '--netns', path, '--output', 'json']);
-  assert.is(code, 3, stdout);
+  assert.equal(code, 3, stdout);
   const { ok, backend, drift } = JSON.parse(stdout);
-  assert.equal({ ok, backend }, { ok: false, backend: 'nftables' });
+  assert.deepEqual({ ok, backend }, { ok: false, backend: 'nftables' });
   const [raw, nat, ...others] = drift as { family: string; table: string; lines: string[] }[];
-  assert.equal(others, []);
-  assert.equal([raw?.family, raw?.table], ['inet', 'raw']);
-  assert.equal([nat?.family, nat?.table], ['inet', 'nat']);
-  assert.equal(
+  assert.deepEqual(others, []);
+  assert.deepEqual([raw?.family, raw?.table], ['inet', 'raw']);
+  assert.deepEqual([nat?.family, nat?.table], ['inet', 'nat']);
+  assert.deepEqual(
     nat?.lines.filter((line) => !line.startsWith(' ')),
     ['+  accept'],
   );

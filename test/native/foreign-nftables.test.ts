@@ -1,5 +1,5 @@
 /** What is somebody else's in nf_tables survives everything, moves between the backends included, byte for byte. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { FOREIGN_NFT_NEEDS, installForeign, installForeignNft } from '../support/foreign.ts';
@@ -70,26 +70,26 @@ for (const [before, prepare] of Object.entries(befores)) {
     const saved = await savedByIptablesNft(path);
     for (const [name, flags] of Object.entries(configurations)) {
       const compiled = await compile(...flags);
-      assert.is((await compiled.apply(target)).changed, true, name);
+      assert.equal((await compiled.apply(target)).changed, true, name);
       const once = await wholeState(path);
-      assert.is(foreign(once), foreign(was), name);
-      assert.is(foreignNft(once), foreignNft(was), name);
+      assert.equal(foreign(once), foreign(was), name);
+      assert.equal(foreignNft(once), foreignNft(was), name);
       const form = flags.includes('nftables') ? 'nftables' : 'iptables-legacy';
       const { standing } = await native().identify(path);
-      assert.equal(standing, name.endsWith('NONE') ? [] : [form], name);
-      assert.is(await savedByIptablesNft(path), saved, name);
+      assert.deepEqual(standing, name.endsWith('NONE') ? [] : [form], name);
+      assert.equal(await savedByIptablesNft(path), saved, name);
 
-      assert.is((await compiled.apply(target)).changed, false, name);
-      assert.is(await wholeState(path), once, name);
+      assert.equal((await compiled.apply(target)).changed, false, name);
+      assert.equal(await wholeState(path), once, name);
       const { ok, legacy, nftables, routes } = await compiled.verify(target);
       assert.ok(ok, `${name}: ${JSON.stringify({ legacy, routes })} ${nftables.length}`);
-      assert.is(await wholeState(path), once, name);
+      assert.equal(await wholeState(path), once, name);
     }
     for (const flags of [NFTABLES, []]) {
       await (await compile(...flags, '-m', 'TPROXY')).apply(target);
-      assert.is((await native().clean(target)).changed, true);
-      assert.is(await wholeState(path), was);
-      assert.is((await native().clean(target)).changed, false);
+      assert.equal((await native().clean(target)).changed, true);
+      assert.equal(await wholeState(path), was);
+      assert.equal((await native().clean(target)).changed, false);
     }
   });
 
@@ -101,14 +101,14 @@ for (const [before, prepare] of Object.entries(befores)) {
     const was = await wholeState(path);
     const compiled = await compile(...NFTABLES, '-m', 'TPROXY', ...DNS);
     const { tables } = await compiled.apply(target, { fresh: true });
-    assert.equal(
+    assert.deepEqual(
       tables.map(({ table, how }) => `${table} ${how}`),
       ['raw replayed', 'mangle replayed', 'nat replayed'],
     );
-    assert.is(foreignNft(await wholeState(path)), foreignNft(was));
-    assert.is((await compiled.verify(target)).ok, true);
+    assert.equal(foreignNft(await wholeState(path)), foreignNft(was));
+    assert.equal((await compiled.verify(target)).ok, true);
     await native().clean(target);
-    assert.is(await wholeState(path), was);
+    assert.equal(await wholeState(path), was);
   });
 }
 
@@ -124,7 +124,7 @@ test('from one backend to the other and back leaves what one alone leaves', asyn
     ] as const) {
       for (const move of moves) await move.apply(await identify(path));
       await alone.apply(await identify(twin));
-      assert.is(await wholeState(path), await wholeState(twin));
+      assert.equal(await wholeState(path), await wholeState(twin));
       for (const each of [path, twin]) await native().clean(await identify(each));
     }
   }
@@ -141,9 +141,9 @@ test('a chain of others that jumps to one of ours loses the jump when ours move,
     await restore(path, family, '*nat\n[8:480] -A EMPTY -p tcp --dport 7777 -j ISTIO_REDIRECT\nCOMMIT\n');
   }
   await (await compile(...NFTABLES)).apply(target);
-  assert.is(foreign(await state(path)), foreign(was));
+  assert.equal(foreign(await state(path)), foreign(was));
   await native().clean(target);
-  assert.is(await state(path), was);
+  assert.equal(await state(path), was);
 });
 
 test('a table of others may send packets where ours do, and be written while ours stand', async () => {
@@ -154,14 +154,14 @@ test('a table of others may send packets where ours do, and be written while our
   await installForeignNft(path);
   const was = foreignNft(await wholeState(path));
   const changed = await compile(...NFTABLES, '-o', '22');
-  assert.is((await changed.apply(target)).changed, true);
-  assert.is(foreignNft(await wholeState(path)), was);
+  assert.equal((await changed.apply(target)).changed, true);
+  assert.equal(foreignNft(await wholeState(path)), was);
   await restoreNft(path, 'flush ruleset');
-  assert.is((await changed.verify(target)).ok, false);
-  assert.is((await changed.apply(target)).changed, true);
-  assert.is((await changed.verify(target)).ok, true);
+  assert.equal((await changed.verify(target)).ok, false);
+  assert.equal((await changed.apply(target)).changed, true);
+  assert.equal((await changed.verify(target)).ok, true);
   await native().clean(target);
-  assert.is(await nftRules(path), '');
+  assert.equal(await nftRules(path), '');
 });
 
 /** With counters. */

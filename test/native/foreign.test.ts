@@ -1,5 +1,5 @@
 /** What is somebody else's survives everything: rules, chains, policies, matches unknown to us, counters, order. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { type Compiled, native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { installForeign } from '../support/foreign.ts';
@@ -64,19 +64,19 @@ for (const [before, prepare] of Object.entries(befores)) {
       for (const [name, flags] of Object.entries(configurations)) {
         const compiled = await compile(...flags);
         const first = await compiled.apply(target, { fresh });
-        assert.is(first.changed, !(fresh && name === 'NONE'), name);
+        assert.equal(first.changed, !(fresh && name === 'NONE'), name);
         const once = await state(path);
-        assert.is(foreign(once), theirs, name);
-        assert.is((await compiled.apply(target, { fresh })).changed, false, name);
-        assert.is(await state(path), once, name);
+        assert.equal(foreign(once), theirs, name);
+        assert.equal((await compiled.apply(target, { fresh })).changed, false, name);
+        assert.equal(await state(path), once, name);
         if (!fresh) {
           const { ok, legacy, nftables, routes } = await compiled.verify(target);
           assert.ok(ok, `${name}: ${JSON.stringify({ legacy, nftables, routes })}`);
         }
       }
-      assert.is((await native().clean(target)).changed, true);
-      assert.is(await state(path), was);
-      assert.is((await native().clean(target)).changed, false);
+      assert.equal((await native().clean(target)).changed, true);
+      assert.equal(await state(path), was);
+      assert.equal((await native().clean(target)).changed, false);
     }
   });
 }
@@ -96,13 +96,13 @@ test('ours keep their place among rules that others put before and after them', 
   await forBoth(`*nat\n${rule(3)}COMMIT\n`);
   for (const each of [...compiled, ...compiled]) {
     await each.apply(target);
-    assert.is(await order(path, 'nat'), '1 2 ISTIO_INBOUND 3; 1 2 ISTIO_INBOUND 3');
+    assert.equal(await order(path, 'nat'), '1 2 ISTIO_INBOUND 3; 1 2 ISTIO_INBOUND 3');
   }
   await native().clean(target);
   await (await compile('-m', 'TPROXY')).apply(target);
   await forBoth(`*mangle\n${rule(3)}COMMIT\n`);
   await (await compile('-m', 'TPROXY', '-t', '7', '-r', '7')).apply(target);
-  assert.is(await order(path, 'mangle'), '1 2 ISTIO_INBOUND CONNMARK 3; 1 2 ISTIO_INBOUND CONNMARK 3');
+  assert.equal(await order(path, 'mangle'), '1 2 ISTIO_INBOUND CONNMARK 3; 1 2 ISTIO_INBOUND CONNMARK 3');
 });
 
 test('inserted rules stay at the top, before rules of others', async () => {
@@ -118,9 +118,9 @@ test('inserted rules stay at the top, before rules of others', async () => {
     )
       .split('\n')
       .slice(1);
-    assert.match(first, '-i vm0');
-    assert.match(second, '-i vm0');
-    assert.match(third, 'CNI-HOSTPORT-DNAT');
+    assert.ok(first.includes('-i vm0'), first);
+    assert.ok(second.includes('-i vm0'), second);
+    assert.ok(third.includes('CNI-HOSTPORT-DNAT'), third);
   }
 });
 
@@ -139,10 +139,10 @@ test('a chain of others may jump to one of ours: kept through changes, gone with
     ['-p', '16001'],
   ]) {
     await (await compile(...flags)).apply(target);
-    assert.is((await state(path)).match(/^\[8:480\] -A EMPTY .*-j ISTIO_REDIRECT$/gm)?.length, 2, flags.join(' '));
+    assert.equal((await state(path)).match(/^\[8:480\] -A EMPTY .*-j ISTIO_REDIRECT$/gm)?.length, 2, flags.join(' '));
   }
   await native().clean(target);
-  assert.is(await state(path), was);
+  assert.equal(await state(path), was);
 });
 
 test('routes, rules and addresses of others stay', async () => {
@@ -169,10 +169,10 @@ test('routes, rules and addresses of others stay', async () => {
   await compiled.apply(target);
   const during = (await state(path)).split('\n');
   for (const line of was.split('\n')) assert.ok(during.includes(line), line);
-  assert.is((await compiled.verify(target)).ok, true);
+  assert.equal((await compiled.verify(target)).ok, true);
   await (await compile('-m', 'TPROXY', '-t', '7', '-r', '7')).apply(target);
   await native().clean(target);
-  assert.is(await state(path), was);
+  assert.equal(await state(path), was);
 });
 
 test('an equal rule and route that somebody else made are used, and left to them', async () => {
@@ -186,10 +186,10 @@ test('an equal rule and route that somebody else made are used, and left to them
   const was = await state(path);
   const compiled = await compile('-m', 'TPROXY');
   const { routes } = await compiled.apply(target);
-  assert.equal(routes, ['-6 address add ::6/128 dev lo']);
-  assert.is((await compiled.verify(target)).ok, true);
+  assert.deepEqual(routes, ['-6 address add ::6/128 dev lo']);
+  assert.equal((await compiled.verify(target)).ok, true);
   await native().clean(target);
-  assert.is(await state(path), was);
+  assert.equal(await state(path), was);
 });
 
 test("rules that Istio's own tools left are replaced: chains by name, jumps to them", async () => {
@@ -208,7 +208,7 @@ COMMIT
   for (const family of [4, 6] as const) await restore(path, family, left);
   const compiled = await compile();
   for (const each of [path, twin]) await compiled.apply(await identify(each));
-  assert.is(await state(path), await state(twin));
+  assert.equal(await state(path), await state(twin));
 });
 
 test('compiled once, installed in tables that differ from netns to netns', async () => {
@@ -223,8 +223,8 @@ test('compiled once, installed in tables that differ from netns to netns', async
   }
   await Promise.all(paths.map(async (path) => compiled.apply(await identify(path))));
   for (const path of paths) {
-    assert.is((await compiled.verify(await identify(path))).ok, true);
-    assert.is(foreign(await state(path)), was.get(path));
+    assert.equal((await compiled.verify(await identify(path))).ok, true);
+    assert.equal(foreign(await state(path)), was.get(path));
   }
 });
 

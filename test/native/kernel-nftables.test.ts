@@ -1,5 +1,5 @@
 /** The nftables form in a kernel: each case installed twice, by the addon and by `nft -f`; and every kind of drift. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { type Case, cases } from '../cases.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
@@ -40,28 +40,28 @@ for (const { name, args } of [...cases, ...uncounted] satisfies Case[]) {
       await restoreNft(twin, plan);
       await restoreNft(twin, plan);
       const wanted = await nftRules(twin);
-      assert.is(wanted.includes(' counter packets '), wanted !== '' && !args.includes('--counters=false'), wanted);
+      assert.equal(wanted.includes(' counter packets '), wanted !== '' && !args.includes('--counters=false'), wanted);
       const nftables = [...flags, '--backend', 'nftables'];
 
       const first = JSON.parse(await done(['apply', '--netns', ours, ...nftables, '--output', 'json']));
-      assert.is(first.changed, wanted !== '');
-      assert.is(first.backend, 'nftables');
-      assert.is(await nftRules(ours), wanted);
+      assert.equal(first.changed, wanted !== '');
+      assert.equal(first.backend, 'nftables');
+      assert.equal(await nftRules(ours), wanted);
       await done(['verify', '--netns', ours, ...nftables]);
       const applied = await wholeState(ours);
       const [compiled, legacy] = [await compile(...nftables), await compile(...flags)];
-      assert.is((await compiled.apply(await identify(ours))).changed, false);
-      assert.is(await wholeState(ours), applied);
+      assert.equal((await compiled.apply(await identify(ours))).changed, false);
+      assert.equal(await wholeState(ours), applied);
       await done(['clean', '--netns', ours]);
-      assert.is(await wholeState(ours), pristine);
+      assert.equal(await wholeState(ours), pristine);
 
       const target = await identify(worn);
       await compiled.apply(target);
       await legacy.apply(target);
-      assert.is(await nftRules(worn), '');
+      assert.equal(await nftRules(worn), '');
       await compiled.apply(target);
-      assert.is(byName(await nftRules(worn)), byName(wanted));
-      assert.is((await compiled.verify(target)).ok, true);
+      assert.equal(byName(await nftRules(worn)), byName(wanted));
+      assert.equal((await compiled.verify(target)).ok, true);
 
       for (const path of [ours, twin]) await farm.del(path);
     },
@@ -72,6 +72,6 @@ for (const { name, args } of [...cases, ...uncounted] satisfies Case[]) {
 /** What a command that ends well prints. */
 async function done(words: readonly string[]): Promise<string> {
   const { code, stdout, stderr } = await ipnc(words);
-  assert.is(code, 0, `${words.join(' ')}: ${stdout}${stderr}`);
+  assert.equal(code, 0, `${words.join(' ')}: ${stdout}${stderr}`);
   return stdout;
 }

@@ -1,6 +1,7 @@
 /** Each case installed twice over: by the addon, and by iptables-legacy-restore from the plan's text. */
+
+import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import * as assert from 'uvu/assert';
 import { cases } from '../cases.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
@@ -33,7 +34,7 @@ for (const { name, args } of cases) {
       const plan = await textOf(args);
       for (const family of FAMILIES) {
         restore(TWIN, family, plan[family]);
-        assert.is(rulesOf(save(TWIN, family)), rulesOf(plan[family]));
+        assert.equal(rulesOf(save(TWIN, family)), rulesOf(plan[family]));
       }
     },
     { needs },
@@ -48,24 +49,24 @@ for (const { name, args } of cases) {
       const target = ['--netns', OURS, ...withFamilies(args)];
 
       const first = await ipnc(['apply', ...target, '--output', 'json']);
-      assert.is(first.code, 0, first.stderr);
-      for (const family of FAMILIES) assert.is(save(OURS, family), save(TWIN, family));
+      assert.equal(first.code, 0, first.stderr);
+      for (const family of FAMILIES) assert.equal(save(OURS, family), save(TWIN, family));
 
       const second = await ipnc(['apply', ...target, '--output', 'json']);
-      assert.is(second.code, 0, second.stderr);
-      assert.is(JSON.parse(second.stdout).changed, false, second.stdout);
-      for (const family of FAMILIES) assert.is(save(OURS, family), save(TWIN, family));
+      assert.equal(second.code, 0, second.stderr);
+      assert.equal(JSON.parse(second.stdout).changed, false, second.stdout);
+      for (const family of FAMILIES) assert.equal(save(OURS, family), save(TWIN, family));
 
       const verified = await ipnc(['verify', ...target]);
-      assert.is(verified.code, 0, verified.stdout + verified.stderr);
+      assert.equal(verified.code, 0, verified.stdout + verified.stderr);
 
       const cleaned = await ipnc(['clean', '--netns', OURS]);
-      assert.is(cleaned.code, 0, cleaned.stderr);
+      assert.equal(cleaned.code, 0, cleaned.stderr);
       FAMILIES.forEach((family, at) => {
-        assert.is(withoutEmptyTables(save(OURS, family)), withoutEmptyTables(pristine[at] ?? ''));
+        assert.equal(withoutEmptyTables(save(OURS, family)), withoutEmptyTables(pristine[at] ?? ''));
       });
-      assert.not.match(ip('-n', OURS, 'rule', 'show') + ip('-n', OURS, '-6', 'rule', 'show'), 'fwmark');
-      assert.not.match(ip('-n', OURS, '-6', 'addr', 'show', 'lo'), '::6/128');
+      assert.doesNotMatch(ip('-n', OURS, 'rule', 'show') + ip('-n', OURS, '-6', 'rule', 'show'), /fwmark/);
+      assert.doesNotMatch(ip('-n', OURS, '-6', 'addr', 'show', 'lo'), /::6\/128/);
     },
     { needs: ['addon', ...needs] },
   );
@@ -75,17 +76,17 @@ test(
   'every rule of another case is drift',
   async () => {
     const plain = ['--netns', OURS, '--ip-families', '4,6'];
-    assert.is((await ipnc(['apply', ...plain])).code, 0);
+    assert.equal((await ipnc(['apply', ...plain])).code, 0);
     const { code, stdout } = await ipnc(['verify', ...plain, '-o', '5432']);
-    assert.is(code, 3, stdout);
+    assert.equal(code, 3, stdout);
     for (const line of [
       '-A ISTIO_OUTPUT -p tcp -m tcp --dport 5432 -j RETURN',
       '-A ISTIO_OUTPUT -p udp -m udp --dport 5432 -j RETURN',
     ]) {
       assert.ok(stdout.split('\n').includes(`-${line}`), stdout);
     }
-    assert.match(stdout, '# IPv4 nat\n');
-    assert.match(stdout, '# IPv6 nat\n');
+    assert.ok(stdout.includes('# IPv4 nat\n'), stdout);
+    assert.ok(stdout.includes('# IPv6 nat\n'), stdout);
   },
   { needs: ['addon'] },
 );
@@ -97,7 +98,7 @@ function withFamilies(args: readonly string[]): string[] {
 
 async function textOf(args: readonly string[]): Promise<Record<Family, string>> {
   const { code, stdout, stderr } = await ipnc(['plan', ...withFamilies(args)]);
-  assert.is(code, 0, stderr);
+  assert.equal(code, 0, stderr);
   const part = (family: Family) => new RegExp(`^# IPv${family}:.*\n((?:[^#\n].*\n)*)`, 'm').exec(stdout)?.[1] ?? '';
   return { 4: part(4), 6: part(6) };
 }

@@ -1,7 +1,8 @@
 /** 10,000 installs of each backend in short-lived netns: descriptors, threads, memory stay level; every netns goes. */
+
+import assert from 'node:assert/strict';
 import { readdirSync, statSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
-import * as assert from 'uvu/assert';
 import { type Compiled, native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { assertAllAtHome, codeOf, compile, Farm, identify } from '../support/netns.ts';
@@ -52,11 +53,11 @@ async function installEverywhere(farm: Farm, compiled: Compiled[], installs: num
         const target = await identify(path);
         const each = compiled[at % 2];
         await each?.apply(target, { fresh: at % 3 !== 0 });
-        if (at % 10 === 1) assert.is((await compiled[2]?.apply(target))?.changed, true);
+        if (at % 10 === 1) assert.equal((await compiled[2]?.apply(target))?.changed, true);
         // What fails must let go as well: the next netns has another cookie.
         if (at % 10 === 0) {
-          assert.is((await each?.verify(target))?.ok, true);
-          assert.is(
+          assert.equal((await each?.verify(target))?.ok, true);
+          assert.equal(
             await codeOf(each?.apply({ ...target, cookie: target.cookie + 1n }) ?? Promise.resolve()),
             'ESTALE',
           );
@@ -94,8 +95,8 @@ for (const backend of ['iptables-legacy', 'nftables'] as const)
       globalThis.gc?.();
       const after = levels();
 
-      assert.is(after.descriptors, before.descriptors);
-      assert.is(after.threads, before.threads);
+      assert.equal(after.descriptors, before.descriptors);
+      assert.equal(after.threads, before.threads);
       // 8,000 more installs: a leak of 1 KiB each would be 8 MiB.
       const grown = (after.rss - before.rss) / 2 ** 20;
       assert.ok(grown < 8, `${grown.toFixed(1)} MiB more`);

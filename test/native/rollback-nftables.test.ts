@@ -2,8 +2,9 @@
  * All or nothing with nftables, and when a pod moves from one backend to the other, in either direction: the netns is
  * as it was, with counters; the tables of ours that were put back have new handles, those of others the ones they had.
  */
+
+import assert from 'node:assert/strict';
 import { constants } from 'node:os';
-import * as assert from 'uvu/assert';
 import type { Order } from '../fixtures/install.ts';
 import { suite } from '../suite.ts';
 import { installForeign } from '../support/foreign.ts';
@@ -165,14 +166,14 @@ for (const [specs, code, fails] of denials) {
     for (const [at, name] of ALL.entries()) {
       const { target } = made[at] as Order;
       if (fails.includes(name)) {
-        assert.equal(outcomes[at], { code }, name);
-        assert.is(await wholeState(target.path), was[at], name);
+        assert.deepEqual(outcomes[at], { code }, name);
+        assert.equal(await wholeState(target.path), was[at], name);
       } else {
-        assert.equal(outcomes[at], { changed: true }, name);
+        assert.deepEqual(outcomes[at], { changed: true }, name);
       }
       const next = await compile(...(asked[name][1] ?? PLAIN));
       await next.apply(target);
-      assert.is((await next.verify(target)).ok, true, name);
+      assert.equal((await next.verify(target)).ok, true, name);
     }
   });
 }
@@ -216,7 +217,7 @@ async function transaction(farm: Farm, name: Asked, than = 100): Promise<number>
     const specs = lengths.map((length, at) => `sendto:*:*:${length}=${CODES[Math.floor(at / each)]}`);
     const [outcome] = await denied(specs, [one]);
     if (outcome === undefined || 'changed' in outcome) return [];
-    assert.is(await wholeState(one.target.path), was, `${name}: ${outcome.code}`);
+    assert.equal(await wholeState(one.target.path), was, `${name}: ${outcome.code}`);
     return lengths.filter((_, at) => CODES[Math.floor(at / each)] === outcome.code);
   };
   const MOST_SPECS = 600; // of 4096 instructions

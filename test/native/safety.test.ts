@@ -1,6 +1,7 @@
 /** Which netns an install may touch, and what it leaves there. */
+
+import assert from 'node:assert/strict';
 import { mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
-import * as assert from 'uvu/assert';
 import { dial } from '../../lib/demo/toolbox.ts';
 import { type Compiled, type Netns, native, type Timings } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
@@ -41,9 +42,9 @@ async function refusal(path: string): Promise<string> {
 }
 
 async function assertStale(compiled: Compiled, target: Netns): Promise<void> {
-  for (const fresh of [true, false]) assert.is(await codeOf(compiled.apply(target, { fresh })), 'ESTALE');
-  assert.is(await codeOf(compiled.verify(target)), 'ESTALE');
-  assert.is(await codeOf(native().clean(target)), 'ESTALE');
+  for (const fresh of [true, false]) assert.equal(await codeOf(compiled.apply(target, { fresh })), 'ESTALE');
+  assert.equal(await codeOf(compiled.verify(target)), 'ESTALE');
+  assert.equal(await codeOf(native().clean(target)), 'ESTALE');
 }
 
 const ownNames: Record<string, (farm: Farm) => string | Promise<string>> = {
@@ -64,21 +65,21 @@ for (const [name, make] of Object.entries(ownNames)) {
     const before = await state(OWN);
     const path = await make(farm);
     try {
-      assert.is(await refusal(path), 'ERR_HOST_NETNS');
+      assert.equal(await refusal(path), 'ERR_HOST_NETNS');
       const { code, stderr } = await ipnc(['apply', '--netns', path, '--ip-families', '4,6']);
-      assert.is(code, 1);
-      assert.match(stderr, 'ERR_HOST_NETNS');
+      assert.equal(code, 1);
+      assert.ok(stderr.includes('ERR_HOST_NETNS'), stderr);
     } finally {
       if (path.endsWith('/bound')) await run('umount', [path]);
     }
-    assert.is(await state(OWN), before);
+    assert.equal(await state(OWN), before);
   });
 }
 
 test('its own netns is refused by pid', async () => {
   const { code, stderr } = await ipnc(['apply', '--pid', String(process.pid)]);
-  assert.is(code, 1);
-  assert.match(stderr, 'ERR_HOST_NETNS');
+  assert.equal(code, 1);
+  assert.ok(stderr.includes('ERR_HOST_NETNS'), stderr);
 });
 
 test("the netns of process 1 is refused: it is the host's, even to who lives in another", async () => {
@@ -135,8 +136,8 @@ for (const [backend, { needs, look }] of Object.entries(BACKENDS)) {
       for (const stale of [target, { ...(await identify(path)), cookie: target.cookie }]) {
         await assertStale(compiled, stale);
       }
-      assert.is(await look(path), before);
-      assert.is((await compiled.apply(await identify(path))).changed, true);
+      assert.equal(await look(path), before);
+      assert.equal((await compiled.apply(await identify(path))).changed, true);
     },
     { needs },
   );
@@ -152,15 +153,15 @@ for (const [backend, { needs, look }] of Object.entries(BACKENDS)) {
       await using _lock = await holdLock(path);
       for (const fresh of [true, false]) {
         const began = performance.now();
-        assert.is((await compiled.apply(target, { fresh })).changed, true);
+        assert.equal((await compiled.apply(target, { fresh })).changed, true);
         const took = performance.now() - began;
         assert.ok(took > 150, `waited for its turn for ${took} ms`);
         const { cookie } = await identify(path);
-        assert.is(cookie, target.cookie);
-        assert.is((await compiled.verify(target)).ok, true);
+        assert.equal(cookie, target.cookie);
+        assert.equal((await compiled.verify(target)).ok, true);
         await native().clean(target);
       }
-      assert.is(await look(path), before);
+      assert.equal(await look(path), before);
     },
     { needs },
   );
@@ -173,7 +174,7 @@ for (const [backend, { needs, look }] of Object.entries(BACKENDS)) {
       const path = await farm.add();
       const target = await identify(path);
       for (let i = 0; i < 20; i++) {
-        assert.is((await compiled[(i >> 1) % 2]?.apply(target))?.changed, i % 2 === 0);
+        assert.equal((await compiled[(i >> 1) % 2]?.apply(target))?.changed, i % 2 === 0);
         await run('flock', ['-x', '-w', '0.2', path, 'true']);
       }
     },
@@ -201,10 +202,10 @@ test('the cookie tells apart two netns that had the same inode number', async ()
   const target = { ...reused, path };
   const before = await state(path);
   const { dev, ino, cookie } = await identify(path);
-  assert.equal({ dev, ino }, { dev: target.dev, ino: target.ino });
-  assert.is.not(cookie, target.cookie);
+  assert.deepEqual({ dev, ino }, { dev: target.dev, ino: target.ino });
+  assert.notEqual(cookie, target.cookie);
   await assertStale(compiled, target);
-  assert.is(await state(path), before);
+  assert.equal(await state(path), before);
 });
 
 test('a netns that was removed after it was identified is an error', async () => {
@@ -213,9 +214,9 @@ test('a netns that was removed after it was identified is an error', async () =>
   const path = await farm.add();
   const target = await identify(path);
   await farm.del(path);
-  assert.is(await codeOf(compiled.apply(target)), 'ENOENT');
+  assert.equal(await codeOf(compiled.apply(target)), 'ENOENT');
   touch(path);
-  assert.is(await codeOf(compiled.apply(target)), 'ERR_NOT_NETNS');
+  assert.equal(await codeOf(compiled.apply(target)), 'ERR_NOT_NETNS');
 });
 
 test('the netns that was meant is found under another path', async () => {
@@ -226,7 +227,7 @@ test('the netns that was meant is found under another path', async () => {
   try {
     const compiled = await compile();
     await compiled.apply({ ...(await identify(path)), path: other });
-    assert.is((await compiled.verify(await identify(path))).ok, true);
+    assert.equal((await compiled.verify(await identify(path))).ok, true);
   } finally {
     await run('umount', [other]);
   }
@@ -246,19 +247,19 @@ for (const fresh of [false, true]) {
       '-6 route add local default dev lo table 133',
       '-6 rule add fwmark 0x539 lookup 133',
     ];
-    assert.equal((await compiled.apply(target, { fresh })).routes, added);
+    assert.deepEqual((await compiled.apply(target, { fresh })).routes, added);
     const once = await state(path);
     assert.match(once, /<LOOPBACK,UP,LOWER_UP>/);
-    assert.match(once, 'inet6 ::6/128');
+    assert.ok(once.includes('inet6 ::6/128'), once);
     for (let again = 0; again < 2; again++) {
       const { changed, routes, tables } = await compiled.apply(target, { fresh });
-      assert.equal({ changed, routes }, { changed: false, routes: [] });
+      assert.deepEqual({ changed, routes }, { changed: false, routes: [] });
       assert.ok(tables.every(({ how }) => how === 'unchanged'));
     }
-    assert.is(await state(path), once);
+    assert.equal(await state(path), once);
     for (const family of ['-4', '-6']) {
-      assert.is((await inside(path, ['ip', family, 'rule', 'show', 'fwmark', '1337'])).match(/lookup/g)?.length, 1);
-      assert.is((await inside(path, ['ip', family, 'route', 'show', 'table', '133'])).match(/default/g)?.length, 1);
+      assert.equal((await inside(path, ['ip', family, 'rule', 'show', 'fwmark', '1337'])).match(/lookup/g)?.length, 1);
+      assert.equal((await inside(path, ['ip', family, 'route', 'show', 'table', '133'])).match(/default/g)?.length, 1);
     }
   });
 }
@@ -271,8 +272,8 @@ test('a change is told as one, fresh or not', async () => {
   for (const fresh of [true, false]) {
     for (const each of compiled.toReversed()) {
       const { changed, tables } = await each.apply(target, { fresh });
-      assert.is(changed, true);
-      assert.equal(tables, [
+      assert.equal(changed, true);
+      assert.deepEqual(tables, [
         { family: 4, table: 'nat', how: 'merged' },
         { family: 6, table: 'nat', how: 'merged' },
       ]);
@@ -292,9 +293,9 @@ for (const [backend, tables] of Object.entries({ 'iptables-legacy': ['v4', 'v6']
       return Object.keys(parts).filter((phase) => parts[phase as keyof typeof parts] > 0);
     };
     const installed = ['enter', ...tables, 'routes', 'verify'];
-    assert.equal(taken(await compiled.apply(target, { fresh: true })), installed);
-    assert.equal(taken(await compiled.apply(other, { fresh: true, release: true })), [...installed, 'release']);
-    assert.equal(taken(await compiled.verify(target)), ['enter', 'v4', 'v6', 'nftables', 'routes']);
+    assert.deepEqual(taken(await compiled.apply(target, { fresh: true })), installed);
+    assert.deepEqual(taken(await compiled.apply(other, { fresh: true, release: true })), [...installed, 'release']);
+    assert.deepEqual(taken(await compiled.verify(target)), ['enter', 'v4', 'v6', 'nftables', 'routes']);
   });
 }
 
@@ -308,12 +309,12 @@ test('a second apply leaves the counters of rules as they are', async () => {
     await dial({ netns: path, uid: 1000, gid: 1000 }, { protocol: 'tcp', address, port: 5432 });
   }
   const before = await state(path);
-  assert.is(before.match(/^\[1:\d\d\] -A ISTIO_OUTPUT -p tcp -m tcp --dport 5432 -j RETURN$/gm)?.length, 2, before);
-  assert.is((await compiled.apply(target)).changed, false);
-  assert.is(await state(path), before);
+  assert.equal(before.match(/^\[1:\d\d\] -A ISTIO_OUTPUT -p tcp -m tcp --dport 5432 -j RETURN$/gm)?.length, 2, before);
+  assert.equal((await compiled.apply(target)).changed, false);
+  assert.equal(await state(path), before);
   // The fast path must not take it for a table nobody has written to.
-  assert.is((await compiled.apply(target, { fresh: true })).changed, false);
-  assert.is(await state(path), before);
+  assert.equal((await compiled.apply(target, { fresh: true })).changed, false);
+  assert.equal(await state(path), before);
 });
 
 test('where IPv6 is off, IPv4 alone is installed', async () => {
@@ -322,11 +323,11 @@ test('where IPv6 is off, IPv4 alone is installed', async () => {
   await disableIpv6(path);
   for (const verb of ['apply', 'verify']) {
     const { code, stdout, stderr } = await ipnc([verb, '--netns', path, '--output', 'json']);
-    assert.is(code, 0, stderr);
-    assert.equal(JSON.parse(stdout).families, [4]);
+    assert.equal(code, 0, stderr);
+    assert.deepEqual(JSON.parse(stdout).families, [4]);
   }
   assert.match(await state(path), /-A ISTIO_REDIRECT(.*\n)*# IPv6\n\d+:/);
-  assert.is((await ipnc(['clean', '--netns', path])).code, 0);
+  assert.equal((await ipnc(['clean', '--netns', path])).code, 0);
 });
 
 test('where IPv6 is off and asked for, the error says so and nothing is touched', async () => {
@@ -335,9 +336,9 @@ test('where IPv6 is off and asked for, the error says so and nothing is touched'
   await disableIpv6(path);
   const before = await state(path);
   const { code, stderr } = await ipnc(['apply', '--netns', path, '--ip-families', '4,6']);
-  assert.is(code, 1);
-  assert.match(stderr, 'IPv6 is off');
-  assert.is(await state(path), before);
+  assert.equal(code, 1);
+  assert.ok(stderr.includes('IPv6 is off'), stderr);
+  assert.equal(await state(path), before);
 });
 
 test('IPv6 turned off after an install is drift, cannot be installed again, and can be cleaned', async () => {
@@ -350,13 +351,13 @@ test('IPv6 turned off after an install is drift, cannot be installed again, and 
   await disableIpv6(path);
   const before = await state(path);
   const { ok, routes } = await compiled.verify(target);
-  assert.is(ok, false);
+  assert.equal(ok, false);
   assert.ok(routes.missing.includes('-6 address add ::6/128 dev lo'), routes.missing.join('\n'));
   assert.match((await codeOf(compiled.apply(target))) ?? '', /^(EACCES|EADDRNOTAVAIL)$/);
-  assert.is(await state(path), before);
-  assert.is((await native().clean(target)).changed, true);
+  assert.equal(await state(path), before);
+  assert.equal((await native().clean(target)).changed, true);
   await inside(path, ['sh', '-c', 'echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6']);
-  assert.is(await state(path), bare);
+  assert.equal(await state(path), bare);
 });
 
 async function disableIpv6(path: string): Promise<void> {

@@ -1,5 +1,5 @@
 /** The data path itself: who answers whom, over veth pairs and real sockets, once the rules stand. */
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import { cases, type Line, SILENCE } from '../support/traffic.ts';
@@ -21,16 +21,16 @@ for (const { backend, userns } of SETUPS) {
 
   const apply = async ({ podPath }: World, flags: string[]) => {
     const { code, stderr } = await ipnc(['apply', '--netns', podPath, '--backend', backend, ...flags]);
-    assert.is(code, 0, stderr);
+    assert.equal(code, 0, stderr);
   };
 
   test('before anything is installed everybody reaches whom they call', async () => {
     await using world = await World.build({ transparent: false, userns });
     for (const family of FAMILIES) {
-      assert.is(await world.call('app', family, { protocol: 'tcp', to: 'world', port: 80 }), 'world:80');
-      assert.is(await world.call('app', family, { protocol: 'udp', to: 'dns', port: 53 }), 'world:53');
-      assert.is(await world.call('app', family, { protocol: 'tcp', to: 'world', port: 81 }), 'ECONNREFUSED');
-      assert.is(await world.call('world', family, { protocol: 'tcp', to: 'pod', port: 8080 }), 'app:8080');
+      assert.equal(await world.call('app', family, { protocol: 'tcp', to: 'world', port: 80 }), 'world:80');
+      assert.equal(await world.call('app', family, { protocol: 'udp', to: 'dns', port: 53 }), 'world:53');
+      assert.equal(await world.call('app', family, { protocol: 'tcp', to: 'world', port: 81 }), 'ECONNREFUSED');
+      assert.equal(await world.call('world', family, { protocol: 'tcp', to: 'pod', port: 8080 }), 'app:8080');
     }
   });
 
@@ -51,7 +51,7 @@ for (const { backend, userns } of SETUPS) {
             expected.push(text + answers);
           }
         }
-        assert.is(seen.join('\n'), expected.join('\n'));
+        assert.equal(seen.join('\n'), expected.join('\n'));
       },
       { timeoutMs: 60_000 },
     );
@@ -62,10 +62,10 @@ for (const { backend, userns } of SETUPS) {
       await using world = await World.build({ transparent: true, userns });
       await apply(world, ['-m', 'TPROXY']);
       const call: Call = { protocol: 'tcp', to: 'pod', port: 8080, from: 'world' };
-      assert.is(await world.call('world', family, call), 'proxy:15006');
+      assert.equal(await world.call('world', family, call), 'proxy:15006');
       const [pod, outside] = family === 4 ? ['10.10.0.2:8080', '10.10.0.1:'] : ['[fd10::2]:8080', '[fd10::1]:'];
       const arrival = await world.firstArrival('proxy');
-      assert.is(arrival.local, pod);
+      assert.equal(arrival.local, pod);
       assert.ok(arrival.from.startsWith(outside), arrival.from);
     });
 
@@ -74,9 +74,9 @@ for (const { backend, userns } of SETUPS) {
       await apply(world, ['--redirect-dns', '--capture-all-dns']);
       // The same five-tuple twice: without zones of its own conntrack would send the second where the first one went.
       const query: Call = { protocol: 'udp', to: 'dns', port: 53, from: 'pod', fromPort: 40_053 };
-      assert.is(await world.call('app', family, query), 'proxy:15053');
-      assert.is(await world.call('proxy', family, query), 'world:53');
-      assert.is(await world.call('app', family, query), 'proxy:15053');
+      assert.equal(await world.call('app', family, query), 'proxy:15053');
+      assert.equal(await world.call('proxy', family, query), 'world:53');
+      assert.equal(await world.call('app', family, query), 'proxy:15053');
     });
   }
 
@@ -84,11 +84,11 @@ for (const { backend, userns } of SETUPS) {
     await using world = await World.build({ transparent: true, userns });
     await apply(world, ['-m', 'TPROXY', '--redirect-dns', '--capture-all-dns']);
     const { code, stderr } = await ipnc(['clean', '--netns', world.podPath]);
-    assert.is(code, 0, stderr);
+    assert.equal(code, 0, stderr);
     for (const family of FAMILIES) {
-      assert.is(await world.call('app', family, { protocol: 'tcp', to: 'world', port: 80 }), 'world:80');
-      assert.is(await world.call('app', family, { protocol: 'udp', to: 'dns', port: 53 }), 'world:53');
-      assert.is(await world.call('world', family, { protocol: 'tcp', to: 'pod', port: 8080 }), 'app:8080');
+      assert.equal(await world.call('app', family, { protocol: 'tcp', to: 'world', port: 80 }), 'world:80');
+      assert.equal(await world.call('app', family, { protocol: 'udp', to: 'dns', port: 53 }), 'world:53');
+      assert.equal(await world.call('world', family, { protocol: 'tcp', to: 'pod', port: 8080 }), 'app:8080');
     }
   });
 }

@@ -1,7 +1,8 @@
 /** The tests written in C++, each of whose lines is a test here: `ok   name`, `FAIL name: why`. */
+
+import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import * as assert from 'uvu/assert';
 import { lacking } from '../needs.ts';
 import { suite } from '../suite.ts';
 
@@ -19,11 +20,11 @@ if (needs.every((need) => lacking(need) === undefined)) {
     env: { ...process.env, ASAN_OPTIONS: 'detect_leaks=1' },
   });
   for (const [, verdict, name = ''] of stdout.matchAll(/^(ok {2}|FAIL) (.*)$/gm)) {
-    test(name, () => assert.is(verdict, 'ok  ', stderr));
+    test(name, () => assert.equal(verdict, 'ok  ', stderr));
   }
   test('runs to its end, and leaks nothing where a sanitizer looks', () => {
     assert.match(stdout, /\d+ passed, 0 failed\n$/, `${stdout.slice(-2000)}${stderr}`);
-    assert.equal({ status, signal }, { status: 0, signal: null }, stderr);
+    assert.deepEqual({ status, signal }, { status: 0, signal: null }, stderr);
   });
 } else {
   test('all of them', () => {});

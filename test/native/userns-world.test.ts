@@ -1,8 +1,9 @@
 /** The pods with a user namespace of their own in which other tests run are what they are taken for. */
+
+import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import * as assert from 'uvu/assert';
 import { Coprocess } from '../../bench/coprocess.ts';
 import { Network } from '../../lib/demo/network.ts';
 import { suite } from '../suite.ts';
@@ -23,7 +24,7 @@ test('its netns is owned by that user namespace, and another one is not', async 
   await network.add('other');
   for (const map of ['uid_map', 'gid_map']) {
     const text = await asPodRoot(userns, network.path('pod'), 'cat', `/proc/self/${map}`);
-    assert.equal(text.trim().split(/\s+/), ['0', '100000', '65536']);
+    assert.deepEqual(text.trim().split(/\s+/), ['0', '100000', '65536']);
   }
   const addLink = (netns: string) => asPodRoot(userns, network.path(netns), 'ip', 'link', 'add', 'v0', 'type', 'veth');
   await addLink('pod');
@@ -47,25 +48,25 @@ for (const userns of [true, false]) {
         return ['Uid', 'Gid', 'Groups'].map((name) => new RegExp(`^${name}:\\s*(\\d*)`, 'm').exec(status)?.[1]).join();
       });
     const expected = userns ? ['101000,101000,', '101337,101337,'] : ['1000,1000,', '1337,1337,'];
-    assert.equal([...new Set(ids)].sort(), expected);
+    assert.deepEqual([...new Set(ids)].sort(), expected);
   });
 }
 
 test('both files go with the network, and with the toolbox that made them', async () => {
   const network = new Network('ipnc-userns');
   const made = [await network.addOwned('pod'), network.path('pod')];
-  assert.equal(made.filter(existsSync), made);
+  assert.deepEqual(made.filter(existsSync), made);
   await network[Symbol.asyncDispose]();
-  assert.equal(made.filter(existsSync), []);
+  assert.deepEqual(made.filter(existsSync), []);
 
   const folder = mkdtempSync(join(tmpdir(), 'ipnc-userns-'));
   try {
     const [netns, userns] = [join(folder, 'net'), join(folder, 'user')];
     await using toolbox = new Coprocess(TOOLBOX, 'netns');
     await toolbox.ask(`add-user ${netns} ${userns}`);
-    assert.equal([netns, userns].filter(existsSync), [netns, userns]);
+    assert.deepEqual([netns, userns].filter(existsSync), [netns, userns]);
     await toolbox[Symbol.asyncDispose]();
-    assert.equal([netns, userns].filter(existsSync), []);
+    assert.deepEqual([netns, userns].filter(existsSync), []);
   } finally {
     rmSync(folder, { recursive: true });
   }
@@ -79,9 +80,9 @@ test('what cannot be made whole is not made at all', async () => {
       () => 'it was made',
       (error: Error) => error.message,
     );
-    assert.match(failed, `error ${netns} open ENOENT`);
-    assert.is(existsSync(netns), false);
-    assert.not.match(readFileSync('/proc/self/mounts', 'utf8'), folder);
+    assert.ok(failed.includes(`error ${netns} open ENOENT`), failed);
+    assert.equal(existsSync(netns), false);
+    assert.equal(readFileSync('/proc/self/mounts', 'utf8').includes(folder), false);
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -3,11 +3,12 @@
  * with uids as the pod counts them; and what legacy rules a pod has written itself, which from outside can only be
  * removed.
  */
+
+import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
-import * as assert from 'uvu/assert';
 import { Network } from '../../lib/demo/network.ts';
 import { dial } from '../../lib/demo/toolbox.ts';
 import { native } from '../../lib/native/addon.ts';
@@ -84,21 +85,21 @@ test('auto is nftables, and says why; verify finds all well, and drift; clean le
   for (const flags of [[], TPROXY_DNS]) {
     const target = ['--netns', pod.path, ...flags];
     const applied = await ipnc(['apply', ...target]);
-    assert.is(applied.code, 0, applied.stderr);
-    assert.match(applied.stdout, `(IPv4 and IPv6, nftables: ${REASON})`);
+    assert.equal(applied.code, 0, applied.stderr);
+    assert.ok(applied.stdout.includes(`(IPv4 and IPv6, nftables: ${REASON})`), applied.stdout);
     const again = JSON.parse((await ipnc(['apply', ...target, '--output', 'json'])).stdout);
-    assert.equal([again.backend, again.reason, again.changed], ['nftables', REASON, false]);
+    assert.deepEqual([again.backend, again.reason, again.changed], ['nftables', REASON, false]);
     const verified = await ipnc(['verify', ...target]);
-    assert.is(verified.code, 0, verified.stdout + verified.stderr);
-    assert.match(verified.stdout, REASON);
+    assert.equal(verified.code, 0, verified.stdout + verified.stderr);
+    assert.ok(verified.stdout.includes(REASON), verified.stdout);
     await pod.asRoot(['nft', '-f', '-'], 'insert rule inet istio-proxy-nat output accept');
     const drifted = await ipnc(['verify', ...target]);
-    assert.is(drifted.code, 3, drifted.stderr);
+    assert.equal(drifted.code, 3, drifted.stderr);
     assert.ok(drifted.stdout.split('\n').includes('+  accept'), drifted.stdout);
   }
   const cleaned = await ipnc(['clean', '--netns', pod.path]);
-  assert.is(cleaned.code, 0, cleaned.stderr);
-  assert.is(await pod.rest(), was);
+  assert.equal(cleaned.code, 0, cleaned.stderr);
+  assert.equal(await pod.rest(), was);
 });
 
 test('by name legacy is refused, with the reason, and nothing is touched', async () => {
@@ -107,16 +108,16 @@ test('by name legacy is refused, with the reason, and nothing is touched', async
     const was = await pod.rest();
     for (const verb of ['apply', 'verify']) {
       const { code, stderr } = await ipnc([verb, '--netns', pod.path, '--backend', 'iptables-legacy', ...flags]);
-      assert.is(code, 1);
-      assert.match(
+      assert.equal(code, 1);
+      assert.ok(
+        stderr.includes('belongs to another user namespace, where the kernel refuses legacy owner rules from outside'),
         stderr,
-        'belongs to another user namespace, where the kernel refuses legacy owner rules from outside',
       );
-      assert.match(stderr, 'try: use --backend nftables, or auto');
+      assert.ok(stderr.includes('try: use --backend nftables, or auto'), stderr);
     }
-    assert.is(await pod.rest(), was);
-    assert.equal((await native().identify(pod.path)).standing, flags.length === 0 ? [] : ['nftables']);
-    assert.is((await ipnc(['apply', '--netns', pod.path])).code, 0);
+    assert.equal(await pod.rest(), was);
+    assert.deepEqual((await native().identify(pod.path)).standing, flags.length === 0 ? [] : ['nftables']);
+    assert.equal((await ipnc(['apply', '--netns', pod.path])).code, 0);
   }
 });
 
@@ -125,23 +126,23 @@ const OWN = /tcp dport != 15008 meta skuid 1337 counter packets (\d+) /;
 
 test('the uids of the rules are those of the pod', async () => {
   await using pod = await Pod.make();
-  assert.is((await ipnc(['apply', '--netns', pod.path])).code, 0);
+  assert.equal((await ipnc(['apply', '--netns', pod.path])).code, 0);
   const packets = async () => {
     const lists = [await pod.asRoot(['nft', 'list', 'ruleset']), await inside(pod.path, ['nft', 'list', 'ruleset'])];
-    assert.is(lists[0], lists[1], 'the pod sees other numbers');
+    assert.equal(lists[0], lists[1], 'the pod sees other numbers');
     return Number(OWN.exec(lists[0] ?? '')?.[1]);
   };
   const call = (who: { uid: number; userns?: string }) =>
     dial({ netns: pod.path, gid: 0, ...who }, { protocol: 'tcp', address: '127.0.0.2', port: 80 });
-  assert.is(await packets(), 0);
+  assert.equal(await packets(), 0);
   await call({ userns: pod.userns, uid: 1000 });
   // This machine's 1337 is nobody that the pod knows.
   await call({ uid: 1337 });
-  assert.is(await packets(), 0);
+  assert.equal(await packets(), 0);
   await call({ userns: pod.userns, uid: 1337 });
-  assert.is(await packets(), 1);
+  assert.equal(await packets(), 1);
   await call({ uid: 101_337 });
-  assert.is(await packets(), 2);
+  assert.equal(await packets(), 2);
 });
 
 test('legacy rules of ours that the pod wrote itself are moved to nftables', async () => {
@@ -150,19 +151,19 @@ test('legacy rules of ours that the pod wrote itself are moved to nftables', asy
   await pod.restore(theirs, theirs);
   const was = await pod.legacy();
   await pod.restore(await plan(4), await plan(6));
-  assert.equal((await native().identify(pod.path)).standing, ['iptables-legacy']);
-  assert.is((await ipnc(['verify', '--netns', pod.path])).code, 3);
+  assert.deepEqual((await native().identify(pod.path)).standing, ['iptables-legacy']);
+  assert.equal((await ipnc(['verify', '--netns', pod.path])).code, 3);
   const applied = await ipnc(['apply', '--netns', pod.path]);
-  assert.is(applied.code, 0, applied.stderr);
+  assert.equal(applied.code, 0, applied.stderr);
   assert.match(applied.stdout, /^ +IPv4 nat +cleaned\n +IPv6 nat +cleaned$/m);
-  assert.is(await pod.legacy(), was);
-  assert.equal((await native().identify(pod.path)).standing, ['nftables']);
-  assert.is((await ipnc(['verify', '--netns', pod.path])).code, 0);
+  assert.equal(await pod.legacy(), was);
+  assert.deepEqual((await native().identify(pod.path)).standing, ['nftables']);
+  assert.equal((await ipnc(['verify', '--netns', pod.path])).code, 0);
 
   await pod.restore(await plan(4), await plan(6));
-  assert.is((await ipnc(['clean', '--netns', pod.path])).code, 0);
-  assert.is(await pod.legacy(), was);
-  assert.equal((await native().identify(pod.path)).standing, []);
+  assert.equal((await ipnc(['clean', '--netns', pod.path])).code, 0);
+  assert.equal(await pod.legacy(), was);
+  assert.deepEqual((await native().identify(pod.path)).standing, []);
 });
 
 test("beside an owner rule of the pod's own in that table they stay: an error, and nothing half done", async () => {
@@ -172,16 +173,16 @@ test("beside an owner rule of the pod's own in that table they stay: an error, a
   await pod.restore(owner, owner);
   const target = ['--netns', pod.path];
   // Where ours are not among them there is nothing to write.
-  assert.is((await ipnc(['apply', ...target])).code, 0);
-  assert.is((await ipnc(['clean', ...target])).code, 0);
+  assert.equal((await ipnc(['apply', ...target])).code, 0);
+  assert.equal((await ipnc(['clean', ...target])).code, 0);
 
   await pod.restore(await plan(4), await plan(6));
   const was = [await pod.legacy(), await pod.rest()];
   for (const verb of ['apply', 'clean']) {
     const { code, stderr } = await ipnc([verb, ...target]);
-    assert.is(code, 1, stderr);
+    assert.equal(code, 1, stderr);
     assert.match(stderr, /EINVAL.*iptc_commit.*IPv4 nat/);
-    assert.equal([await pod.legacy(), await pod.rest()], was);
+    assert.deepEqual([await pod.legacy(), await pod.rest()], was);
   }
 });
 
@@ -195,21 +196,21 @@ test('a user namespace without a uid 0', async () => {
     for (const family of [4, 6] as const) {
       await restore(path, family, '*nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -j ISTIO_OUTPUT\nCOMMIT\n');
     }
-    assert.equal((await native().identify(path)).standing, ['iptables-legacy']);
+    assert.deepEqual((await native().identify(path)).standing, ['iptables-legacy']);
     for (const flags of [[], TPROXY_DNS]) {
       const applied = await ipnc(['apply', ...pid, ...flags]);
-      assert.is(applied.code, 0, applied.stderr);
-      assert.match(applied.stdout, `nftables: ${REASON}`);
+      assert.equal(applied.code, 0, applied.stderr);
+      assert.ok(applied.stdout.includes(`nftables: ${REASON}`), applied.stdout);
       const verified = await ipnc(['verify', ...pid, ...flags]);
-      assert.is(verified.code, 0, verified.stdout + verified.stderr);
-      assert.equal((await native().identify(path)).standing, ['nftables']);
+      assert.equal(verified.code, 0, verified.stdout + verified.stderr);
+      assert.deepEqual((await native().identify(path)).standing, ['nftables']);
     }
-    assert.match(await nftRules(path), 'meta skuid 1337');
+    assert.ok((await nftRules(path)).includes('meta skuid 1337'), await nftRules(path));
     await restoreNft(path, 'insert rule inet istio-proxy-nat output accept');
-    assert.is((await ipnc(['verify', ...pid, ...TPROXY_DNS])).code, 3);
-    assert.is((await ipnc(['clean', ...pid])).code, 0);
-    assert.is(await nftRules(path), '');
-    assert.not.match(await inside(path, ['ip', 'rule']), 'fwmark');
+    assert.equal((await ipnc(['verify', ...pid, ...TPROXY_DNS])).code, 3);
+    assert.equal((await ipnc(['clean', ...pid])).code, 0);
+    assert.equal(await nftRules(path), '');
+    assert.ok(!(await inside(path, ['ip', 'rule'])).includes('fwmark'), await inside(path, ['ip', 'rule']));
   } finally {
     child.kill('SIGKILL');
     await once(child, 'exit');

@@ -1,5 +1,5 @@
 /** A real server on a port of its own, asked by Node's client, and by sockets that misbehave. */
-import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -70,52 +70,55 @@ test.after.each(async () => {
 test('healthy and ready, or what is missing', async () => {
   const missing: string[] = [];
   const server = await serve({ readyz: () => missing });
-  deepEqual([(await ask(server, '/livez')).status, (await ask(server, '/readyz')).body], [200, 'ok\n']);
+  assert.deepEqual([(await ask(server, '/livez')).status, (await ask(server, '/readyz')).body], [200, 'ok\n']);
   missing.push('pods: first list', 'namespaces: first list');
   const { status, body } = await ask(server, '/readyz');
-  deepEqual([status, body], [503, 'pods: first list\nnamespaces: first list\n']);
-  equal((await ask(server, '/livez?verbose')).status, 200);
+  assert.deepEqual([status, body], [503, 'pods: first list\nnamespaces: first list\n']);
+  assert.equal((await ask(server, '/livez?verbose')).status, 200);
 });
 
 test('metrics, as their registry has them', async () => {
   const { status, headers, body } = await ask(await serve(), '/metrics');
-  deepEqual([status, headers['content-type'], body], [200, 'text/plain; version=0.0.4', 'up 1\n']);
+  assert.deepEqual([status, headers['content-type'], body], [200, 'text/plain; version=0.0.4', 'up 1\n']);
 });
 
 test('pods: JSON for programs', async () => {
   const server = await serve();
   for (const accept of [undefined, '*/*', 'application/json', 'text/html;q=0.5,application/json', 'text/html;q=0']) {
     const { headers, body } = await ask(server, '/pods', accept === undefined ? {} : { accept });
-    equal(headers['content-type'], 'application/json', accept);
-    deepEqual(JSON.parse(body), { pods: PODS });
+    assert.equal(headers['content-type'], 'application/json', accept);
+    assert.deepEqual(JSON.parse(body), { pods: PODS });
   }
 });
 
 test('pods: a page for browsers that runs nothing, fetches nothing and holds what it was given as text', async () => {
   const accept = 'text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8';
   const { headers, body } = await ask(await serve(), '/pods', { accept });
-  equal(headers['content-type'], 'text/html; charset=utf-8');
-  equal(headers.vary, 'Accept');
-  match(body, /&lt;script&gt;alert\(&quot;&amp;&#39;&quot;\)&lt;\/script&gt;/);
-  ok(!/<script|<link|<img|src=|url\(|https?:/.test(body));
-  match(body, /1 initialized, 1 failed/);
-  match(body, /1\.23 ms/);
+  assert.equal(headers['content-type'], 'text/html; charset=utf-8');
+  assert.equal(headers.vary, 'Accept');
+  assert.match(body, /&lt;script&gt;alert\(&quot;&amp;&#39;&quot;\)&lt;\/script&gt;/);
+  assert.ok(!/<script|<link|<img|src=|url\(|https?:/.test(body));
+  assert.match(body, /1 initialized, 1 failed/);
+  assert.match(body, /1\.23 ms/);
   const policy = `${headers['content-security-policy']}`;
-  match(policy, /^default-src 'none'; style-src 'sha256-/);
+  assert.match(policy, /^default-src 'none'; style-src 'sha256-/);
   const style = /<style>([\s\S]*)<\/style>/.exec(body)?.[1] ?? '';
-  ok(policy.includes(`'sha256-${createHash('sha256').update(style).digest('base64')}'`), 'the style would be refused');
-  match(body, /<meta name="viewport"/);
+  assert.ok(
+    policy.includes(`'sha256-${createHash('sha256').update(style).digest('base64')}'`),
+    'the style would be refused',
+  );
+  assert.match(body, /<meta name="viewport"/);
 });
 
 test('a path that is not there, and a method that is not answered', async () => {
   const server = await serve();
   for (const path of ['/', '/pods/', '/livez/x', '//livez', '/..%2flivez']) {
-    equal((await ask(server, path)).status, 404, path);
+    assert.equal((await ask(server, path)).status, 404, path);
   }
-  match((await ask(server, '/')).body, /\/livez, \/readyz, \/metrics, \/pods/);
+  assert.match((await ask(server, '/')).body, /\/livez, \/readyz, \/metrics, \/pods/);
   for (const method of ['POST', 'DELETE', 'OPTIONS']) {
     const { status, headers } = await ask(server, '/metrics', {}, method);
-    deepEqual([status, headers.allow], [405, 'GET, HEAD'], method);
+    assert.deepEqual([status, headers.allow], [405, 'GET, HEAD'], method);
   }
 });
 
@@ -123,7 +126,7 @@ test('HEAD says what GET would, without a body', async () => {
   const server = await serve();
   for (const path of ['/livez', '/metrics', '/pods', '/nowhere']) {
     const [get, head] = [await ask(server, path), await ask(server, path, {}, 'HEAD')];
-    deepEqual(
+    assert.deepEqual(
       [head.status, head.headers['content-length'], head.body],
       [get.status, `${Buffer.byteLength(get.body)}`, ''],
     );
@@ -140,10 +143,10 @@ test('a handler that throws is a 500 that tells nothing, and an error that is he
   });
   for (const path of ['/metrics', '/pods']) {
     const { status, body } = await ask(server, path);
-    equal(status, 500);
-    ok(!body.includes('inner'));
+    assert.equal(status, 500);
+    assert.ok(!body.includes('inner'));
   }
-  deepEqual(errors, [fault, fault]);
+  assert.deepEqual(errors, [fault, fault]);
 });
 
 test(
@@ -152,7 +155,7 @@ test(
     const { address, ...server } = await serve({ listen: { port: 0 } });
     const port = address.split(':').at(-1);
     for (const host of ['127.0.0.1', '[::1]']) {
-      equal((await ask({ ...server, address: `${host}:${port}` }, '/livez')).status, 200, host);
+      assert.equal((await ask({ ...server, address: `${host}:${port}` }, '/livez')).status, 200, host);
     }
   },
   { needs: ['ipv6'] },
@@ -161,13 +164,13 @@ test(
 test('a port that is taken, and an address that is not ours, are said so', async () => {
   const first = await serve();
   const port = Number(first.address.split(':')[1]);
-  await rejects(serve({ listen: { host: '127.0.0.1', port } }), (error: Failure) => {
-    equal(error.code, 'EADDRINUSE');
-    equal(error.message, `127.0.0.1:${port} is taken by another process`);
-    match(error.remedy ?? '', /ss -ltnp/);
+  await assert.rejects(serve({ listen: { host: '127.0.0.1', port } }), (error: Failure) => {
+    assert.equal(error.code, 'EADDRINUSE');
+    assert.equal(error.message, `127.0.0.1:${port} is taken by another process`);
+    assert.match(error.remedy ?? '', /ss -ltnp/);
     return true;
   });
-  await rejects(serve({ listen: { host: '192.0.2.1', port: 0 } }), { code: 'EADDRNOTAVAIL' });
+  await assert.rejects(serve({ listen: { host: '192.0.2.1', port: 0 } }), { code: 'EADDRNOTAVAIL' });
 });
 
 test(
@@ -184,8 +187,8 @@ test(
     const child = spawn(process.execPath, [join(import.meta.dirname, '../../lib/main.ts'), 'run', ...flags]);
     try {
       const said = text(child.stderr);
-      deepEqual(await once(child, 'exit'), [1, null]);
-      match(await said, /is taken by another process/);
+      assert.deepEqual(await once(child, 'exit'), [1, null]);
+      assert.match(await said, /is taken by another process/);
     } finally {
       child.kill('SIGKILL');
       rmSync(folder, { recursive: true });
@@ -208,7 +211,7 @@ test('stopping ends at once what is idle, half asked and half answered', async (
   const waiting = await raw(server, 'GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n');
   await asked.promise;
   await server.close();
-  deepEqual(await Promise.all([idle.ended, half.ended, waiting.ended]), ['', '', '']);
+  assert.deepEqual(await Promise.all([idle.ended, half.ended, waiting.ended]), ['', '', '']);
 });
 
 test('who is slow to ask is shown the door', async () => {
@@ -217,16 +220,16 @@ test('who is slow to ask is shown the door', async () => {
   const half = await raw(server, 'GET /livez HTTP/1.1\r\nHost: x\r\n');
   const trickling = await raw(server, 'GET /livez HTTP/1.1\r\n');
   const trickle = setInterval(() => trickling.socket.write('X-A: b\r\n'), 10);
-  for (const { ended } of [silent, half, trickling]) match(await ended, /^HTTP\/1.1 408 /);
+  for (const { ended } of [silent, half, trickling]) assert.match(await ended, /^HTTP\/1.1 408 /);
   clearInterval(trickle);
 });
 
 test('who says nothing is too, and who announces more than it sends is not waited for', async () => {
   const server = await serve({ limits: { requestMs: 60_000, idleMs: 50 } });
   const silent = await raw(server, '');
-  equal(await silent.ended, '');
+  assert.equal(await silent.ended, '');
   const head = 'POST /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n';
-  match(await (await raw(server, head)).ended, /^HTTP\/1.1 405 /);
+  assert.match(await (await raw(server, head)).ended, /^HTTP\/1.1 405 /);
 });
 
 /** Asks anew as long as the server takes no further connection. */
@@ -250,19 +253,19 @@ test('who never reads the answer is shown the door', async () => {
   reader.on('error', () => {});
   reader.write('GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n');
   await asked.promise;
-  match(await whenLetIn(server), /200 OK/);
+  assert.match(await whenLetIn(server), /200 OK/);
   reader.destroy();
 });
 
 test('no more connections than allowed; the next one is let in when one is gone', async () => {
   const server = await serve({ limits: { connections: 2 } });
   const [one] = [await raw(server, ''), await raw(server, '')];
-  equal(await (await raw(server, 'GET /livez HTTP/1.0\r\n\r\n')).ended, '');
+  assert.equal(await (await raw(server, 'GET /livez HTTP/1.0\r\n\r\n')).ended, '');
   one.socket.destroy();
-  match(await whenLetIn(server), /200 OK/);
+  assert.match(await whenLetIn(server), /200 OK/);
 });
 
 test('a head of more than 8 KiB is refused', async () => {
   const { ended } = await raw(await serve(), `GET /livez HTTP/1.1\r\nHost: x\r\nX-A: ${'a'.repeat(9000)}\r\n\r\n`);
-  match(await ended, /^HTTP\/1.1 431 /);
+  assert.match(await ended, /^HTTP\/1.1 431 /);
 });

@@ -1,5 +1,5 @@
 /** Metrics as Prometheus reads them, and log lines as people and programs do. */
-import { deepEqual, equal, match, ok } from 'node:assert/strict';
+import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Failure } from '../../lib/errors.ts';
 import { createLogger, type LogOptions, podLine } from '../../lib/observe/log.ts';
@@ -34,12 +34,12 @@ measuring('stages are observed in seconds, with buckets from 50 us to 30 s', asy
   const read = await scrape(metrics);
   const bucket = (le: string, stage: string) =>
     read[`init_duration_seconds_bucket{le="${le}",stage="${stage}",backend="nftables"}`];
-  deepEqual([bucket('0.00005', 'decide'), bucket('0.00025', 'install'), bucket('0.0005', 'install')], [1, 0, 1]);
-  deepEqual([bucket('1', 'total'), bucket('2.5', 'total'), bucket('30', 'total')], [0, 1, 1]);
-  equal(read['init_duration_seconds_sum{stage="total",backend="nftables"}'], 1.5);
-  equal(read['init_duration_seconds_count{stage="install",backend="iptables-legacy"}'], 1);
-  equal(read['init_duration_seconds_count{stage="mark",backend="nftables"}'], undefined);
-  equal(read['installs_total{backend="nftables"}'], 1);
+  assert.deepEqual([bucket('0.00005', 'decide'), bucket('0.00025', 'install'), bucket('0.0005', 'install')], [1, 0, 1]);
+  assert.deepEqual([bucket('1', 'total'), bucket('2.5', 'total'), bucket('30', 'total')], [0, 1, 1]);
+  assert.equal(read['init_duration_seconds_sum{stage="total",backend="nftables"}'], 1.5);
+  assert.equal(read['init_duration_seconds_count{stage="install",backend="iptables-legacy"}'], 1);
+  assert.equal(read['init_duration_seconds_count{stage="mark",backend="nftables"}'], undefined);
+  assert.equal(read['installs_total{backend="nftables"}'], 1);
 });
 
 measuring('what others count is read at each scrape, and not added up', async () => {
@@ -59,7 +59,7 @@ measuring('what others count is read at each scrape, and not added up', async ()
     'runtime_event_source{source="nri"}': 1,
     [`build_info{version="1.2.3",node_version="${process.version}"}`]: 1,
   };
-  deepEqual(Object.fromEntries(Object.keys(expected).map((key) => [key, read[key]])), expected);
+  assert.deepEqual(Object.fromEntries(Object.keys(expected).map((key) => [key, read[key]])), expected);
 });
 
 measuring('the source in use is the only one shown', async () => {
@@ -68,8 +68,8 @@ measuring('the source in use is the only one shown', async () => {
   await metrics.text();
   source = 'none';
   const read = await scrape(metrics);
-  equal(read['runtime_event_source{source="none"}'], 1);
-  equal(read['runtime_event_source{source="nri"}'], undefined);
+  assert.equal(read['runtime_event_source{source="none"}'], 1);
+  assert.equal(read['runtime_event_source{source="nri"}'], undefined);
 });
 
 measuring('reasons are counted, and their number is bounded', async () => {
@@ -79,16 +79,16 @@ measuring('reasons are counted, and their number is bounded', async () => {
   metrics.skipped('no sidecar');
   metrics.driftRepaired('nftables');
   const read = await scrape(metrics);
-  equal(read['failures_total{reason="E0"}'], 2);
-  equal(read['failures_total{reason="other"}'], 8);
-  equal(Object.keys(read).filter((name) => name.startsWith('failures_total')).length, 33);
-  equal(read['skips_total{reason="no sidecar"}'], 1);
-  equal(read['drift_repaired_total{backend="nftables"}'], 1);
+  assert.equal(read['failures_total{reason="E0"}'], 2);
+  assert.equal(read['failures_total{reason="other"}'], 8);
+  assert.equal(Object.keys(read).filter((name) => name.startsWith('failures_total')).length, 33);
+  assert.equal(read['skips_total{reason="no sidecar"}'], 1);
+  assert.equal(read['drift_repaired_total{backend="nftables"}'], 1);
 });
 
 measuring('the process itself: memory, CPU, event loop', async () => {
   const read = await scrape(createMetrics('1.2.3', OBSERVED));
-  for (const name of ['process_resident_memory_bytes', 'process_cpu_seconds_total']) ok(name in read, name);
+  for (const name of ['process_resident_memory_bytes', 'process_cpu_seconds_total']) assert.ok(name in read, name);
 });
 
 measuring('an event loop that is held up shows it, in seconds, until the next scrape', async () => {
@@ -99,8 +99,8 @@ measuring('an event loop that is held up shows it, in seconds, until the next sc
   await sleep(60);
   const longest = 'event_loop_lag_seconds{quantile="1"}';
   const lag = (await scrape(metrics))[longest] ?? 0;
-  ok(lag >= 0.3, `${lag}`);
-  equal((await scrape(metrics))[longest], 0);
+  assert.ok(lag >= 0.3, `${lag}`);
+  assert.equal((await scrape(metrics))[longest], 0);
 });
 
 const logging = suite('log');
@@ -118,8 +118,8 @@ logging('one line a pod, with what each stage took', () => {
   const { log, parsed } = logged();
   podLine(log, { pod: POD, outcome: 'initialized', backend: 'nftables', stages: { install: 320, total: 412 } });
   const [{ time, ...line }] = parsed();
-  match(time, /^\d{4}-\d\d-\d\dT[\d:.]+Z$/);
-  deepEqual(line, {
+  assert.match(time, /^\d{4}-\d\d-\d\dT[\d:.]+Z$/);
+  assert.deepEqual(line, {
     level: 'info',
     pod: 'default/web',
     uid: 'u-1',
@@ -133,7 +133,7 @@ logging('the level is that of the outcome, and the option bounds it', () => {
   const { log, parsed } = logged({ level: 'info' });
   podLine(log, { pod: POD, outcome: 'skipped', reason: 'no sidecar' });
   podLine(log, { pod: POD, outcome: 'failed', error: new Failure('ESTALE', 'gone', 'try again') });
-  deepEqual(
+  assert.deepEqual(
     parsed().map(({ level, err }) => [level, err]),
     [['error', { type: 'Failure', message: 'gone', code: 'ESTALE', remedy: 'try again' }]],
   );
@@ -144,9 +144,9 @@ logging('of an error only what is known to be harmless, and its causes', () => {
   const cause = Object.assign(new Error('refused'), { code: 'ECONNREFUSED', headers: { x: 'hidden' } });
   log.error({ err: new Error('no answer', { cause }) }, 'request');
   const [{ err }] = parsed();
-  deepEqual(err.cause, { type: 'Error', message: 'refused', code: 'ECONNREFUSED' });
-  match(err.stack, /metrics\.test\.ts/);
-  ok(!lines.join('').includes('hidden'));
+  assert.deepEqual(err.cause, { type: 'Error', message: 'refused', code: 'ECONNREFUSED' });
+  assert.match(err.stack, /metrics\.test\.ts/);
+  assert.ok(!lines.join('').includes('hidden'));
 });
 
 logging('secrets do not appear, by whatever name, depth or form', () => {
@@ -160,8 +160,8 @@ logging('secrets do not appear, by whatever name, depth or form', () => {
     log.info({ body: JSON.stringify({ access_token: `${secret}"more`, rest: 1 }) }, 'four');
     log.error({ err: new Error(`five ${jwt}`) });
     log.info({ key: `-----BEGIN EC PRIVATE KEY-----\n${secret}\n-----END EC PRIVATE KEY-----` }, 'six');
-    ok(!/hunter2|more|eyJ/.test(lines.join('')), lines.join(''));
-    if (!pretty) deepEqual(parsed()[0].user, { token: '[redacted]', 'client-key-data': '[redacted]' });
+    assert.ok(!/hunter2|more|eyJ/.test(lines.join('')), lines.join(''));
+    if (!pretty) assert.deepEqual(parsed()[0].user, { token: '[redacted]', 'client-key-data': '[redacted]' });
   }
 });
 
@@ -170,7 +170,7 @@ logging('a long text that looks almost like a secret is searched in linear time'
   const texts = ['a'.repeat(200_000), 'token'.repeat(40_000), 'eyJ'.repeat(60_000), '-----BEGIN '.repeat(20_000)];
   for (const text of texts) log.info({ text });
   // In quadratic time the suite's limit would be over long before.
-  deepEqual(
+  assert.deepEqual(
     parsed().map(({ text }) => text),
     texts,
   );
@@ -180,12 +180,12 @@ logging('for people: a line each, nothing of which moves the cursor', () => {
   const { log, lines } = logged({ pretty: true, colour: false });
   podLine(log, { pod: POD, outcome: 'initialized', stages: { total: 412 } });
   log.warn({ value: 'two words', evil: 'a\n\u001b[2J\u202e' }, 'break\nout');
-  match(lines[0] ?? '', /^[\d:.]{12} info {2}initialized pod=default\/web uid=u-1 us\.total=412\n$/);
-  match(lines[1] ?? '', /warn {2}break\\u\{a\}out value="two words" evil="a\\n\\u001b\[2J\\u\{202e\}"\n$/);
+  assert.match(lines[0] ?? '', /^[\d:.]{12} info {2}initialized pod=default\/web uid=u-1 us\.total=412\n$/);
+  assert.match(lines[1] ?? '', /warn {2}break\\u\{a\}out value="two words" evil="a\\n\\u001b\[2J\\u\{202e\}"\n$/);
 });
 
 logging('colours where they are wanted', () => {
   const { log, lines } = logged({ pretty: true, colour: true });
   log.error('x');
-  ok(lines[0]?.includes('\u001b[31merror\u001b[39m'), lines[0]);
+  assert.ok(lines[0]?.includes('\u001b[31merror\u001b[39m'), lines[0]);
 });

@@ -1,4 +1,4 @@
-import * as assert from 'uvu/assert';
+import assert from 'node:assert/strict';
 import { plan } from '../../lib/istio/plan.ts';
 import { redirect } from '../../lib/istio/redirect.ts';
 import type { ActualRule, ActualTable, Form } from '../../lib/native/addon.ts';
@@ -36,15 +36,15 @@ const chain = (table: ActualTable, name: string) => {
 };
 
 test('no drift is no section', () => {
-  assert.equal(diff(form, { legacy: [], nftables: [], routes }), []);
+  assert.deepEqual(diff(form, { legacy: [], nftables: [], routes }), []);
 });
 
-test('the same rules are no change', () => assert.equal(changes(actual()), []));
+test('the same rules are no change', () => assert.deepEqual(changes(actual()), []));
 
 test('a rule missing', () => {
   const table = actual();
   chain(table, 'ISTIO_REDIRECT').rules = [];
-  assert.equal(changes(table), ['--A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001']);
+  assert.deepEqual(changes(table), ['--A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001']);
 });
 
 test('a rule too many, of a kind not known', () => {
@@ -52,7 +52,9 @@ test('a rule too many, of a kind not known', () => {
   const match = { kind: 'opaque', name: 'statistic', revision: 0, data: '00ff' } as const;
   const target = { kind: 'opaque', name: 'LOG', revision: 0, data: '04' } as const;
   chain(table, 'ISTIO_REDIRECT').rules.unshift({ protocol: 'tcp', matches: [match], target });
-  assert.equal(changes(table), ['+-A ISTIO_REDIRECT -p tcp -m statistic [revision 0, 00ff] -j LOG [revision 0, 04]']);
+  assert.deepEqual(changes(table), [
+    '+-A ISTIO_REDIRECT -p tcp -m statistic [revision 0, 00ff] -j LOG [revision 0, 04]',
+  ]);
 });
 
 test('two rules in the wrong order', () => {
@@ -69,7 +71,7 @@ test('a chain missing, a chain too many', () => {
   const table = actual();
   table.chains = table.chains.filter(({ name }) => name !== 'ISTIO_REDIRECT');
   table.chains.push({ name: 'ISTIO_DROP', builtin: false, rules: [{ matches: [], target: { kind: 'drop' } }] });
-  assert.equal(changes(table), [
+  assert.deepEqual(changes(table), [
     '-:ISTIO_REDIRECT - [0:0]',
     '+:ISTIO_DROP - [0:0]',
     '--A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001',
@@ -80,13 +82,13 @@ test('a chain missing, a chain too many', () => {
 test('a table that should be empty', () => {
   const drop = { name: 'ISTIO_DROP', builtin: false, rules: [] };
   const [section] = diff(form, { legacy: [{ family: 6, table: 'mangle', chains: [drop] }], nftables: [], routes });
-  assert.equal(section, { family: 6, table: 'mangle', lines: ['+:ISTIO_DROP - [0:0]'] });
+  assert.deepEqual(section, { family: 6, table: 'mangle', lines: ['+:ISTIO_DROP - [0:0]'] });
 });
 
 test('routes', () => {
   const [section] = diff(form, { legacy: [], nftables: [], routes: { missing: ['-6 a'], surplus: ['-4 b'] } });
-  assert.equal(section, { lines: ['-ip -6 a', '+ip -4 b'] });
-  assert.is(section && heading(section), '# routes');
+  assert.deepEqual(section, { lines: ['-ip -6 a', '+ip -4 b'] });
+  assert.equal(section && heading(section), '# routes');
 });
 
 const nft: Form = formOf(expected, 'nftables', { counters: true });
@@ -108,12 +110,12 @@ const nftChain = (table: ActualNftTable, name: string) => {
   return found;
 };
 
-test('nftables: the same rules are no change', () => assert.equal(nftChanges(actualNft()), []));
+test('nftables: the same rules are no change', () => assert.deepEqual(nftChanges(actualNft()), []));
 
 test('nftables: a rule missing, and one of another making', () => {
   const table = actualNft();
   nftChain(table, 'istio-redirect').rules = [{ opaque: 'limit, counter, log' }];
-  assert.equal(nftChanges(table), [
+  assert.deepEqual(nftChanges(table), [
     '-  meta l4proto tcp counter redirect to :15001',
     '+  # not of this version: limit, counter, log',
   ]);
@@ -130,6 +132,6 @@ test('nftables: a chain with another hook, a chain missing, a table too many', (
   assert.ok(lines.includes('-chain istio-in-redirect {'), lines.join('\n'));
   const surplus: ActualNftTable = { table: 'raw', chains: [{ name: 'istio-inbound', rules: [] }] };
   const [section] = diff(form, { legacy: [], nftables: [surplus], routes });
-  assert.is(section && heading(section), '# table inet istio-proxy-raw');
-  assert.equal(section?.lines, ['+table inet istio-proxy-raw', '+chain istio-inbound {', '+}']);
+  assert.equal(section && heading(section), '# table inet istio-proxy-raw');
+  assert.deepEqual(section?.lines, ['+table inet istio-proxy-raw', '+chain istio-inbound {', '+}']);
 });

@@ -1,7 +1,8 @@
 /** The nftables form: that it does what the Ruleset does, that nft takes it and prints it, and what it costs. */
+
+import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { inspect, isDeepStrictEqual } from 'node:util';
-import * as assert from 'uvu/assert';
 import type { Ruleset, TableName } from '../../lib/ruleset/model.ts';
 import { lower } from '../../lib/ruleset/nftables/lower.ts';
 import type { NftRuleset } from '../../lib/ruleset/nftables/model.ts';
@@ -48,10 +49,7 @@ meaning(
 meaning('no condition without an owner is left to nft, which knows none', async () => {
   for (const { args } of [...cases, ...more]) {
     for (const { conditions } of rulesOf(nftables(await rulesetOf(args), { counters: true }))) {
-      assert.not(
-        conditions.some(({ field, not }) => not && (field === 'skuid' || field === 'skgid')),
-        args.join(' '),
-      );
+      assert.ok(!conditions.some(({ field, not }) => not && (field === 'skuid' || field === 'skgid')), args.join(' '));
     }
   }
 });
@@ -60,7 +58,7 @@ meaning('a Ruleset of one family leaves the other alone', async () => {
   const ruleset = await rulesetOf(['-m', 'TPROXY', '--redirect-dns', '--capture-all-dns', '--ip-families', '4']);
   for (const { chains } of nftables(ruleset, { counters: true }).tables) {
     for (const { conditions } of chains.filter(({ hook }) => hook !== undefined).flatMap(({ rules }) => rules)) {
-      assert.equal(conditions.find(({ field }) => field === 'nfproto')?.values, [{ first: 2n, last: 2n }]);
+      assert.deepEqual(conditions.find(({ field }) => field === 'nfproto')?.values, [{ first: 2n, last: 2n }]);
     }
   }
 });
@@ -121,7 +119,7 @@ size('a thousand of each are done at once', async () => {
 const text = suite('nftables: text');
 
 text('the defaults, whole', async () => {
-  assert.is(
+  assert.equal(
     nftablesText(nftables(await rulesetOf([]), { counters: true })),
     `table inet istio-proxy-nat
 flush table inet istio-proxy-nat
@@ -180,7 +178,7 @@ for (const { name, args } of [...cases, ...more]) {
       const expected = nftablesText(nftables(ruleset, { counters }));
       nft(['-f', '-'], expected);
       nft(['-f', '-'], expected);
-      assert.is(listed(nft(['list', 'ruleset'])), listed(expected));
+      assert.equal(listed(nft(['list', 'ruleset'])), listed(expected));
     }
   });
 }
@@ -208,7 +206,7 @@ function compare(ruleset: Ruleset, count: number, random: () => number): void {
         const actual = fateByNftables(form, table, packet, form === plain);
         if (isDeepStrictEqual(actual, expected)) continue;
         const forms = `plain:\n${nftablesText(plain)}\nsimplified:\n${nftablesText(simple)}`;
-        assert.equal(
+        assert.deepEqual(
           actual,
           expected,
           `${form === plain ? 'plain' : 'simplified'}, ${table}, ${inspect(packet)}\n${forms}`,
@@ -220,7 +218,7 @@ function compare(ruleset: Ruleset, count: number, random: () => number): void {
 
 async function rulesetOf(args: readonly string[]): Promise<Ruleset> {
   const { code, stdout, stderr } = await ipnc(['plan', '--format', 'json', ...args]);
-  assert.is(code, 0, stderr);
+  assert.equal(code, 0, stderr);
   return JSON.parse(stdout).ruleset;
 }
 

@@ -1,4 +1,6 @@
 /** Network namespaces by the hundred, what stands in them as the operators' own tools see it, and the addon's view. */
+
+import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -6,7 +8,6 @@ import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import * as assert from 'uvu/assert';
 import { Coprocess } from '../../bench/coprocess.ts';
 import {
   type Backend,
@@ -202,7 +203,7 @@ export function foreign(state: string): string {
 async function rulesetOf(flags: readonly string[]): Promise<Ruleset> {
   const families = flags.includes('--ip-families') ? [] : ['--ip-families', '4,6'];
   const { code, stdout, stderr } = await ipnc(['plan', '--format', 'json', ...families, ...flags]);
-  assert.is(code, 0, stderr);
+  assert.equal(code, 0, stderr);
   return (JSON.parse(stdout) as { ruleset: Ruleset }).ruleset;
 }
 
@@ -227,7 +228,7 @@ export async function codeOf(job: Promise<unknown>): Promise<string | undefined>
     await job;
     return undefined;
   } catch (error) {
-    assert.instance(error, Error);
+    assert.ok(error instanceof Error);
     return (error as NativeError).code ?? `no code: ${String(error)}`;
   }
 }

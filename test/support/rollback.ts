@@ -1,6 +1,7 @@
 /** Installs that fail, and what must be as it was afterwards. */
+
+import assert from 'node:assert/strict';
 import { fileURLToPath } from 'node:url';
-import * as assert from 'uvu/assert';
 import type { Order, Outcome } from '../fixtures/install.ts';
 import type { Suite } from '../suite.ts';
 import { codeOf, compile, Farm, identify, inside, run, TOOLBOX, toJson } from './netns.ts';
@@ -51,7 +52,7 @@ export function testObstacle(
     const was = await look(path);
     for (const fresh of [false, true]) {
       assert.match((await codeOf(compiled.apply(target, { fresh }))) ?? 'no error', code);
-      assert.is(await look(path), was, fresh ? 'fresh' : 'not fresh');
+      assert.equal(await look(path), was, fresh ? 'fresh' : 'not fresh');
     }
   });
 }
