@@ -3,8 +3,23 @@ import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { canBecome, UID_MAP_REMEDY } from '../lib/demo/userns.ts';
-import { clusterLack, helmLack } from './cluster/programs.ts';
+import { clusterImpossible, clusterLack, clusterPrograms, helmLack, prepareCluster } from './cluster/programs.ts';
 import { networkNamespaceLack } from './cluster/sandbox/sandbox.ts';
+
+export interface SetUp {
+  /** Why this machine cannot have it by any step of ours, or undefined. */
+  impossible(): string | undefined;
+  /** Says on stderr what it does. Throws an Error with the reason if it fails. */
+  bring(): Promise<void>;
+}
+
+export type SetUpName = 'cluster' | 'helm';
+
+/** What the runner brings if a test needs it and lacks it. */
+export const setUps: Record<SetUpName, SetUp> = {
+  cluster: { impossible: clusterImpossible, bring: prepareCluster },
+  helm: { impossible: () => clusterPrograms.impossible(['helm']), bring: () => clusterPrograms.build(['helm']) },
+};
 
 /** What can be asked for by name; any other name is a command to be found in PATH. */
 const probes: Record<string, () => string | undefined> = {
@@ -37,7 +52,7 @@ const probes: Record<string, () => string | undefined> = {
   toolbox: () => built('toolbox'),
   native_test: () => built('native_test'),
   'machine-root': networkNamespaceLack,
-  cluster: clusterLack,
+  cluster: () => (withoutCluster() ? 'left out by --no-cluster' : clusterLack()),
   helm: helmLack,
   browser: () =>
     chromium() === undefined
@@ -56,10 +71,29 @@ const answers = new Map<string, string | undefined>();
 
 /** What is missing, in words, or undefined when the need is met. */
 export function lacking(need: string): string | undefined {
-  if (!answers.has(need)) {
-    answers.set(need, (probes[need] ?? (() => command(need)))());
-  }
+  if (!answers.has(need)) answers.set(need, probe(need));
   return answers.get(need);
+}
+
+/** Those of `needs` that are missing, and that the runner may bring. */
+export function toSetUp(needs: readonly string[]): SetUpName[] {
+  if (withoutCluster()) return [];
+  const names = Object.keys(setUps) as SetUpName[];
+  return names.filter((name) => needs.includes(name) && lacking(name) !== undefined);
+}
+
+/** The answer to `need` may be another one now. */
+export function forget(need: string): void {
+  answers.delete(need);
+}
+
+function probe(need: string): string | undefined {
+  return (probes[need] ?? (() => command(need)))();
+}
+
+/** Set by the runner's --no-cluster. */
+function withoutCluster(): boolean {
+  return process.env.IPNC_TEST_NO_CLUSTER !== undefined;
 }
 
 function command(name: string): string | undefined {

@@ -1,58 +1,116 @@
 /**
- * Runs test files, each in a process of its own: `node test/run.ts [file or folder]...`, all of test/ by default.
+ * Runs test files, each in a process and a sandbox of its own, and sets up what they need: `--help` says how to choose.
  *
  * The last line is `N passed, N failed, N skipped`; the exit code is 1 if anything failed or nothing ran. A file that
  * crashed, ran out of time, left no report or holds no test counts as a failure.
  */
-import { spawn } from 'node:child_process';
-import { existsSync, globSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, globSync, statSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join, relative, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { styleText } from 'node:util';
-import { runInSandbox } from '../lib/demo/userns.ts';
-import type { FileReport } from './suite.ts';
-import { nodeEnvironment } from './support/node.ts';
+import { parseArgs, styleText } from 'node:util';
+import { findSandbox, inSandbox } from '../lib/demo/userns.ts';
+import { startBusy } from './runner/busy.ts';
+import { endAll, type FileResult, ROOT, runFile } from './runner/file.ts';
+import { setUpFailures } from './runner/set-up.ts';
 
-const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const FILE_LIMIT_MS = Number(process.env.IPNC_TEST_FILE_LIMIT_MS ?? 15 * 60_000);
-/** Between the request to stop and SIGKILL. */
-const GRACE_MS = 3_000;
+/** How many of the slowest files are listed. */
+const SLOWEST = 10;
 
-interface FileResult extends FileReport {
-  file: string;
-  output: string;
-  seconds: number;
+const HELP = `Runs tests, and sets up what they need where that is possible.
+
+  npm test                                all tests
+  npm test -- test/plan.test.ts test/go   these files and folders
+  npm test -- --grep "two words"          tests whose suite and name, joined by ", ", contain these words in any case
+  npm test -- --no-cluster                builds no Kubernetes, and leaves out the tests that need one
+  npm test -- --jobs 1                    how many files run at a time: 2 if absent, on one CPU 1
+  npm test -- --busy 8                    with eight busy processes beside the tests
+
+A failure that depends on random input prints the seed, and the command that runs the file with it.`;
+
+interface Options {
+  chosen: string[];
+  grep: string | undefined;
+  cluster: boolean;
+  jobs: number;
+  busy: number;
 }
 
-/** Each file's process leads a process group, so that what it started ends with it. */
-let group: number | undefined;
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.on(signal, () => {
-    endGroup('SIGTERM');
-    setTimeout(() => {
-      endGroup('SIGKILL');
-      process.exit(128 + (signal === 'SIGINT' ? 2 : 15));
-    }, 500);
-  });
+const options = parse(process.argv.slice(2));
+if (typeof options === 'number') process.exitCode = options;
+else process.exitCode = await main(options);
+
+/** The options, or the exit code if the arguments ask for help or make no sense. */
+function parse(args: string[]): Options | number {
+  try {
+    const { values, positionals } = parseArgs({
+      args,
+      allowPositionals: true,
+      options: {
+        help: { type: 'boolean', short: 'h' },
+        grep: { type: 'string' },
+        'no-cluster': { type: 'boolean' },
+        jobs: { type: 'string' },
+        busy: { type: 'string' },
+      },
+    });
+    if (values.help) {
+      console.log(HELP);
+      return 0;
+    }
+    return {
+      chosen: positionals,
+      grep: values.grep,
+      cluster: !values['no-cluster'],
+      jobs: whole('--jobs', values.jobs, 1) ?? Math.min(2, availableParallelism()),
+      busy: whole('--busy', values.busy, 0) ?? 0,
+    };
+  } catch (error) {
+    console.error(styleText('red', `${(error as Error).message}; --help lists the options`));
+    return 2;
+  }
 }
 
-process.exitCode = await main(process.argv.slice(2));
+function whole(name: string, value: string | undefined, least: number): number | undefined {
+  if (value === undefined) return undefined;
+  if (!/^\d{1,3}$/.test(value) || Number(value) < least) {
+    throw new Error(`${name}: "${value}": expected a whole number from ${least} to 999`);
+  }
+  return Number(value);
+}
 
-async function main(chosen: string[]): Promise<number> {
-  const sandbox = await runInSandbox();
-  if (sandbox.ran) return sandbox.exitCode;
-  if (sandbox.lack !== undefined) {
+async function main({ chosen, grep, cluster, jobs, busy }: Options): Promise<number> {
+  const sandbox = inSandbox() ? undefined : await findSandbox();
+  if (sandbox !== undefined && 'lack' in sandbox) {
     console.log(styleText('yellow', `No network namespaces can be made here; ${sandbox.lack}.\n`));
+  }
+  for (const [signal, code] of [['SIGINT', 130] as const, ['SIGTERM', 143] as const]) {
+    process.on(signal, () => {
+      endAll('SIGTERM');
+      setTimeout(() => {
+        endAll('SIGKILL');
+        process.exit(code);
+      }, 500);
+    });
   }
 
   const files = chosen.length === 0 ? globSync('test/**/*.test.ts', { cwd: ROOT }) : chosen.flatMap(expand);
+  const queue = [...new Set(files)].sort();
+  const where = sandbox !== undefined && 'command' in sandbox ? sandbox : undefined;
+  const environment: NodeJS.ProcessEnv = {
+    ...(grep === undefined ? {} : { IPNC_TEST_GREP: grep }),
+    ...(cluster ? {} : { IPNC_TEST_NO_CLUSTER: '1' }),
+  };
   const results: FileResult[] = [];
-  for (const file of [...new Set(files)].sort()) {
-    const result = await runFile(file);
-    results.push(result);
-    print(result);
-  }
+  await using _ = startBusy(busy);
+  const worker = async () => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      const result = await runFile(file, environment, where);
+      if (result.unmatched) continue;
+      results.push(result);
+      print(result);
+    }
+  };
+  await Promise.all(Array.from({ length: jobs }, worker));
   return summarize(results);
 }
 
@@ -62,83 +120,6 @@ function expand(name: string): string[] {
     return globSync('**/*.test.ts', { cwd: path }).map((file) => relative(ROOT, join(path, file)));
   }
   return [relative(ROOT, path)];
-}
-
-async function runFile(file: string): Promise<FileResult> {
-  const scratch = mkdtempSync(join(tmpdir(), 'ipnc-test-'));
-  const reportPath = join(scratch, 'report.json');
-  const began = performance.now();
-  let output = '';
-  try {
-    const child = spawn(process.execPath, [resolve(ROOT, file)], {
-      cwd: ROOT,
-      detached: true,
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: nodeEnvironment({ IPNC_TEST_REPORT: reportPath, ...(wantsColour() ? { FORCE_COLOR: '1' } : {}) }),
-    });
-    group = child.pid;
-    child.stdout.on('data', (chunk: Buffer) => {
-      output += chunk;
-    });
-    child.stderr.on('data', (chunk: Buffer) => {
-      output += chunk;
-    });
-    let expired = false;
-    const timer = setTimeout(() => {
-      expired = true;
-      endGroup('SIGTERM');
-      setTimeout(endGroup, GRACE_MS, 'SIGKILL').unref();
-    }, FILE_LIMIT_MS);
-    const ended = await new Promise<string | undefined>((resolve) => {
-      child.once('error', (error) => resolve(`could not be started: ${error.message}`));
-      child.once('exit', (code, signal) => {
-        // What the file started may hold its output open: it ends with the file.
-        endGroup('SIGKILL');
-        child.once('close', () => {
-          if (expired) resolve(`took longer than its limit of ${FILE_LIMIT_MS} ms`);
-          else if (signal !== null) resolve(`ended by ${signal}`);
-          else resolve(code === 0 ? undefined : `exit code ${code}`);
-        });
-      });
-    });
-    clearTimeout(timer);
-    group = undefined;
-    const report = readReport(reportPath);
-    let problem = ended;
-    if (problem === undefined && report === undefined) problem = 'ended without a report: it has no suite()';
-    if (problem === undefined && report !== undefined && report.passed + report.failed + report.skipped.length === 0) {
-      problem = 'ran no test';
-    }
-    const { passed, failed, skipped } = report ?? { passed: 0, failed: 0, skipped: [] };
-    if (problem !== undefined && failed === 0) output += styleText('red', `\n  FAIL ${file}: ${problem}\n`);
-    return {
-      file,
-      output,
-      seconds: (performance.now() - began) / 1000,
-      passed,
-      failed: problem !== undefined ? Math.max(failed, 1) : failed,
-      skipped,
-    };
-  } finally {
-    rmSync(scratch, { recursive: true, force: true });
-  }
-}
-
-function readReport(path: string): FileReport | undefined {
-  try {
-    return JSON.parse(readFileSync(path, 'utf8')) as FileReport;
-  } catch {
-    return undefined;
-  }
-}
-
-function endGroup(signal: 'SIGTERM' | 'SIGKILL'): void {
-  if (group === undefined) return;
-  try {
-    process.kill(-group, signal);
-  } catch {
-    // Nobody of the group is left.
-  }
 }
 
 function print({ file, output, seconds, passed, failed, skipped }: FileResult): void {
@@ -153,7 +134,8 @@ function print({ file, output, seconds, passed, failed, skipped }: FileResult): 
 function summarize(results: FileResult[]): number {
   const sum = (count: (result: FileResult) => number) => results.reduce((total, result) => total + count(result), 0);
   const passed = sum((result) => result.passed);
-  const failed = sum((result) => result.failed);
+  const failures = setUpFailures();
+  const failed = sum((result) => result.failed) + failures.length;
   const skipped = sum((result) => result.skipped.length);
 
   const byReason = new Map<string, string[]>();
@@ -166,11 +148,13 @@ function summarize(results: FileResult[]): number {
     console.log(styleText('yellow', `\nSKIPPED ${tests.length}, because ${reason}:`));
     for (const test of tests) console.log(`  ${test}`);
   }
+  for (const failure of failures) console.log(styleText('red', `\nFAIL set-up: ${failure}`));
+  if (results.length > SLOWEST) {
+    console.log(`\nThe ${SLOWEST} slowest files:`);
+    const slowest = results.toSorted((a, b) => b.seconds - a.seconds).slice(0, SLOWEST);
+    for (const { file, seconds } of slowest) console.log(`${seconds.toFixed(1).padStart(7)} s  ${file}`);
+  }
   if (passed === 0) console.log(styleText('red', '\nno test passed'));
   console.log(`\n${passed} passed, ${failed} failed, ${skipped} skipped`);
   return failed > 0 || passed === 0 ? 1 : 0;
-}
-
-function wantsColour(): boolean {
-  return process.stdout.isTTY && process.env.NO_COLOR === undefined;
 }

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suite } from './suite.ts';
 
@@ -12,11 +15,12 @@ interface Outcome {
   output: string;
 }
 
-function runFixtures(...names: string[]): Promise<Outcome> {
+function runFixtures(names: string[], args: string[] = [], variables: NodeJS.ProcessEnv = {}): Promise<Outcome> {
   return new Promise((resolve) => {
     const files = names.map((name) => `${FOLDER}${name}.ts`);
-    const env = { ...process.env, IPNC_TEST_FILE_LIMIT_MS: '8000', IPNC_SANDBOX: 'none', NO_COLOR: '1' };
-    const child = execFile(process.execPath, [RUNNER, ...files], { env }, (_, stdout, stderr) => {
+    const defaults = { IPNC_TEST_FILE_LIMIT_MS: '8000', IPNC_SANDBOX: 'none', NO_COLOR: '1' };
+    const env = { ...process.env, ...defaults, ...variables };
+    const child = execFile(process.execPath, [RUNNER, ...args, ...files], { env }, (_, stdout, stderr) => {
       resolve({
         code: child.exitCode ?? -1,
         lastLine: stdout.trimEnd().split('\n').at(-1) ?? '',
@@ -32,7 +36,7 @@ function expect(name: string, code: number, lastLine: string, says: RegExp): voi
   test(
     name,
     async () => {
-      const outcome = await runFixtures(name);
+      const outcome = await runFixtures([name]);
       assert.equal(outcome.lastLine, lastLine, outcome.output);
       assert.equal(outcome.code, code);
       assert.match(outcome.output, says);
@@ -63,7 +67,100 @@ expect('skips-all', 1, '0 passed, 0 failed, 1 skipped', /no test passed/);
 expect('stays-open', 1, '1 passed, 1 failed, 0 skipped', /still open: .*Timeout/);
 
 test('a failing file does not hide in the sum', async () => {
-  const outcome = await runFixtures('passes', 'before-throws', 'skips');
+  const outcome = await runFixtures(['passes', 'before-throws', 'skips']);
   assert.equal(outcome.code, 1);
   assert.equal(outcome.lastLine, '3 passed, 2 failed, 1 skipped');
 });
+
+test('--grep takes the tests whose suite and name hold the words, and only their files count', async () => {
+  const { code, output, lastLine } = await runFixtures(['passes', 'empty-suite', 'skips'], ['--grep', 'PASSES, t']);
+  assert.match(output, /^ok .*passes\.ts +1 passed/m);
+  assert.equal(lastLine, '1 passed, 1 failed, 0 skipped', output);
+  assert.equal(code, 1);
+  const alone = await runFixtures(['passes', 'skips'], ['--grep', 'passes, t']);
+  assert.equal(alone.lastLine, '1 passed, 0 failed, 0 skipped');
+  assert.doesNotMatch(alone.output, /skips/);
+});
+
+test('--grep that matches no test fails', async () => {
+  const { code, output } = await runFixtures(['passes', 'skips'], ['--grep', 'no such words']);
+  assert.equal(code, 1);
+  assert.match(output, /no test passed/);
+});
+
+test('an option that is unknown or makes no sense ends with 2', async () => {
+  for (const args of [
+    ['--gerp', 'x'],
+    ['--jobs', '0'],
+    ['--busy', '-1'],
+  ]) {
+    const { code, output } = await runFixtures(['passes'], args);
+    assert.equal(code, 2, output);
+    assert.match(output, /--help lists the options/);
+  }
+});
+
+test('two files run at a time', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'ipnc-meeting-'));
+  try {
+    const variables = { IPNC_TEST_MEETING: folder };
+    const { lastLine, output } = await runFixtures(['meets-first', 'meets-second'], ['--jobs', '2'], variables);
+    assert.equal(lastLine, '2 passed, 0 failed, 0 skipped', output);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('busy processes end with the run', async () => {
+  const { lastLine, output } = await runFixtures(['counts-busy'], ['--busy', '2']);
+  assert.equal(lastLine, '1 passed, 0 failed, 0 skipped', output);
+});
+
+test('--no-cluster leaves out what needs one, and says so', async () => {
+  const { output, lastLine } = await runFixtures(['needs-cluster'], ['--no-cluster']);
+  assert.match(
+    output,
+    /SKIPPED 1, because left out by --no-cluster:\n {2}\S+needs-cluster\.ts: needs a cluster, one\n/,
+  );
+  assert.equal(lastLine, '1 passed, 0 failed, 1 skipped');
+});
+
+const setUp = suite('what the runner sets up');
+let folder: string;
+setUp.before.each(() => {
+  folder = mkdtempSync(join(tmpdir(), 'ipnc-set-up-'));
+});
+setUp.after.each(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Runs a test that needs helm, with an empty cache and a stand-in for Go. */
+function withGo(build: string, ...args: string[]): Promise<Outcome> {
+  const script = `case $1 in env) echo go1.99.0 ;; build) ${build} ;; esac`;
+  writeFileSync(join(folder, 'go'), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  const variables = { XDG_CACHE_HOME: folder, KUBEBUILDER_ASSETS: '', PATH: `${folder}:${process.env.PATH}` };
+  return runFixtures(['needs-helm', 'passes'], args, variables);
+}
+
+setUp('a program that a test needs is built before the test, and no other', async () => {
+  const { output, lastLine } = await withGo(`while [ "$1" != -o ]; do shift; done; : >"$2"`);
+  assert.match(output, /building one program[^\n]*\ncluster: 1 of 1, helm, after 0 s\n/);
+  assert.equal(lastLine, '3 passed, 0 failed, 0 skipped', output);
+});
+
+setUp('a set-up that fails is a failure, which shows why', async () => {
+  const { code, output, lastLine } = await withGo('echo "no route to the proxy"; exit 1');
+  assert.match(output, /FAIL set-up: cluster: go build helm\.sh\S+ failed \(1\):\nno route to the proxy\n/);
+  assert.match(output, /SKIPPED 1, because no helm: not built: helm; run "npm run programs -- cluster helm":/);
+  assert.equal(lastLine, '2 passed, 1 failed, 1 skipped', output);
+  assert.equal(code, 1);
+});
+
+setUp(
+  'nothing is built for a file without such a test, for --no-cluster and for a test that --grep leaves out',
+  async () => {
+    for (const args of [['--no-cluster'], ['--grep', 'passes']]) {
+      const { output } = await withGo('echo "must not be called"; exit 1', ...args);
+      assert.match(output, / passed, 0 failed, /);
+      assert.doesNotMatch(output, /building/);
+    }
+  },
+);

@@ -5,11 +5,13 @@
  * run; it has no time limits. Here all of these fail, a file's suites run by themselves once the file is loaded, and
  * a test that is skipped says what it lacks.
  */
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { inspect, styleText } from 'node:util';
 import { suite as uvu } from 'uvu';
-import { lacking } from './needs.ts';
+import { forget, lacking, toSetUp } from './needs.ts';
+import type { SetUpMessage } from './runner/set-up.ts';
 
 interface TestOptions {
   /** Time limit; 20 s if absent. */
@@ -39,6 +41,8 @@ export interface FileReport {
   passed: number;
   failed: number;
   skipped: { suite: string; test: string; reason: string }[];
+  /** Tests that --grep leaves out. */
+  unmatched: number;
 }
 
 const TEST_LIMIT_MS = 20_000;
@@ -60,7 +64,7 @@ interface Registered {
 delete process.env.LD_PRELOAD;
 
 const suites: Registered[] = [];
-const report: FileReport = { passed: 0, failed: 0, skipped: [] };
+const report: FileReport = { passed: 0, failed: 0, skipped: [], unmatched: 0 };
 let started = false;
 /** Suites that have not come to their end. */
 let running = 0;
@@ -97,9 +101,35 @@ function register(add: () => void): void {
 async function start(): Promise<void> {
   if (process.argv[1] !== undefined) await import(pathToFileURL(process.argv[1]).href);
   started = true;
-  running = suites.length;
+  const chosen = suites.filter(matches);
+  running = chosen.length;
   process.on('exit', finish);
-  for (const registered of suites) runSuite(registered);
+  await setUp(chosen);
+  for (const registered of chosen) runSuite(registered);
+  if (running === 0) linger();
+}
+
+/** Whether --grep leaves anything of a suite; takes away the tests that it leaves out. */
+function matches(registered: Registered): boolean {
+  const words = process.env.IPNC_TEST_GREP?.toLowerCase();
+  if (words === undefined || registered.tests.length === 0) return true;
+  const all = registered.tests;
+  registered.tests = all.filter(({ name }) => `${registered.name}, ${name}`.toLowerCase().includes(words));
+  report.unmatched += all.length - registered.tests.length;
+  return registered.tests.length > 0;
+}
+
+/** Asks the runner for what the tests need and this machine lacks; it takes minutes the first time. */
+async function setUp(suites: Registered[]): Promise<void> {
+  if (process.send === undefined) return;
+  const needs = suites.flatMap(({ tests, needs }) => needs.concat(tests.flatMap(({ options }) => options.needs ?? [])));
+  for (const need of toSetUp(needs)) {
+    const done = once(process, 'message');
+    process.send({ need } satisfies SetUpMessage);
+    await done;
+    forget(need);
+  }
+  process.disconnect();
 }
 
 function runSuite({ name, tests, needs, before, after, beforeEach, afterEach }: Registered): void {

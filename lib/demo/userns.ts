@@ -18,28 +18,44 @@ export type SandboxOutcome =
   /** This is the process inside, or none could be had; then `lack` says what to do about it. */
   | { ran: false; lack?: string };
 
-/** Runs this program again, with the same arguments, inside a sandbox; in the sandbox itself it does nothing. */
-export async function runInSandbox(): Promise<SandboxOutcome> {
-  if (process.env[MARK] !== undefined) return { ran: false };
+/** How a program is started in a sandbox. */
+export interface Sandbox {
+  /** Goes before the program and its arguments. */
+  command: readonly [string, ...string[]];
+  environment: NodeJS.ProcessEnv;
+}
+
+/** A sandbox for programs that this one starts, or what to do where none can be had. */
+export async function findSandbox(): Promise<Sandbox | { lack: string }> {
   const bare = ['--net', '--mount'];
   const user = [...bare, '--user', '--map-root-user'];
   const choices = [...(process.geteuid?.() === 0 ? [bare] : []), [...user, '--map-auto'], user];
   const unshare = await firstThatWorks(choices);
-  if (unshare === undefined) return { ran: false, lack: remedy() };
-  const child = spawn(
-    'unshare',
-    // /run/netns is where `ip netns` keeps its files, and /run/xtables.lock where iptables waits for others.
-    [...unshare, '--', 'sh', '-c', 'mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@"', 'sh'].concat(
-      process.execPath,
-      process.execArgv,
-      process.argv.slice(1),
-    ),
-    {
-      stdio: 'inherit',
-      // An ordinary user's PATH may lack the folders of ip and iptables.
-      env: { ...process.env, PATH: `${process.env.PATH ?? '/usr/bin:/bin'}:/usr/sbin:/sbin`, [MARK]: 'yes' },
-    },
-  );
+  if (unshare === undefined) return { lack: remedy() };
+  // /run/netns is where `ip netns` keeps its files, and /run/xtables.lock where iptables waits for others.
+  const prepare = 'mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@"';
+  return {
+    command: ['unshare', ...unshare, '--', 'sh', '-c', prepare, 'sh'],
+    // An ordinary user's PATH may lack the folders of ip and iptables.
+    environment: { ...process.env, PATH: `${process.env.PATH ?? '/usr/bin:/bin'}:/usr/sbin:/sbin`, [MARK]: 'yes' },
+  };
+}
+
+/** Whether this process runs in a sandbox already. */
+export function inSandbox(): boolean {
+  return process.env[MARK] !== undefined;
+}
+
+/** Runs this program again, with the same arguments, inside a sandbox; in the sandbox itself it does nothing. */
+export async function runInSandbox(): Promise<SandboxOutcome> {
+  if (inSandbox()) return { ran: false };
+  const sandbox = await findSandbox();
+  if ('lack' in sandbox) return { ran: false, lack: sandbox.lack };
+  const [unshare, ...rest] = sandbox.command;
+  const child = spawn(unshare, [...rest, process.execPath, ...process.execArgv, ...process.argv.slice(1)], {
+    stdio: 'inherit',
+    env: sandbox.environment,
+  });
   // The one inside cleans up and ends; this one waits for it. A terminal's Ctrl-C reaches it twice.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => child.kill(signal));
   const exitCode = await new Promise<number>((resolve, reject) => {

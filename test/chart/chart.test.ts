@@ -1,8 +1,7 @@
 /** What the chart makes of its values, by the real helm; test/cluster/chart.test.ts asks the real API server. */
 
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { V1ConfigMap, V1DaemonSet, V1Job, V1NetworkPolicy, V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import { parse } from 'yaml';
@@ -12,12 +11,12 @@ import { optionList } from '../../lib/istio/options.ts';
 import { createMetrics } from '../../lib/observe/metrics.ts';
 import { suite } from '../suite.ts';
 import { CHART, helm, type Manifest, only, render } from '../support/helm.ts';
+import { scratchFolder } from '../support/scratch.ts';
 
 const test = suite('chart');
 test.needs('helm');
 
-const folder = mkdtempSync(join(tmpdir(), 'ipnc-chart-'));
-test.after(() => rmSync(folder, { recursive: true, force: true }));
+const folder = scratchFolder('chart');
 
 const chartFile = (name: string) => readFileSync(join(CHART, name), 'utf8');
 const MONITORS = ['podMonitor', 'prometheusRule', 'dashboard'].map((name) => `monitoring.${name}.enabled=true`);

@@ -2,8 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseResults } from '../../bench/schema.ts';
 import { BENCH_ENTRYPOINT, benchLayers, PROGRAMS } from '../../chart/image/bench.ts';
@@ -11,18 +10,18 @@ import { ENVIRONMENT, GATE, type ImageFile, imageLayers, MAIN, PATH, USER } from
 import { layOut } from '../../chart/image/lay-out.ts';
 import type { Check } from '../../lib/observe/doctor.ts';
 import { suite } from '../suite.ts';
+import { scratchFolder } from '../support/scratch.ts';
 
 const root = join(import.meta.dirname, '../..');
 const test = suite('image');
 test.needs('netns', 'addon', 'ldd', 'chroot', 'unshare');
 
-const folder = mkdtempSync(join(tmpdir(), 'ipnc-image-'));
+const folder = scratchFolder('image');
 let files: ImageFile[] = [];
 test.before(async () => {
   files = (await imageLayers(root, join(root, 'build/Release'))).flat();
   layOut(folder, [...files, { path: 'proc/here', content: Buffer.from('') }]);
 });
-test.after(() => rmSync(folder, { recursive: true, force: true }));
 
 /** With that folder for a root, and /proc. */
 function inside(...command: string[]): string {
@@ -132,14 +131,13 @@ test('an image is laid out in an empty folder alone', () => {
 const bench = suite('image of the harness');
 bench.needs('netns', 'addon', 'gate', 'toolbox', 'ldd', 'chroot', 'unshare', 'openssl');
 
-const benchFolder = mkdtempSync(join(tmpdir(), 'ipnc-image-bench-'));
+const benchFolder = scratchFolder('image-bench');
 let benchFiles: ImageFile[] = [];
 bench.before(async () => {
   benchFiles = (await benchLayers(root, join(root, 'build/Release'))).flat();
   const mountPoints = ['proc', 'dev'].map((path): ImageFile => ({ path, folder: true }));
   layOut(benchFolder, [...benchFiles, ...mountPoints]);
 });
-bench.after(() => rmSync(benchFolder, { recursive: true, force: true }));
 
 function insideBench(...command: string[]) {
   // Whose root is no mount may not unshare mounts.

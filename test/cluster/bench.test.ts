@@ -1,14 +1,14 @@
 /** The harness as the chart's Job: installed by the real helm, on a real node, read from its log. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { V1Job, V1Pod } from '@kubernetes/client-node';
 import { parseResults } from '../../bench/schema.ts';
 import { suite } from '../suite.ts';
 import { CHART, helm, render } from '../support/helm.ts';
+import { scratchFolder } from '../support/scratch.ts';
 import { imageName } from './images/images.ts';
 import { Mesh } from './mesh-pod.ts';
 import { until } from './pods.ts';
@@ -24,7 +24,7 @@ const SLOW = { timeoutMs: 120_000 };
 const test = suite('cluster, bench');
 test.needs('cluster', 'addon', 'gate', 'toolbox', 'openssl');
 
-const folder = mkdtempSync(join(tmpdir(), 'ipnc-cluster-bench-'));
+const folder = scratchFolder('cluster-bench');
 let mesh: Mesh;
 test.before(async () => {
   mesh = await Mesh.start([NAME, HARNESS]);
@@ -32,7 +32,6 @@ test.before(async () => {
 });
 test.after(async () => {
   await mesh?.stop();
-  rmSync(folder, { recursive: true, force: true });
 });
 
 const images = Object.entries({ image: NAME, 'bench.image': HARNESS } as const).flatMap(([value, name]) => {

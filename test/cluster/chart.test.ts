@@ -1,14 +1,14 @@
 /** The chart on a real cluster: taken by the API server, installed, tested, upgraded and uninstalled by the real helm. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { V1DaemonSet, V1Deployment, V1Pod } from '@kubernetes/client-node';
 import { GATE } from '../../chart/image/files.ts';
 import { suite } from '../suite.ts';
 import { CHART, helm, only, render } from '../support/helm.ts';
+import { scratchFolder } from '../support/scratch.ts';
 import { imageName } from './images/images.ts';
 import { gatedPod, INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { until } from './pods.ts';
@@ -23,7 +23,7 @@ const CRDS = join(import.meta.dirname, 'fixtures/crds');
 const test = suite('cluster, chart');
 test.needs('cluster', 'addon', 'toolbox', 'iptables-legacy-save', 'nft');
 
-const folder = mkdtempSync(join(tmpdir(), 'ipnc-chart-'));
+const folder = scratchFolder('chart');
 let mesh: Mesh;
 /** Not enrolled; the other end of connections. */
 let peer: V1Pod;
@@ -37,7 +37,6 @@ test.before(async () => {
 });
 test.after(async () => {
   await mesh?.stop();
-  rmSync(folder, { recursive: true, force: true });
 });
 
 async function kubectl(...args: string[]): Promise<string> {

@@ -1,18 +1,17 @@
 /** Images are the same wherever and whenever they are made of the same files. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from '../suite.ts';
+import { scratchFolder } from '../support/scratch.ts';
 import { writeArchive } from './images/archive.ts';
 import { type ImageName, images } from './images/images.ts';
 import { tar, withFolders } from './images/tar.ts';
 import { output } from './sandbox/sandbox.ts';
 
 const test = suite('cluster, images');
-const folder = mkdtempSync(join(tmpdir(), 'ipnc-images-'));
-test.after(() => rmSync(folder, { recursive: true, force: true }));
+const folder = scratchFolder('images');
 
 const needs: Record<ImageName, string[]> = {
   pause: ['gcc'],

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { ProgramSet } from '../go/program-set.ts';
-import { type DebianPackage, installPackages, packagesLack } from '../support/debian.ts';
+import { type DebianPackage, installPackages, packagesImpossible, packagesLack } from '../support/debian.ts';
 import { networkNamespaceLack } from './sandbox/sandbox.ts';
 
 const here = import.meta.dirname;
@@ -99,6 +99,11 @@ function provided(name: string): string | undefined {
 export async function prepareCluster(): Promise<void> {
   installPackages(PACKAGES);
   await clusterPrograms.build();
+}
+
+/** Why prepareCluster() cannot succeed on this machine, in words, or undefined. */
+export function clusterImpossible(): string | undefined {
+  return networkNamespaceLack() ?? packagesImpossible(PACKAGES) ?? clusterPrograms.impossible();
 }
 
 /** Why there is no helm, in words, or undefined. It needs neither root nor network. */

@@ -9,7 +9,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { type DebianPackage, installPackages } from '../support/debian.ts';
+import { type DebianPackage, installPackages, packagesImpossible } from '../support/debian.ts';
 import { build } from './build.ts';
 
 /** One program, as `go build` gets it. */
@@ -74,6 +74,11 @@ export class ProgramSet {
     );
   }
 
+  /** Why build() cannot succeed for want of packages, or undefined. */
+  impossible(names: readonly string[] = []): string | undefined {
+    return packagesImpossible(packagesFor(this.missing(names)));
+  }
+
   /**
    * Builds those of `names` that are missing, of all programs if none is named; quiet if none is. As root on Debian it first installs what
    * building needs. Says on stderr what it does. Throws an Error that says why a program cannot be built.
@@ -81,7 +86,7 @@ export class ProgramSet {
   async build(names: readonly string[] = []): Promise<void> {
     const missing = this.missing(names);
     if (missing.length === 0) return;
-    installPackages([GO, ...missing.flatMap(({ cgo }) => cgo ?? [])]);
+    installPackages(packagesFor(missing));
     await build(this, names);
   }
 
@@ -98,6 +103,10 @@ export class ProgramSet {
     }
     return this.#defined;
   }
+}
+
+function packagesFor(programs: readonly Program[]): DebianPackage[] {
+  return programs.length === 0 ? [] : [GO, ...programs.flatMap(({ cgo }) => cgo ?? [])];
 }
 
 function cacheFolder(): string {

@@ -2,8 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -21,6 +20,7 @@ import { HintQueue } from '../../lib/runtime/hint-queue.ts';
 import { chooseKind } from '../../lib/runtime/kind.ts';
 import { onNode } from '../../lib/runtime/node-paths.ts';
 import { suite } from '../suite.ts';
+import { scratchFolder } from '../support/scratch.ts';
 
 const UID = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
 const OTHER = '5c0c9a52-90a1-4a43-8a6c-21d8b3e2f7d4';
@@ -30,7 +30,7 @@ const TASKS = 'run/containerd/io.containerd.runtime.v2.task/k8s.io';
 const NETNS = '/var/run/netns/cni-1';
 const POD: PodRef = { uid: UID, namespace: 'shop', name: 'web', ips: [] };
 
-const folder = mkdtempSync(join(tmpdir(), 'ipnc-locate-'));
+const folder = scratchFolder('locate');
 let made = 0;
 const fresh = () => join(folder, `${made++}`);
 
@@ -461,7 +461,6 @@ locate('nobody to be asked; and nobody who knows', async () => {
 
 const events = suite('locate, events');
 // The file's last suite.
-events.after(() => rmSync(folder, { recursive: true }));
 
 events('which kind, and why', () => {
   const all = ['containerd', 'cri', 'inotify'] as const;

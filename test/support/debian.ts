@@ -9,8 +9,8 @@ export interface DebianPackage {
   brings: string[];
 }
 
-/** Folders of system programs, which an ordinary user's PATH may lack. */
-const FOLDERS = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin', '/usr/local/go/bin'];
+/** An ordinary user's PATH may lack the folders of system programs, and Go. */
+const MORE_FOLDERS = ['/usr/sbin', '/sbin', '/usr/local/go/bin'];
 
 /** Why these packages cannot be used now, with the remedy, or undefined if all are there. */
 export function packagesLack(packages: readonly DebianPackage[]): string | undefined {
@@ -21,18 +21,33 @@ export function packagesLack(packages: readonly DebianPackage[]): string | undef
     : `missing here; the names of the packages in Debian: ${names.join(' ')}`;
 }
 
-/** Installs those that are missing, if this is root on Debian. Throws an Error that says what is missing otherwise. */
+/** The same, or undefined if installPackages() can bring them. */
+export function packagesImpossible(packages: readonly DebianPackage[]): string | undefined {
+  return canInstall() ? undefined : packagesLack(packages);
+}
+
+/**
+ * Installs those that are missing, if this is root on Debian. Throws an Error that says what is missing, and what
+ * apt-get said.
+ */
 export function installPackages(packages: readonly DebianPackage[]): void {
   const names = missingPackages(packages);
-  if (names.length > 0 && process.geteuid?.() === 0 && hasCommand('apt-get')) {
+  let said: string | undefined;
+  if (names.length > 0 && canInstall()) {
     console.error(`installing Debian packages: ${names.join(' ')}`);
-    // The lists of packages may be absent, or name files that the mirrors have replaced.
-    let said = aptGet(installation(names));
-    if (said !== undefined) said = [aptGet(['update']), aptGet(installation(names))].at(-1);
-    if (said !== undefined) console.error(said);
+    said = aptGet(installation(names));
+    if (said !== undefined) {
+      // The lists of packages may be absent, or name files that the mirrors have replaced.
+      const update = aptGet(['update']);
+      said = aptGet(installation(names)) && `${update ?? ''}${said}`;
+    }
   }
   const lack = packagesLack(packages);
-  if (lack !== undefined) throw new Error(lack);
+  if (lack !== undefined) throw new Error(said === undefined ? lack : `${lack}\n${said.trim()}`);
+}
+
+function canInstall(): boolean {
+  return process.geteuid?.() === 0 && hasCommand('apt-get');
 }
 
 function missingPackages(packages: readonly DebianPackage[]): string[] {
@@ -50,9 +65,10 @@ function aptGet(args: string[]): string | undefined {
   return status === 0 ? undefined : `${stdout}${stderr}`;
 }
 
-/** Of a name, in the folders of programs; of a full path, itself. */
+/** A name is searched in the folders of programs; a full path is that file. */
 function hasCommand(name: string): boolean {
-  return (name.startsWith('/') ? [''] : FOLDERS).some((folder) => {
+  const folders = name.startsWith('/') ? [''] : [...(process.env.PATH ?? '').split(delimiter), ...MORE_FOLDERS];
+  return folders.some((folder) => {
     try {
       accessSync(join(folder, name), constants.R_OK);
       return true;
