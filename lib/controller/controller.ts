@@ -3,19 +3,21 @@
  * done. What one pod's work is stands in initialize.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type BackoffLimits, backoff } from '../backoff.ts';
 import { keepNewest } from '../bounded.ts';
+import type { NativeError } from '../errors.ts';
+import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import type { ApiError, Kube } from '../kube/client.ts';
 import type { EventRecorder } from '../kube/events.ts';
 import { Informer, type InformerEvent } from '../kube/informer.ts';
-import { type NamespaceRecord, type PodRecord, trimNamespace, trimPod } from '../kube/pods.ts';
+import { trimNamespace, trimPod } from '../kube/pods.ts';
 import { failed, INITIALIZED, partMarks, STATUS, type StatusMarker } from '../kube/status.ts';
-import type { NativeError } from '../native/addon.ts';
 import { type Logger, podLine } from '../observe/log.ts';
-import type { Metrics, PodState } from '../observe/metrics.ts';
+import type { Metrics, PodState, QueueStats } from '../observe/metrics.ts';
 import type { PodView } from '../observe/page.ts';
 import type { RuntimeEvents } from '../runtime/events.ts';
 import type { SandboxHint } from '../runtime/hint-queue.ts';
-import { type Attempt, type QueueStats, WorkQueue } from './queue.ts';
+import { type Attempt, WorkQueue } from './queue.ts';
 import { type Initializer, type Installed, isFinal, markedPod, type Outcome, type Task } from './reconcile.ts';
 
 export interface ControllerOptions {
@@ -44,11 +46,11 @@ interface Entry {
   /** Drift was found: what is installed next is a repair. */
   drifted?: boolean;
   /** When to look for a sandbox again, if nobody tells of one. */
-  poll?: { timer: NodeJS.Timeout; afterMs: number };
+  poll?: { timer: NodeJS.Timeout; looks: number };
 }
 
 /** Between two looks for a sandbox, doubled from the first to the last: if the runtime tells of it, and if not. */
-const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } as const;
+const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } satisfies Record<string, BackoffLimits>;
 
 /** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
 const EARLY = 256;
@@ -267,10 +269,11 @@ export class Controller {
 
   #pollFor(entry: Entry): void {
     const { runtime } = this.#options;
-    const [first, most] = POLL_MS[runtime === undefined || runtime.kind === 'none' ? 'untold' : 'told'];
-    const afterMs = Math.min(most, entry.poll === undefined ? first : 2 * entry.poll.afterMs);
+    const limits = POLL_MS[runtime === undefined || runtime.kind === 'none' ? 'untold' : 'told'];
+    const looks = (entry.poll?.looks ?? 0) + 1;
     const { uid } = entry.pod.metadata;
-    entry.poll = { afterMs, timer: setTimeout(() => this.#queue.add(uid, uid, 'resync'), afterMs).unref() };
+    const timer = setTimeout(() => this.#queue.add(uid, uid, 'resync'), backoff(limits, looks)).unref();
+    entry.poll = { looks, timer };
   }
 
   #onError(error: unknown, { key: uid }: Attempt): void {

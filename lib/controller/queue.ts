@@ -3,6 +3,8 @@
  * on once more, with what was added last. Nothing is kept of a key whose work is done.
  */
 import { once } from 'node:events';
+import { type BackoffLimits, backoff } from '../backoff.ts';
+import type { QueueStats } from '../observe/metrics.ts';
 
 /** `new` goes first. `resync` work never takes the last free worker, if there is more than one. */
 export type Priority = 'new' | 'resync';
@@ -32,18 +34,10 @@ export interface QueueOptions<J> {
   /** `waitMs`: until the next attempt; absent if there is none. If it throws, nobody hears of it. */
   onError?: (error: unknown, attempt: Attempt, waitMs?: number) => void;
   /** Shortest and longest wait after a failure. */
-  backoffMs?: readonly [number, number];
+  backoffMs?: BackoffLimits;
   clock?: Clock;
   /** From 0 to 1. */
   random?: () => number;
-}
-
-export interface QueueStats {
-  waiting: Record<Priority, number>;
-  running: number;
-  backingOff: number;
-  /** Of the key that has waited longest for a worker, milliseconds; 0 without one. */
-  oldestMs: number;
 }
 
 interface Entry<J> {
@@ -68,7 +62,7 @@ interface Wait {
   shortestMs: number;
 }
 
-const BACKOFF_MS = [100, 30_000] as const;
+const BACKOFF_MS: BackoffLimits = [100, 30_000];
 
 const CLOCK: Clock = {
   now: () => performance.now(),
@@ -228,15 +222,15 @@ export class WorkQueue<J> {
   /** How long to wait; undefined where another attempt would be in vain. */
   #afterFailure(error: unknown, attempt: Attempt, entry: Entry<J>): Wait | undefined {
     const { retry, onError, random } = this.#options;
-    const [shortest, longest] = this.#options.backoffMs;
+    const { backoffMs } = this.#options;
     let wait: Wait | undefined;
     // What these two throw must not keep the worker.
     try {
       const verdict = retry(error);
       if (verdict && !entry.forgotten) {
-        const backoff = Math.min(longest, shortest * 2 ** entry.failures) * (0.5 + random() / 2);
         const { afterMs = 0 } = verdict;
-        wait = { ms: afterMs + backoff, shortestMs: Math.max(afterMs, shortest / 2) };
+        const ms = afterMs + backoff(backoffMs, entry.failures + 1, { random: random() });
+        wait = { ms, shortestMs: Math.max(afterMs, backoffMs[0] / 2) };
       }
       onError(error, attempt, wait?.ms);
     } catch {}

@@ -5,6 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import { type BackoffLimits, backoff } from '../backoff.ts';
 import { ApiError, type Kube } from './client.ts';
 import type { WatchEvent } from './encoding.ts';
 
@@ -48,7 +49,7 @@ export interface InformerTimings {
   /** How long after the end of its life a silent watch is given up. */
   graceMs: number;
   /** Shortest and longest wait after an error. */
-  backoffMs: [number, number];
+  backoffMs: BackoffLimits;
   /** Upper bound of a Retry-After that is honoured. */
   retryAfterMs: number;
   /** A watch that brought nothing and lived shorter was not worth its request: the next one waits. */
@@ -296,8 +297,7 @@ export class Informer<T> {
 
   /** Milliseconds; with jitter, so that the agents of a cluster do not all come back at once. */
   #backoff(failures: number, error: unknown): number {
-    const [shortest, longest] = this.#timings.backoffMs;
-    const waitMs = failures === 0 ? 0 : Math.min(longest, shortest * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
+    const waitMs = backoff(this.#timings.backoffMs, failures, { random: Math.random() });
     const demanded = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
     return Math.min(demanded, this.#timings.retryAfterMs) + waitMs;
   }

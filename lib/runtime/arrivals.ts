@@ -1,10 +1,12 @@
 /** Sandboxes that are new in the runtime's list; for events that do not say which sandbox they are about. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type BackoffLimits, backoff } from '../backoff.ts';
 import type { Cri } from './cri/client.ts';
 import type { SandboxHint } from './hint-queue.ts';
 
 /** From a new netns until its sandbox is in the list the CNI plugins run: 50 ms, or seconds. A list takes 1 ms. */
-const WAIT = { firstMs: 20, longestMs: 250, limitMs: 10_000 };
+const LOOKS_MS: BackoffLimits = [20, 250];
+const LOOK_FOR_MS = 10_000;
 
 export class Arrivals {
   readonly #cri: Pick<Cri, 'sandboxes'>;
@@ -14,7 +16,8 @@ export class Arrivals {
   #known = new Set<string>();
   #expected = 0;
   #until = 0;
-  #waitMs = WAIT.firstMs;
+  /** Looks in a row that found nothing new. */
+  #vain = 0;
 
   constructor(cri: Pick<Cri, 'sandboxes'>, tell: (hint: SandboxHint) => void, signal: AbortSignal) {
     this.#cri = cri;
@@ -30,19 +33,19 @@ export class Arrivals {
 
   /** One more sandbox is about to be listed: looks until it is, or for 10 s after the last call. */
   expect(): void {
-    this.#until = performance.now() + WAIT.limitMs;
-    this.#waitMs = WAIT.firstMs;
+    this.#until = performance.now() + LOOK_FOR_MS;
+    this.#vain = 0;
     if (this.#expected++ === 0) void this.#look();
   }
 
   async #look(): Promise<void> {
     while (this.#expected > 0 && performance.now() < this.#until && !this.#signal.aborted) {
-      await sleep(this.#waitMs, undefined, { signal: this.#signal }).catch(() => {});
-      this.#waitMs = Math.min(this.#waitMs * 1.5, WAIT.longestMs);
+      const waitMs = backoff(LOOKS_MS, ++this.#vain, { factor: 1.5 });
+      await sleep(waitMs, undefined, { signal: this.#signal }).catch(() => {});
       // A runtime that does not answer now may do so at the next attempt.
       const arrived = await this.#tellNew().catch(() => 0);
       this.#expected = Math.max(0, this.#expected - arrived);
-      if (arrived > 0) this.#waitMs = WAIT.firstMs;
+      if (arrived > 0) this.#vain = 0;
     }
     this.#expected = 0;
   }

@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs';
 import { watch } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type BackoffLimits, backoff } from '../backoff.ts';
 import { keepNewest } from '../bounded.ts';
 import { Arrivals } from './arrivals.ts';
 import { type Bundle, readBundle } from './containerd/bundle.ts';
@@ -44,7 +45,7 @@ export interface RuntimeEventsStats {
 const LIST_AFTER_MS = 100;
 
 /** Between two attempts, which cost a millisecond. */
-const BACKOFF = { firstMs: 100, longestMs: 5000 };
+const BACKOFF_MS: BackoffLimits = [100, 5000];
 
 /** Containers: more than a node runs. */
 const MOST_SEEN = 4096;
@@ -100,13 +101,12 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
 
   async #run(): Promise<void> {
     const { signal } = this.#options;
-    let wait = BACKOFF.firstMs;
+    let losses = 0;
     while (!signal.aborted) {
       const began = performance.now();
       await this.#connect().catch((error: Error) => this.#settleOn('none', error.message));
-      if (performance.now() - began > SOUND_MS) wait = BACKOFF.firstMs;
-      await sleep(wait, undefined, { signal }).catch(() => {});
-      wait = Math.min(wait * 2, BACKOFF.longestMs);
+      losses = performance.now() - began > SOUND_MS ? 1 : losses + 1;
+      await sleep(backoff(BACKOFF_MS, losses), undefined, { signal }).catch(() => {});
     }
     this.#settleOn('none', 'ended');
   }
