@@ -1,5 +1,15 @@
 /** What the addon's errors mean to whoever typed the command, and what to do about each. */
-import type { NativeError } from './native/addon.ts';
+/** What every rejected promise of the addon carries. */
+export interface NativeError extends Error {
+  /** An errno name (`ESTALE`), or `ERR_HOST_NETNS`, `ERR_NOT_NETNS`, `ERR_QUEUE_FULL`, `ERR_VERIFY`. */
+  code: string;
+  /** Negative errno, as Node has it; absent for the ERR_ codes. */
+  errno?: number;
+  syscall?: string;
+  path?: string;
+  /** `IPv4 nat`, `inet istio-proxy-nat`, where a table was at hand. */
+  table?: string;
+}
 
 /** A command that failed, and left nothing half done. */
 export class Failure extends Error {

@@ -4,7 +4,6 @@ import { Command, CommanderError, Option } from 'commander';
 import manifest from '../package.json' with { type: 'json' };
 import { applyCommand } from './cli/apply.ts';
 import { cleanCommand } from './cli/clean.ts';
-import { demoCommand } from './cli/demo.ts';
 import { doctorCommand } from './cli/doctor.ts';
 import { initCommand } from './cli/init.ts';
 import { type Io, processIo } from './cli/output.ts';
@@ -13,6 +12,7 @@ import { runCommand } from './cli/run.ts';
 import { type Context, EXIT, OTHER, printError } from './cli/shared.ts';
 import { verifyCommand } from './cli/verify.ts';
 import { ConfigErrors } from './config/read.ts';
+import { demoCommand } from './demo/command.ts';
 import { Failure } from './errors.ts';
 import { ConfigError } from './options/config-error.ts';
 

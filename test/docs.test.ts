@@ -2,12 +2,12 @@
 
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
-import { defaultOf, flagsOf } from '../lib/cli/shared.ts';
 import { runOptionList } from '../lib/config/options.ts';
 import { MEANINGS } from '../lib/errors.ts';
 import { SKIP_REASONS } from '../lib/istio/enrolment.ts';
 import { foreignFlags } from '../lib/istio/foreign.ts';
-import { optionList, type RedirectOption } from '../lib/istio/options.ts';
+import { optionList } from '../lib/istio/options.ts';
+import { defaultOf, flagsOf, type RedirectOption } from '../lib/options/option.ts';
 import { suite } from './suite.ts';
 
 const test = suite('docs');

@@ -1,5 +1,5 @@
 /** What a way to install the rules has to do to be measured next to the others. */
-import type { Backend } from '../../lib/native/addon.ts';
+import type { Backend } from '../../lib/ruleset/form.ts';
 
 export interface Usage {
   /** CPU time in microseconds, user and system, of all that it has done so far. */

@@ -1,5 +1,7 @@
 /** Many installs at a time, of ours, on two CPUs: how many a second, and what each costs the main thread. */
-import { type Backend, type Compiled, type Netns, native } from '../../lib/native/addon.ts';
+
+import { type Compiled, type Netns, native } from '../../lib/native/addon.ts';
+import type { Backend } from '../../lib/ruleset/form.ts';
 import { onCores } from '../cores.ts';
 import { compileForms, rulesetOf } from '../drivers/rules.ts';
 import { interleaved, type Subject } from '../method.ts';

@@ -1,5 +1,7 @@
 /** 1 to 5,000 netns that live and hold rules: whether a full machine makes an install dearer. */
-import { type Backend, native } from '../../lib/native/addon.ts';
+
+import { native } from '../../lib/native/addon.ts';
+import type { Backend } from '../../lib/ruleset/form.ts';
 import { compileForms, rulesetOf } from '../drivers/rules.ts';
 import { kernelMemory } from '../meminfo.ts';
 import { interleaved } from '../method.ts';

@@ -2,16 +2,18 @@
 import { readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { foreignFlags } from '../istio/foreign.ts';
-import { optionList, options, type RedirectOption } from '../istio/options.ts';
+import { optionList, options } from '../istio/options.ts';
 import { plan } from '../istio/plan.ts';
 import { type Pod, readPod } from '../istio/pod.ts';
 import { type Redirect, redirect } from '../istio/redirect.ts';
 import { environmentSource, flagSource } from '../istio/sources.ts';
-import { type Backend, type Form, type Netns, native, type TableResult } from '../native/addon.ts';
-import { type Choice, chooseBackend, formOf } from '../native/backend.ts';
+import { type Netns, native, type TableResult } from '../native/addon.ts';
+import { type Choice, chooseBackend } from '../native/backend.ts';
 import { familiesOf, locate, type TargetOptions, targetPath } from '../netns/target.ts';
 import { ConfigError } from '../options/config-error.ts';
+import { defaultOf, flagsOf } from '../options/option.ts';
 import { boolean, choice } from '../options/values.ts';
+import { type Backend, type Form, formOf } from '../ruleset/form.ts';
 import type { Family } from '../ruleset/model.ts';
 import { type Io, paint, toJson } from './output.ts';
 
@@ -26,19 +28,6 @@ export interface Context {
 const TARGET = 'Target (exactly one):';
 const SOURCE = 'Source (flags go before it):';
 export const OTHER = 'Output and help:';
-
-/** `-p, --envoy-port <port>`; a boolean may be followed by true or false. */
-export function flagsOf({ flag, short, placeholder }: RedirectOption): string {
-  const value = placeholder === undefined ? '[bool]' : `<${placeholder}>`;
-  return `${short === undefined ? '' : `-${short}, `}--${flag} ${value}`;
-}
-
-/** The default as help and documentation show it. */
-export function defaultOf({ initial, initialText, placeholder }: RedirectOption): string | undefined {
-  if (initialText !== undefined) return initialText;
-  if (placeholder === undefined || initial === undefined) return undefined;
-  return initial === '' ? 'none' : initial;
-}
 
 const byAttribute = new Map<string, string>();
 

@@ -3,7 +3,7 @@
  * flags without dashes), defaults and help are all made from it. The redirect options, which the controller takes as
  * defaults for the whole cluster, are in `redirect/options.ts`.
  */
-import type { RedirectOption } from '../istio/options.ts';
+import type { RedirectOption } from '../options/option.ts';
 import { boolean, choice } from '../options/values.ts';
 import { count, duration, file, listen, namespace, namespaces, objectName, path, socket } from './values.ts';
 

@@ -4,9 +4,7 @@
  * decides it. An environment variable set to nothing is unset, but for a redirect option that takes an empty list.
  */
 import { readFileSync } from 'node:fs';
-import { type Command, Option } from 'commander';
-import { defaultOf, flagsOf } from '../cli/shared.ts';
-import { optionList, type RedirectOption } from '../istio/options.ts';
+import { optionList } from '../istio/options.ts';
 import { type ClusterDefaults, redirect } from '../istio/redirect.ts';
 import { environmentSource, flagSource, type Given, type Source } from '../istio/sources.ts';
 import { ConfigError } from '../options/config-error.ts';
@@ -43,7 +41,8 @@ interface Places extends Pick<RunSources, 'flags' | 'environment'> {
 
 type Collect = <T>(attempt: () => T) => T | undefined;
 
-const FILE = { flag: 'config', env: 'IPNC_CONFIG' };
+/** The flag and the variable that name the file. */
+export const CONFIG_FILE = { flag: 'config', env: 'IPNC_CONFIG' };
 /** The field of what nobody gave. */
 const DEFAULT = 'default';
 const KEYS = [...runOptionList, ...optionList].map(([, { flag }]) => flag);
@@ -60,7 +59,7 @@ export function readConfig({ flags, environment, read = (file) => readFileSync(f
       return undefined;
     }
   };
-  const fileName = String(flags.get(FILE.flag) ?? environment[FILE.env] ?? '');
+  const fileName = String(flags.get(CONFIG_FILE.flag) ?? environment[CONFIG_FILE.env] ?? '');
   const file = fileName === '' ? new Map<string, string>() : entriesOf(fileName, read, problems);
   const places = { flags, environment, file, fileName };
 
@@ -83,39 +82,15 @@ export function readConfig({ flags, environment, read = (file) => readFileSync(f
   return { ...(values as RunValues), redirect: defaults };
 }
 
-/** The flags of "ipnc run", from the tables of options. */
-export function addRunOptions(command: Command): Command {
-  const group = 'Configuration (flags go before the environment, and that before the file):';
-  const config = `YAML, its keys these flags without dashes (env: ${FILE.env})`;
-  command.addOption(new Option(`--${FILE.flag} <file>`, config).helpGroup(group));
-  const add = (option: RedirectOption, group: string) => {
-    const initial = `default: ${defaultOf(option) ?? option.initial}`;
-    const rest = option.env === undefined ? initial : `${initial}, env: ${option.env[0]}`;
-    command.addOption(new Option(flagsOf(option), `${option.help} (${rest})`).helpGroup(group));
-  };
-  for (const [, option] of runOptionList) add(option, option.group);
-  for (const [, option] of optionList) add(option, `For pods that say nothing of it. ${option.group}`);
-  return command;
-}
-
-/** What stood on the command line, for `readConfig`. */
-export function runFlags(command: Command): Map<string, string | true> {
-  const values = command.opts<Record<string, string | true | undefined>>();
-  const flags = new Map<string, string | true>();
-  for (const option of command.options) {
-    const value = values[option.attributeName()];
-    if (value !== undefined) flags.set(option.name(), value);
-  }
-  return flags;
-}
-
 function entriesOf(file: string, read: (file: string) => string, problems: ConfigError[]): Map<string, string> {
   let text: string;
   try {
     text = read(file);
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
-    problems.push(new ConfigError(`--${FILE.flag}`, file, `cannot be read (${code}); a YAML file would be right`));
+    problems.push(
+      new ConfigError(`--${CONFIG_FILE.flag}`, file, `cannot be read (${code}); a YAML file would be right`),
+    );
     return new Map();
   }
   return readEntries(text, file, KEYS, problems);

@@ -2,26 +2,19 @@
 import { createHash } from 'node:crypto';
 import { keepNewest } from '../bounded.ts';
 import type { RunConfig } from '../config/read.ts';
-import { explain } from '../errors.ts';
+import { explain, type NativeError } from '../errors.ts';
 import { decide, type SkipReason } from '../istio/enrolment.ts';
 import { plan } from '../istio/plan.ts';
+import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { podRedirect, type Redirect } from '../istio/redirect.ts';
-import { type NamespaceRecord, type PodRecord, podFamilies, runtimeUid } from '../kube/pods.ts';
+import { podFamilies, runtimeUid } from '../kube/pods.ts';
 import { INITIALIZED, type MarkedPod, partMarks, STATUS, type StatusMarker } from '../kube/status.ts';
-import {
-  type Backend,
-  type Compiled,
-  type Form,
-  type Identity,
-  type NativeError,
-  type Netns,
-  native,
-  type Probe,
-} from '../native/addon.ts';
-import { chooseBackend, formOf } from '../native/backend.ts';
+import { type Compiled, type Identity, type Netns, native, type Probe } from '../native/addon.ts';
+import { chooseBackend } from '../native/backend.ts';
 import type { Located, Locator } from '../netns/locate.ts';
 import { familiesOf } from '../netns/target.ts';
 import type { Stage, Stages } from '../observe/metrics.ts';
+import { type Backend, type Form, formOf } from '../ruleset/form.ts';
 import type { Family, Ruleset } from '../ruleset/model.ts';
 import type { SandboxHint } from '../runtime/hint-queue.ts';
 import { onNode } from '../runtime/node-paths.ts';

@@ -1,17 +1,10 @@
 /** Which pods are ours: one decision a pod, with a reason that does not change its name. */
-import {
-  BUILD,
-  DEPLOYER,
-  DISABLE_ENVOY,
-  INITIALIZE,
-  INJECT,
-  INJECTED,
-  type NamespaceRecord,
-  type PodRecord,
-} from '../kube/pods.ts';
+
 import { ConfigError } from '../options/config-error.ts';
 import { boolean } from '../options/values.ts';
 import { hasOwnInit, PROXY, proxyOf, proxyType } from './containers.ts';
+import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from './names.ts';
+import type { NamespaceRecord, PodRecord } from './pod.ts';
 
 /** Labels of a metric: a name here stays what it is. */
 export const SKIP_REASONS = [

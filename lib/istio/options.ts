@@ -9,6 +9,7 @@
  */
 import { addresses, cidrs, loopbackCidr } from '../options/addresses.ts';
 import { groups, ownerGroups } from '../options/groups.ts';
+import type { RedirectOption } from '../options/option.ts';
 import {
   boolean,
   choice,
@@ -16,33 +17,12 @@ import {
   ids,
   interfaces,
   mark,
-  type Parser,
   port,
   ports,
   routeTable,
   some,
   wildcardOr,
 } from '../options/values.ts';
-
-export interface RedirectOption<T = unknown> {
-  /** Long flag without dashes. */
-  flag: string;
-  /** One letter. */
-  short?: string;
-  /** Environment variables, first found wins. */
-  env?: readonly string[];
-  /** Annotations of a pod, first found wins. */
-  annotations?: readonly string[];
-  /** What stands for the value in help; absent for a boolean. */
-  placeholder?: string;
-  /** As text, read by `parse` like any other; absent where the default follows from other options. */
-  initial?: string;
-  /** The default in words, where `initial` is absent or needs them. */
-  initialText?: string;
-  group: string;
-  help: string;
-  parse: Parser<T>;
-}
 
 /** Annotations of this project; they are meant for us and go before what an injector wrote. */
 export const OWN_PREFIX = 'pod-network-controller.istio.io/';

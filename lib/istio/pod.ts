@@ -28,6 +28,45 @@ export interface Container {
   securityContext?: Ids;
 }
 
+export interface PodRecord extends Pod {
+  metadata: {
+    uid: string;
+    namespace: string;
+    name: string;
+    resourceVersion: string;
+    deletionTimestamp?: string;
+    labels: Record<string, string>;
+    annotations: Record<string, string>;
+  };
+  spec: NonNullable<Pod['spec']> & {
+    nodeName: string;
+    hostNetwork: boolean;
+    /** False: the pod has a user namespace of its own. */
+    hostUsers: boolean;
+    /** Ours alone; absent where there are none. */
+    readinessGates?: { conditionType: string }[];
+    initContainers: Container[];
+    containers: Container[];
+  };
+  status: {
+    phase: string;
+    podIPs: string[];
+    /** Ours alone. */
+    conditions: Condition[];
+  };
+}
+
+export interface Condition {
+  type: string;
+  status: string;
+  reason: string;
+  message: string;
+}
+
+export interface NamespaceRecord {
+  metadata: { name: string; resourceVersion: string; annotations: Record<string, string> };
+}
+
 /** etcd, and so the API server, holds no object above 1.5 MiB (etcd: --max-request-bytes). */
 const MAX_POD_BYTES = 1_572_864;
 

@@ -3,65 +3,15 @@
  * that Kubernetes gives them (k8s.io/api/core/v1).
  */
 import { isInit, PROXY } from '../istio/containers.ts';
+import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from '../istio/names.ts';
 import { OWN_PREFIX, optionList } from '../istio/options.ts';
-import type { Container, Pod } from '../istio/pod.ts';
+import type { Container, NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { PROXY_VARIABLES } from '../istio/pod-sources.ts';
 import type { Family } from '../ruleset/model.ts';
 
-/** The original controller's way in: "true" or "false", on a pod or on its namespace. */
-export const INITIALIZE = 'istio-pod-network-controller/initialize';
-/** Istio's; a label that goes before the annotation of the same name. */
-export const INJECT = 'sidecar.istio.io/inject';
-/** Written by Istio's injector; what it says is not kept, only that it is there. */
-export const INJECTED = 'sidecar.istio.io/status';
-/** OpenShift's, as labels and as annotations. */
-export const DEPLOYER = 'openshift.io/deployer-pod-for.name';
-export const BUILD = 'openshift.io/build.name';
 /** The kubelet's, on the mirror of a static pod: that it is one, and the pod's uid in the runtime. */
 const MIRROR = 'kubernetes.io/config.mirror';
 const CONFIG_HASH = 'kubernetes.io/config.hash';
-/** Of istio-proxy. */
-export const DISABLE_ENVOY = 'DISABLE_ENVOY';
-
-export interface PodRecord extends Pod {
-  metadata: {
-    uid: string;
-    namespace: string;
-    name: string;
-    resourceVersion: string;
-    deletionTimestamp?: string;
-    labels: Record<string, string>;
-    annotations: Record<string, string>;
-  };
-  spec: NonNullable<Pod['spec']> & {
-    nodeName: string;
-    hostNetwork: boolean;
-    /** False: the pod has a user namespace of its own. */
-    hostUsers: boolean;
-    /** Ours alone; absent where there are none. */
-    readinessGates?: { conditionType: string }[];
-    initContainers: Container[];
-    containers: Container[];
-  };
-  status: {
-    phase: string;
-    podIPs: string[];
-    /** Ours alone. */
-    conditions: Condition[];
-  };
-}
-
-export interface Condition {
-  type: string;
-  status: string;
-  reason: string;
-  message: string;
-}
-
-export interface NamespaceRecord {
-  metadata: { name: string; resourceVersion: string; annotations: Record<string, string> };
-}
-
 const ANNOTATIONS = new Set([
   INITIALIZE,
   INJECT,

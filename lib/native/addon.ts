@@ -4,15 +4,10 @@
  */
 import bindings from 'bindings';
 import { ROOT } from '../root.ts';
-import type { Family, Match, Rule, Ruleset, TableName } from '../ruleset/model.ts';
-import type { ActualNftTable, NftRuleset } from '../ruleset/nftables/model.ts';
+import type { Drift } from '../ruleset/actual.ts';
+import type { Backend, Form } from '../ruleset/form.ts';
+import type { Family, Ruleset, TableName } from '../ruleset/model.ts';
 import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire } from '../ruleset/nftables/wire.ts';
-
-/** The kernel interface that rules are written through. */
-export type Backend = 'iptables-legacy' | 'nftables';
-
-/** What is to stand, in the form that its backend takes. */
-export type Form = { backend: 'iptables-legacy'; ruleset: Ruleset } | { backend: 'nftables'; ruleset: NftRuleset };
 
 /** A netns, named for this boot. */
 export interface Netns {
@@ -74,49 +69,9 @@ export interface ApplyResult {
   timings: Timings;
 }
 
-/** A match this version does not know, as the kernel holds it. */
-export interface OpaqueMatch {
-  kind: 'opaque';
-  name: string;
-  revision: number;
-  /** Hex. */
-  data: string;
-}
-
-export interface OpaqueTarget {
-  kind: 'opaque';
-  name: string;
-  revision: number;
-  data: string;
-}
-
-/** A rule as read from the kernel. */
-export interface ActualRule extends Omit<Rule, 'matches' | 'target'> {
-  matches: (Match | OpaqueMatch)[];
-  target: Rule['target'] | OpaqueTarget;
-}
-
-export interface ActualChain {
-  name: string;
-  builtin: boolean;
-  /** In a builtin chain only the rules that are ours. */
-  rules: ActualRule[];
-}
-
-export interface ActualTable {
-  family: Family;
-  table: TableName;
-  chains: ActualChain[];
-}
-
-export interface VerifyResult {
-  /** Rules, routes and addresses all stand as compiled, and nothing of ours in the other form. */
+export interface VerifyResult extends Drift {
+  /** Rules, routes and addresses are all installed as compiled, and nothing of ours is in the other form. */
   ok: boolean;
-  /** Tables that differ, as they are now. */
-  legacy: ActualTable[];
-  nftables: ActualNftTable[];
-  /** Missing and surplus routes, rules and addresses, as the arguments of `ip` that make them. */
-  routes: { missing: string[]; surplus: string[] };
   timings: Timings;
 }
 
@@ -148,18 +103,6 @@ export interface Probe {
   missingExtensions: string[];
   /** The same of nf_tables, each tried in a scratch netns: `tproxy`. Empty where nf_tables does not answer. */
   missingExpressions: string[];
-}
-
-/** What every rejected promise of the addon carries. */
-export interface NativeError extends Error {
-  /** An errno name (`ESTALE`), or `ERR_HOST_NETNS`, `ERR_NOT_NETNS`, `ERR_QUEUE_FULL`, `ERR_VERIFY`. */
-  code: string;
-  /** Negative errno, as Node has it; absent for the ERR_ codes. */
-  errno?: number;
-  syscall?: string;
-  path?: string;
-  /** `IPv4 nat`, `inet istio-proxy-nat`, where a table was at hand. */
-  table?: string;
 }
 
 /**

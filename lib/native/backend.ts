@@ -1,9 +1,9 @@
 /** Which backend a netns gets, and why. */
 
 import { Failure } from '../errors.ts';
+import type { Backend } from '../ruleset/form.ts';
 import type { Ruleset } from '../ruleset/model.ts';
-import { nftables } from '../ruleset/nftables.ts';
-import type { Backend, Form, Identity, Probe } from './addon.ts';
+import type { Identity, Probe } from './addon.ts';
 
 export interface Choice {
   backend: Backend;
@@ -56,9 +56,4 @@ function legacyLack({ families, tables }: Ruleset, { legacy }: Probe): string | 
     }
   }
   return undefined;
-}
-
-/** `counters`: whether each rule of nftables' form counts; iptables' always do. */
-export function formOf(ruleset: Ruleset, backend: Backend, { counters }: { counters: boolean }): Form {
-  return backend === 'nftables' ? { backend, ruleset: nftables(ruleset, { counters }) } : { backend, ruleset };
 }

@@ -1,6 +1,7 @@
 /** Whether what a runtime names is a netns, and this pod's. */
 import ipaddr from 'ipaddr.js';
-import type { Identity, NativeError } from '../native/addon.ts';
+import type { NativeError } from '../errors.ts';
+import type { Identity } from '../native/addon.ts';
 
 export type Entrance =
   | { path: string; netns: Identity }

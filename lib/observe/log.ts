@@ -1,7 +1,7 @@
 /** Log lines: JSON in a container, for people on a terminal. No worker thread: one costs 10 MB and loses last words. */
 import { styleText } from 'node:util';
 import { destination, type Level, type Logger, pino, stdTimeFunctions } from 'pino';
-import type { Backend } from '../native/addon.ts';
+import type { Backend } from '../ruleset/form.ts';
 import type { Stages } from './metrics.ts';
 
 export type { Logger } from 'pino';

@@ -5,8 +5,7 @@
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import type { QueueStats } from '../controller/queue.ts';
-import type { Backend } from '../native/addon.ts';
+import type { Backend } from '../ruleset/form.ts';
 
 const STAGES = ['decide', 'plan', 'locate', 'install', 'verify', 'mark', 'release', 'total'] as const;
 export type Stage = (typeof STAGES)[number];
@@ -15,6 +14,15 @@ export type Stage = (typeof STAGES)[number];
 export type Stages = Partial<Record<Stage, number>>;
 
 export type PodState = 'pending' | 'initialized' | 'failed' | 'skipped';
+
+/** Of the work queue, by priority. */
+export interface QueueStats {
+  waiting: Record<'new' | 'resync', number>;
+  running: number;
+  backingOff: number;
+  /** Of the key that has waited longest for a worker, milliseconds; 0 without one. */
+  oldestMs: number;
+}
 
 /** What is asked for at each scrape. Cheap, and it does not throw. */
 export interface Observed {

@@ -1,6 +1,6 @@
 /** The page of a node's pods, for a browser: one document, no script, nothing fetched. */
 import { createHash } from 'node:crypto';
-import type { Backend } from '../native/addon.ts';
+import type { Backend } from '../ruleset/form.ts';
 import type { PodState, Stages } from './metrics.ts';
 
 /** What this node's controller knows of a pod, as /pods tells it. */

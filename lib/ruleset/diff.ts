@@ -1,5 +1,7 @@
 /** What differs between what should stand and what the kernel holds, in the syntax of iptables-save or of nft. */
-import type { ActualTable, Form, VerifyResult } from '../native/addon.ts';
+
+import type { ActualTable, Drift } from './actual.ts';
+import type { Form } from './form.ts';
 import { chainLine, ruleText } from './iptables.ts';
 import type { Chain, Family, Rule, Ruleset, TableName } from './model.ts';
 import type { ActualNftTable, NftTable } from './nftables/model.ts';
@@ -18,7 +20,7 @@ const MAX_PAIRS = 4_000_000;
 const NOTHING: Pick<Ruleset, 'families' | 'tables'> = { families: [], tables: [] };
 
 /** Empty if `verified` found no drift. A section without '-' and '+' differs in what its text does not show. */
-export function diff(expected: Form, verified: Pick<VerifyResult, 'legacy' | 'nftables' | 'routes'>): DiffSection[] {
+export function diff(expected: Form, verified: Drift): DiffSection[] {
   const legacy = expected.backend === 'iptables-legacy' ? expected.ruleset : NOTHING;
   const nftables = expected.backend === 'nftables' ? expected.ruleset.tables : [];
   const sections: DiffSection[] = [

@@ -2,7 +2,7 @@
  * Rules as text: what `iptables-legacy-restore --noflush` (or `ip6tables-legacy-restore`) reads, each rule in the very
  * form in which `iptables-legacy-save` 1.8.9 prints it, so that the two can be compared.
  */
-import type { ActualRule, OpaqueMatch, OpaqueTarget } from '../native/addon.ts';
+import type { ActualRule, OpaqueMatch, OpaqueTarget } from './actual.ts';
 import type {
   AddressMatch,
   Cidr,

@@ -3,7 +3,7 @@
 import { columns, type Io, paint } from '../../lib/cli/output.ts';
 import { heading, mark } from '../../lib/demo/demo.ts';
 import { Failure } from '../../lib/errors.ts';
-import type { Backend } from '../../lib/native/addon.ts';
+import type { Backend } from '../../lib/ruleset/form.ts';
 import { ControllerProcess, type LogLine } from './controller-process.ts';
 import { isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { clusterLack } from './programs.ts';

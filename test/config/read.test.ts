@@ -2,8 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { Command } from 'commander';
+import { addRunOptions, runFlags } from '../../lib/cli/run.ts';
 import { runOptionList } from '../../lib/config/options.ts';
-import { addRunOptions, ConfigErrors, type RunConfig, readConfig, runFlags } from '../../lib/config/read.ts';
+import { ConfigErrors, type RunConfig, readConfig } from '../../lib/config/read.ts';
 import { optionList } from '../../lib/istio/options.ts';
 import { podRedirect } from '../../lib/istio/redirect.ts';
 import { suite } from '../suite.ts';

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';
 import type { KubeConfig } from '@kubernetes/client-node';
-import { INITIALIZE } from '../../lib/kube/pods.ts';
+import { INITIALIZE } from '../../lib/istio/names.ts';
 import { INITIALIZED, NETNS, STATUS } from '../../lib/kube/status.ts';
 import { native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';

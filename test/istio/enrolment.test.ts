@@ -1,7 +1,8 @@
 /** Who is enrolled, by whose word, and each reason not to. */
 import assert from 'node:assert/strict';
 import { type Decision, decide, type PolicyOptions, SKIP_REASONS, type SkipReason } from '../../lib/istio/enrolment.ts';
-import { type NamespaceRecord, type PodRecord, trimNamespace, trimPod } from '../../lib/kube/pods.ts';
+import type { NamespaceRecord, PodRecord } from '../../lib/istio/pod.ts';
+import { trimNamespace, trimPod } from '../../lib/kube/pods.ts';
 import { suite } from '../suite.ts';
 import { fixture } from '../support/pods.ts';
 

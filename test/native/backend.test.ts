@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict';
 import { plan } from '../../lib/istio/plan.ts';
 import { redirect } from '../../lib/istio/redirect.ts';
-import type { Backend, Probe } from '../../lib/native/addon.ts';
+import type { Probe } from '../../lib/native/addon.ts';
 import { chooseBackend, ORDINARY } from '../../lib/native/backend.ts';
+import type { Backend } from '../../lib/ruleset/form.ts';
 import type { Ruleset } from '../../lib/ruleset/model.ts';
 import { suite } from '../suite.ts';
 

@@ -6,7 +6,9 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import { type ApplyResult, type Backend, type NativeError, native } from '../../lib/native/addon.ts';
+import type { NativeError } from '../../lib/errors.ts';
+import { type ApplyResult, native } from '../../lib/native/addon.ts';
+import type { Backend } from '../../lib/ruleset/form.ts';
 import { suite } from '../suite.ts';
 import { busyLoop, compileAll, holdLock } from '../support/contention.ts';
 import {

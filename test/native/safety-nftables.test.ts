@@ -3,7 +3,8 @@
 import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import { dial } from '../../lib/demo/toolbox.ts';
-import { type NativeError, native } from '../../lib/native/addon.ts';
+import type { NativeError } from '../../lib/errors.ts';
+import { native } from '../../lib/native/addon.ts';
 import type { Condition, NftChain, NftRule, NftRuleset, NftTable } from '../../lib/ruleset/nftables/model.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { plan } from '../../lib/istio/plan.ts';
 import { redirect } from '../../lib/istio/redirect.ts';
-import type { ActualRule, ActualTable, Form } from '../../lib/native/addon.ts';
-import { formOf } from '../../lib/native/backend.ts';
+import type { ActualRule, ActualTable } from '../../lib/ruleset/actual.ts';
 import { diff, heading } from '../../lib/ruleset/diff.ts';
+import type { Form } from '../../lib/ruleset/form.ts';
+import { formOf } from '../../lib/ruleset/form.ts';
 import type { Ruleset } from '../../lib/ruleset/model.ts';
 import type { ActualNftTable } from '../../lib/ruleset/nftables/model.ts';
 import { suite } from '../suite.ts';

@@ -2,7 +2,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
-import type { Backend, Compiled } from '../../lib/native/addon.ts';
+import type { Compiled } from '../../lib/native/addon.ts';
+import type { Backend } from '../../lib/ruleset/form.ts';
 import { compile, type Farm, inside } from './netns.ts';
 
 /** No two have the same rules; the first and the last have as many in each table. */

@@ -9,15 +9,9 @@ import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Coprocess } from '../../bench/coprocess.ts';
-import {
-  type Backend,
-  type Compiled,
-  type Form,
-  type NativeError,
-  type Netns,
-  native,
-} from '../../lib/native/addon.ts';
-import { formOf } from '../../lib/native/backend.ts';
+import type { NativeError } from '../../lib/errors.ts';
+import { type Compiled, type Netns, native } from '../../lib/native/addon.ts';
+import { type Backend, type Form, formOf } from '../../lib/ruleset/form.ts';
 import type { Ruleset } from '../../lib/ruleset/model.ts';
 import { ipnc } from './command-line.ts';
 

@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
 import { Command, Option } from 'commander';
-import { demo } from '../demo/demo.ts';
-import { runInSandbox } from '../demo/userns.ts';
+import { type Context, readBackend } from '../cli/shared.ts';
 import { Failure } from '../errors.ts';
-import { type Context, readBackend } from './shared.ts';
+import { demo } from './demo.ts';
+import { runInSandbox } from './userns.ts';
 
 /** Beside the tests, whose cluster it shows. As a URL it is no import that a bundle would follow. */
 const CLUSTER_DEMO = new URL('../../test/cluster/demo.ts', import.meta.url);

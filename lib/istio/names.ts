@@ -1,0 +1,13 @@
+/** Names of annotations, labels and variables that decide whether a pod is in the mesh. */
+
+/** The original controller's way in: "true" or "false", on a pod or on its namespace. */
+export const INITIALIZE = 'istio-pod-network-controller/initialize';
+/** Istio's; a label that goes before the annotation of the same name. */
+export const INJECT = 'sidecar.istio.io/inject';
+/** Written by Istio's injector; what it says is not kept, only that it is there. */
+export const INJECTED = 'sidecar.istio.io/status';
+/** OpenShift's, as labels and as annotations. */
+export const DEPLOYER = 'openshift.io/deployer-pod-for.name';
+export const BUILD = 'openshift.io/build.name';
+/** Of istio-proxy. */
+export const DISABLE_ENVOY = 'DISABLE_ENVOY';
