@@ -1,7 +1,7 @@
 /** What the addon's errors mean to whoever typed the command, and what to do about each. */
 /** What every rejected promise of the addon carries. */
 export interface NativeError extends Error {
-  /** An errno name (`ESTALE`), or `ERR_HOST_NETNS`, `ERR_NOT_NETNS`, `ERR_QUEUE_FULL`, `ERR_VERIFY`. */
+  /** An errno name (`ESTALE`), or `ERR_HOST_NETNS`, `ERR_NOT_NETNS`, `ERR_QUEUE_FULL`, `ERR_ROLLBACK`, `ERR_VERIFY`. */
   code: string;
   /** Negative errno, as Node has it; absent for the ERR_ codes. */
   errno?: number;
@@ -9,9 +9,15 @@ export interface NativeError extends Error {
   path?: string;
   /** `IPv4 nat`, `inet istio-proxy-nat`, where a table was at hand. */
   table?: string;
+  /**
+   * Of ERR_ROLLBACK alone: what the failed job left in the netns and why, in words. `cause` is then the error that the
+   * job failed with.
+   */
+  rollback?: string;
+  cause?: NativeError;
 }
 
-/** A command that failed, and left nothing half done. */
+/** A command that failed. It left nothing half done, unless `code` is ERR_ROLLBACK. */
 export class Failure extends Error {
   override readonly name = 'Failure';
   /** An errno name or an ERR_ code, as the addon has it. */
@@ -26,7 +32,7 @@ export class Failure extends Error {
 }
 
 /** By code; `path` is the netns. docs/operate.md has each. */
-export const MEANINGS: Record<string, { means: (path: string) => string; remedy?: string }> = {
+export const MEANINGS: Record<string, { means: (path: string, error: NativeError) => string; remedy?: string }> = {
   ERR_HOST_NETNS: {
     means: (path) => `${path} is the network namespace of this very process (the host's)`,
     remedy: 'name a pod: rules for a sidecar in the host namespace would cut the node off',
@@ -38,6 +44,12 @@ export const MEANINGS: Record<string, { means: (path: string) => string; remedy?
   ERR_QUEUE_FULL: {
     means: () => 'too many installs are waiting already',
     remedy: 'try again when some are done',
+  },
+  ERR_ROLLBACK: {
+    means: (path, { rollback, cause }) =>
+      `the job failed in ${path} and could not undo all of its changes. Left there: ${rollback}. Failure: ${cause?.message}`,
+    remedy:
+      'once the cause is removed, "ipnc apply" completes the rules and "ipnc clean" removes them; or recreate the pod',
   },
   ERR_VERIFY: {
     means: (path) => `what the kernel holds in ${path} is not what was written; everything was rolled back`,
@@ -109,7 +121,7 @@ export function explain(error: unknown, path: string): unknown {
   // What the nftables form needs and the kernel lacks is an ENOENT too, and no missing file.
   const meaning = SPECIAL[error.syscall ?? '']?.[error.code] ?? MEANINGS[error.code];
   const detail = [error.syscall, error.table].filter((part) => part !== undefined).join(', ');
-  const message = meaning === undefined ? error.message : meaning.means(path);
+  const message = meaning === undefined ? error.message : meaning.means(path, error);
   const named = detail === '' ? error.code : `${error.code}: ${detail}`;
   return new Failure(error.code, `${message} (${named})`, meaning?.remedy, error);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cerrno>
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,7 @@ inline constexpr char kHostNetns[] = "ERR_HOST_NETNS";
 inline constexpr char kNotNetns[] = "ERR_NOT_NETNS";
 inline constexpr char kInvalidRule[] = "ERR_INVALID_RULE";
 inline constexpr char kQueueFull[] = "ERR_QUEUE_FULL";
+inline constexpr char kRollback[] = "ERR_ROLLBACK";
 inline constexpr char kVerify[] = "ERR_VERIFY";
 
 struct Error {
@@ -22,8 +24,23 @@ struct Error {
   std::string detail = {};   // a sentence, or empty
   std::string path = {};
   std::string table = {};     // "IPv4 nat"
-  std::string rollback = {};  // what could not be put back, or empty
+  bool uncertain = false;     // the kernel may have done what it was asked for: its answer was lost
+  std::string rollback = {};  // what this failed job left in the netns, in words; empty if it left nothing
 };
+
+// "ESTALE"; the kernel's internal 524 and such have no name.
+inline std::string ErrnoName(int number) {
+  const char* name = strerrorname_np(number);
+  return name ? name : std::string("E").append(std::to_string(number));
+}
+
+// "EPERM, setsockopt(SO_SET_REPLACE)"
+inline std::string Reason(const Error& error) {
+  std::string reason = error.code.empty() ? ErrnoName(error.number) : error.code;
+  for (const std::string& part : {error.syscall, error.detail})
+    if (!part.empty()) reason.append(", ").append(part);
+  return reason;
+}
 
 [[noreturn]] inline void ThrowErrno(int number, std::string syscall, std::string detail = {}) {
   throw Error{.number = number, .syscall = std::move(syscall), .detail = std::move(detail)};

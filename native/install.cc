@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <new>
 
 #include "native/error.h"
 #include "native/release.h"
@@ -52,25 +53,22 @@ void BringLoopbackUp(const Visit& visit, std::vector<std::string>& done) {
 // `done` and `undo` get what was changed.
 void Add(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector<std::string>& done, Undo& undo) {
   for (const RouteItem& item : items) {
-    // Until the kernel says that it was there already: its answer may be lost. Where there is none of ours to remove,
-    // Remove does nothing.
-    const auto added = std::make_shared<bool>(true);
-    undo.Add([&netlink, item, added] {
-      if (*added) netlink.Remove(item);
-    });
-    *added = netlink.Add(item);
-    if (*added) done.push_back(IpCommand(item, "add"));
+    const std::string command = IpCommand(item, "add");
+    const auto remove = [&netlink, item] { netlink.Remove(item); };
+    if (undo.Do("'ip " + command + "' could not be undone", remove, [&] { return netlink.Add(item); }))
+      done.push_back(command);
   }
 }
 
 void Remove(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector<std::string>& done, Undo& undo) {
   for (const RouteItem& item : items) {
+    const std::string command = IpCommand(item, "delete");
     // Looked for first: it may not have been removed, and the kernel takes the same rule twice.
-    undo.Add([&netlink, item] {
+    const auto add = [&netlink, item] {
       for (const RouteItem& missing : Without({item}, netlink.List().all)) netlink.Add(missing);
-    });
-    netlink.Remove(item);
-    done.push_back(IpCommand(item, "delete"));
+    };
+    if (undo.Do("'ip " + command + "' could not be undone", add, [&] { return netlink.Remove(item); }))
+      done.push_back(command);
   }
 }
 
@@ -161,9 +159,8 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
   } catch (Error& error) {
     error.rollback = undo.Run();
     throw;
-  } catch (...) {
-    undo.Run();
-    throw;
+  } catch (const std::bad_alloc&) {
+    throw Error{.number = ENOMEM, .syscall = "malloc", .rollback = undo.Run()};
   }
   if (options.release) {
     watch.Lap();

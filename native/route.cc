@@ -209,7 +209,7 @@ int Rtnetlink::Request(void* raw, void (*each)(const void*, void*), void* contex
   alignas(nlmsghdr) char buffer[16 * 1024];  // MNL_SOCKET_BUFFER_SIZE asks sysconf() each time
   for (;;) {
     const ssize_t length = recv(socket_, buffer, sizeof(buffer), 0);
-    if (length < 0) ThrowErrno(errno, "recv(NETLINK_ROUTE)");
+    if (length < 0) throw Error{.number = errno, .syscall = "recv(NETLINK_ROUTE)", .uncertain = true};
     // What is left of an earlier request whose answer could not be received.
     const auto* first = reinterpret_cast<const nlmsghdr*>(buffer);
     if (static_cast<size_t>(length) >= sizeof(*first) && first->nlmsg_seq != sequence_) continue;
@@ -252,15 +252,22 @@ PresentRoutes Rtnetlink::List() {
   return present;
 }
 
+bool Rtnetlink::Has(const RouteItem& item) {
+  try {
+    const std::vector<RouteItem> all = List().all;
+    return std::find(all.begin(), all.end(), item) != all.end();
+  } catch (Error& error) {
+    error.uncertain = false;  // nothing was asked for but a list
+    throw;
+  }
+}
+
 bool Rtnetlink::Add(const RouteItem& item) {
   alignas(nlmsghdr) char buffer[256];
   const int error = Request(Put(buffer, item, true), nullptr, nullptr);
   if (error == 0) return true;
-  if (error == EEXIST) {
-    // Something has this place. Ours, or as good as ours?
-    const std::vector<RouteItem> all = List().all;
-    if (std::find(all.begin(), all.end(), item) != all.end()) return false;
-  }
+  // Something has this place. Ours, or as good as ours?
+  if (error == EEXIST && Has(item)) return false;
   ThrowErrno(error, "rtnetlink", "ip " + IpCommand(item, "add"));
 }
 

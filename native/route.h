@@ -52,6 +52,7 @@ class Rtnetlink {
   std::vector<Address> GlobalAddresses();
 
  private:
+  bool Has(const RouteItem& item);
   // Sends one request, hands every answer to `each` (nullable), returns 0 or the kernel's errno.
   int Request(void* message, void (*each)(const void* message, void* context), void* context);
   void Dump(uint16_t type, Family family, void (*each)(const void* message, void* context), void* context);

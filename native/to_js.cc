@@ -226,12 +226,6 @@ Object NftTableToJs(Env env, const nftables::Table& table) {
   return object;
 }
 
-// "ESTALE"; the kernel's internal 524 and such have no name.
-std::string ErrnoName(int number) {
-  const char* name = strerrorname_np(number);
-  return name ? name : std::string("E").append(std::to_string(number));
-}
-
 }  // namespace
 
 Value ToJs(Env env, const ProbeResult& result) {
@@ -308,6 +302,17 @@ Value ToJs(Env env, const VerifyResult& result, double waited) {
 }
 
 Value ToJs(Env env, const Error& error) {
+  if (!error.rollback.empty()) {
+    Error first = error;
+    first.rollback.clear();
+    Object object = Napi::Error::New(env, std::string(kRollback) + ": the job failed (" + Reason(first) +
+                                              ") and its changes could not all be undone: " + error.rollback)
+                        .Value();
+    object.Set("code", kRollback);
+    object.Set("rollback", error.rollback);
+    object.Set("cause", ToJs(env, first));
+    return object;
+  }
   const std::string code = error.code.empty() ? ErrnoName(error.number) : error.code;
   std::string message = code;
   if (error.code.empty()) message.append(": ").append(std::strerror(error.number));
@@ -315,14 +320,12 @@ Value ToJs(Env env, const Error& error) {
   if (!error.path.empty()) message.append(" '").append(error.path).append("'");
   if (!error.table.empty()) message.append(" (").append(error.table).append(")");
   if (!error.detail.empty()) message.append(": ").append(error.detail);
-  if (!error.rollback.empty()) message.append("; could not be put back: ").append(error.rollback);
   Object object = Napi::Error::New(env, message).Value();
   object.Set("code", code);
   if (error.code.empty()) object.Set("errno", -error.number);
   if (!error.syscall.empty()) object.Set("syscall", error.syscall);
   if (!error.path.empty()) object.Set("path", error.path);
   if (!error.table.empty()) object.Set("table", error.table);
-  if (!error.rollback.empty()) object.Set("rollback", error.rollback);
   return object;
 }
 

@@ -13,7 +13,8 @@ Napi::Value ToJs(Napi::Env env, const Identity& identity, const std::string& pat
 // Flat, since it is made for every install: lib/native/addon.ts makes the object of it (`ApplyTuple`).
 Napi::Value ToJs(Napi::Env env, const ApplyResult& result, double waited);
 Napi::Value ToJs(Napi::Env env, const VerifyResult& result, double waited);
-// An Error shaped like Node's own: code, errno, syscall, path; and table, rollback.
+// An Error shaped like Node's own: code, errno, syscall, path; and table. Where something is left in the netns: the
+// code ERR_ROLLBACK, `rollback`, and as `cause` the error that the job failed with.
 Napi::Value ToJs(Napi::Env env, const Error& error);
 
 }  // namespace ipnc

@@ -3,7 +3,9 @@
 
 #include <functional>
 #include <new>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "native/error.h"
@@ -12,29 +14,55 @@ namespace ipnc {
 
 class Undo {
  public:
-  // Before the change, so that no change goes unremembered for want of memory: a step must do no harm where nothing was
-  // changed.
-  void Add(std::function<void()> step) { steps_.push_back(std::move(step)); }
-  // The newest step: there was nothing to change.
-  void Drop() { steps_.pop_back(); }
+  // Makes one change, remembering first how to undo it, so that lack of memory cannot lose the step. `change` returns
+  // whether there was anything to change, and so does this. `step` must do no harm where nothing was changed: it is
+  // also kept where the kernel's answer was lost. `otherwise` says what is left when the step fails: "table IPv4 nat
+  // could not be restored".
+  template <typename Change>
+  bool Do(std::string otherwise, std::function<void()> step, Change change) {
+    steps_.push_back({std::move(otherwise), std::move(step), {}});
+    try {
+      const bool changed = change();
+      if (!changed) steps_.pop_back();
+      return changed;
+    } catch (const Error& error) {
+      if (!error.uncertain) steps_.pop_back();
+      throw;
+    }
+  }
 
-  // Runs every step, whatever the others do. Returns what went wrong, or nothing.
+  // Runs every step, whatever the others do. Returns what is left and why, in words; empty if nothing is left.
   std::string Run() {
-    std::string failures;
-    for (; !steps_.empty(); steps_.pop_back()) {
+    bool failed = false;
+    for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
       try {
-        steps_.back()();
-      } catch (const Error& error) {
-        failures += (failures.empty() ? "" : "; ") + error.table + " " + error.syscall + " " + error.detail;
-      } catch (const std::bad_alloc&) {
-        failures += "out of memory";
+        step->run();
+      } catch (Error& error) {
+        step->failure = std::move(error);
+        failed = true;
+      } catch (...) {
+        step->failure = Error{.number = ENOMEM};
+        failed = true;
       }
     }
-    return failures;
+    if (!failed) return {};
+    try {
+      std::string left;
+      for (auto step = steps_.rbegin(); step != steps_.rend(); ++step)
+        if (step->failure) left += (left.empty() ? "" : "; ") + step->otherwise + " (" + Reason(*step->failure) + ")";
+      return left;
+    } catch (const std::bad_alloc&) {
+      return "changes";  // short enough to need no memory
+    }
   }
 
  private:
-  std::vector<std::function<void()>> steps_;
+  struct Step {
+    std::string otherwise;
+    std::function<void()> run;
+    std::optional<Error> failure;
+  };
+  std::vector<Step> steps_;
 };
 
 }  // namespace ipnc

@@ -78,8 +78,8 @@ export interface VerifyResult extends Drift {
 /** A ruleset as kernel-ready bytes. Safe to use for any number of netns at once. */
 export interface Compiled {
   /**
-   * All or nothing. What stands in the other form goes once this one stands. `target` must be what `identify` said;
-   * another netns at that path is ESTALE.
+   * All or nothing; where undoing itself fails, the error is ERR_ROLLBACK, whatever the job failed with. What stands in
+   * the other form goes once this one stands. `target` must be what `identify` said; another netns at that path is ESTALE.
    *
    * `fresh`: the caller knows that nobody has installed anything there yet, as in a sandbox that was made just now.
    * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of

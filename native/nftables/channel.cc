@@ -97,6 +97,15 @@ void Channel::MakeRoom(size_t size) {
 std::optional<Refusal> Channel::Send(const Batch& batch) {
   MakeRoom(batch.bytes.size());
   if (send(socket_, batch.bytes.data(), batch.bytes.size(), 0) < 0) ThrowErrno(errno, "send(NETLINK_NETFILTER)");
+  try {
+    return ReceiveOutcome(batch);
+  } catch (Error& error) {
+    error.uncertain = true;
+    throw;
+  }
+}
+
+std::optional<Refusal> Channel::ReceiveOutcome(const Batch& batch) {
   std::optional<Refusal> refusal;
   for (;;) {
     const View answer = Receive();

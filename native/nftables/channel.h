@@ -26,10 +26,11 @@ class Channel {
   int Ask(uint16_t type, uint16_t flags, const std::function<void(Writer&)>& fill,
           const std::function<void(const Message&)>& each);
 
-  // When this throws, it is not known whether the kernel took the batch.
+  // An error that is `uncertain`: it is not known whether the kernel took the batch.
   std::optional<Refusal> Send(const Batch& batch);
 
  private:
+  std::optional<Refusal> ReceiveOutcome(const Batch& batch);
   // The bytes of one answer; empty if there is none.
   View Receive();
   void MakeRoom(size_t size);

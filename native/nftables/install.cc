@@ -17,6 +17,12 @@ std::string Named(TableName table) {
   return std::string("inet ") + KernelName(table);
 }
 
+std::string NotRestored(const std::vector<TableName>& tables) {
+  std::string names;
+  for (TableName table : tables) names += (names.empty() ? "table " : ", ") + Named(table);
+  return names + " could not be restored";
+}
+
 [[noreturn]] void Throw(const Refusal& refusal, const Batch& batch) {
   Error error{.number = refusal.number, .syscall = "nf_tables"};
   View rest = batch.bytes;
@@ -109,7 +115,9 @@ void Tables::Apply(int socket, bool fresh, std::vector<TableResult>& results, Un
 bool Tables::ApplyFresh(Channel& channel, int socket, uint32_t generation, std::vector<TableResult>& results,
                         Undo& undo) const {
   const auto made = std::make_shared<bool>(false);
-  undo.Add([this, socket, generation, made] {
+  std::vector<TableName> names;
+  for (const Wanted& wanted : wanted_) names.push_back(wanted.name);
+  const auto remove = [this, socket, generation, made] {
     Channel channel(socket);
     if (!*made) {
       if (Generation(channel) == generation) return;
@@ -119,14 +127,13 @@ bool Tables::ApplyFresh(Channel& channel, int socket, uint32_t generation, std::
         if (!state || !Stands(*state, wanted.name)) return;
     }
     SendOrThrow(channel, removal_);
-  });
-  const auto refusal = channel.Send(fresh_);
-  if (refusal) {
-    undo.Drop();
-    if (refusal->number != EEXIST) Throw(*refusal, fresh_);
-    return false;
-  }
-  *made = true;
+  };
+  const auto make = [&] {
+    const auto refusal = channel.Send(fresh_);
+    if (refusal && refusal->number != EEXIST) Throw(*refusal, fresh_);
+    return *made = !refusal;
+  };
+  if (!undo.Do(NotRestored(names), remove, make)) return false;
   for (const Wanted& wanted : wanted_) Record(results, wanted.name, How::kReplayed);
   return true;
 }
@@ -135,6 +142,7 @@ bool Tables::ApplyFresh(Channel& channel, int socket, uint32_t generation, std::
 bool Tables::ApplyOver(Channel& channel, int socket, const State& before, std::vector<TableResult>& results,
                        Undo& undo) const {
   std::vector<TableResult> planned;
+  std::vector<TableName> changed;
   Writer change;
   Writer back;
   change.BeginBatch(before.generation);
@@ -148,26 +156,25 @@ bool Tables::ApplyOver(Channel& channel, int socket, const State& before, std::v
     }
     const How how = dump.empty() ? How::kReplayed : wanted ? How::kReplaced : How::kCleaned;
     planned.push_back({.family = {}, .table = table, .how = how});
+    changed.push_back(table);
     if (!dump.empty()) PutRemoval(change, table, false);
     if (wanted) change.Append(wanted->messages);
     PutRemoval(back, table, true);
     PutAgain(back, dump);
   }
-  const bool anything = std::any_of(planned.begin(), planned.end(),
-                                    [](const TableResult& result) { return result.how != How::kUnchanged; });
-  if (anything) {
+  if (!changed.empty()) {
     const Batch batch = change.EndBatch();
     const auto made = std::make_shared<bool>(false);
-    undo.Add([socket, generation = before.generation, made, put_back = back.EndBatch()] {
+    const auto put_back = [socket, generation = before.generation, made, old = back.EndBatch()] {
       Channel channel(socket);
-      if (*made || Generation(channel) != generation) SendOrThrow(channel, put_back);
-    });
-    if (const auto refusal = channel.Send(batch)) {
-      undo.Drop();
-      if (refusal->number != ERESTART) Throw(*refusal, batch);
-      return false;
-    }
-    *made = true;
+      if (*made || Generation(channel) != generation) SendOrThrow(channel, old);
+    };
+    const auto make = [&] {
+      const auto refusal = channel.Send(batch);
+      if (refusal && refusal->number != ERESTART) Throw(*refusal, batch);
+      return *made = !refusal;
+    };
+    if (!undo.Do(NotRestored(changed), put_back, make)) return false;
   }
   for (const TableResult& result : planned) Record(results, result.table, result.how);
   return true;

@@ -25,16 +25,22 @@ std::string Name(TableName table) {
   return std::string(F::kName) + " " + ToString(table);
 }
 
+template <typename F>
+std::string NotRestored(TableName table) {
+  return "table " + Name<F>(table) + " could not be restored";
+}
+
 // False: somebody changed the table between the reading and the writing of it, or over what was written.
 template <typename F>
 bool Commit(Libiptc<F>& libiptc, TableName table, const State& wanted, int& refusals) {
   try {
     return libiptc.Commit();
-  } catch (const Error& error) {
+  } catch (Error& error) {
     // iptc_commit writes the table and then adds the old counters. To the second the kernel says EINVAL if somebody has
     // changed the table in between: the first stands, unless that change was made from a copy read before it.
+    error.uncertain = SameOurs(Libiptc<F>(table).Read(), wanted);
     if (error.number != EINVAL) throw;
-    if (SameOurs(Libiptc<F>(table).Read(), wanted)) return true;
+    if (error.uncertain) return true;
     constexpr int kAttempts = 4;  // a rule that the kernel will not have is refused every time
     if (++refusals == kAttempts) throw;
     return false;
@@ -67,18 +73,17 @@ bool ReadModifyWrite(TableName table, Change change) {
 template <typename F>
 bool MergeInto(TableName table, const Wanted& wanted, Undo& undo) {
   const auto before = std::make_shared<std::optional<State>>();
-  undo.Add([table, before] {
+  const auto put_back = [table, before] {
     if (*before)
       ReadModifyWrite<F>(table, [&](const State& current) { return std::optional(PutBack(**before, current)); });
-  });
-  const bool wrote = ReadModifyWrite<F>(table, [&](State current) -> std::optional<State> {
+  };
+  const auto merge = [&](State current) -> std::optional<State> {
     before->reset();
     if (Stands(current, wanted)) return std::nullopt;
     *before = std::move(current);
     return Merge(**before, wanted);
-  });
-  if (!wrote) undo.Drop();
-  return wrote;
+  };
+  return undo.Do(NotRestored<F>(table), put_back, [&] { return ReadModifyWrite<F>(table, merge); });
 }
 
 // False where this kernel has no such table.
@@ -157,14 +162,14 @@ template <typename F>
 How Tables<F>::Install(int socket, TableName table, const Compiled& compiled, bool exists, Undo& undo) const {
   // The number of entries alone would miss a changed policy: look first, if there is anything to look at.
   if (!exists || xtables::Stands<F>(socket, compiled.pristine)) {
-    undo.Add([table] {
+    const auto remove = [table] {
       ReadModifyWrite<F>(table, [](const State& current) -> std::optional<State> {
         if (!current.HasOurs()) return std::nullopt;
         return Merge(current, {});
       });
-    });
-    if (Replace<F>(socket, compiled.installed)) return How::kReplayed;
-    undo.Drop();
+    };
+    if (undo.Do(NotRestored<F>(table), remove, [&] { return Replace<F>(socket, compiled.installed); }))
+      return How::kReplayed;
   }
   return MergeInto<F>(table, compiled.wanted, undo) ? How::kMerged : How::kUnchanged;
 }

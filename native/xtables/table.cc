@@ -131,7 +131,12 @@ Libiptc<F>::Libiptc(TableName table) : table_(table), handle_(F::Init(ToString(t
 
 template <typename F>
 void Libiptc<F>::Throw(const char* call) const {
-  throw Error{.number = errno, .syscall = call, .table = std::string(F::kName) + " " + ToString(table_)};
+  throw Error{.number = errno, .syscall = call, .table = Name()};
+}
+
+template <typename F>
+std::string Libiptc<F>::Name() const {
+  return std::string(F::kName) + " " + ToString(table_);
 }
 
 template <typename F>
@@ -233,7 +238,8 @@ template <typename F>
 bool Libiptc<F>::Commit() {
   if (F::Commit(handle_.get())) return true;
   if (errno == EAGAIN) return false;
-  Throw("iptc_commit");
+  // It writes the table before it writes the counters, and does not say which of the two failed.
+  throw Error{.number = errno, .syscall = "iptc_commit", .table = Name(), .uncertain = true};
 }
 
 template Wanted Encode<V4>(const Table&);

@@ -75,6 +75,7 @@ class Libiptc {
   template <typename Predicate>
   void DeleteIf(const std::string& chain, Predicate predicate);
   [[noreturn]] void Throw(const char* call) const;
+  std::string Name() const;
 
   TableName table_;
   std::unique_ptr<xtc_handle, Free> handle_;

@@ -24,6 +24,8 @@ void FailSetns(int call);
 // The calling thread's `call`-th system call from now on fails with `error`; 0: none. Counts what has a socket, ioctl,
 // open, read and flock. Returns how many were made since the last call of this.
 long FailCall(long call, int error = 0);
+// As FailCall, but every call from the `call`-th on fails.
+long FailCallsFrom(long call, int error = 0);
 // Whether the kernel has for the calling thread's counters of a table the answer it has when somebody else has changed
 // the table meanwhile: EINVAL.
 void FailAddCounters(bool fails);

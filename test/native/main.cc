@@ -23,9 +23,11 @@ thread_local long allocation_to_fail = 0;
 thread_local long calls = 0;
 thread_local long call_to_fail = 0;
 thread_local int call_error = 0;
+thread_local bool all_later = false;
 
 bool CallFails() {
-  if (++calls != call_to_fail) return false;
+  ++calls;
+  if (call_to_fail == 0 || (all_later ? calls < call_to_fail : calls != call_to_fail)) return false;
   errno = call_error;
   return true;
 }
@@ -46,9 +48,16 @@ void FailSetns(int call) {
 }
 
 long FailCall(long call, int error) {
+  all_later = false;
   call_to_fail = call;
   call_error = error;
   return std::exchange(calls, 0);
+}
+
+long FailCallsFrom(long call, int error) {
+  const long made = FailCall(call, error);
+  all_later = true;
+  return made;
 }
 
 void FailAddCounters(bool fails) {

@@ -3,6 +3,8 @@
  * (rules that others left, with which it will not take ours) or system calls denied by seccomp.
  */
 import assert from 'node:assert/strict';
+import { fileURLToPath } from 'node:url';
+import { native } from '../../lib/native/addon.ts';
 import type { Order } from '../fixtures/install.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
@@ -16,12 +18,21 @@ import {
   identify,
   inside,
   restore,
+  run,
   state,
+  TOOLBOX,
 } from '../support/netns.ts';
+import { nodeEnvironment } from '../support/node.ts';
 import { denied, type Obstacle, routeObstacles, testObstacle } from '../support/rollback.ts';
 
 const DNS = ['--redirect-dns', '--capture-all-dns'];
 const TPROXY = ['-m', 'TPROXY'];
+const MAIN = fileURLToPath(new URL('../../lib/main.ts', import.meta.url));
+/**
+ * Bytes with which IPT_SO_SET_REPLACE writes an IPv4 nat table without rules: ipt_replace (96), four policies (152 each)
+ * and the end of the table (176).
+ */
+const PRISTINE_NAT = 96 + 4 * 152 + 176;
 
 const test = suite('rollback');
 test.needs(...INSTALL_NEEDS);
@@ -132,6 +143,34 @@ for (const [specs, code] of denials) {
         assert.equal(await state(target.path), was[at], verb);
       }
     }
+  });
+}
+
+for (const undo of ['done', 'denied'] as const) {
+  test(`the message says whether all was undone: ${undo}`, async () => {
+    await using farm = new Farm('rollback');
+    const path = await farm.add();
+    // IPv4 is installed, then the kernel refuses IPv6.
+    await misuse(path, 'nat', 'ISTIO_OUTPUT_DNS');
+    const was = await state(path);
+    const words = ['apply', '--netns', path, '--ip-families', '4,6', ...DNS];
+    const specs = undo === 'denied' ? [`setsockopt:0:64:*:${PRISTINE_NAT}=EPERM`] : ['mount=EPERM'];
+    const failed = await run(TOOLBOX, ['deny', ...specs, '--', process.execPath, MAIN, ...words], {
+      env: nodeEnvironment(),
+    }).catch((error: { code: number; stderr: string }) => error);
+    assert.equal('code' in failed && failed.code, 1);
+    if (undo === 'done') {
+      assert.equal(await state(path), was);
+      assert.doesNotMatch(failed.stderr, /ERR_ROLLBACK/);
+      return;
+    }
+    assert.match(failed.stderr, /table IPv4 nat could not be restored \(EPERM, /);
+    assert.match(failed.stderr, /EINVAL/);
+    assert.match(failed.stderr, /\(ERR_ROLLBACK\)/);
+    assert.doesNotMatch(failed.stderr, /half done|rolled back/);
+    assert.match(await state(path), /-A ISTIO_REDIRECT(.*\n)*# IPv6/);
+    await native().clean(await identify(path));
+    assert.doesNotMatch(await state(path), /ISTIO_/);
   });
 }
 

@@ -204,6 +204,47 @@ TEST("install: a table that somebody changes as soon as we have written it stand
   });
 }
 
+TEST("rollback: where every system call fails from some point on, the error says what is left") {
+  std::unique_ptr<Compiled> older;
+  std::unique_ptr<Compiled> compiled;
+  OnThread([&](Home& home) {
+    older = std::make_unique<Compiled>(home, Rules(15001, std::nullopt));
+    compiled = std::make_unique<Compiled>(home, Rules(16001, TproxyRoute{1337, 133}));
+  });
+  long left = 0;
+  for (const bool fresh : {true, false})
+    for (long n = 1;; ++n) {
+      const Pod pod;
+      Prepare(pod.path(), fresh ? nullptr : older.get(), !fresh);
+      const Snapshot before = Look(pod.path());
+      std::optional<Error> failure;
+      long made = 0;
+      OnThread([&](Home& home) {
+        const NetnsRef target{pod.path(), Identify(home, pod.path()).netns};
+        home.Sweep();
+        check::FailCallsFrom(n, EPERM);
+        try {
+          compiled->Apply(home, target, {.fresh = fresh});
+        } catch (const Error& error) {
+          failure = error;
+        }
+        made = check::FailCall(0);
+      });
+      if (made < n) break;
+      if (!failure) continue;  // the rules were all in by then
+      const Snapshot after = Look(pod.path());
+      // What was looked at may have been a table's first touch.
+      const bool same = after.tables == before.tables && after.routes == before.routes;
+      if (!same && failure->rollback.empty())
+        throw std::runtime_error("from call " + std::to_string(n) + " on: something is left, and the error is silent");
+      if (same) continue;
+      ++left;
+      CHECK(failure->rollback.find(" could not be ") != std::string::npos);
+      CHECK(failure->rollback.find("(EPERM, ") != std::string::npos);
+    }
+  CHECK(left > 10);
+}
+
 TEST("rollback: a system call that fails for want of memory leaves all or nothing, whichever it is") {
   ExhaustAll(ENOMEM);
 }
