@@ -3,7 +3,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Kube } from '../../lib/kube/client.ts';
+import type { ApiClient } from '../../lib/kube/client.ts';
 import { INITIALIZED, NETNS, READY, RULES, STATUS } from '../../lib/kube/status.ts';
 import { createAuthority, writeKubeconfig } from '../../test/cluster/pki.ts';
 import { kubeOf } from '../../test/support/kubeconfig.ts';
@@ -27,11 +27,11 @@ function barePatch(uid: string, at = new Date()): unknown {
 export class Prober {
   /** Milliseconds. */
   samples: number[] = [];
-  readonly #kube: Kube;
+  readonly #kube: ApiClient;
   readonly #pod: { name: string; uid: string };
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(kube: Kube, pod: { name: string; uid: string }) {
+  constructor(kube: ApiClient, pod: { name: string; uid: string }) {
     this.#kube = kube;
     this.#pod = pod;
   }
@@ -56,7 +56,7 @@ export class Prober {
 
 export class StandIn implements AsyncDisposable {
   readonly kubeconfig: string;
-  readonly kube: Kube;
+  readonly kube: ApiClient;
   readonly #child: ChildProcess;
   #changes: Change[] = [];
 

@@ -1,6 +1,6 @@
 /** What becomes known of pods from the API, as soon as it is. */
 
-import type { Kube } from '../../lib/kube/client.ts';
+import type { ApiClient } from '../../lib/kube/client.ts';
 import { Informer } from '../../lib/kube/informer.ts';
 import { NETNS } from '../../lib/kube/status.ts';
 import { now } from './instants.ts';
@@ -34,7 +34,7 @@ export class Watcher implements AsyncDisposable {
   readonly #stop = new AbortController();
   readonly #ended: Promise<unknown>;
 
-  private constructor(kube: Kube, namespace: string) {
+  private constructor(kube: ApiClient, namespace: string) {
     const { signal } = this.#stop;
     const informer = new Informer<Trimmed>({
       kube,
@@ -53,7 +53,7 @@ export class Watcher implements AsyncDisposable {
 
   readonly synced: Promise<unknown>;
 
-  static async start(kube: Kube, namespace: string): Promise<Watcher> {
+  static async start(kube: ApiClient, namespace: string): Promise<Watcher> {
     const watcher = new Watcher(kube, namespace);
     await watcher.synced;
     return watcher;

@@ -1,20 +1,20 @@
 /** The controller out of its parts. What differs between a node, the bench and a test is handed in. */
 import { readFileSync } from 'node:fs';
 import type { RunConfig } from '../config/read.ts';
-import type { Kube } from '../kube/client.ts';
+import type { ApiClient } from '../kube/client.ts';
 import { EventRecorder } from '../kube/events.ts';
-import { StatusMarker } from '../kube/status.ts';
+import { PodStatusWriter } from '../kube/status.ts';
 import type { Probe } from '../native/addon.ts';
 import type { Locator } from '../netns/locate.ts';
 import type { Logger } from '../observe/log.ts';
 import { createMetrics, type Metrics } from '../observe/metrics.ts';
 import type { RuntimeEvents } from '../runtime/events.ts';
 import { Controller } from './controller.ts';
-import { Initializer } from './reconcile.ts';
+import { Reconciler } from './reconcile.ts';
 
 export interface Parts {
   config: RunConfig;
-  kube: Kube;
+  kube: ApiClient;
   locator: Locator;
   probe: Probe;
   /** Absent where the API server is the only source. */
@@ -27,19 +27,19 @@ export interface Parts {
 export interface Assembled {
   controller: Controller;
   metrics: Metrics;
-  marker: StatusMarker;
+  marker: PodStatusWriter;
 }
 
 export function assemble({ config, kube, locator, probe, runtime, log, version }: Parts): Assembled {
   const { nodeName, resync: resyncMs, concurrency } = config;
-  const marker = new StatusMarker(kube);
+  const marker = new PodStatusWriter(kube);
   const recorder = new EventRecorder({
     requests: kube,
     node: nodeName,
     onError: (err) => log.warn({ err }, 'an Event could not be sent'),
   });
   const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-  const initializer = new Initializer({ config, locator, marker, probe, bootId });
+  const initializer = new Reconciler({ config, locator, marker, probe, bootId });
   const metrics = createMetrics(version, {
     queue: () => controller.queue(),
     pods: () => controller.states(),

@@ -7,27 +7,27 @@ import { type BackoffLimits, backoff } from '../backoff.ts';
 import { keepNewest } from '../bounded.ts';
 import type { NativeError } from '../errors.ts';
 import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
-import type { ApiError, Kube } from '../kube/client.ts';
+import type { ApiError, ApiClient } from '../kube/client.ts';
 import type { EventRecorder } from '../kube/events.ts';
 import { Informer, type InformerEvent } from '../kube/informer.ts';
-import { trimNamespace, trimPod } from '../kube/pods.ts';
-import { failed, INITIALIZED, partMarks, STATUS, type StatusMarker } from '../kube/status.ts';
+import { toNamespaceRecord, toPodRecord } from '../kube/pods.ts';
+import { failed, INITIALIZED, partMarks, STATUS, type PodStatusWriter } from '../kube/status.ts';
 import { type Logger, podLine } from '../observe/log.ts';
 import type { Metrics, PodState, QueueStats } from '../observe/metrics.ts';
 import type { PodView } from '../observe/page.ts';
 import type { RuntimeEvents } from '../runtime/events.ts';
 import type { SandboxHint } from '../runtime/hint-queue.ts';
 import { type Attempt, WorkQueue } from './queue.ts';
-import { type Initializer, type Installed, isFinal, markedPod, type Outcome, type Task } from './reconcile.ts';
+import { type Reconciler, type Installed, isFinal, markedPod, type Outcome, type Task } from './reconcile.ts';
 
 export interface ControllerOptions {
-  kube: Kube;
+  kube: ApiClient;
   nodeName: string;
   /** Milliseconds between two sweeps. */
   resyncMs: number;
   concurrency: number;
-  initializer: Initializer;
-  marker: StatusMarker;
+  initializer: Reconciler;
+  marker: PodStatusWriter;
   recorder: EventRecorder;
   metrics: Metrics;
   /** Absent where the API server is the only source. */
@@ -66,7 +66,7 @@ export class Controller {
   readonly #entries = new Map<string, Entry>();
   /** Told before the API told of the pod. */
   readonly #early = new Map<string, SandboxHint>();
-  readonly #queue: WorkQueue<string>;
+  readonly #queue: WorkQueue;
   readonly #pods: Informer<PodRecord>;
   readonly #namespaces: Informer<NamespaceRecord>;
   #ready = false;
@@ -74,9 +74,9 @@ export class Controller {
   constructor(options: ControllerOptions) {
     this.#options = options;
     const { kube, log, nodeName } = options;
-    this.#queue = new WorkQueue<string>({
+    this.#queue = new WorkQueue({
       concurrency: options.concurrency,
-      work: (uid) => this.#work(uid),
+      work: ({ key }) => this.#work(key),
       retry: (error) => (isFinal(error) ? false : { ...retryAfter(error) }),
       onError: (error, attempt) => this.#onError(error, attempt),
     });
@@ -84,7 +84,7 @@ export class Controller {
       kube,
       log,
       path: '/api/v1/namespaces',
-      trim: trimNamespace,
+      trim: toNamespaceRecord,
       onEvent: (event) => this.#onNamespace(event),
     });
     this.#pods = new Informer({
@@ -93,7 +93,7 @@ export class Controller {
       path: '/api/v1/pods',
       fieldSelector: `spec.nodeName=${nodeName}`,
       pageSize: POD_PAGE,
-      trim: trimPod,
+      trim: toPodRecord,
       onEvent: (event) => this.#onPod(event),
     });
   }
@@ -159,19 +159,19 @@ export class Controller {
     if (known !== undefined) {
       const before = known.pod;
       known.pod = pod;
-      if (asksForWork(before, pod, known.view.state)) this.#queue.add(uid, uid);
+      if (asksForWork(before, pod, known.view.state)) this.#queue.add(uid);
       return;
     }
     const hint = this.#early.get(uid);
     this.#early.delete(uid);
     this.#entries.set(uid, { pod, view: { state: 'pending' }, ...(hint && { hint }) });
-    this.#queue.add(uid, uid);
+    this.#queue.add(uid);
   }
 
   #onNamespace({ type, object: { metadata }, old }: InformerEvent<NamespaceRecord>): void {
     if (type === 'changed' && JSON.stringify(old?.metadata.annotations) === JSON.stringify(metadata.annotations))
       return;
-    for (const [uid, { pod }] of this.#entries) if (pod.metadata.namespace === metadata.name) this.#queue.add(uid, uid);
+    for (const [uid, { pod }] of this.#entries) if (pod.metadata.namespace === metadata.name) this.#queue.add(uid);
   }
 
   async #follow(): Promise<void> {
@@ -187,7 +187,7 @@ export class Controller {
         const source = this.#options.runtime?.kind;
         this.#options.log.debug({ pod: `${namespace}/${name}`, source, sandbox, netns }, 'told of a sandbox');
         entry.hint = hint;
-        this.#queue.add(uid, uid);
+        this.#queue.add(uid);
       }
     }
   }
@@ -272,7 +272,7 @@ export class Controller {
     const limits = POLL_MS[runtime === undefined || runtime.kind === 'none' ? 'untold' : 'told'];
     const looks = (entry.poll?.looks ?? 0) + 1;
     const { uid } = entry.pod.metadata;
-    const timer = setTimeout(() => this.#queue.add(uid, uid, 'resync'), backoff(limits, looks)).unref();
+    const timer = setTimeout(() => this.#queue.add(uid, 'resync'), backoff(limits, looks)).unref();
     entry.poll = { looks, timer };
   }
 
@@ -315,7 +315,7 @@ export class Controller {
         );
         if (!drifted || entry.installed !== installed) continue;
         entry.drifted = true;
-        this.#queue.add(uid, uid, 'resync');
+        this.#queue.add(uid, 'resync');
       }
     };
     await Promise.all(Array.from({ length: SWEEP_LANES }, lane));
@@ -329,7 +329,7 @@ function retryAfter(error: unknown): { afterMs?: number } {
 }
 
 /**
- * Whether what changed is any of our business: a spec does not change, see trimPod. Our own marks coming back are not, unless
+ * Whether what changed is any of our business: a spec does not change, see toPodRecord. Our own marks coming back are not, unless
  * somebody took them away.
  */
 function asksForWork(before: PodRecord, after: PodRecord, state: PodState): boolean {

@@ -1,6 +1,6 @@
 /**
- * Work by key: one worker a key at a time, a bounded number over all. Whoever is added while being worked on is worked
- * on once more, with what was added last. Nothing is kept of a key whose work is done.
+ * Work by key. One worker works on a key at a time, and a bounded number of workers on all keys. A key that is added
+ * while a worker works on it is worked on once more. Nothing is kept of a key whose work is done.
  */
 import { once } from 'node:events';
 import { type BackoffLimits, backoff } from '../backoff.ts';
@@ -25,8 +25,8 @@ export interface Attempt {
   waitedMs: number;
 }
 
-export interface QueueOptions<J> {
-  work: (job: J, attempt: Attempt) => Promise<void>;
+export interface QueueOptions {
+  work: (attempt: Attempt) => Promise<void>;
   /** Workers. */
   concurrency: number;
   /** False where another attempt would end the same; otherwise how long the other side wants to be left alone. */
@@ -40,15 +40,14 @@ export interface QueueOptions<J> {
   random?: () => number;
 }
 
-interface Entry<J> {
-  job: J;
+interface Entry {
   priority: Priority;
   failures: number;
   /** When it began to wait. */
   since: number;
   running: boolean;
-  /** Added while running. */
-  again?: { job: J; priority: Priority } | undefined;
+  /** It was added while running, with this priority. */
+  again?: Priority | undefined;
   /** While running. */
   forgotten?: boolean;
   /** While backing off. */
@@ -72,9 +71,9 @@ const CLOCK: Clock = {
   },
 };
 
-export class WorkQueue<J> {
-  readonly #options: Required<QueueOptions<J>>;
-  readonly #entries = new Map<string, Entry<J>>();
+export class WorkQueue {
+  readonly #options: Required<QueueOptions>;
+  readonly #entries = new Map<string, Entry>();
   /** Keys that wait for a worker, oldest first. */
   readonly #waiting: Record<Priority, Set<string>> = { new: new Set(), resync: new Set() };
   readonly #running: Record<Priority, number> = { new: 0, resync: 0 };
@@ -82,7 +81,7 @@ export class WorkQueue<J> {
   /** Once there is one, nothing is taken or started. */
   #drained: PromiseWithResolvers<void> | undefined;
 
-  constructor(options: QueueOptions<J>) {
+  constructor(options: QueueOptions) {
     this.#options = { backoffMs: BACKOFF_MS, clock: CLOCK, random: Math.random, onError: () => {}, ...options };
   }
 
@@ -91,20 +90,17 @@ export class WorkQueue<J> {
    * tried at once if the priority is `new`, since this may be what it was waiting for; but not sooner after it failed
    * than half the shortest back-off, nor than the other side asked for.
    */
-  add(key: string, job: J, priority: Priority = 'new'): void {
+  add(key: string, priority: Priority = 'new'): void {
     if (this.#drained) return;
     let entry = this.#entries.get(key);
     if (entry === undefined) {
-      entry = { job, priority, failures: 0, since: 0, running: false };
+      entry = { priority, failures: 0, since: 0, running: false };
       this.#entries.set(key, entry);
       this.#enqueue(key, entry);
     } else if (entry.running) {
       entry.forgotten = false;
-      entry.again = { job, priority: higher(entry.again?.priority, priority) };
-    } else {
-      entry.job = job;
-      this.#raise(key, entry, priority);
-    }
+      entry.again = higher(entry.again, priority);
+    } else this.#raise(key, entry, priority);
   }
 
   /** To be called when there is nothing left to be done for a key. What runs is not stopped, nor is it repeated. */
@@ -148,13 +144,13 @@ export class WorkQueue<J> {
     return this.#entries.size;
   }
 
-  #drop(key: string, entry: Entry<J>): void {
+  #drop(key: string, entry: Entry): void {
     entry.pause?.cancel();
     this.#waiting[entry.priority].delete(key);
     this.#entries.delete(key);
   }
 
-  #raise(key: string, entry: Entry<J>, priority: Priority): void {
+  #raise(key: string, entry: Entry, priority: Priority): void {
     if (priority === 'resync') return;
     if (entry.pause) {
       const ms = entry.pause.notBefore - this.#options.clock.now();
@@ -164,7 +160,7 @@ export class WorkQueue<J> {
     this.#start();
   }
 
-  #enqueue(key: string, entry: Entry<J>): void {
+  #enqueue(key: string, entry: Entry): void {
     entry.since = this.#options.clock.now();
     this.#waiting[entry.priority].add(key);
     if (this.#starting) return;
@@ -191,14 +187,14 @@ export class WorkQueue<J> {
   }
 
   /** Never rejects. */
-  async #run(key: string, entry: Entry<J>): Promise<void> {
+  async #run(key: string, entry: Entry): Promise<void> {
     const { clock, work } = this.#options;
     const { priority, failures } = entry;
     const attempt = { key, priority, failures, waitedMs: clock.now() - entry.since };
     this.#running[priority]++;
     let wait: Wait | undefined;
     try {
-      await work(entry.job, attempt);
+      await work(attempt);
       entry.failures = 0;
     } catch (error) {
       wait = this.#afterFailure(error, attempt, entry);
@@ -207,20 +203,17 @@ export class WorkQueue<J> {
     entry.running = false;
     const { again } = entry;
     entry.again = undefined;
-    if (again) {
-      entry.job = again.job;
-      // A new pod that failed is still one.
-      entry.priority = wait ? higher(priority, again.priority) : again.priority;
-    }
+    // A new pod that failed is still a new one.
+    if (again) entry.priority = wait ? higher(priority, again) : again;
     if (this.#drained || (again === undefined && wait === undefined)) this.#entries.delete(key);
     else if (wait === undefined) this.#enqueue(key, entry);
-    else this.#pause(key, entry, again?.priority === 'new' ? wait.shortestMs : wait.ms, wait.shortestMs);
+    else this.#pause(key, entry, again === 'new' ? wait.shortestMs : wait.ms, wait.shortestMs);
     if (this.#drained && this.#entries.size === 0) this.#drained.resolve();
     this.#start();
   }
 
   /** How long to wait; undefined where another attempt would be in vain. */
-  #afterFailure(error: unknown, attempt: Attempt, entry: Entry<J>): Wait | undefined {
+  #afterFailure(error: unknown, attempt: Attempt, entry: Entry): Wait | undefined {
     const { retry, onError, random } = this.#options;
     const { backoffMs } = this.#options;
     let wait: Wait | undefined;
@@ -238,7 +231,7 @@ export class WorkQueue<J> {
     return wait;
   }
 
-  #pause(key: string, entry: Entry<J>, ms: number, shortestMs: number): void {
+  #pause(key: string, entry: Entry, ms: number, shortestMs: number): void {
     const { clock } = this.#options;
     entry.pause?.cancel();
     const cancel = clock.after(Math.max(0, ms), () => {

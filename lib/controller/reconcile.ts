@@ -8,7 +8,7 @@ import { plan } from '../istio/plan.ts';
 import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { podRedirect, type Redirect } from '../istio/redirect.ts';
 import { podFamilies, runtimeUid } from '../kube/pods.ts';
-import { INITIALIZED, type MarkedPod, partMarks, STATUS, type StatusMarker } from '../kube/status.ts';
+import { INITIALIZED, type MarkedPod, partMarks, STATUS, type PodStatusWriter } from '../kube/status.ts';
 import { type Compiled, type Identity, type Netns, native, type Probe } from '../native/addon.ts';
 import { chooseBackend } from '../native/backend.ts';
 import type { Located, Locator } from '../netns/locate.ts';
@@ -53,10 +53,10 @@ export interface Task {
   touched?: boolean;
 }
 
-export interface InitializerOptions {
+export interface ReconcilerOptions {
   config: RunConfig;
   locator: Locator;
-  marker: StatusMarker;
+  marker: PodStatusWriter;
   probe: Probe;
   bootId: string;
 }
@@ -83,12 +83,12 @@ const STAYS: ReadonlySet<SkipReason> = new Set([
 /** Where there is nothing that could be cleaned. */
 const WITHOUT_NETNS: ReadonlySet<string> = new Set(['no-sandbox', 'stopped', 'host-network']);
 
-export class Initializer {
-  readonly #options: InitializerOptions;
+export class Reconciler {
+  readonly #options: ReconcilerOptions;
   readonly #planned = new Map<string, Planned>();
   readonly #compiled = new Map<string, Promise<Compiled>>();
 
-  constructor(options: InitializerOptions) {
+  constructor(options: ReconcilerOptions) {
     this.#options = options;
   }
 

@@ -3,7 +3,7 @@ import { KubeConfig } from '@kubernetes/client-node';
 import manifest from '../../package.json' with { type: 'json' };
 import type { RunConfig } from '../config/read.ts';
 import { Failure } from '../errors.ts';
-import { Kube } from '../kube/client.ts';
+import { ApiClient } from '../kube/client.ts';
 import type { Probe } from '../native/addon.ts';
 import { Locator } from '../netns/locate.ts';
 import { essentials } from '../observe/doctor.ts';
@@ -37,7 +37,7 @@ export async function runNode(config: RunConfig): Promise<number> {
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort(name));
 
   const { hostRoot } = config;
-  const kube = new Kube(() => kubeConfig(config.kubeconfig));
+  const kube = new ApiClient(() => kubeConfig(config.kubeconfig));
   // A runtime that is not there yet may come: containerd, as most are.
   const criSocket = config.criSocket ?? criSockets(hostRoot)[0] ?? '/run/containerd/containerd.sock';
   const cri = new Cri(onNode(hostRoot, criSocket));

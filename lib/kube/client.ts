@@ -108,7 +108,7 @@ interface Exchange {
  * came, `ETIMEDOUT` past a limit, `AbortError` after the signal. Credentials that are refused (401) are loaded anew and
  * tried once more. GET and PATCH are also repeated when a kept connection turns out to be closed.
  */
-export class Kube {
+export class ApiClient {
   readonly #load: () => KubeConfig;
   readonly #agents = { 'http:': keepAlive(HttpAgent), 'https:': keepAlive(HttpsAgent) };
   #config: KubeConfig;

@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { type BackoffLimits, backoff } from '../backoff.ts';
-import { ApiError, type Kube } from './client.ts';
+import { ApiError, type ApiClient } from './client.ts';
 import type { WatchEvent } from './encoding.ts';
 
 export interface InformerEvent<T> {
@@ -71,7 +71,7 @@ const PAGE_SIZE = 500;
 const LIST_LIMIT_MS = 30_000;
 
 export interface InformerOptions<T> {
-  kube: Kube;
+  kube: ApiClient;
   /** Of the collection, `/api/v1/pods`. */
   path: string;
   fieldSelector?: string;

@@ -1,5 +1,5 @@
 /**
- * What is read of Kubernetes' objects in protobuf: a field of trimPod or trimNamespace that is not here is absent there, and
+ * What is read of Kubernetes' objects in protobuf: a field of toPodRecord or toNamespaceRecord that is not here is absent there, and
  * whatever else an object has is skipped by its length.
  *
  * k8s.io/api/core/v1/generated.proto, k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto and

@@ -31,7 +31,7 @@ const PROXY_WORDS = 4;
  * `object` is a Pod as the API server sends it, `held` the same pod as it was kept before: Kubernetes lets nothing of a
  * spec change that is read here, so it is not read again. Throws TypeError if `object` is none.
  */
-export function trimPod(object: unknown, held?: PodRecord): PodRecord {
+export function toPodRecord(object: unknown, held?: PodRecord): PodRecord {
   const pod = mapping(object);
   return {
     metadata: trimMetadata(mapping(pod.metadata)),
@@ -82,7 +82,7 @@ function trimStatus(status: Record<string, unknown>): PodRecord['status'] {
 }
 
 /** `object` is a Namespace as the API server sends it. Throws TypeError if it is none. */
-export function trimNamespace(object: unknown): NamespaceRecord {
+export function toNamespaceRecord(object: unknown): NamespaceRecord {
   const metadata = mapping(mapping(object).metadata);
   mustHave(metadata, 'Namespace', ['name']);
   return {

@@ -74,7 +74,7 @@ export function failed(error: unknown): FailedMark {
   return { status: 'failed', reason: error instanceof ConfigError ? 'ConfigInvalid' : 'InstallFailed', message };
 }
 
-export class StatusMarker {
+export class PodStatusWriter {
   readonly #requests: Requests;
   readonly #now: () => Date;
   /** By uid, what was written last and which version that made, until a version as new was seen. */

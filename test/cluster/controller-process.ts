@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { V1Pod } from '@kubernetes/client-node';
-import type { Kube } from '../../lib/kube/client.ts';
+import type { ApiClient } from '../../lib/kube/client.ts';
 import type { PodView } from '../../lib/observe/page.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { imageName } from './images/images.ts';
@@ -28,7 +28,7 @@ const RIGHTS = [
 ];
 
 /** The controller's account with its rights and no others; resolves with its kubeconfig. */
-export async function createAccount(controlPlane: ControlPlane, kube: Kube, node: ClusterNode): Promise<string> {
+export async function createAccount(controlPlane: ControlPlane, kube: ApiClient, node: ClusterNode): Promise<string> {
   const rbac = '/apis/rbac.authorization.k8s.io/v1';
   const subjects = [{ kind: 'ServiceAccount', ...ACCOUNT }];
   const roleRef = { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name: 'agent' };

@@ -4,7 +4,7 @@ import { request } from 'node:https';
 import { buffer } from 'node:stream/consumers';
 import type { CoreV1Api, V1Pod } from '@kubernetes/client-node';
 import { ACCEPT, encodingOf, type WatchEvent } from '../../lib/kube/encoding.ts';
-import { trimNamespace, trimPod } from '../../lib/kube/pods.ts';
+import { toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
 import { READY } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { configOf, kubeOf } from '../support/kubeconfig.ts';
@@ -127,7 +127,7 @@ const ALL_READ: V1Pod = {
 
 const byName = (list: unknown) =>
   (list as { items: unknown[] }).items
-    .map((pod) => trimPod(pod))
+    .map((pod) => toPodRecord(pod))
     .sort((a, b) => a.metadata.name.localeCompare(b.metadata.name));
 
 test('every pod of the fixtures, by list and by watch, also while it is deleted', async () => {
@@ -160,7 +160,7 @@ test('every pod of the fixtures, by list and by watch, also while it is deleted'
 
   const since = `resourceVersion=${metadata.resourceVersion}`;
   const [lines, frames] = await Promise.all([JSON_TYPE, ACCEPT.watch].map((accept) => events(PODS, since, accept)));
-  const trimmed = (all: WatchEvent[] = []) => all.map(({ type, object }) => ({ type, pod: trimPod(object) }));
+  const trimmed = (all: WatchEvent[] = []) => all.map(({ type, object }) => ({ type, pod: toPodRecord(object) }));
   assert.deepEqual(trimmed(frames), trimmed(lines));
   assert.deepEqual([...new Set(frames?.map(({ type }) => type))].sort(), ['ADDED', 'DELETED', 'MODIFIED']);
   const metadataOf = (object: unknown) => (object as { metadata: { annotations: Record<string, string> } }).metadata;
@@ -174,7 +174,7 @@ test('namespaces', async () => {
   const [json, protobuf] = await Promise.all(
     [JSON_TYPE, ACCEPT.object].map(async (accept) => {
       const list = (await object('/api/v1/namespaces', accept)) as { items: unknown[] };
-      return list.items.map(trimNamespace);
+      return list.items.map(toNamespaceRecord);
     }),
   );
   assert.deepEqual(protobuf, json);
@@ -196,7 +196,7 @@ test('pages of a list', async () => {
   assert.ok(!last.metadata.continue);
   assert.equal(last.metadata.resourceVersion, first.metadata.resourceVersion);
   const { items } = (await object('/api/v1/namespaces', JSON_TYPE)) as List;
-  assert.deepEqual([...first.items, ...last.items].map(trimNamespace), items.map(trimNamespace));
+  assert.deepEqual([...first.items, ...last.items].map(toNamespaceRecord), items.map(toNamespaceRecord));
   kube.close();
 });
 

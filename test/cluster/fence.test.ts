@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1BoundObjectReference, V1Pod } from '@kubernetes/client-node';
-import type { ApiError, Kube } from '../../lib/kube/client.ts';
-import { failed, type MarkedPod, NETNS, READY, STATUS, StatusMarker } from '../../lib/kube/status.ts';
+import type { ApiError, ApiClient } from '../../lib/kube/client.ts';
+import { failed, type MarkedPod, NETNS, READY, STATUS, PodStatusWriter } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
@@ -29,12 +29,12 @@ const KUBELETS = {
 };
 
 let controlPlane: ControlPlane;
-let admin: Kube;
+let admin: ApiClient;
 let core: CoreV1Api;
 /** Its token is what the kubelet of node `one` mounts in the controller's pod. */
-let controller: Kube;
-let unbound: Kube;
-const kubes: Kube[] = [];
+let controller: ApiClient;
+let unbound: ApiClient;
+const kubes: ApiClient[] = [];
 
 test.before(async () => {
   controlPlane = await startControlPlane();
@@ -74,7 +74,7 @@ test.after(async () => {
   await controlPlane?.stop();
 });
 
-function connect(kubeconfig: string): Kube {
+function connect(kubeconfig: string): ApiClient {
   const kube = kubeOf(kubeconfig);
   kubes.push(kube);
   return kube;
@@ -108,7 +108,7 @@ async function create(name: string, nodeName = 'one', metadata: V1Pod['metadata'
   return { uid: made?.uid ?? '', namespace, name, resourceVersion: made?.resourceVersion ?? '' };
 }
 
-const patch = (as: Kube, name: string, content: unknown) =>
+const patch = (as: ApiClient, name: string, content: unknown) =>
   as.patch(`/api/v1/namespaces/${namespace}/pods/${name}/status`, 'strategic', content);
 
 /** What client-node knows of it, in JSON. */
@@ -124,7 +124,7 @@ const refused = (reason: RegExp) => (error: ApiError) => {
 
 test('marks, in each of their forms, pass', async () => {
   const marked = await create('marked');
-  const marker = new StatusMarker(controller);
+  const marker = new PodStatusWriter(controller);
   assert.equal(await marker.mark(marked, { status: 'initialized', netns: 'boot:7', rules: 'abc' }), 'patched');
   assert.equal((await read('marked')).metadata?.annotations?.[NETNS], 'boot:7');
   assert.equal(await marker.mark(marked, failed(new Error('no netns'))), 'patched');
@@ -142,7 +142,7 @@ test('a pod without an annotation or condition, and one that is being deleted, a
   await admin.post(`/api/v1/namespaces/${namespace}/pods/going/eviction`, { metadata: { name: 'going', namespace } });
   assert.equal(typeof (await read('going')).metadata?.deletionTimestamp, 'string');
   for (const each of [bare, going]) {
-    assert.equal(await new StatusMarker(controller).mark(each, failed(new Error('late'))), 'patched');
+    assert.equal(await new PodStatusWriter(controller).mark(each, failed(new Error('late'))), 'patched');
   }
 });
 
@@ -154,7 +154,7 @@ test('what others write at the same time is no matter', async () => {
       status: { conditions: [{ type: `example.com/${at}`, status: 'True' }] },
     }),
   );
-  const mark = new StatusMarker(controller).mark(busy, { status: 'initialized', netns: 'boot:7', rules: 'abc' });
+  const mark = new PodStatusWriter(controller).mark(busy, { status: 'initialized', netns: 'boot:7', rules: 'abc' });
   await Promise.all([...others, mark]);
   assert.equal((await read('busy')).status?.conditions?.length, 13);
 });
@@ -243,7 +243,7 @@ test('the spec and the owner are not changed through the status: the API server 
 });
 
 test('refused: a pod of another node, one of no node, and a token of no node', async () => {
-  const mark = (as: Kube, of: MarkedPod) => new StatusMarker(as).mark(of, failed(new Error('late')));
+  const mark = (as: ApiClient, of: MarkedPod) => new PodStatusWriter(as).mark(of, failed(new Error('late')));
   await assert.rejects(
     mark(controller, await create('elsewhere', 'two')),
     refused(/the controller on node one .* this one is on two/),

@@ -5,7 +5,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type CoreV1Api, type KubeConfig, RbacAuthorizationV1Api, type User } from '@kubernetes/client-node';
-import { Kube } from '../../lib/kube/client.ts';
+import { ApiClient } from '../../lib/kube/client.ts';
 import { Informer } from '../../lib/kube/informer.ts';
 import { suite } from '../suite.ts';
 import { configOf } from '../support/kubeconfig.ts';
@@ -52,7 +52,7 @@ function adminConfig(): KubeConfig {
   return configOf(controlPlane.kubeconfig);
 }
 
-async function observe(kube: Kube, backoffMs: [number, number] = [50, 500]): Promise<Observed> {
+async function observe(kube: ApiClient, backoffMs: [number, number] = [50, 500]): Promise<Observed> {
   const told = new Map<string, string[]>();
   const informer = new Informer<Pod>({
     kube,
@@ -196,7 +196,7 @@ async function openRelay(): Promise<{ config(): KubeConfig; cut(): void; open():
 test(
   `${PODS} pods come, change and go while the API server is killed: each is told once, and none is missed`,
   async () => {
-    const kube = new Kube(adminConfig);
+    const kube = new ApiClient(adminConfig);
     const observed = await observe(kube);
     const names = Array.from({ length: PODS }, (_, at) => `p${at}`);
     const life = async (name: string, at: number) => {
@@ -278,7 +278,7 @@ test(
 async function changeBehindCut(meanwhile = async () => {}): Promise<Observed['informer']> {
   const relay = await openRelay();
   await Promise.all(['stays', 'goes', 'returns'].map(create));
-  const observed = await observe(new Kube(relay.config));
+  const observed = await observe(new ApiClient(relay.config));
   const uids = new Map(observed.informer.store().map(({ name, uid }) => [name, uid]));
   await until(
     'watching',
@@ -345,10 +345,10 @@ test(
     };
     const tokenFile = join(sandbox.folder, 'token');
     writeFileSync(tokenFile, tokens[0] ?? '');
-    const kube = new Kube(() => asAgent({ authProvider: { name: 'tokenFile', config: { tokenFile } } }));
+    const kube = new ApiClient(() => asAgent({ authProvider: { name: 'tokenFile', config: { tokenFile } } }));
     const observed = await observe(kube);
     await core.deleteNode({ name: 'first' });
-    const stale = new Kube(() => asAgent({ token: tokens[0] ?? '' }));
+    const stale = new ApiClient(() => asAgent({ token: tokens[0] ?? '' }));
     stops.push(async () => stale.close());
     // The API server remembers a good token for ten seconds.
     await until(

@@ -5,8 +5,8 @@ import { GATE } from '../../chart/image/files.ts';
 import { isGate } from '../../lib/istio/containers.ts';
 import { decide } from '../../lib/istio/enrolment.ts';
 import { podSources } from '../../lib/istio/pod-sources.ts';
-import type { Kube } from '../../lib/kube/client.ts';
-import { trimNamespace, trimPod } from '../../lib/kube/pods.ts';
+import type { ApiClient } from '../../lib/kube/client.ts';
+import { toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
 import { suite } from '../suite.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
 import { fixture } from '../support/pods.ts';
@@ -37,7 +37,7 @@ const NAMESPACES: Record<string, { labels?: Record<string, string>; annotations?
 const twin = (namespace: string) => `${namespace}-passed-over`;
 
 let controlPlane: ControlPlane;
-let admin: Kube;
+let admin: ApiClient;
 let core: CoreV1Api;
 
 test.before(async () => {
@@ -155,9 +155,9 @@ const idsOf = (made: V1Pod) => {
 
 /** Whether the controller would serve it. */
 async function isEnrolled(namespace: string, made: V1Pod): Promise<boolean> {
-  const place = trimNamespace(await core.readNamespace({ name: namespace }));
+  const place = toNamespaceRecord(await core.readNamespace({ name: namespace }));
   const excludeNamespaces = ['kube-system', ...Object.keys(NAMESPACES).map(twin)];
-  return decide(trimPod(made), place, { enroll: 'both', excludeNamespaces, self: {} }).enroll === true;
+  return decide(toPodRecord(made), place, { enroll: 'both', excludeNamespaces, self: {} }).enroll === true;
 }
 
 /** What the policy made of it: the controller serves it, and nothing changes when it is created once more. */
@@ -231,7 +231,7 @@ test('the controller reads the same configuration from the gate as from istio-in
   const made = await gated('bare', body);
   const texts = (pod: V1Pod) =>
     Object.fromEntries(
-      podSources(trimPod(pod), {})
+      podSources(toPodRecord(pod), {})
         .flatMap((source) => Object.entries(source))
         .map(([key, { text }]) => [key, text])
         .reverse(),

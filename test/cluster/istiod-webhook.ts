@@ -4,7 +4,7 @@ import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import type { V1Container, V1Pod, V1Volume } from '@kubernetes/client-node';
-import type { Kube } from '../../lib/kube/client.ts';
+import type { ApiClient } from '../../lib/kube/client.ts';
 import { fixture } from '../support/pods.ts';
 import type { ControlPlane } from './control-plane.ts';
 
@@ -16,7 +16,7 @@ const TOKEN = /^kube-api-access-/;
 export const injection = (how: 'enabled' | 'twice' | 'cni' | 'none') => ({ 'istio-injection': how });
 
 /** Serves until the control plane stops. */
-export async function startIstiod(plane: ControlPlane, admin: Kube): Promise<void> {
+export async function startIstiod(plane: ControlPlane, admin: ApiClient): Promise<void> {
   // This process's end of the link to the control plane (network.ts).
   const host = plane.network.address.v4.replace(/\.\d+$/, '.254');
   const { cert, key } = await plane.authority.issue({ name: 'istiod', hosts: [host] });

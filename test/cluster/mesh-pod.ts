@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
-import type { Kube } from '../../lib/kube/client.ts';
+import type { ApiClient } from '../../lib/kube/client.ts';
 import { NETNS, READY, RULES, STATUS } from '../../lib/kube/status.ts';
 import { type Identity, native } from '../../lib/native/addon.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
@@ -165,7 +165,7 @@ export class Mesh {
   readonly controlPlane: ControlPlane;
   readonly node: ClusterNode;
   readonly core: CoreV1Api;
-  readonly admin: Kube;
+  readonly admin: ApiClient;
   /** The controller's. */
   kubeconfig = '';
 

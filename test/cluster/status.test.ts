@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { CoreV1Api, EventsV1Api, RbacAuthorizationV1Api, type V1Pod } from '@kubernetes/client-node';
 import type { Failure } from '../../lib/errors.ts';
-import type { Kube } from '../../lib/kube/client.ts';
+import type { ApiClient } from '../../lib/kube/client.ts';
 import { EventRecorder } from '../../lib/kube/events.ts';
-import { type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, StatusMarker } from '../../lib/kube/status.ts';
+import { type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, PodStatusWriter } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { configOf, kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
@@ -26,12 +26,12 @@ let core: CoreV1Api;
 let eventsApi: EventsV1Api;
 let rbac: RbacAuthorizationV1Api;
 /** All rights. */
-let admin: Kube;
+let admin: ApiClient;
 /** Those that lib/kube/status.ts says it needs. */
-let agent: Kube;
+let agent: ApiClient;
 
-const kubes: Kube[] = [];
-function connect(kubeconfig: string): Kube {
+const kubes: ApiClient[] = [];
+function connect(kubeconfig: string): ApiClient {
   const kube = kubeOf(kubeconfig);
   kubes.push(kube);
   return kube;
@@ -97,7 +97,7 @@ const conditionsOf = ({ status }: V1Pod) =>
 
 test("a pod is marked, and nothing of the kubelet's or others' is lost", async () => {
   const created = await create('marked');
-  assert.equal(await new StatusMarker(agent).mark(created, DONE), 'patched');
+  assert.equal(await new PodStatusWriter(agent).mark(created, DONE), 'patched');
   const marked = await read('marked');
   assert.deepEqual(marked.metadata?.annotations, {
     [STATUS]: 'initialized',
@@ -115,12 +115,12 @@ test("a pod is marked, and nothing of the kubelet's or others' is lost", async (
 
 test('the mark is found right when read back, and written again it is no write', async () => {
   const created = await create('twice');
-  await new StatusMarker(agent).mark(created, DONE);
+  await new PodStatusWriter(agent).mark(created, DONE);
   const marked = await read('twice');
   const nobody = { patch: () => Promise.reject(new Error('asked')), post: () => Promise.reject(new Error('asked')) };
-  assert.equal(await new StatusMarker(nobody).mark(seen(marked), DONE), 'unchanged');
+  assert.equal(await new PodStatusWriter(nobody).mark(seen(marked), DONE), 'unchanged');
   const again = await read('twice');
-  assert.equal(await new StatusMarker(agent).mark({ ...seen(again), annotations: {} }, DONE), 'patched');
+  assert.equal(await new PodStatusWriter(agent).mark({ ...seen(again), annotations: {} }, DONE), 'patched');
   assert.equal((await read('twice')).metadata?.resourceVersion, again.metadata?.resourceVersion);
 });
 
@@ -130,11 +130,11 @@ test('a change that came before the patch, and is told of after it, asks for no 
   await admin.patch(path, 'strategic', { status: { podIPs: [{ ip: '192.0.2.1' }], podIP: '192.0.2.1' } });
   const overtaken = seen(await read('overtaken'));
   const asked: unknown[] = [];
-  const patch = (...request: Parameters<Kube['patch']>) => {
+  const patch = (...request: Parameters<ApiClient['patch']>) => {
     asked.push(request);
     return agent.patch(...request);
   };
-  const marker = new StatusMarker({ patch, post: agent.post });
+  const marker = new PodStatusWriter({ patch, post: agent.post });
   assert.equal(await marker.mark(created, DONE), 'patched');
   assert.equal(await marker.mark(overtaken, DONE), 'unchanged');
   assert.equal(asked.length, 1);
@@ -159,8 +159,8 @@ test('what is written is answered with its metadata alone', async () => {
 });
 
 test('failed, initialized, failed in other words: the transition is when the status changed', async () => {
-  const marker = new StatusMarker(agent, () => new Date('2026-02-02T00:00:00Z'));
-  const later = new StatusMarker(agent, () => new Date('2026-03-03T00:00:00Z'));
+  const marker = new PodStatusWriter(agent, () => new Date('2026-02-02T00:00:00Z'));
+  const later = new PodStatusWriter(agent, () => new Date('2026-03-03T00:00:00Z'));
   const transition = async () => conditionsOf(await read('changes'))[READY]?.lastTransitionTime?.getUTCMonth();
   await marker.mark(await create('changes'), FAILED);
   const failed = await read('changes');
@@ -175,7 +175,7 @@ test('failed, initialized, failed in other words: the transition is when the sta
 test('another pod of the same name is never marked', async () => {
   const first = await create('recreated');
   await core.deleteNamespacedPod({ namespace, name: 'recreated', gracePeriodSeconds: 0 });
-  const marker = new StatusMarker(agent);
+  const marker = new PodStatusWriter(agent);
   assert.equal(await marker.mark(first, DONE), 'gone');
   await create('recreated');
   assert.equal(await marker.mark(first, DONE), 'gone');
@@ -186,13 +186,13 @@ test('another pod of the same name is never marked', async () => {
 
 test('unmark leaves what is not ours', async () => {
   const created = await create('opted-out');
-  await new StatusMarker(agent).mark(created, DONE);
+  await new PodStatusWriter(agent).mark(created, DONE);
   const marked = seen(await read('opted-out'));
-  assert.equal(await new StatusMarker(agent).unmark({ ...marked, readinessGates: [] }), 'patched');
+  assert.equal(await new PodStatusWriter(agent).unmark({ ...marked, readinessGates: [] }), 'patched');
   const bare = await read('opted-out');
   assert.deepEqual(bare.metadata?.annotations, { other: 'kept' });
   assert.deepEqual(Object.keys(conditionsOf(bare)).sort(), ['PodScheduled', 'Ready']);
-  assert.equal(await new StatusMarker(agent).unmark(seen(bare)), 'patched');
+  assert.equal(await new PodStatusWriter(agent).unmark(seen(bare)), 'patched');
   const waiting = conditionsOf(await read('opted-out'))[READY];
   assert.deepEqual([waiting?.status, waiting?.reason], ['True', 'NotEnrolled']);
 });
@@ -204,7 +204,7 @@ test('many writers at once lose nothing', async () => {
     const status = { conditions: [{ type: `example.com/${at}`, status: 'True' }] };
     return admin.patch(path, 'strategic', { status });
   });
-  await Promise.all([...others, new StatusMarker(agent).mark(created, DONE)]);
+  await Promise.all([...others, new PodStatusWriter(agent).mark(created, DONE)]);
   assert.equal(Object.keys(conditionsOf(await read('busy'))).length, 13);
 });
 
@@ -239,7 +239,7 @@ test('Events are taken as they are made: long, repeated, and about their pod', a
 test('what is not allowed is told with the right that is missing', async () => {
   const created = await create('forbidden');
   const nobody = connect(await controlPlane.kubeconfigFor({ namespace, name: 'nobody' }));
-  await assert.rejects(new StatusMarker(nobody).mark(created, DONE), (error: Failure) => {
+  await assert.rejects(new PodStatusWriter(nobody).mark(created, DONE), (error: Failure) => {
     assert.equal(error.code, 'ERR_RBAC');
     assert.match(error.message, /User "system:serviceaccount:default:nobody" cannot patch resource "pods\/status"/);
     assert.match(error.remedy ?? '', /"patch" on "pods\/status"/);

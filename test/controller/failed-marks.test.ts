@@ -6,9 +6,9 @@ import { readConfig } from '../../lib/config/read.ts';
 import { assemble } from '../../lib/controller/assemble.ts';
 import type { Controller } from '../../lib/controller/controller.ts';
 import { INITIALIZE } from '../../lib/istio/names.ts';
-import { ApiError, type Kube } from '../../lib/kube/client.ts';
+import { ApiError, type ApiClient } from '../../lib/kube/client.ts';
 import type { WatchEvent } from '../../lib/kube/encoding.ts';
-import { STATUS, type StatusMarker } from '../../lib/kube/status.ts';
+import { STATUS, type PodStatusWriter } from '../../lib/kube/status.ts';
 import type { Probe } from '../../lib/native/addon.ts';
 import type { Locator } from '../../lib/netns/locate.ts';
 import { createLogger } from '../../lib/observe/log.ts';
@@ -67,13 +67,13 @@ class Api {
 }
 
 /** Until `right`. */
-async function runUntil(api: Api, right: (controller: Controller) => boolean): Promise<StatusMarker> {
+async function runUntil(api: Api, right: (controller: Controller) => boolean): Promise<PodStatusWriter> {
   const { controller, marker } = assemble({
     config: readConfig({
       flags: new Map(),
       environment: { NODE_NAME: 'node', IPNC_RESYNC: '24h', IPNC_CONCURRENCY: '1' },
     }),
-    kube: api as unknown as Kube,
+    kube: api as unknown as ApiClient,
     locator: nowhere,
     probe: {} as Probe,
     log: createLogger({ level: 'silent' }),

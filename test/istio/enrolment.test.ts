@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { type Decision, decide, type PolicyOptions, SKIP_REASONS, type SkipReason } from '../../lib/istio/enrolment.ts';
 import type { NamespaceRecord, PodRecord } from '../../lib/istio/pod.ts';
-import { trimNamespace, trimPod } from '../../lib/kube/pods.ts';
+import { toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
 import { suite } from '../suite.ts';
 import { fixture } from '../support/pods.ts';
 
@@ -27,7 +27,7 @@ function pod(name: string, { annotations, labels, metadata, spec, status }: Chan
   Object.assign(whole.status, status);
   whole.metadata.annotations = { ...whole.metadata.annotations, ...annotations };
   whole.metadata.labels = { ...whole.metadata.labels, ...labels };
-  return trimPod(whole);
+  return toPodRecord(whole);
 }
 
 const proxy = (rest: object) => ({
@@ -38,7 +38,7 @@ const env = (value: string) => proxy({ env: [{ name: 'DISABLE_ENVOY', value }] }
 
 function namespace(initialize?: string): NamespaceRecord {
   const annotations = initialize === undefined ? {} : { [INITIALIZE]: initialize };
-  return trimNamespace({ metadata: { name: 'bookinfo', annotations } });
+  return toNamespaceRecord({ metadata: { name: 'bookinfo', annotations } });
 }
 
 const options = (enroll: PolicyOptions['enroll']): PolicyOptions => ({

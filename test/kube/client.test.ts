@@ -4,12 +4,12 @@ import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { KubeConfig } from '@kubernetes/client-node';
-import { ApiError, Kube } from '../../lib/kube/client.ts';
+import { ApiError, ApiClient } from '../../lib/kube/client.ts';
 import { suite } from '../suite.ts';
 
 const test = suite('kube');
 
-/** A server, a Kube whose server's URL ends with `path`, and what was asked for. */
+/** A server, a ApiClient whose server's URL ends with `path`, and what was asked for. */
 async function between(answer: RequestListener, path = '') {
   const seen: string[] = [];
   const server = createServer((request, response) => {
@@ -24,7 +24,7 @@ async function between(answer: RequestListener, path = '') {
     { name: 'c', server: `http://127.0.0.1:${port}${path}`, skipTLSVerify: true },
     { name: 'u' },
   );
-  const kube = new Kube(() => config);
+  const kube = new ApiClient(() => config);
   const end = () => {
     kube.close();
     server.closeAllConnections();

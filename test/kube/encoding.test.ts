@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { ApiError } from '../../lib/kube/client.ts';
 import { encodingOf } from '../../lib/kube/encoding.ts';
 import { MAGIC } from '../../lib/kube/messages.ts';
-import { trimPod } from '../../lib/kube/pods.ts';
+import { toPodRecord } from '../../lib/kube/pods.ts';
 import { suite } from '../suite.ts';
 import { fixture, fixtures } from '../support/pods.ts';
 import { delimited, encode, envelope, eventFrame, framed, PROTOBUF } from '../support/protobuf.ts';
@@ -29,7 +29,7 @@ const objects = suite('objects in protobuf');
 for (const name of fixtures) {
   objects(`${name}: as from JSON`, () => {
     const pod = fixture(name) as object;
-    assert.deepEqual(trimPod(object(envelope('Pod', pod))), trimPod(pod));
+    assert.deepEqual(toPodRecord(object(envelope('Pod', pod))), toPodRecord(pod));
   });
 }
 
@@ -56,13 +56,13 @@ objects('what is absent is undefined, and what is empty is there', () => {
 
 objects('a spec that was read before is kept, and not read again', () => {
   const given = fixture('native-cni') as { metadata: object; spec: object; status: object };
-  const held = trimPod(given);
+  const held = toPodRecord(given);
   const metadata = encode('ObjectMeta', { ...given.metadata, resourceVersion: '1000' });
   const cut = Buffer.from([0x0a, 0xff]);
   const status = encode('PodStatus', given.status);
   const bytes = Buffer.concat([delimited(1, metadata), delimited(2, cut), delimited(3, status)]);
-  assert.throws(() => trimPod(object(envelope('Pod', bytes))), SyntaxError);
-  const later = trimPod(object(envelope('Pod', bytes)), held);
+  assert.throws(() => toPodRecord(object(envelope('Pod', bytes))), SyntaxError);
+  const later = toPodRecord(object(envelope('Pod', bytes)), held);
   assert.equal(later.spec, held.spec);
   assert.equal(later.metadata.resourceVersion, '1000');
   assert.deepEqual(later.status, held.status);
@@ -73,14 +73,14 @@ objects('names that every object has are keys like others', () => {
   const annotations = Object.fromEntries(names.map((name) => [name, 'x']));
   const read = podMessage({ metadata: { name: 'n', uid: 'u', annotations } });
   assert.deepEqual(Object.keys(read.metadata.annotations), names);
-  assert.deepEqual(trimPod(read).metadata.annotations, {});
+  assert.deepEqual(toPodRecord(read).metadata.annotations, {});
 });
 
 objects('no key of a map reaches the prototype of all objects', () => {
   const entry = Buffer.concat([delimited(1, Buffer.from('__proto__')), delimited(2, Buffer.from('x'))]);
   const named = encode('ObjectMeta', { name: 'n', uid: 'u' });
   const pod = delimited(1, Buffer.concat([named, delimited(12, entry)]));
-  assert.deepEqual(trimPod(object(envelope('Pod', pod))).metadata.annotations, {});
+  assert.deepEqual(toPodRecord(object(envelope('Pod', pod))).metadata.annotations, {});
   assert.equal(({} as { x?: unknown }).x, undefined);
 });
 
@@ -100,13 +100,13 @@ objects('fields that are not known are skipped, of each wire type', () => {
 objects('numbers of 64 bits', () => {
   for (const runAsUser of [0, 127, 128, 2 ** 31, 2 ** 53 - 1, -1]) {
     const pod = { metadata: { name: 'n', uid: 'u' }, spec: { securityContext: { runAsUser } } };
-    assert.equal(trimPod(podMessage(pod)).spec.securityContext?.runAsUser, runAsUser);
+    assert.equal(toPodRecord(podMessage(pod)).spec.securityContext?.runAsUser, runAsUser);
   }
 });
 
 objects('times are told as JSON has them', () => {
   const metadata = { name: 'n', uid: 'u', deletionTimestamp: { seconds: Date.parse('2026-11-21T17:00:07Z') / 1000 } };
-  assert.equal(trimPod(object(envelope('Pod', { metadata }))).metadata.deletionTimestamp, '2026-11-21T17:00:07Z');
+  assert.equal(toPodRecord(object(envelope('Pod', { metadata }))).metadata.deletionTimestamp, '2026-11-21T17:00:07Z');
 });
 
 objects('an error says what JSON would', () => {

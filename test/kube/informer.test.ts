@@ -655,11 +655,11 @@ test('restarts leave neither listeners nor connections behind', async () => {
 test('a process ends by itself once the signal has come', async () => {
   const script = `
     import { Informer } from './lib/kube/informer.ts';
-    import { Kube } from './lib/kube/client.ts';
+    import { ApiClient } from './lib/kube/client.ts';
     import { KubeConfig } from '@kubernetes/client-node';
     const config = new KubeConfig();
     config.loadFromClusterAndUser({ name: 'c', server: '${server.url}', skipTLSVerify: true }, { name: 'u' });
-    const kube = new Kube(() => config);
+    const kube = new ApiClient(() => config);
     const stop = new AbortController();
     const informer = new Informer({
       kube, path: '/api/v1/pods', trim: (object) => object, onEvent: () => stop.abort(),

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import type { Pod } from '../../lib/istio/pod.ts';
 import { podRedirect, type RedirectSpec, redirect } from '../../lib/istio/redirect.ts';
 import { flagSource, type Source } from '../../lib/istio/sources.ts';
-import { podFamilies, runtimeUid, trimNamespace, trimPod } from '../../lib/kube/pods.ts';
+import { podFamilies, runtimeUid, toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
 import { ConfigError } from '../../lib/options/config-error.ts';
 import { suite } from '../suite.ts';
 import { fixture, fixtures } from '../support/pods.ts';
@@ -12,7 +12,7 @@ const trim = suite('trimmed pods');
 
 trim('the whole record of an injected pod', () => {
   const uid = '5f0c7a52-9f0e-4c4e-8a5b-000000000001';
-  assert.deepEqual(trimPod(fixture('native-cni')), {
+  assert.deepEqual(toPodRecord(fixture('native-cni')), {
     metadata: {
       uid,
       namespace: 'bookinfo',
@@ -58,7 +58,7 @@ trim('the whole record of an injected pod', () => {
 for (const name of fixtures) {
   trim(`${name}: the record gives the same rules as the whole Pod, and is small`, () => {
     const whole = fixture(name) as Pod;
-    const record = trimPod(fixture(name));
+    const record = toPodRecord(fixture(name));
     const declared = { redirect: {}, defaultInboundPorts: 'declared' } as const;
     assert.deepEqual(redirect({ pod: record }), redirect({ pod: whole }));
     assert.deepEqual(podRedirect(record, declared), podRedirect(whole, declared));
@@ -74,7 +74,7 @@ trim('what the fixtures do not have', () => {
     message: 'x',
   };
   const ports = [{ containerPort: 80 }, { containerPort: 53, protocol: 'UDP' }, { containerPort: 53, protocol: 'TCP' }];
-  const { metadata, spec, status } = trimPod({
+  const { metadata, spec, status } = toPodRecord({
     metadata: {
       uid: 'u',
       name: 'n',
@@ -129,23 +129,23 @@ trim("a static pod's uid in the runtime is its hash", () => {
   assert.equal(runtimeUid({ uid, annotations }), uid, 'anybody can write this annotation');
   const mirror = { 'kubernetes.io/config.mirror': hash, ...annotations };
   assert.equal(runtimeUid({ uid, annotations: mirror }), hash);
-  assert.equal(runtimeUid(trimPod({ metadata: { name: 'n', uid, annotations: mirror } }).metadata), hash, 'as kept');
+  assert.equal(runtimeUid(toPodRecord({ metadata: { name: 'n', uid, annotations: mirror } }).metadata), hash, 'as kept');
   const stolen = { ...mirror, 'kubernetes.io/config.hash': '11111111-4f6b-4c5e-9d2a-6b1f0a7c88b1' };
   assert.equal(runtimeUid({ uid, annotations: stolen }), uid, "anybody can write another pod's");
 });
 
 trim('a namespace', () => {
   const annotations = { 'istio-pod-network-controller/initialize': 'true', other: 'x' };
-  const record = trimNamespace({ metadata: { name: 'shop', resourceVersion: '7', annotations }, spec: {} });
+  const record = toNamespaceRecord({ metadata: { name: 'shop', resourceVersion: '7', annotations }, spec: {} });
   const kept = { 'istio-pod-network-controller/initialize': 'true' };
   assert.deepEqual(record, { metadata: { name: 'shop', resourceVersion: '7', annotations: kept } });
 });
 
 trim('what is no Pod is a TypeError', () => {
   for (const object of [undefined, null, 5, 'x', [], {}, { metadata: null }, { metadata: { name: 'n' } }]) {
-    assert.throws(() => trimPod(object), /not a Pod/, JSON.stringify(object));
+    assert.throws(() => toPodRecord(object), /not a Pod/, JSON.stringify(object));
   }
-  assert.throws(() => trimNamespace({ metadata: {} }), /not a Namespace/);
+  assert.throws(() => toNamespaceRecord({ metadata: {} }), /not a Namespace/);
 });
 
 const families: [ips: string[], expected: 'auto' | number[]][] = [
@@ -160,7 +160,7 @@ const families: [ips: string[], expected: 'auto' | number[]][] = [
 for (const [ips, expected] of families) {
   trim(`families of ${ips.join(' and ') || 'no address'}`, () => {
     const podIPs = ips.map((ip) => ({ ip }));
-    assert.deepEqual(podFamilies(trimPod({ metadata: { uid: 'u', name: 'n' }, status: { podIPs } })), expected);
+    assert.deepEqual(podFamilies(toPodRecord({ metadata: { uid: 'u', name: 'n' }, status: { podIPs } })), expected);
   });
 }
 
@@ -175,7 +175,7 @@ const cluster = (flags: Record<string, string>): Source => {
 const of = (pod: Pod, flags: Record<string, string> = {}, defaultInboundPorts: '*' | 'declared' = '*') =>
   podRedirect(pod, { redirect: cluster(flags), defaultInboundPorts }).spec;
 const ofFixture = (name: string, flags: Record<string, string> = {}, inbound: '*' | 'declared' = '*') =>
-  of(trimPod(fixture(name)), flags, inbound);
+  of(toPodRecord(fixture(name)), flags, inbound);
 
 const expected: Record<string, Partial<RedirectSpec>> = {
   'native-cni': {
@@ -299,7 +299,7 @@ const bad: [what: string, pod: Pod, says: string][] = [
 ];
 for (const [what, pod, says] of bad) {
   specs(`bad: ${what}`, () => {
-    const record = trimPod({ ...pod, metadata: { ...pod.metadata, uid: 'u', name: 'n' } });
+    const record = toPodRecord({ ...pod, metadata: { ...pod.metadata, uid: 'u', name: 'n' } });
     try {
       podRedirect(record, { redirect: {}, defaultInboundPorts: '*' });
     } catch (error) {

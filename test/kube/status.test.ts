@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { Failure } from '../../lib/errors.ts';
 import { EventRecorder } from '../../lib/kube/events.ts';
-import { failed, type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, StatusMarker } from '../../lib/kube/status.ts';
+import { failed, type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, PodStatusWriter } from '../../lib/kube/status.ts';
 import { ConfigError } from '../../lib/options/config-error.ts';
 import { suite } from '../suite.ts';
 
@@ -49,7 +49,7 @@ const MARKED: MarkedPod = {
 function setUp(error?: unknown) {
   const requests = new FakeRequests();
   requests.error = error;
-  return { requests, marker: new StatusMarker(requests, () => new Date(NOW)) };
+  return { requests, marker: new PodStatusWriter(requests, () => new Date(NOW)) };
 }
 
 const answer = (status: number, message = '', retryAfterMs?: number) =>

@@ -4,7 +4,7 @@ import type { KubeConfig } from '@kubernetes/client-node';
 import { readConfig } from '../../lib/config/read.ts';
 import { assemble } from '../../lib/controller/assemble.ts';
 import type { Controller } from '../../lib/controller/controller.ts';
-import { Kube } from '../../lib/kube/client.ts';
+import { ApiClient } from '../../lib/kube/client.ts';
 import { native } from '../../lib/native/addon.ts';
 import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
 import { createLogger } from '../../lib/observe/log.ts';
@@ -51,7 +51,7 @@ export async function runController(
   onLocate: OnLocate = async () => {},
 ): Promise<RunningController> {
   const stop = new AbortController();
-  const kube = new Kube(() => config);
+  const kube = new ApiClient(() => config);
   const environment = { NODE_NAME: NODE, IPNC_ENROLL: 'annotation', IPNC_RESYNC: '24h' };
   const { controller } = assemble({
     config: readConfig({ flags: new Map(), environment }),

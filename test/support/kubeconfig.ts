@@ -1,6 +1,6 @@
 /** A kubeconfig's file, and who talks to the API server by it. */
 import { KubeConfig } from '@kubernetes/client-node';
-import { Kube } from '../../lib/kube/client.ts';
+import { ApiClient } from '../../lib/kube/client.ts';
 
 export function configOf(kubeconfig: string): KubeConfig {
   const config = new KubeConfig();
@@ -9,6 +9,6 @@ export function configOf(kubeconfig: string): KubeConfig {
 }
 
 /** Reads the file anew where credentials are refused. */
-export function kubeOf(kubeconfig: string): Kube {
-  return new Kube(() => configOf(kubeconfig));
+export function kubeOf(kubeconfig: string): ApiClient {
+  return new ApiClient(() => configOf(kubeconfig));
 }

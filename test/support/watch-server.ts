@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { KubeConfig } from '@kubernetes/client-node';
-import { Kube } from '../../lib/kube/client.ts';
+import { ApiClient } from '../../lib/kube/client.ts';
 import { WIRES, type Wire } from './wire.ts';
 
 export interface Pod {
@@ -39,7 +39,7 @@ export type Fault = (response: ServerResponse, asked: Asked) => void;
 export interface WatchServer {
   wire: Wire;
   url: string;
-  kube: Kube;
+  kube: ApiClient;
   /** Every request so far. */
   asked: Asked[];
   /** For the next requests of a kind, one each; then it behaves again. */
@@ -121,7 +121,7 @@ export async function startWatchServer(wire: Wire = WIRES.protobuf): Promise<Wat
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const kube = new Kube(() => {
+  const kube = new ApiClient(() => {
     token.loads++;
     return watchServerConfig(url, token.onFile);
   });
