@@ -39,7 +39,7 @@ export function assemble({ config, kube, locator, probe, runtime, log, version }
     onError: (err) => log.warn({ err }, 'an Event could not be sent'),
   });
   const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-  const initializer = new Reconciler({ config, locator, marker, probe, bootId });
+  const reconciler = new Reconciler({ config, locator, marker, probe, bootId });
   const metrics = createMetrics(version, {
     queue: () => controller.queue(),
     pods: () => controller.states(),
@@ -48,6 +48,6 @@ export function assemble({ config, kube, locator, probe, runtime, log, version }
     eventSource: () => runtime?.kind ?? 'none',
   });
   const common = { kube, nodeName, resyncMs, concurrency, log, ...(runtime && { runtime }) };
-  const controller = new Controller({ ...common, initializer, marker, recorder, metrics });
+  const controller = new Controller({ ...common, reconciler, marker, recorder, metrics });
   return { controller, metrics, marker };
 }

@@ -7,18 +7,18 @@ import { type BackoffLimits, backoff } from '../backoff.ts';
 import { keepNewest } from '../bounded.ts';
 import type { NativeError } from '../errors.ts';
 import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
-import type { ApiError, ApiClient } from '../kube/client.ts';
+import type { ApiClient, ApiError } from '../kube/client.ts';
 import type { EventRecorder } from '../kube/events.ts';
 import { Informer, type InformerEvent } from '../kube/informer.ts';
 import { toNamespaceRecord, toPodRecord } from '../kube/pods.ts';
-import { failed, INITIALIZED, partMarks, STATUS, type PodStatusWriter } from '../kube/status.ts';
+import { failed, INITIALIZED, type PodStatusWriter, partMarks, STATUS } from '../kube/status.ts';
 import { type Logger, podLine } from '../observe/log.ts';
 import type { Metrics, PodState, QueueStats } from '../observe/metrics.ts';
 import type { PodView } from '../observe/page.ts';
 import type { RuntimeEvents } from '../runtime/events.ts';
 import type { SandboxHint } from '../runtime/hint-queue.ts';
 import { type Attempt, WorkQueue } from './queue.ts';
-import { type Reconciler, type Installed, isFinal, markedPod, type Outcome, type Task } from './reconcile.ts';
+import { type Installed, isFinal, markedPod, type Outcome, type Reconciler, type Task } from './reconcile.ts';
 
 export interface ControllerOptions {
   kube: ApiClient;
@@ -26,7 +26,7 @@ export interface ControllerOptions {
   /** Milliseconds between two sweeps. */
   resyncMs: number;
   concurrency: number;
-  initializer: Reconciler;
+  reconciler: Reconciler;
   marker: PodStatusWriter;
   recorder: EventRecorder;
   metrics: Metrics;
@@ -40,8 +40,6 @@ interface Entry {
   pod: PodRecord;
   hint?: SandboxHint;
   installed?: Installed;
-  /** Rules of ours may stand there, also without `installed`: an attempt may have ended before its mark. */
-  touched?: boolean;
   view: Pick<PodView, 'state' | 'reason' | 'stages' | 'since'>;
   /** Drift was found: what is installed next is a repair. */
   drifted?: boolean;
@@ -151,6 +149,7 @@ export class Controller {
       clearTimeout(this.#entries.get(uid)?.poll?.timer);
       this.#entries.delete(uid);
       this.#queue.forget(uid);
+      this.#options.reconciler.forget(uid);
       this.#options.marker.forget(uid);
       this.#options.recorder.forget(uid);
       return;
@@ -195,18 +194,15 @@ export class Controller {
   async #work(uid: string): Promise<void> {
     const entry = this.#entries.get(uid);
     if (entry === undefined) return;
-    const { pod, hint, installed, touched = false } = entry;
+    const { pod, hint, installed } = entry;
     delete entry.hint;
     clearTimeout(entry.poll?.timer);
     const namespace = this.#namespaces.get(pod.metadata.namespace);
-    const task: Task = { pod, namespace, hint, installed, touched };
-    const { initializer, marker } = this.#options;
+    const task: Task = { pod, namespace, hint, installed };
+    const { reconciler, marker } = this.#options;
     try {
-      const outcome = await initializer
-        .initialize(task)
-        .finally(() => {
-          entry.touched = task.touched === true;
-        })
+      const outcome = await reconciler
+        .reconcile(task)
         // What may heal is not written there: the pod's gate would give up on it.
         .catch(async (error: unknown) => {
           // A mark that fails is what is tried again, and the rest with it.
@@ -215,8 +211,11 @@ export class Controller {
         });
       if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
     } finally {
-      // It went meanwhile, and what was written last was noted after that.
-      if (this.#entries.get(uid) !== entry) marker.forget(uid);
+      // The pod went meanwhile, and both have noted more of it after they were told to forget it.
+      if (!this.#entries.has(uid)) {
+        marker.forget(uid);
+        reconciler.forget(uid);
+      }
     }
   }
 

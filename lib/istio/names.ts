@@ -1,5 +1,13 @@
 /** Names of annotations, labels and variables that decide whether a pod is in the mesh. */
 
+/** Of this project's annotations and conditions, and its name as a reporter of Events. */
+export const DOMAIN = 'pod-network-controller.istio.io';
+
+/** Whether an annotation or a type of condition is this project's. Such an annotation takes precedence over an injector's. */
+export function isOwn(name: string): boolean {
+  return name.startsWith(`${DOMAIN}/`);
+}
+
 /** The original controller's way in: "true" or "false", on a pod or on its namespace. */
 export const INITIALIZE = 'istio-pod-network-controller/initialize';
 /** Istio's; a label that goes before the annotation of the same name. */

@@ -7,6 +7,7 @@
  * inbound exclusions and outbound ranges: there it is what Istio's injector passes (manifests/charts, injection
  * template), since the bare program would capture nothing.
  */
+
 import { addresses, cidrs, loopbackCidr } from '../options/addresses.ts';
 import { groups, ownerGroups } from '../options/groups.ts';
 import type { RedirectOption } from '../options/option.ts';
@@ -23,9 +24,7 @@ import {
   some,
   wildcardOr,
 } from '../options/values.ts';
-
-/** Annotations of this project; they are meant for us and go before what an injector wrote. */
-export const OWN_PREFIX = 'pod-network-controller.istio.io/';
+import { DOMAIN } from './names.ts';
 
 const PORTS = 'Proxy:';
 const INBOUND = 'Inbound traffic:';
@@ -187,7 +186,7 @@ export const options = {
     flag: 'envoy-port',
     short: 'p',
     env: ['ENVOY_PORT'],
-    annotations: [`${OWN_PREFIX}envoy-port`],
+    annotations: [`${DOMAIN}/envoy-port`],
     placeholder: 'port',
     initial: '15001',
     group: PORTS,
@@ -218,7 +217,7 @@ export const options = {
     flag: 'proxy-uid',
     short: 'u',
     env: ['PROXY_UID'],
-    annotations: [`${OWN_PREFIX}envoy-userid`],
+    annotations: [`${DOMAIN}/envoy-userid`],
     placeholder: 'ids',
     initial: '1337',
     group: PORTS,
@@ -229,7 +228,7 @@ export const options = {
     flag: 'proxy-gid',
     short: 'g',
     env: ['PROXY_GID'],
-    annotations: [`${OWN_PREFIX}envoy-groupid`],
+    annotations: [`${DOMAIN}/envoy-groupid`],
     placeholder: 'groups',
     initialText: 'the same as --proxy-uid',
     group: PORTS,

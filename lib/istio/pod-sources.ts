@@ -1,7 +1,8 @@
 /** What a Pod says about its redirect rules, as sources of the option table. */
 import { argumentsSource } from './arguments.ts';
 import { isGate, isInit, PROXY, proxyOf, redirectWords } from './containers.ts';
-import { OWN_PREFIX, optionList } from './options.ts';
+import { isOwn } from './names.ts';
+import { optionList } from './options.ts';
 import type { Container, Pod } from './pod.ts';
 import { environmentSource, type Source } from './sources.ts';
 
@@ -33,10 +34,10 @@ export function podSources(pod: Pod, defaults: Source): Source[] {
   const init = inits.find(isGate) ?? inits[0];
   const annotations = pod.metadata?.annotations ?? {};
   const sources = [
-    annotationSource(annotations, (key) => key.startsWith(OWN_PREFIX)),
+    annotationSource(annotations, isOwn),
     init === undefined ? {} : argumentsSource(redirectWords(init) ?? [], init.name ?? ''),
     init === undefined ? {} : containerEnvironment(init),
-    annotationSource(annotations, (key) => !key.startsWith(OWN_PREFIX)),
+    annotationSource(annotations, (key) => !isOwn(key)),
   ];
   const proxy = proxyOf(pod);
   if (proxy === undefined) return [...sources, defaults];

@@ -1,6 +1,8 @@
 /** Tells pods' owners what happened to them, by Events. Needs `create` on `events.k8s.io/events`, nothing else. */
+
 import { dropOldest } from '../bounded.ts';
-import { cut, DOMAIN, forbidden, type PodRef, type Requests } from './status.ts';
+import { DOMAIN } from '../istio/names.ts';
+import { cut, forbidden, type PodRef, type Requests } from './status.ts';
 
 export interface PodEvent {
   type: 'Normal' | 'Warning';

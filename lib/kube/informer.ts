@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { type BackoffLimits, backoff } from '../backoff.ts';
-import { ApiError, type ApiClient } from './client.ts';
+import { type ApiClient, ApiError } from './client.ts';
 import type { WatchEvent } from './encoding.ts';
 
 export interface InformerEvent<T> {

@@ -3,8 +3,8 @@
  * that Kubernetes gives them (k8s.io/api/core/v1).
  */
 import { isInit, PROXY } from '../istio/containers.ts';
-import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from '../istio/names.ts';
-import { OWN_PREFIX, optionList } from '../istio/options.ts';
+import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED, isOwn } from '../istio/names.ts';
+import { optionList } from '../istio/options.ts';
 import type { Container, NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { PROXY_VARIABLES } from '../istio/pod-sources.ts';
 import type { Family } from '../ruleset/model.ts';
@@ -44,7 +44,7 @@ export function toPodRecord(object: unknown, held?: PodRecord): PodRecord {
 function trimMetadata(metadata: Record<string, unknown>): PodRecord['metadata'] {
   mustHave(metadata, 'Pod', ['name', 'uid']);
   const { deletionTimestamp } = metadata;
-  const annotations = pick(metadata.annotations, (name) => ANNOTATIONS.has(name) || name.startsWith(OWN_PREFIX));
+  const annotations = pick(metadata.annotations, (name) => ANNOTATIONS.has(name) || isOwn(name));
   if (mapping(metadata.annotations)[INJECTED] !== undefined) annotations[INJECTED] = '';
   return {
     uid: text(metadata.uid),
@@ -74,7 +74,7 @@ function trimStatus(status: Record<string, unknown>): PodRecord['status'] {
     phase: text(status.phase),
     podIPs: sequence(status.podIPs).map(({ ip }) => text(ip)),
     conditions: sequence(status.conditions)
-      .filter(({ type }) => text(type).startsWith(OWN_PREFIX))
+      .filter(({ type }) => isOwn(text(type)))
       .map(({ type, status, reason, message }) => {
         return { type: text(type), status: text(status), reason: text(reason), message: text(message) };
       }),
@@ -113,7 +113,7 @@ export function runtimeUid({ uid, annotations }: { uid: string; annotations?: Re
 function readinessGates(spec: Record<string, unknown>): Pick<PodRecord['spec'], 'readinessGates'> {
   const ours = sequence(spec.readinessGates)
     .map(({ conditionType }) => ({ conditionType: text(conditionType) }))
-    .filter(({ conditionType }) => conditionType.startsWith(OWN_PREFIX));
+    .filter(({ conditionType }) => isOwn(conditionType));
   return ours.length === 0 ? {} : { readinessGates: ours };
 }
 

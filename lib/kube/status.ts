@@ -2,10 +2,11 @@
  * Marks a pod with what was done for it: annotations and a condition, by one patch of its status. Needs `patch` on
  * `pods/status`, nothing else.
  */
+
 import { Failure } from '../errors.ts';
+import { DOMAIN } from '../istio/names.ts';
 import { ConfigError } from '../options/config-error.ts';
 
-export const DOMAIN = 'pod-network-controller.istio.io';
 export const STATUS = `${DOMAIN}/status`;
 export const NETNS = `${DOMAIN}/netns`;
 export const RULES = `${DOMAIN}/rules`;

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1BoundObjectReference, V1Pod } from '@kubernetes/client-node';
-import type { ApiError, ApiClient } from '../../lib/kube/client.ts';
-import { failed, type MarkedPod, NETNS, READY, STATUS, PodStatusWriter } from '../../lib/kube/status.ts';
+import type { ApiClient, ApiError } from '../../lib/kube/client.ts';
+import { failed, type MarkedPod, NETNS, PodStatusWriter, READY, STATUS } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';

@@ -4,7 +4,7 @@ import { CoreV1Api, EventsV1Api, RbacAuthorizationV1Api, type V1Pod } from '@kub
 import type { Failure } from '../../lib/errors.ts';
 import type { ApiClient } from '../../lib/kube/client.ts';
 import { EventRecorder } from '../../lib/kube/events.ts';
-import { type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, PodStatusWriter } from '../../lib/kube/status.ts';
+import { type Mark, type MarkedPod, NETNS, PodStatusWriter, READY, RULES, STATUS } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { configOf, kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { KubeConfig } from '@kubernetes/client-node';
-import { ApiError, ApiClient } from '../../lib/kube/client.ts';
+import { ApiClient, ApiError } from '../../lib/kube/client.ts';
 import { suite } from '../suite.ts';
 
 const test = suite('kube');

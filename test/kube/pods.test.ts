@@ -129,7 +129,11 @@ trim("a static pod's uid in the runtime is its hash", () => {
   assert.equal(runtimeUid({ uid, annotations }), uid, 'anybody can write this annotation');
   const mirror = { 'kubernetes.io/config.mirror': hash, ...annotations };
   assert.equal(runtimeUid({ uid, annotations: mirror }), hash);
-  assert.equal(runtimeUid(toPodRecord({ metadata: { name: 'n', uid, annotations: mirror } }).metadata), hash, 'as kept');
+  assert.equal(
+    runtimeUid(toPodRecord({ metadata: { name: 'n', uid, annotations: mirror } }).metadata),
+    hash,
+    'as kept',
+  );
   const stolen = { ...mirror, 'kubernetes.io/config.hash': '11111111-4f6b-4c5e-9d2a-6b1f0a7c88b1' };
   assert.equal(runtimeUid({ uid, annotations: stolen }), uid, "anybody can write another pod's");
 });

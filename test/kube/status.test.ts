@@ -2,7 +2,16 @@
 import assert from 'node:assert/strict';
 import { Failure } from '../../lib/errors.ts';
 import { EventRecorder } from '../../lib/kube/events.ts';
-import { failed, type Mark, type MarkedPod, NETNS, READY, RULES, STATUS, PodStatusWriter } from '../../lib/kube/status.ts';
+import {
+  failed,
+  type Mark,
+  type MarkedPod,
+  NETNS,
+  PodStatusWriter,
+  READY,
+  RULES,
+  STATUS,
+} from '../../lib/kube/status.ts';
 import { ConfigError } from '../../lib/options/config-error.ts';
 import { suite } from '../suite.ts';
 
