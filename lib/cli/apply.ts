@@ -44,7 +44,7 @@ nothing touched.`,
     const { target, families, backend, reason, form } = located;
     try {
       const compiled = await native().compile(form);
-      const result = await compiled.apply(target, { release });
+      const result = await compiled.apply(target, { wakeGate: release });
       if (json) printJson(io, { command: 'apply', netns: target, families, backend, reason, ...result });
       else io.out(text(io, located, result));
     } catch (error) {

@@ -185,8 +185,8 @@ function kernel(netns: Record<string, string[] | string>) {
       families: [4],
       ipv6: true,
       loUp: true,
-      ownedElsewhere: false,
-      standing: [],
+      foreignUserns: false,
+      installedBackends: [],
     };
   };
 }
