@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { readConfig } from '../../lib/config/read.ts';
 import { assemble } from '../../lib/controller/assemble.ts';
 import { native } from '../../lib/native/addon.ts';
-import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
+import { type Located, Locator, type NotLocated, type RuntimePod } from '../../lib/netns/locate.ts';
 import { startHttp } from '../../lib/observe/http.ts';
 import { createLogger } from '../../lib/observe/log.ts';
 import { Cri } from '../../lib/runtime/cri/client.ts';
@@ -37,7 +37,7 @@ const RESOLUTION_MS = 1;
 const [, , kubeconfig = '', folder = '', nodeName = ''] = process.argv;
 
 class KnownPlaces extends Locator {
-  override async locatePod({ name }: PodRef): Promise<Located | NotLocated> {
+  override async locate({ name }: RuntimePod): Promise<Located | NotLocated> {
     const path = join(folder, name);
     try {
       return { path, source: 'cri', netns: await native().identify(path) };

@@ -8,8 +8,8 @@ import {
   addTargetOptions,
   type Context,
   familyNames,
-  type Located,
   locateAndPlan,
+  type PlannedTarget,
   readOptions,
   readRedirect,
   tableName,
@@ -44,7 +44,7 @@ nothing touched.`,
     const { target, families, backend, reason, form } = located;
     try {
       const compiled = await native().compile(form);
-      const result = await compiled.apply(target, { wakeGate: release });
+      const result = await compiled.apply(target, { release });
       if (json) printJson(io, { command: 'apply', netns: target, families, backend, reason, ...result });
       else io.out(text(io, located, result));
     } catch (error) {
@@ -55,7 +55,7 @@ nothing touched.`,
 
 function text(
   io: Io,
-  { target: { path }, families, backend, reason }: Located,
+  { target: { path }, families, backend, reason }: PlannedTarget,
   { changed, tables, routes, timings }: ApplyResult,
 ): string {
   const what = `${familyNames(families)}, ${backend}: ${reason}`;

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { explain } from '../errors.ts';
 import { native } from '../native/addon.ts';
-import { locate, targetPath } from '../netns/target.ts';
+import { identifyTarget, targetPath } from '../netns/target.ts';
 import { phases } from './apply.ts';
 import { columns, paint, printJson } from './output.ts';
 import { addOutputOption, addTargetOptions, type Context, readOptions, tableName } from './shared.ts';
@@ -25,7 +25,7 @@ Exit codes: 0 done or nothing to do, 1 failed, 2 usage.`,
   addOutputOption(addTargetOptions(command));
   return command.action(async () => {
     const { given, json, io } = readOptions(command, context);
-    const { path, dev, ino, cookie } = await locate(targetPath(given));
+    const { path, dev, ino, cookie } = await identifyTarget(targetPath(given));
     const target = { path, dev, ino, cookie };
     try {
       const result = await native().clean(target);

@@ -8,8 +8,9 @@ import { type Pod, readPod } from '../istio/pod.ts';
 import { type Redirect, redirect } from '../istio/redirect.ts';
 import { environmentSource, flagSource } from '../istio/sources.ts';
 import { type Netns, native, type TableResult } from '../native/addon.ts';
-import { type Choice, chooseBackend } from '../native/backend.ts';
-import { familiesOf, locate, type TargetOptions, targetPath } from '../netns/target.ts';
+import { type BackendChoice, chooseBackend } from '../native/backend.ts';
+import { familiesOf } from '../netns/families.ts';
+import { identifyTarget, type TargetOptions, targetPath } from '../netns/target.ts';
 import { ConfigError } from '../options/config-error.ts';
 import { defaultOf, flagsOf } from '../options/option.ts';
 import { boolean, choice } from '../options/values.ts';
@@ -117,7 +118,7 @@ export function readBackend(text = 'auto'): 'auto' | Backend {
 }
 
 /** What is to stand in which netns, in which form and why. */
-export interface Located extends Choice {
+export interface PlannedTarget extends BackendChoice {
   target: Netns;
   families: Family[];
   form: Form;
@@ -126,8 +127,8 @@ export interface Located extends Choice {
 export async function locateAndPlan(
   given: TargetOptions,
   { spec, families, backend: wanted, counters }: Request,
-): Promise<Located> {
-  const identity = await locate(targetPath(given));
+): Promise<PlannedTarget> {
+  const identity = await identifyTarget(targetPath(given));
   const { path, dev, ino, cookie } = identity;
   const target: Netns = { path, dev, ino, cookie };
   const ruleset = plan(spec, familiesOf(identity, families));

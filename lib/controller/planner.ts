@@ -6,13 +6,12 @@ import { explain } from '../errors.ts';
 import { plan } from '../istio/plan.ts';
 import type { PodRecord } from '../istio/pod.ts';
 import { podRedirect, type Redirect } from '../istio/redirect.ts';
-import { podFamilies } from '../kube/pods.ts';
 import { partMarks } from '../kube/status.ts';
 import { type Compiled, type Identity, native, type Probe } from '../native/addon.ts';
 import { chooseBackend } from '../native/backend.ts';
-import { familiesOf } from '../netns/target.ts';
+import { familiesOf } from '../netns/families.ts';
 import { type Backend, type Form, formOf } from '../ruleset/form.ts';
-import type { Family, Ruleset } from '../ruleset/model.ts';
+import type { Ruleset } from '../ruleset/model.ts';
 
 /** Configurations kept planned, and compiled. */
 const KEPT = 64;
@@ -54,7 +53,7 @@ export class Planner {
   /** Rejects with Failure where this network namespace cannot have these rules. */
   async compile(pod: PodRecord, planned: Planned, netns: Identity): Promise<CompiledRules> {
     const { spec, families: named } = planned.redirect;
-    const families = familiesOf(netns, wantedFamilies(named, podFamilies(pod), netns));
+    const families = familiesOf(netns, named, pod.status.podIPs);
     const ruleset = keep(planned.rulesets, families.join(), () => plan(spec, families));
     const { backend } = await chooseBackend(this.#config.backend, netns, ruleset, () => this.#probe);
     const { form, rules } = keep(planned.forms, `${backend} ${families.join()}`, () => {
@@ -75,17 +74,6 @@ function keep<T>(kept: Map<string, T>, key: string, make: () => T): T {
   const value = kept.get(key) ?? make();
   keepNewest(kept, key, value, KEPT);
   return value;
-}
-
-/** Named families are installed as they are; otherwise those of the pod's addresses in the API and in the netns together. */
-function wantedFamilies(
-  named: 'auto' | Family[],
-  known: 'auto' | Family[],
-  { families, ipv6 }: Identity,
-): 'auto' | Family[] {
-  if (named !== 'auto' || known === 'auto') return named;
-  const both = new Set([...known, ...families]);
-  return [...both].filter((family) => family === 4 || ipv6).sort();
 }
 
 function hashOf({ backend, ruleset }: Form): string {

@@ -14,7 +14,6 @@ import type { Locator } from '../netns/locate.ts';
 import type { Stages } from '../observe/metrics.ts';
 import type { Backend } from '../ruleset/form.ts';
 import type { SandboxHint } from '../runtime/hint-queue.ts';
-import { onNode } from '../runtime/node-paths.ts';
 import { Planner } from './planner.ts';
 import { Stopwatch } from './stopwatch.ts';
 
@@ -112,10 +111,10 @@ export class Reconciler {
 
     const target: Netns = { path: netns.path, dev: netns.dev, ino: netns.ino, cookie: netns.cookie };
     // Nothing to look for is only in a sandbox that was made just now and holds nothing of ours.
-    const fresh = pod.status.phase === 'Pending' && netns.installedBackends.length === 0;
+    const fresh = pod.status.phase === 'Pending' && netns.standing.length === 0;
     this.#touched.add(pod.metadata.uid);
     // Reads back what it wrote, and then wakes the pod's gate.
-    const { changed, timings } = await compiled.apply(target, { fresh, wakeGate: true }).catch((error: unknown) => {
+    const { changed, timings } = await compiled.apply(target, { fresh, release: true }).catch((error: unknown) => {
       throw explain(error, netns.path);
     });
     watch.lap('install');
@@ -170,19 +169,15 @@ export class Reconciler {
   }
 
   async #locate({ pod, hint, installed }: Task): Promise<Identity | { reason: string; message: string }> {
-    const { locator, config } = this.#options;
+    const { locator } = this.#options;
     const { uid, namespace, name, annotations } = pod.metadata;
-    const ips = pod.status.podIPs;
-    if (hint?.netnsPath !== undefined) {
-      // The path is told while the sandbox is being made, and only then; by now it may be ours already.
-      const fresh = installed === undefined && !this.#touched.has(uid);
-      const told = await native()
-        .identify(onNode(config.hostRoot, hint.netnsPath), { fresh })
-        .catch(() => undefined);
-      if (told !== undefined && (ips.length === 0 || told.addresses.some((address) => ips.includes(address))))
-        return told;
-    }
-    const found = await locator.locatePod({ uid: runtimeUid({ uid, annotations }), namespace, name, ips });
+    const wanted = { uid: runtimeUid({ uid, annotations }), namespace, name, ips: pod.status.podIPs };
+    // The runtime names the path while it makes the sandbox; we may have been in there since.
+    const fresh = installed === undefined && !this.#touched.has(uid);
+    const found = await locator.locate(
+      wanted,
+      hint?.netnsPath === undefined ? undefined : { path: hint.netnsPath, fresh },
+    );
     return found.path === undefined ? { reason: found.reason, message: found.detail } : found.netns;
   }
 }

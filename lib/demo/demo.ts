@@ -9,7 +9,8 @@ import { redirect } from '../istio/redirect.ts';
 import { flagSource } from '../istio/sources.ts';
 import { type ApplyResult, type Compiled, type Identity, native } from '../native/addon.ts';
 import { chooseBackend } from '../native/backend.ts';
-import { familiesOf, locate } from '../netns/target.ts';
+import { familiesOf } from '../netns/families.ts';
+import { identifyTarget } from '../netns/target.ts';
 import { type Backend, type Form, formOf } from '../ruleset/form.ts';
 import { iptablesText, routeLines } from '../ruleset/iptables.ts';
 import type { Family, Ruleset } from '../ruleset/model.ts';
@@ -29,7 +30,7 @@ export async function demo(io: Io, wanted: 'auto' | Backend): Promise<void> {
     io.err(`\n${paint(io, 'yellow', left)}\nTo see all of it, ${UID_MAP_REMEDY}.\n`);
   }
 
-  const identity = await locate(stage.podPath);
+  const identity = await identifyTarget(stage.podPath);
   const families = familiesOf(identity, 'auto');
   heading(io, 'Before: everybody reaches whom they dial');
   const before = await observe(stage, families, 'before');
@@ -92,7 +93,7 @@ async function install(io: Io, path: string, flags: Flags, wanted: 'auto' | Back
     const identity = await timed(
       'locate',
       ({ ino, cookie }: Identity) => `inode ${ino}, cookie ${cookie}`,
-      () => locate(path),
+      () => identifyTarget(path),
     );
     const ruleset = await timed('plan', countText, () => plan(spec, familiesOf(identity, families)));
     const { backend, reason } = await chooseBackend(wanted, identity, ruleset, () => native().probe());

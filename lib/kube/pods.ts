@@ -7,7 +7,6 @@ import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED, isOwn } f
 import { optionList } from '../istio/options.ts';
 import type { Container, NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { PROXY_VARIABLES } from '../istio/pod-sources.ts';
-import type { Family } from '../ruleset/model.ts';
 
 /** The kubelet's, on the mirror of a static pod: that it is one, and the pod's uid in the runtime. */
 const MIRROR = 'kubernetes.io/config.mirror';
@@ -92,12 +91,6 @@ export function toNamespaceRecord(object: unknown): NamespaceRecord {
       annotations: pick(metadata.annotations, (name) => name === INITIALIZE),
     },
   };
-}
-
-/** The families of the pod's own addresses; `auto`, to be taken from the netns, while the API knows of none. */
-export function podFamilies({ status: { podIPs } }: PodRecord): 'auto' | Family[] {
-  const families = new Set<Family>(podIPs.map((address) => (address.includes(':') ? 6 : 4)));
-  return families.size === 0 ? 'auto' : [...families].sort();
 }
 
 /**

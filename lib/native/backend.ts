@@ -5,16 +5,16 @@ import type { Backend } from '../ruleset/form.ts';
 import type { Ruleset } from '../ruleset/model.ts';
 import type { Identity, Probe } from './addon.ts';
 
-export interface Choice {
+export interface BackendChoice {
   backend: Backend;
   /** Half a sentence, for whoever asked. */
   reason: string;
 }
 
 /** A netns nobody has touched, in this process's own user namespace. */
-export const ORDINARY = { path: '', foreignUserns: false, installedBackends: [] } satisfies Place;
+export const ORDINARY = { path: '', ownedElsewhere: false, standing: [] } satisfies Place;
 
-type Place = Pick<Identity, 'path' | 'foreignUserns' | 'installedBackends'>;
+type Place = Pick<Identity, 'path' | 'ownedElsewhere' | 'standing'>;
 
 /**
  * `auto`: nftables where another user namespace owns the netns, since the kernel lets nobody outside write xt owner
@@ -28,8 +28,8 @@ export async function chooseBackend(
   place: Place,
   ruleset: Ruleset,
   probe: () => Probe | Promise<Probe>,
-): Promise<Choice> {
-  if (wanted === 'iptables-legacy' && place.foreignUserns) {
+): Promise<BackendChoice> {
+  if (wanted === 'iptables-legacy' && place.ownedElsewhere) {
     throw new Failure(
       'ERR_USERNS',
       `${place.path} belongs to another user namespace, where the kernel refuses legacy owner rules from outside`,
@@ -37,11 +37,11 @@ export async function chooseBackend(
     );
   }
   if (wanted !== 'auto') return { backend: wanted, reason: 'asked for' };
-  if (place.foreignUserns) return { backend: 'nftables', reason: 'another user namespace owns the netns' };
+  if (place.ownedElsewhere) return { backend: 'nftables', reason: 'another user namespace owns the netns' };
   const kernel = await probe();
   const lack = legacyLack(ruleset, kernel);
   if (lack !== undefined && kernel.nftables === true) return { backend: 'nftables', reason: lack };
-  const [standing, other] = place.installedBackends;
+  const [standing, other] = place.standing;
   if (standing !== undefined && other === undefined)
     return { backend: standing, reason: 'our rules stand in it there' };
   return { backend: 'iptables-legacy', reason: lack ?? 'the faster one' };

@@ -1,39 +1,47 @@
 /**
- * From a pod of this node to its network namespace: by the CRI, by containerd's own state, by the processes' cgroups.
- * Whatever they say is checked in the kernel: a netns, not the host's, and holding one of the pod's addresses.
+ * From a pod of this node to its netns: by the path that the runtime reported, by the CRI, by containerd's own state, by
+ * the cgroups of processes. What they name is checked in the kernel: it must be a netns, not the node's own, and hold one
+ * of the pod's addresses.
  */
-import { stat } from 'node:fs/promises';
-import { type Identity, native } from '../native/addon.ts';
+import type { Identity } from '../native/addon.ts';
 import { bundleFolders, ContainerdState } from '../runtime/containerd/state.ts';
 import type { Cri } from '../runtime/cri/client.ts';
 import { onNode } from '../runtime/node-paths.ts';
-import { type Entrance, enter } from './entrance.ts';
+import { type Candidate, firstOf, type Identify, identifyPodNetns } from './identify.ts';
 import { firstProcesses, isProcessOf } from './proc.ts';
 
-export interface PodRef {
-  /** As the runtime has it: see runtimeUid() in ../pods.ts. */
+/** A pod as the runtime knows it. */
+export interface RuntimePod {
+  /** The runtime's: see runtimeUid() in lib/kube/pods.ts. */
   uid: string;
   namespace: string;
   name: string;
-  /** Those that the API knows, none at first. */
+  /** Those that the API has, none at first. */
   ips: readonly string[];
+}
+
+/** What a runtime reported of the pod's newest sandbox. */
+export interface NetnsHint {
+  /** Path on the node. */
+  path: string;
+  /** Nobody has installed anything there yet; see Native.identify(). */
+  fresh: boolean;
 }
 
 export interface Located {
   /** As this process sees it. */
   path: string;
-  source: 'cri' | 'containerd-state' | 'proc';
-  /** Absent where only a process was found, and it is not the sandbox's own. */
+  source: 'hint' | 'cri' | 'containerd-state' | 'proc';
+  /** Absent for a hint, and if only a process was found that is not the sandbox's own. */
   sandboxId?: string;
-  /** What stands at `path`, for apply(). */
   netns: Identity;
 }
 
 /**
- * no-sandbox: there is none, yet or any more; stopped: the newest has ended; host-network: the pod has no netns of its
- * own; not-reached: there is a sandbox, and no way to its netns; other-addresses: the netns does not hold an address of
- * the pod; ambiguous: the pod's processes are in several; unavailable: nobody could be asked. Only host-network is
- * final.
+ * no-sandbox: there is none, not yet or no longer; stopped: the newest has ended; host-network: the pod has no netns of
+ * its own; not-reached: there is a sandbox, but its netns cannot be reached; other-addresses: the netns does not hold an
+ * address of the pod; ambiguous: the pod's processes are in several; unavailable: no source could be asked. Only
+ * host-network is final.
  */
 export type Reason =
   | 'no-sandbox'
@@ -47,20 +55,20 @@ export type Reason =
 export interface NotLocated {
   path: undefined;
   reason: Reason;
-  /** A line for each source that was asked. */
+  /** One line for each source that was asked. */
   detail: string;
 }
 
 export interface LocatorOptions {
-  /** Absent on a node without a CRI to be reached. */
+  /** Absent if no CRI can be reached. */
   cri?: Pick<Cri, 'sandboxes' | 'sandbox'>;
-  /** Path on the node; near it containerd keeps its state. */
+  /** Path on the node; containerd keeps its state near it. */
   criSocket?: string;
   /** Where the node's files are, as this process sees them; see onNode(). */
   hostRoot?: string;
-  /** A /proc with the node's processes; that under `hostRoot` if absent. */
+  /** A /proc with the node's processes; the one under `hostRoot` if absent. */
   proc?: string;
-  identify?: (path: string) => Promise<Identity>;
+  identify?: Identify;
 }
 
 export class Locator {
@@ -68,19 +76,19 @@ export class Locator {
   readonly #state: ContainerdState;
   readonly #hostRoot: string;
   readonly #proc: string;
-  readonly #identify: (path: string) => Promise<Identity>;
+  readonly #identify: Identify;
 
-  constructor({ cri, criSocket, hostRoot = '', proc, identify }: LocatorOptions) {
+  constructor({ cri, criSocket, hostRoot = '', proc, identify = identifyPodNetns }: LocatorOptions) {
     this.#cri = cri;
     this.#state = new ContainerdState(bundleFolders(criSocket).map((folder) => onNode(hostRoot, folder)));
     this.#hostRoot = hostRoot;
     this.#proc = proc ?? onNode(hostRoot, '/proc');
-    this.#identify = identify ?? ((path) => native().identify(path));
+    this.#identify = identify;
   }
 
-  /** Never rejects. */
-  async locatePod(pod: PodRef): Promise<Located | NotLocated> {
-    /** Sandboxes that the runtime calls stopped: they are not taken from anybody else either. */
+  /** Tries the hint first, and then searches. Never rejects. */
+  async locate(pod: RuntimePod, hint?: NetnsHint): Promise<Located | NotLocated> {
+    /** Sandboxes that the runtime calls stopped: no other source may offer them. */
     const ended = new Set<string>();
     const failures: NotLocated[] = [];
     const ask = async (source: Located['source'], search: Promise<Located | NotLocated>) => {
@@ -90,12 +98,16 @@ export class Locator {
       return answer;
     };
 
-    const told = await ask('cri', this.#byCri(pod, ended));
-    if (told.path !== undefined || told.reason === 'host-network') return told;
+    if (hint !== undefined) {
+      const hinted = await this.#byHint(pod, hint);
+      if (hinted.path !== undefined) return hinted;
+    }
+    const listed = await ask('cri', this.#byCri(pod, ended));
+    if (listed.path !== undefined || listed.reason === 'host-network') return listed;
     const kept = await ask('containerd-state', this.#byState(pod, ended));
     if (kept.path !== undefined || kept.reason === 'host-network') return kept;
-    // Reads all of /proc: not for a pod that somebody who should know does not know.
-    if ([told, kept].some(({ reason }) => reason === 'not-reached') || failures.every(isUnavailable)) {
+    // This reads all of /proc: not for a pod that the runtime says it does not have.
+    if ([listed, kept].some(({ reason }) => reason === 'not-reached') || failures.every(isUnavailable)) {
       const seen = await ask('proc', this.#byProcesses(pod, ended));
       if (seen.path !== undefined) return seen;
     }
@@ -104,7 +116,12 @@ export class Locator {
     return none(reason, failures.map(({ detail }) => detail).join('\n'));
   }
 
-  async #byCri(pod: PodRef, ended: Set<string>): Promise<Located | NotLocated> {
+  /** A hint that is outdated is not an answer: another source knows better. */
+  async #byHint(pod: RuntimePod, { path, fresh }: NetnsHint): Promise<Located | NotLocated> {
+    return located(await this.#firstOf([onNode(this.#hostRoot, path)], pod.ips, fresh), 'hint', undefined);
+  }
+
+  async #byCri(pod: RuntimePod, ended: Set<string>): Promise<Located | NotLocated> {
     if (this.#cri === undefined) return none('unavailable', 'no socket');
     const listed = (await this.#cri.sandboxes({ uid: pod.uid })).filter((sandbox) => isOf(sandbox, pod));
     for (const { id, state } of listed) if (state === 'stopped') ended.add(id);
@@ -117,41 +134,41 @@ export class Locator {
       ended.add(id);
       return none('stopped', id);
     }
-    // After a sandbox was replaced the API has the old one's addresses for a while, the runtime has those of this one.
-    const entrance = await this.#enter(pod, netnsPath, pid, ips.length > 0 ? ips : pod.ips);
-    return located(entrance, 'cri', id);
+    // After a sandbox was replaced the API has the old one's addresses for a while, but the runtime has the new ones.
+    const candidate = await this.#candidate(pod, netnsPath, pid, ips.length > 0 ? ips : pod.ips);
+    return located(candidate, 'cri', id);
   }
 
-  async #byState(pod: PodRef, ended: Set<string>): Promise<Located | NotLocated> {
+  async #byState(pod: RuntimePod, ended: Set<string>): Promise<Located | NotLocated> {
     const sandboxes = await this.#state.sandboxes();
-    if (sandboxes === undefined) return none('unavailable', 'no folder of it here');
+    if (sandboxes === undefined) return none('unavailable', 'its folder is not here');
     const newest = newestOf(sandboxes.filter((sandbox) => isOf(sandbox, pod) && !ended.has(sandbox.id)));
     if (newest === undefined) return none('no-sandbox', 'none of this pod');
     const { id, hostNetwork, netnsPath } = newest;
     if (hostNetwork) return none('host-network', id);
     const pid = await this.#state.pidOf(id);
     if (pid !== undefined && !isProcessOf(this.#proc, pid, pod.uid)) {
-      // Ended, or in a pid namespace that this process does not see. It sees that of the node if it sees any of these.
+      // It has ended, or this process does not see the node's pid namespace. It does if it sees any other sandbox's process.
       for (const { id, uid } of sandboxes) {
         const other = await this.#state.pidOf(id);
         if (other !== undefined && isProcessOf(this.#proc, other, uid)) return none('stopped', newest.id);
       }
     }
-    return located(await this.#enter(pod, netnsPath, pid, pod.ips), 'containerd-state', id);
+    return located(await this.#candidate(pod, netnsPath, pid, pod.ips), 'containerd-state', id);
   }
 
-  async #byProcesses(pod: PodRef, ended: Set<string>): Promise<Located | NotLocated> {
+  async #byProcesses(pod: RuntimePod, ended: Set<string>): Promise<Located | NotLocated> {
     const processes = await firstProcesses(this.#proc, pod.uid);
     const live = processes.filter(({ containerId }) => !ended.has(containerId ?? ''));
     const pauses = live.filter(({ pause }) => pause);
     const found = new Map<bigint, Located>();
-    // That none is seen proves nothing: this may be another pid namespace than the node's.
+    // Seeing no process proves nothing: this may be another pid namespace than the node's.
     let failure = none('unavailable', 'no process of this pod');
     for (const { pid, pause, containerId } of pauses.length > 0 ? pauses : live) {
-      const entrance = await this.#enter(pod, undefined, pid, pod.ips);
-      const answer = located(entrance, 'proc', pause ? containerId : undefined);
+      const candidate = await this.#candidate(pod, undefined, pid, pod.ips);
+      const answer = located(candidate, 'proc', pause ? containerId : undefined);
       if (answer.path === undefined) failure = answer;
-      // Between the two its pid may have become another's.
+      // Its pid may have become another's meanwhile.
       else if (isProcessOf(this.#proc, pid, pod.uid)) found.set(answer.netns.cookie, answer);
     }
     const [only, ...others] = found.values();
@@ -161,32 +178,26 @@ export class Locator {
   }
 
   /** By the file that the runtime keeps, or by a process of the sandbox: a pid of the node may be another's here. */
-  #enter(
-    { uid }: PodRef,
+  #candidate(
+    { uid }: RuntimePod,
     file: string | undefined,
     pid: number | undefined,
     ips: readonly string[],
-  ): Promise<Entrance> {
+  ): Promise<Candidate> {
     const ofFile = file === undefined ? undefined : onNode(this.#hostRoot, file);
     const ofProcess =
       pid !== undefined && isProcessOf(this.#proc, pid, uid) ? `${this.#proc}/${pid}/ns/net` : undefined;
-    return enter((path) => this.#inspect(path), [ofFile, ofProcess], ips);
+    return this.#firstOf([ofFile, ofProcess], ips);
   }
 
-  /** `identify` refuses the netns of this process; the node's own is another one where the node is a container. */
-  async #inspect(path: string): Promise<Identity> {
-    const netns = await this.#identify(path);
-    const nodes = await stat(`${this.#proc}/1/ns/net`).catch(() => undefined);
-    if (nodes?.dev === netns.dev && nodes.ino === netns.ino) {
-      throw Object.assign(new Error(`${path} is the node's own`), { code: 'ERR_HOST_NETNS' });
-    }
-    return netns;
+  #firstOf(paths: readonly (string | undefined)[], ips: readonly string[], fresh = false): Promise<Candidate> {
+    return firstOf(paths, ips, (path) => this.#identify(path, { proc: this.#proc, fresh }));
   }
 }
 
-function located(entrance: Entrance, source: Located['source'], sandboxId: string | undefined): Located | NotLocated {
-  if (entrance.path === undefined) return entrance;
-  return { ...entrance, source, ...(sandboxId !== undefined && { sandboxId }) };
+function located(candidate: Candidate, source: Located['source'], sandboxId: string | undefined): Located | NotLocated {
+  if (candidate.path === undefined) return candidate;
+  return { ...candidate, source, ...(sandboxId !== undefined && { sandboxId }) };
 }
 
 function none(reason: Reason, detail: string): NotLocated {
@@ -197,7 +208,7 @@ function isUnavailable({ reason }: NotLocated): boolean {
   return reason === 'unavailable';
 }
 
-function isOf(sandbox: { uid: string; namespace: string; name: string }, pod: PodRef): boolean {
+function isOf(sandbox: { uid: string; namespace: string; name: string }, pod: RuntimePod): boolean {
   return sandbox.uid === pod.uid && sandbox.namespace === pod.namespace && sandbox.name === pod.name;
 }
 

@@ -1,18 +1,18 @@
-/** A pod's processes, by their cgroups: the last resort, where the runtime tells nothing. Needs the node's /proc. */
+/** A pod's processes, by their cgroups: the last resort if no runtime answers. Needs the node's /proc. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 
 export interface PodProcess {
-  /** As this process's /proc has it. */
+  /** As in this process's /proc. */
   pid: number;
-  /** A sandbox's own process: Kubernetes' pause, or one of that name. */
+  /** Its name is that of a sandbox's own process: `pause`. */
   pause: boolean;
-  /** Of its container, from the cgroup; absent where the cgroup's name has none. */
+  /** The id of its container, from the cgroup; absent if the cgroup's name has none. */
   containerId: string | undefined;
 }
 
-/** What a runtime may keep in a pod's cgroup, on the host's network: parents of the pod's first processes. */
+/** Processes of a runtime in a pod's cgroup. They are on the host's network, and parents of the pod's processes. */
 const RUNTIMES_OWN = /^(containerd-shim|conmon)/;
 
 /** Reading /proc blocks: 64 processes take about 2 ms. */
@@ -41,8 +41,8 @@ export function containerIdOf(cgroup: string): string | undefined {
 }
 
 /**
- * Those of a pod's processes that were not started by another of them: the first of each container. A process further
- * down may be in a netns that it made for itself.
+ * The first process of each container of a pod: those that were not started by another process of the pod. A process
+ * further down may be in a netns that it made for itself.
  */
 export async function firstProcesses(proc: string, uid: string): Promise<PodProcess[]> {
   const found = new Map<number, PodProcess & { parent: number }>();
@@ -60,12 +60,12 @@ export async function firstProcesses(proc: string, uid: string): Promise<PodProc
   return [...found.values()].filter(({ parent }) => !found.has(parent)).map(({ parent: _, ...process }) => process);
 }
 
-/** Whether the process is there, and one of the pod's. */
+/** Whether the process exists and is one of the pod's. */
 export function isProcessOf(proc: string, pid: number, uid: string): boolean {
   return isOfPod(read(join(proc, `${pid}`, 'cgroup')), uid);
 }
 
-/** proc_pid_stat(5); undefined for one that has ended. The name may hold spaces and brackets of its own. */
+/** See proc_pid_stat(5). Undefined for a process that has ended. The name may hold spaces and brackets. */
 function statOf(stat: string): { comm: string; parent: number } | undefined {
   const end = stat.lastIndexOf(')');
   const [state = '', parent] = stat.slice(end + 2).split(' ');

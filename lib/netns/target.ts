@@ -1,10 +1,10 @@
-/** From what a user typed to a netns that is known for what it is. */
+/** From what a user typed to an identified netns. */
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { explain, Failure } from '../errors.ts';
-import { type Identity, native } from '../native/addon.ts';
+import type { Identity } from '../native/addon.ts';
 import { ConfigError } from '../options/config-error.ts';
-import type { Family } from '../ruleset/model.ts';
+import { identifyPodNetns } from './identify.ts';
 
 export interface TargetOptions {
   netns?: string;
@@ -52,26 +52,11 @@ export function targetPath({ netns, pid }: TargetOptions): string {
   return netns.includes('/') ? resolve(netns) : `/run/netns/${netns}`;
 }
 
-export async function locate(path: string): Promise<Identity> {
+/** Rejects with Failure if the path is not the netns of a pod. */
+export async function identifyTarget(path: string): Promise<Identity> {
   try {
-    return await native().identify(path);
+    return await identifyPodNetns(path, { proc: '/proc' });
   } catch (error) {
     throw explain(error, path);
   }
-}
-
-/**
- * The families to install. `auto` is those of the global addresses in the netns; while it has none yet, every family
- * its kernel has, since an address may come later and rules that meet no packets do no harm.
- */
-export function familiesOf({ path, families, ipv6 }: Identity, wanted: 'auto' | Family[]): Family[] {
-  if (wanted !== 'auto') {
-    if (wanted.includes(6) && !ipv6) {
-      const remedy = 'use --ip-families 4 or auto, or enable IPv6 there (sysctl net.ipv6.conf.all.disable_ipv6=0)';
-      throw new Failure('EAFNOSUPPORT', `IPv6 is off in ${path}`, remedy);
-    }
-    return wanted;
-  }
-  if (families.length > 0) return families;
-  return ipv6 ? [4, 6] : [4];
 }

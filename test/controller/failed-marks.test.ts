@@ -20,7 +20,7 @@ const REF = { namespace: 'shop', name: 'web', uid: '1' };
 const test = suite('failed marks');
 
 /** No pod here has a sandbox. */
-const nowhere = { locatePod: async () => ({ reason: 'no-sandbox', detail: 'none' }) } as unknown as Locator;
+const nowhere = { locate: async () => ({ reason: 'no-sandbox', detail: 'none' }) } as unknown as Locator;
 
 interface Patch {
   metadata: { annotations: Record<string, string | null> };

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import type { Pod } from '../../lib/istio/pod.ts';
 import { podRedirect, type RedirectSpec, redirect } from '../../lib/istio/redirect.ts';
 import { flagSource, type Source } from '../../lib/istio/sources.ts';
-import { podFamilies, runtimeUid, toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
+import { runtimeUid, toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
 import { ConfigError } from '../../lib/options/config-error.ts';
 import { suite } from '../suite.ts';
 import { fixture, fixtures } from '../support/pods.ts';
@@ -151,22 +151,6 @@ trim('what is no Pod is a TypeError', () => {
   }
   assert.throws(() => toNamespaceRecord({ metadata: {} }), /not a Namespace/);
 });
-
-const families: [ips: string[], expected: 'auto' | number[]][] = [
-  [[], 'auto'],
-  [['10.244.1.5'], [4]],
-  [['fd00::5'], [6]],
-  [
-    ['fd00::5', '10.244.1.5'],
-    [4, 6],
-  ],
-];
-for (const [ips, expected] of families) {
-  trim(`families of ${ips.join(' and ') || 'no address'}`, () => {
-    const podIPs = ips.map((ip) => ({ ip }));
-    assert.deepEqual(podFamilies(toPodRecord({ metadata: { uid: 'u', name: 'n' }, status: { podIPs } })), expected);
-  });
-}
 
 const specs = suite('specs of pods');
 

@@ -1,23 +1,14 @@
 /** From a pod to its netns, on what runtimes answer and leave behind; the runtimes themselves are in test/cluster. */
 
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { mkdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
-import { Server, ServerCredentials, type ServerWritableStream, type sendUnaryData } from '@grpc/grpc-js';
 import type { Identity } from '../../lib/native/addon.ts';
-import { Locator, type LocatorOptions, type PodRef } from '../../lib/netns/locate.ts';
+import { Locator, type LocatorOptions, type RuntimePod } from '../../lib/netns/locate.ts';
 import { containerIdOf, isOfPod } from '../../lib/netns/proc.ts';
+import { RuntimeError } from '../../lib/runtime/channel.ts';
 import { bundleFolders } from '../../lib/runtime/containerd/state.ts';
-import { RuntimeError } from '../../lib/runtime/cri/channel.ts';
-import { Cri } from '../../lib/runtime/cri/client.ts';
-import { getContainerEvents, listPodSandbox, type PodSandboxStatus, version } from '../../lib/runtime/cri/messages.ts';
-import { type Sandbox, sandboxOf } from '../../lib/runtime/cri/sandbox.ts';
-import { RuntimeEvents } from '../../lib/runtime/events.ts';
-import { HintQueue } from '../../lib/runtime/hint-queue.ts';
-import { chooseKind } from '../../lib/runtime/kind.ts';
+import type { Sandbox } from '../../lib/runtime/cri/sandbox.ts';
 import { onNode } from '../../lib/runtime/node-paths.ts';
 import { suite } from '../suite.ts';
 import { scratchFolder } from '../support/scratch.ts';
@@ -28,7 +19,7 @@ const HASH = '3f2b6c1d9e8a7f605142a3b4c5d6e7f8';
 const ID = 'a'.repeat(64);
 const TASKS = 'run/containerd/io.containerd.runtime.v2.task/k8s.io';
 const NETNS = '/var/run/netns/cni-1';
-const POD: PodRef = { uid: UID, namespace: 'shop', name: 'web', ips: [] };
+const POD: RuntimePod = { uid: UID, namespace: 'shop', name: 'web', ips: [] };
 
 const folder = scratchFolder('locate');
 let made = 0;
@@ -79,87 +70,22 @@ cgroups('what only looks like the pod', () => {
   assert.ok(!isOfPod('0::/kubepods/pod/x', ''));
 });
 
-const answers = suite('locate, what the CRI answers');
-
-const STATUS: PodSandboxStatus = {
-  id: ID,
-  metadata: { name: 'web', uid: UID, namespace: 'shop', attempt: 1 },
-  state: 'SANDBOX_READY',
-  createdAt: '1795255484392013510',
-  network: { ip: '10.244.1.2', additionalIps: [{ ip: 'fd00::2' }] },
-  linux: { namespaces: { options: { network: 'POD' } } },
-};
-const spec = (...namespaces: { type: string; path?: string }[]) => ({
-  ociVersion: '1.1.0',
-  linux: { namespaces: [{ type: 'pid' }, { type: 'ipc' }, ...namespaces] },
-});
-const told = (info: object | string, status: Partial<PodSandboxStatus> = {}) =>
-  sandboxOf({
-    status: { ...STATUS, ...status },
-    info: { info: typeof info === 'string' ? info : JSON.stringify(info) },
-  });
-
-answers('containerd 1.6, 1.7, 2.x: pid and path', () => {
-  const shapes = [
-    {
-      pid: 184,
-      processStatus: 'running',
-      netNamespaceClosed: false,
-      runtimeSpec: spec({ type: 'network', path: NETNS }),
-    },
-    { pid: 184, netNamespaceClosed: false, sandboxMetadata: {}, runtimeSpec: spec({ type: 'network', path: NETNS }) },
-  ];
-  for (const shape of shapes) {
-    assert.deepEqual(told(shape), {
-      id: ID,
-      uid: UID,
-      namespace: 'shop',
-      name: 'web',
-      attempt: 1,
-      state: 'ready',
-      createdAt: 1795255484392013510n,
-      ips: ['10.244.1.2', 'fd00::2'],
-      netnsPath: NETNS,
-      pid: 184,
-      netnsClosed: false,
-      hostNetwork: false,
-    });
-  }
-});
-
-answers('containerd, stopped: the path is still told', () => {
-  const sandbox = told(
-    { pid: 0, processStatus: 'deleted', netNamespaceClosed: true, runtimeSpec: spec({ type: 'network', path: NETNS }) },
-    { state: 'SANDBOX_NOTREADY', network: { ip: '', additionalIps: [] } },
-  );
-  assert.deepEqual([sandbox?.state, sandbox?.pid, sandbox?.netnsClosed, sandbox?.ips], ['stopped', 0, true, []]);
-});
-
-answers('CRI-O: a path and no pid', () => {
-  const sandbox = told({ image: 'pause', runtimeSpec: spec({ type: 'network', path: '/var/run/netns/9f7' }) });
-  assert.deepEqual([sandbox?.netnsPath, sandbox?.pid, sandbox?.netnsClosed], ['/var/run/netns/9f7', undefined, false]);
-});
-
-answers('cri-dockerd: nothing more than the status', () => {
-  for (const info of ['', '{}', 'none']) {
-    const sandbox = told(info);
-    assert.deepEqual([sandbox?.netnsPath, sandbox?.pid, sandbox?.hostNetwork], [undefined, undefined, false]);
-  }
-});
-
-answers("the node's network, told either way", () => {
-  assert.equal(told({ pid: 184, runtimeSpec: spec() })?.hostNetwork, true);
-  assert.equal(told('', { linux: { namespaces: { options: { network: 'NODE' } } } })?.hostNetwork, true);
-  assert.equal(told({ runtimeSpec: spec({ type: 'network' }) })?.hostNetwork, false);
-});
-
 const locate = suite('locate');
 
-const SANDBOX = told({
+const SANDBOX: Sandbox = {
+  id: ID,
+  uid: UID,
+  namespace: 'shop',
+  name: 'web',
+  attempt: 1,
+  state: 'ready',
+  createdAt: 1795255484392013510n,
+  ips: ['10.244.1.2', 'fd00::2'],
+  netnsPath: NETNS,
   pid: 7,
-  netNamespaceClosed: false,
-  runtimeSpec: spec({ type: 'network', path: NETNS }),
-}) as Sandbox;
+  netnsClosed: false,
+  hostNetwork: false,
+};
 
 function cri(...sandboxes: Sandbox[]): NonNullable<LocatorOptions['cri']> {
   return {
@@ -185,8 +111,8 @@ function kernel(netns: Record<string, string[] | string>) {
       families: [4],
       ipv6: true,
       loUp: true,
-      foreignUserns: false,
-      installedBackends: [],
+      ownedElsewhere: false,
+      standing: [],
     };
   };
 }
@@ -239,7 +165,7 @@ function node(tasks?: Record<string, Task>, processes: Record<number, Process> =
 }
 
 const reason = async (options: LocatorOptions, pod = POD) => {
-  const answer = await new Locator(options).locatePod(pod);
+  const answer = await new Locator(options).locate(pod);
   return answer.path === undefined ? answer.reason : answer.path;
 };
 
@@ -260,7 +186,7 @@ locate('paths of the node', () => {
 locate('by the CRI, with an address of the pod', async () => {
   const { hostRoot, netns } = node();
   const identify = kernel({ [netns('cni-1')]: ['10.244.1.2', 'fd00::2'] });
-  const answer = await new Locator({ cri: cri(SANDBOX), hostRoot, identify }).locatePod({
+  const answer = await new Locator({ cri: cri(SANDBOX), hostRoot, identify }).locate({
     ...POD,
     ips: ['10.244.1.2'],
   });
@@ -349,7 +275,7 @@ locate("the host's netns, and what is none, is refused by the kernel's word", as
       cri: cri(SANDBOX),
       hostRoot,
       identify: kernel({ [netns('cni-1')]: code }),
-    }).locatePod(POD);
+    }).locate(POD);
     assert.equal(answer.path, undefined);
     assert.match('detail' in answer ? answer.detail : '', new RegExp(code));
   }
@@ -382,7 +308,7 @@ locate("containerd's state: the newest, without the CRI", async () => {
   };
   const { hostRoot, netns } = node(tasks);
   const identify = kernel({ [netns('cni-1')]: ['10.244.1.2'], [netns('cni-2')]: ['10.244.1.2'] });
-  const answer = await new Locator({ cri: CRI_DOWN, hostRoot, identify }).locatePod(POD);
+  const answer = await new Locator({ cri: CRI_DOWN, hostRoot, identify }).locate(POD);
   assert.deepEqual([answer.path, 'source' in answer && answer.source], [netns('cni-1'), 'containerd-state']);
 });
 
@@ -405,7 +331,7 @@ locate("containerd's state: a bundle that is read later than its folder is made"
   const task = join(hostRoot, TASKS, ID);
   const identify = kernel({ [netns('cni-1')]: ['10.244.1.2'], [netns('cni-2')]: ['10.244.1.2'] });
   const locator = new Locator({ hostRoot, identify });
-  const path = async () => (await locator.locatePod(POD)).path;
+  const path = async () => (await locator.locate(POD)).path;
   mkdirSync(task);
   assert.equal(await path(), undefined);
   writeTask(task, { uid: UID, netns: NETNS });
@@ -432,7 +358,7 @@ locate('processes: the pause, and no netns that a process made for itself', asyn
     [process(10)]: 'ERR_HOST_NETNS',
     [process(11)]: ['10.244.1.3'],
   });
-  const answer = await new Locator({ hostRoot, identify }).locatePod(POD);
+  const answer = await new Locator({ hostRoot, identify }).locate(POD);
   assert.deepEqual(
     [answer.path, 'source' in answer && answer.source, 'sandboxId' in answer && answer.sandboxId],
     [process(7), 'proc', 'c'.repeat(64)],
@@ -457,150 +383,4 @@ locate('processes: in several netns, only an address decides', async () => {
 locate('nobody to be asked; and nobody who knows', async () => {
   assert.equal(await reason({ cri: CRI_DOWN, hostRoot: fresh(), identify: kernel({}) }), 'unavailable');
   assert.equal(await reason({ cri: cri(), hostRoot: node().hostRoot, identify: kernel({}) }), 'no-sandbox');
-});
-
-const events = suite('locate, events');
-// The file's last suite.
-
-events('which kind, and why', () => {
-  const all = ['containerd', 'cri', 'inotify'] as const;
-  const of = (
-    runtimeName: string,
-    runtimeVersion: string,
-    kinds: readonly (typeof all)[number][] = all,
-    refused = {},
-  ) => chooseKind({ runtimeName, runtimeVersion }, folder, kinds, new Map(Object.entries(refused)) as never);
-  assert.equal(of('containerd', 'v1.7.24').kind, 'containerd');
-  assert.equal(of('containerd', 'v1.7.24', ['cri', 'inotify']).kind, 'inotify', 'not from the kubelet');
-  assert.equal(of('containerd', '1.6.20~ds1', ['cri', 'inotify']).kind, 'inotify');
-  assert.equal(of('containerd', 'v2.1.9', ['cri', 'inotify']).kind, 'cri');
-  assert.equal(of('cri-o', '1.33.0').kind, 'cri');
-  assert.deepEqual(of('cri-o', '1.33.0', all, { cri: 'its events are off' }), {
-    kind: 'inotify',
-    reason: 'cri-o 1.33.0; containerd: another runtime; cri: its events are off',
-  });
-  assert.equal(of('docker', '28.0.0').kind, 'inotify');
-  assert.equal(chooseKind({ runtimeName: 'docker', runtimeVersion: '28' }, fresh(), all, new Map()).kind, 'none');
-});
-
-events('the queue keeps the newest of each sandbox, in order, and no more than it may', async () => {
-  const queue = new HintQueue();
-  for (const sandboxId of ['a', 'b', 'a']) queue.push({ sandboxId });
-  queue.push({ sandboxId: 'a', podUid: 'x' });
-  const end = new AbortController();
-  const taken: string[] = [];
-  for await (const { sandboxId, podUid = '' } of queue.take(end.signal)) {
-    if (taken.push(sandboxId + podUid) === 2) end.abort();
-  }
-  assert.deepEqual(taken, ['ax', 'b']);
-  for (let at = 0; at < 5000; at++) queue.push({ sandboxId: `${at}` });
-  assert.equal(queue.dropped, 5000 - 4096);
-});
-
-events('whoever waits for a hint is let go by the signal', async () => {
-  const end = new AbortController();
-  const next = new HintQueue().take(end.signal).next();
-  setImmediate(() => end.abort());
-  assert.equal((await next).done, true);
-});
-
-/** A stand-in for CRI-O. Without events it ends their stream at once, with them it leaves it open. */
-async function standInCrio(
-  items: object[],
-  events: object[] = [],
-  runtimeName = 'cri-o',
-): Promise<{ socket: string; left: Promise<void>; stop: () => void }> {
-  const { promise: left, resolve } = Promise.withResolvers<void>();
-  const server = new Server();
-  const methods = { version, listPodSandbox, getContainerEvents };
-  server.addService(methods, {
-    version: (_: unknown, answer: sendUnaryData<object>) => answer(null, { runtimeName, runtimeVersion: '1.33.0' }),
-    listPodSandbox: (_: unknown, answer: sendUnaryData<object>) => answer(null, { items }),
-    getContainerEvents: (call: ServerWritableStream<object, object>) => {
-      for (const event of events) call.write(event);
-      call.on('cancelled', resolve);
-      if (events.length === 0) call.end();
-    },
-  });
-  const socket = fresh();
-  await promisify(server.bindAsync.bind(server))(`unix:${socket}`, ServerCredentials.createInsecure());
-  return { socket, left, stop: () => server.forceShutdown() };
-}
-
-events('CRI-O without events: new files in /run/netns, and then its list', async () => {
-  const items = [{ ...STATUS, id: 'first' }];
-  const { socket, stop } = await standInCrio(items);
-  const netnsFolder = fresh();
-  mkdirSync(netnsFolder);
-  const cri = new Cri(socket);
-  const end = new AbortController();
-  const events = new RuntimeEvents({ cri, netnsFolder, signal: end.signal });
-  const taken: string[] = [];
-  for await (const { sandboxId, podUid } of events) {
-    assert.equal(podUid, UID);
-    taken.push(sandboxId);
-    if (sandboxId === 'second') end.abort();
-    else {
-      assert.equal(events.kind, 'inotify');
-      assert.ok(events.reason.includes('cri: its events are off'), events.reason);
-      writeFileSync(join(netnsFolder, 'cni-2'), '');
-      setTimeout(() => items.push({ ...STATUS, id: 'second' }), 90);
-    }
-  }
-  assert.deepEqual(taken, ['first', 'second']);
-  cri.close();
-  stop();
-});
-
-events('a stream that is left early is cancelled, and troubles nobody', async () => {
-  const { socket, left, stop } = await standInCrio([], [{ containerId: ID }]);
-  const cri = new Cri(socket);
-  for await (const { containerId } of cri.containerEvents(new AbortController().signal)) {
-    assert.equal(containerId, ID);
-    break;
-  }
-  await left;
-  assert.equal((await cri.version()).runtimeName, 'cri-o');
-  cri.close();
-  stop();
-});
-
-events('each folder of bundles is watched once, however often containerd tells of another', async () => {
-  const hostRoot = fresh();
-  for (const folder of ['a', 'b']) mkdirSync(join(hostRoot, folder), { recursive: true });
-  const end = new AbortController();
-  const told = Promise.withResolvers<void>();
-  const cri = {
-    version: async () => ({ runtimeName: 'containerd', runtimeVersion: '2.1.0' }),
-    sandboxes: async () => [],
-    async *taskCreates() {
-      for (let at = 0; at < 10; at++) yield { containerId: `${at}`, bundle: `/${at % 2 === 0 ? 'a' : 'b'}/${at}` };
-      told.resolve();
-      await once(end.signal, 'abort');
-    },
-  };
-  const watches = () => process.getActiveResourcesInfo().filter((name) => name === 'FSEventWrap').length;
-  const before = watches();
-  new RuntimeEvents({ cri: cri as unknown as Cri, hostRoot, signal: end.signal });
-  await told.promise;
-  assert.equal(watches() - before, 2);
-  end.abort();
-});
-
-events('what a runtime does not implement is not asked for again', async () => {
-  const { socket, stop } = await standInCrio([], [], 'containerd');
-  const cri = new Cri(socket);
-  const end = new AbortController();
-  const netnsFolder = fresh();
-  mkdirSync(netnsFolder);
-  const events = new RuntimeEvents({ cri, netnsFolder, kinds: ['containerd', 'inotify'], signal: end.signal });
-  await events.chosen;
-  const kind = (): string => events.kind;
-  assert.equal(kind(), 'containerd');
-  while (kind() !== 'inotify') await sleep(10);
-  assert.equal(events.reason, 'containerd 1.33.0; containerd: UNIMPLEMENTED');
-  assert.equal(events.stats.losses, 1);
-  end.abort();
-  cri.close();
-  stop();
 });

@@ -6,7 +6,7 @@ import { assemble } from '../../lib/controller/assemble.ts';
 import type { Controller } from '../../lib/controller/controller.ts';
 import { ApiClient } from '../../lib/kube/client.ts';
 import { native } from '../../lib/native/addon.ts';
-import { type Located, Locator, type NotLocated, type PodRef } from '../../lib/netns/locate.ts';
+import { type Located, Locator, type NotLocated, type RuntimePod } from '../../lib/netns/locate.ts';
 import { createLogger } from '../../lib/observe/log.ts';
 import type { Farm } from './netns.ts';
 import { NODE } from './pod-server.ts';
@@ -24,7 +24,7 @@ class KnownPlaces extends Locator {
     this.#onLocate = onLocate;
   }
 
-  override async locatePod({ uid }: PodRef): Promise<Located | NotLocated> {
+  override async locate({ uid }: RuntimePod): Promise<Located | NotLocated> {
     await this.#onLocate('before', uid);
     const path = this.#farm.file(uid);
     const found = await native()
