@@ -5,11 +5,14 @@
  */
 import type { RedirectOption } from '../options/option.ts';
 import { boolean, choice } from '../options/values.ts';
+import { SOURCES } from '../runtime/sources.ts';
 import { count, duration, file, listen, namespace, namespaces, objectName, path, socket } from './values.ts';
 
 export interface RunOption<T = unknown> extends RedirectOption<T> {
   env: readonly [string];
 }
+
+const SOURCE_NAMES = SOURCES.map(({ name }) => name);
 
 const CLUSTER = 'Cluster:';
 const SCOPE = 'Which pods, and how:';
@@ -141,8 +144,8 @@ export const runOptions = {
     placeholder: 'source',
     initial: 'auto',
     group: NODE,
-    help: 'what tells of new sandboxes before the API server does: auto, containerd, cri, inotify or off',
-    parse: choice('auto', 'containerd', 'cri', 'inotify', 'off'),
+    help: `what reports new sandboxes before the API server does: auto, ${SOURCE_NAMES.join(', ')} or off`,
+    parse: choice('auto', ...SOURCE_NAMES, 'off'),
   }),
   metricsAddress: option({
     flag: 'metrics-address',

@@ -45,7 +45,7 @@ export function assemble({ config, kube, locator, probe, runtime, log, version }
     pods: () => controller.states(),
     watches: () => controller.watches(),
     events: () => recorder.stats,
-    eventSource: () => runtime?.kind ?? 'none',
+    eventSource: () => runtime?.source ?? 'none',
   });
   const common = { kube, nodeName, resyncMs, concurrency, log, ...(runtime && { runtime }) };
   const controller = new Controller({ ...common, reconciler, marker, recorder, metrics });

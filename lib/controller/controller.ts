@@ -183,7 +183,7 @@ export class Controller {
       else {
         const { namespace, name } = entry.pod.metadata;
         const { sandboxId: sandbox, netnsPath: netns } = hint;
-        const source = this.#options.runtime?.kind;
+        const source = this.#options.runtime?.source;
         this.#options.log.debug({ pod: `${namespace}/${name}`, source, sandbox, netns }, 'told of a sandbox');
         entry.hint = hint;
         this.#queue.add(uid);
@@ -268,7 +268,7 @@ export class Controller {
 
   #pollFor(entry: Entry): void {
     const { runtime } = this.#options;
-    const limits = POLL_MS[runtime === undefined || runtime.kind === 'none' ? 'untold' : 'told'];
+    const limits = POLL_MS[runtime === undefined || runtime.source === 'none' ? 'untold' : 'told'];
     const looks = (entry.poll?.looks ?? 0) + 1;
     const { uid } = entry.pod.metadata;
     const timer = setTimeout(() => this.#queue.add(uid, 'resync'), backoff(limits, looks)).unref();

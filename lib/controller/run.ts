@@ -13,6 +13,7 @@ import { Cri } from '../runtime/cri/client.ts';
 import { criSockets } from '../runtime/cri/sockets.ts';
 import { RuntimeEvents, type RuntimeEventsOptions } from '../runtime/events.ts';
 import { onNode } from '../runtime/node-paths.ts';
+import { sourcesFor } from '../runtime/sources.ts';
 import { assemble } from './assemble.ts';
 
 /** What is under way at SIGTERM may end; the last Events take 10 s at most. A kubelet kills after 30 s. */
@@ -70,7 +71,7 @@ export async function runNode(config: RunConfig): Promise<number> {
       version,
       node: config.nodeName,
       criSocket,
-      events: runtime?.kind ?? 'none',
+      events: runtime?.source ?? 'none',
       why: runtime?.reason ?? 'switched off',
       http: http?.address,
     },
@@ -94,7 +95,7 @@ function kubeConfig(file: string | undefined): KubeConfig {
 
 function eventsOf({ runtimeEvents: wanted }: RunConfig, options: RuntimeEventsOptions): RuntimeEvents | undefined {
   if (wanted === 'off') return undefined;
-  return new RuntimeEvents({ ...options, ...(wanted !== 'auto' && { kinds: [wanted] }) });
+  return new RuntimeEvents({ ...options, sources: sourcesFor(wanted) });
 }
 
 /** Aborts a while after `signal` did. */

@@ -5,13 +5,13 @@
  * k8s.io/api/core/v1/generated.proto, k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto and
  * pkg/runtime/generated.proto; https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding
  */
-import protobuf from 'protobufjs/light.js';
+import type protobuf from 'protobufjs/light.js';
+import { compileSchema, type Fields, type Rule } from '../protobuf.ts';
 
 /** late: bytes until it is asked for, and decoded each time, since of most events it never is. */
-type Rule = 'repeated' | 'map' | 'late';
-type Fields = Record<string, [id: number, type: string, rule?: Rule]>;
+type LazyFields = Record<string, readonly [id: number, type: string, rule?: Rule | 'late']>;
 
-const MESSAGES: Record<string, Fields> = {
+const MESSAGES: Record<string, LazyFields> = {
   // What is around each object, and around each of a watch.
   Unknown: { typeMeta: [1, 'TypeMeta'], raw: [2, 'bytes'] },
   TypeMeta: { kind: [2, 'string'] },
@@ -98,16 +98,13 @@ export function messageType(name: string): protobuf.Type {
 
 /** Of a message what is absent is undefined, since no `hostUsers` is not false; a list or a map is empty. */
 function schema(): protobuf.Root {
-  const nested = Object.entries(MESSAGES).map(([name, list]) => {
-    const fields = Object.entries(list).map(([field, [id, type, rule]]) => {
-      if (rule === 'late') return [bytesOf(field), { id, type: 'bytes' }];
-      if (rule === 'map') return [field, { id, type, keyType: 'string' }];
-      if (rule === 'repeated') return [field, { id, type, rule }];
-      return [field, { id, type }];
-    });
-    return [name, { fields: Object.fromEntries(fields) }];
+  const eager = Object.entries(MESSAGES).map(([name, list]) => {
+    const fields = Object.entries(list).map(([field, [id, type, rule]]): [string, Fields[string]] =>
+      rule === 'late' ? [bytesOf(field), [id, 'bytes']] : [field, rule === undefined ? [id, type] : [id, type, rule]],
+    );
+    return [name, Object.fromEntries(fields)];
   });
-  const root = protobuf.Root.fromJSON({ nested: Object.fromEntries(nested) });
+  const root = compileSchema(Object.fromEntries(eager));
   for (const [name, list] of Object.entries(MESSAGES)) {
     const prototype = root.lookupType(name).ctor.prototype as Record<string, unknown>;
     for (const [field, [, type, rule]] of Object.entries(list)) {

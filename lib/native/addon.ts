@@ -2,14 +2,12 @@
  * The native addon, typed. It runs on threads of its own, never on libuv's; a job's promise settles when the job's
  * thread is back in its own netns. No file descriptor crosses this boundary.
  */
-import { isDeepStrictEqual } from 'node:util';
 import bindings from 'bindings';
 import { ROOT } from '../root.ts';
 import type { Drift } from '../ruleset/actual.ts';
 import type { Backend, Form } from '../ruleset/form.ts';
-import { type Family, OUR_CHAINS, RULE_COMMENT, type Ruleset, type TableName } from '../ruleset/model.ts';
-import { nftChainName } from '../ruleset/nftables/lower.ts';
-import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire, WIDTHS } from '../ruleset/nftables/wire.ts';
+import type { Family, Ruleset, TableName } from '../ruleset/model.ts';
+import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire } from '../ruleset/nftables/wire.ts';
 
 /** A netns, named for this boot. */
 export interface Netns {
@@ -30,9 +28,9 @@ export interface Identity extends Netns {
   ipv6: boolean;
   loUp: boolean;
   /** Whether another user namespace than this process's owns the netns, as for a pod with `hostUsers: false`. */
-  foreignUserns: boolean;
+  ownedElsewhere: boolean;
   /** The forms in which rules of ours stand there already; none where it was said to be fresh. */
-  installedBackends: Backend[];
+  standing: Backend[];
 }
 
 /** Microseconds. `queue` is the wait for a thread; `total` is the thread's own time, without `queue`. */
@@ -87,9 +85,9 @@ export interface Compiled {
    * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of
    * tables without rules; if a table turns out to have rules after all, both are made up for.
    *
-   * `wakeGate`: once all stands and is read back, the gate that waits in the netns is woken; nobody waiting is no error.
+   * `release`: once all stands and is read back, the gate that waits in the netns is woken; nobody waiting is no error.
    */
-  apply(target: Netns, options?: { fresh?: boolean; wakeGate?: boolean }): Promise<ApplyResult>;
+  apply(target: Netns, options?: { fresh?: boolean; release?: boolean }): Promise<ApplyResult>;
   verify(target: Netns): Promise<VerifyResult>;
 }
 
@@ -119,7 +117,6 @@ type VerifyWire = Pick<VerifyResult, 'legacy' | 'routes'> & { nftables: ActualNf
 
 /** The addon as it is (native/addon.cc). */
 interface Addon {
-  layout: unknown;
   probe(): Promise<Probe>;
   identify(path: string, fresh: boolean): Promise<Identity>;
   compile(ruleset: Ruleset | NftRulesetWire, backend: Backend): Promise<AddonCompiled>;
@@ -127,7 +124,7 @@ interface Addon {
 }
 
 interface AddonCompiled {
-  apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean, wakeGate: boolean): Promise<ApplyTuple>;
+  apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean, release: boolean): Promise<ApplyTuple>;
   verify(path: string, dev: number, ino: number, cookie: bigint): Promise<VerifyWire>;
 }
 
@@ -153,9 +150,8 @@ export function native(): Native {
 }
 
 function load(): Addon {
-  let addon: Addon;
   try {
-    addon = bindings({
+    return bindings({
       bindings: 'ipnc',
       module_root: ROOT,
       try: [['module_root', 'build', process.env.IPNC_BUILD ?? 'Release', 'bindings']],
@@ -166,17 +162,6 @@ function load(): Addon {
       { cause },
     );
   }
-  requireLayout(addon.layout);
-  return addon;
-}
-
-/** Throws unless `layout`, as the addon says it, is what this side was written for. */
-export function requireLayout(layout: unknown): void {
-  const said = layout as Partial<Record<string, unknown>> | undefined;
-  const other = Object.entries(LAYOUT).filter(([name, value]) => !isDeepStrictEqual(said?.[name], value));
-  if (other.length === 0) return;
-  const names = other.map(([name]) => name).join(', ');
-  throw new Error(`the native addon was built from other sources than these (it differs in ${names}); run ./setup`);
 }
 
 function wrap(addon: Addon): Native {
@@ -187,8 +172,8 @@ function wrap(addon: Addon): Native {
     compile: async ({ backend, ruleset }) => {
       const compiled = await addon.compile(backend === 'nftables' ? toWire(ruleset) : ruleset, backend);
       return {
-        apply: async ({ path, dev, ino, cookie }, { fresh = false, wakeGate = false } = {}) =>
-          applyResult(await compiled.apply(path, dev, ino, cookie, fresh, wakeGate)),
+        apply: async ({ path, dev, ino, cookie }, { fresh = false, release = false } = {}) =>
+          applyResult(await compiled.apply(path, dev, ino, cookie, fresh, release)),
         verify: async ({ path, dev, ino, cookie }) => {
           const { legacy, nftables, routes, timings } = await compiled.verify(path, dev, ino, cookie);
           const drift = [legacy, nftables, routes.missing, routes.surplus].some(({ length }) => length > 0);
@@ -204,17 +189,6 @@ export const PHASES = ['queue', 'enter', 'v4', 'v6', 'nftables', 'routes', 'veri
 const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
 const HOW = ['replayed', 'merged', 'replaced', 'unchanged', 'cleaned'] as const;
 
-/** What both sides have to agree on, in the order in which it crosses (native/to_js.cc). */
-export const LAYOUT = {
-  tables: TABLES,
-  how: HOW,
-  phases: PHASES,
-  widths: WIDTHS,
-  chains: OUR_CHAINS,
-  comment: RULE_COMMENT,
-  nftChains: [...OUR_CHAINS.map(nftChainName), 'prerouting', 'output'],
-};
-
 function timingsOf(times: number[]): Timings {
   const timings = {} as Timings;
   for (const [at, phase] of PHASES.entries()) timings[phase] = times[at] ?? 0;
@@ -226,7 +200,8 @@ function applyResult([routes, times, ...codes]: ApplyTuple): ApplyResult {
   for (let i = 0; i < codes.length; i += 3) {
     const family = codes[i] === 0 ? 'inet' : codes[i] === 4 ? 4 : 6;
     const [table, how] = [TABLES[codes[i + 1] ?? -1], HOW[codes[i + 2] ?? -1]];
-    if (table === undefined || how === undefined) throw new Error(`the native addon answered ${codes}`);
+    if (table === undefined || how === undefined)
+      throw new Error('the native addon is of another version; run ./setup');
     tables.push({ family, table, how });
   }
   const changed = routes.length > 0 || tables.some(({ how }) => how !== 'unchanged');

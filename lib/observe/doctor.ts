@@ -8,8 +8,9 @@ import { native, type Probe } from '../native/addon.ts';
 import { chooseBackend, ORDINARY } from '../native/backend.ts';
 import type { Family, TableName } from '../ruleset/model.ts';
 import { CRI_SOCKETS, criSockets } from '../runtime/cri/sockets.ts';
-import { chooseKind, KINDS } from '../runtime/kind.ts';
 import { NETNS_FOLDER, onNode } from '../runtime/node-paths.ts';
+import { chooseSource } from '../runtime/source.ts';
+import { sourcesFor } from '../runtime/sources.ts';
 
 export interface Check {
   name: string;
@@ -35,17 +36,18 @@ const NEEDS: Record<TableName, string> = {
 /** What Istio injects unless told otherwise. */
 const { spec: DEFAULTS } = redirect({});
 
-/** How long a runtime may take to say which one it is. */
+/** The limit of each answer of the runtime. */
 const RUNTIME_LIMIT_MS = 2000;
 
+type ExamineOptions = Pick<RunConfig, 'criSocket' | 'hostRoot' | 'runtimeEvents'>;
+
 /** All checks, in the order in which a reader wants them; of the runtime what `run` would find with these options. */
-export async function examine(config: Pick<RunConfig, 'criSocket' | 'hostRoot' | 'runtimeEvents'>): Promise<Check[]> {
-  const { hostRoot } = config;
-  const folder = onNode(hostRoot, NETNS_FOLDER);
-  const sockets = config.criSocket === undefined ? criSockets(hostRoot) : [config.criSocket];
-  const events = await runtimeEvents(sockets[0] && onNode(hostRoot, sockets[0]), folder, config.runtimeEvents);
+export async function examine(options: ExamineOptions): Promise<Check[]> {
+  const { criSocket, hostRoot } = options;
+  const sockets = criSocket === undefined ? criSockets(hostRoot) : [criSocket];
+  const events = await runtimeEvents(options);
   const { checks } = await essentials();
-  return [...checks, netnsFolder(folder), criSocket(sockets), events];
+  return [...checks, netnsFolder(onNode(hostRoot, NETNS_FOLDER)), criSocketCheck(sockets), events];
 }
 
 /** Those without which nothing works, and what the kernel allows; that is absent where the addon cannot be asked. */
@@ -202,7 +204,7 @@ function mount(line: string): Mount {
   return { point: words[4] ?? '', type: right.split(' ')[0] ?? '', propagation: words.slice(6) };
 }
 
-function criSocket(found: readonly string[]): Check {
+function criSocketCheck(found: readonly string[]): Check {
   const name = 'CRI socket';
   if (found.length > 0) return { name, status: 'ok', detail: found.join(', ') };
   return {
@@ -213,25 +215,24 @@ function criSocket(found: readonly string[]): Check {
   };
 }
 
-/** The source that tells of new sandboxes, by the choice that `run` makes: see sources/runtime.ts. */
-async function runtimeEvents(
-  socket: string | undefined,
-  folder: string,
-  wanted: RunConfig['runtimeEvents'],
-): Promise<Check> {
+/** The source that reports new sandboxes, by the choice that `run` makes. */
+async function runtimeEvents({ criSocket, hostRoot, runtimeEvents: wanted }: ExamineOptions): Promise<Check> {
   const name = 'runtime events';
-  const without = 'a pod is then learned of from the API server alone, about a second later';
-  if (wanted === 'off') return { name, status: 'warn', detail: 'off', remedy: `--runtime-events auto; ${without}` };
-  if (socket === undefined)
-    return { name, status: 'warn', detail: 'none: there is no runtime to ask', remedy: without };
-  // Only here: gRPC takes longer to load than all the rest to run.
+  const without = 'without them pods are found through the API server alone, about a second later';
+  if (wanted === 'off')
+    return { name, status: 'warn', detail: 'off', remedy: `set --runtime-events to auto; ${without}` };
+  const socket = criSocket ?? criSockets(hostRoot)[0];
+  if (socket === undefined) {
+    return { name, status: 'warn', detail: 'none: no CRI socket', remedy: `name it with --cri-socket; ${without}` };
+  }
+  // Only here: gRPC takes longer to load than all other checks to run.
   const { Cri } = await import('../runtime/cri/client.ts');
-  const cri = new Cri(socket, RUNTIME_LIMIT_MS);
+  const cri = new Cri(onNode(hostRoot, socket), RUNTIME_LIMIT_MS);
   try {
-    const kinds = wanted === 'auto' ? KINDS : [wanted];
-    const { kind, reason } = chooseKind(await cri.version(), folder, kinds, new Map());
-    if (kind !== 'none') return { name, status: 'ok', detail: `${kind}: ${reason}` };
-    return { name, status: 'warn', detail: `none: ${reason}`, remedy: without };
+    const runtime = { cri, version: await cri.version(), criSocket: socket, netnsFolder: NETNS_FOLDER, hostRoot };
+    const { source, reason } = await chooseSource(sourcesFor(wanted), runtime, AbortSignal.timeout(RUNTIME_LIMIT_MS));
+    if (source !== undefined) return { name, status: 'ok', detail: `${source.name}: ${reason}` };
+    return { name, status: 'warn', detail: `none: ${reason}`, remedy: `set --runtime-events to auto; ${without}` };
   } catch (error) {
     const detail = `none: ${error instanceof Error ? error.message : String(error)}`;
     return { name, status: 'warn', detail, remedy: `start the runtime, or name its socket; ${without}` };

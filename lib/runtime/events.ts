@@ -1,95 +1,74 @@
 /**
- * What the runtime tells of pods' sandboxes, before the API server can: hints, never the truth. Any of them may be
- * missed; after each connection all sandboxes are told once, so that none is missed for good.
+ * New sandboxes as the runtime reports them, before the API server can. A report is a hint, not the truth, and may be
+ * missed: after each connection every sandbox is reported once.
  */
-import { existsSync } from 'node:fs';
-import { watch } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type BackoffLimits, backoff } from '../backoff.ts';
-import { keepNewest } from '../bounded.ts';
-import { Arrivals } from './arrivals.ts';
-import { type Bundle, readBundle } from './containerd/bundle.ts';
-import { bundleChanges } from './containerd/bundles.ts';
-import { bundleFolders } from './containerd/state.ts';
-import type { RuntimeError } from './cri/channel.ts';
 import type { Cri } from './cri/client.ts';
-import type { TaskCreate } from './cri/messages.ts';
 import { HintQueue, type SandboxHint } from './hint-queue.ts';
-import { chooseKind, KINDS, type RuntimeKind } from './kind.ts';
-import { NETNS_FOLDER, onNode } from './node-paths.ts';
+import { NETNS_FOLDER } from './node-paths.ts';
+import { SandboxPoller } from './sandbox-poller.ts';
+import { chooseSource, type EventSource, type Runtime } from './source.ts';
+import { SOURCES } from './sources.ts';
 
 export interface RuntimeEventsOptions {
   cri: Cri;
-  /** Of `cri`; path on the node. Tells where containerd may have its bundles. */
+  /** The socket of `cri` as a path on the node. It shows where containerd may keep its bundles. */
   criSocket?: string;
-  /** Where the runtime keeps netns; path on the node. /run/netns if absent. */
+  /** Where the runtime keeps netns, as a path on the node. /run/netns if absent. */
   netnsFolder?: string;
   /** Where the node's files are, as this process sees them; see onNode(). */
   hostRoot?: string;
-  /** Those that may be used, in this order: all of them if absent. */
-  kinds?: readonly RuntimeKind[];
+  /** Those that may be used, in this order; all of them if absent. */
+  sources?: readonly EventSource[];
   signal: AbortSignal;
 }
 
 export interface RuntimeEventsStats {
-  /** Told by the runtime, without those of lists. */
-  events: number;
-  /** Ends of a connection. */
+  /** Connections that ended. */
   losses: number;
-  /** Hints that nobody took in time. */
+  /** Hints that were not taken in time. */
   dropped: number;
 }
 
-/** By then a subscription stands, and what was told just before it is in the list: that takes 10 ms. */
+/** By then the runtime has accepted the subscription, which takes 10 ms: a list shows what came before it. */
 const LIST_AFTER_MS = 100;
 
-/** Between two attempts, which cost a millisecond. */
+/** Between two attempts to connect, which cost a millisecond. */
 const BACKOFF_MS: BackoffLimits = [100, 5000];
 
-/** Containers: more than a node runs. */
-const MOST_SEEN = 4096;
-
-/** A bundle's folder is there a moment before its content; so many looks, one a millisecond. */
-const BUNDLE_ATTEMPTS = 20;
-
-/** A connection that lived as long starts anew with the shortest wait. */
+/** After a connection that lived as long the wait is the shortest again. */
 const SOUND_MS = 10_000;
 
-/** For one consumer. Runs from the start, and until the signal; errors end in `reason`. */
+/** For one consumer. Runs from the start until the signal; an error becomes the `reason`. */
 export class RuntimeEvents implements AsyncIterable<SandboxHint> {
-  readonly #options: Required<Omit<RuntimeEventsOptions, 'criSocket'>> & Pick<RuntimeEventsOptions, 'criSocket'>;
+  readonly #options: RuntimeEventsOptions;
   readonly #queue = new HintQueue();
   readonly #chosen = Promise.withResolvers<void>();
-  /** Kinds that the runtime turned out not to have, with the reason. Forgotten when another runtime answers. */
-  readonly #refused = new Map<RuntimeKind, string>();
-  /** Containers of containerd's that were told of, by bundle or by event. */
-  readonly #seen = new Map<string, true>();
-  #runtime = '';
-  #kind: RuntimeKind | 'none' = 'none';
+  #source = 'none';
   #reason = 'not yet asked';
-  #stats = { events: 0, losses: 0 };
+  #losses = 0;
 
   constructor(options: RuntimeEventsOptions) {
-    this.#options = { netnsFolder: NETNS_FOLDER, hostRoot: '', kinds: KINDS, ...options };
+    this.#options = options;
     this.#run().catch((error: unknown) => this.#settleOn('none', String(error)));
   }
 
-  /** In use now; `none` also between two attempts. */
-  get kind(): RuntimeKind | 'none' {
-    return this.#kind;
+  /** The name of the source in use; `none` also between two attempts. */
+  get source(): string {
+    return this.#source;
   }
 
-  /** Why this kind. */
+  /** Why this source is used. */
   get reason(): string {
     return this.#reason;
   }
 
   get stats(): RuntimeEventsStats {
-    return { ...this.#stats, dropped: this.#queue.dropped };
+    return { losses: this.#losses, dropped: this.#queue.dropped };
   }
 
-  /** Resolves when `kind` was chosen for the first time, or the signal came. */
+  /** Resolves when `source` was chosen for the first time, or the first attempt failed. */
   get chosen(): Promise<void> {
     return this.#chosen.promise;
   }
@@ -111,134 +90,41 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
     this.#settleOn('none', 'ended');
   }
 
-  #settleOn(kind: RuntimeKind | 'none', reason: string): void {
-    this.#kind = kind;
+  #settleOn(source: string, reason: string): void {
+    this.#source = source;
     this.#reason = reason;
     this.#chosen.resolve();
   }
 
-  /** Chooses, and follows what was chosen until that ends. Rejects with the reason why it did. */
+  /** Chooses a source, and follows it until its connection ends. Rejects with the reason of the end. */
   async #connect(): Promise<void> {
-    const { cri, kinds, signal } = this.#options;
+    const { cri, criSocket, netnsFolder = NETNS_FOLDER, hostRoot = '', sources = SOURCES, signal } = this.#options;
     const version = await cri.version(signal);
-    const runtime = `${version.runtimeName} ${version.runtimeVersion}`;
-    if (runtime !== this.#runtime) this.#refused.clear();
-    this.#runtime = runtime;
-    const { kind, reason } = chooseKind(version, this.#folder, kinds, this.#refused);
-    this.#settleOn(kind, reason);
-    if (kind === 'none') return;
+    const runtime: Runtime = { cri, version, criSocket, netnsFolder, hostRoot };
+    const { source, reason } = await chooseSource(sources, runtime, signal);
+    this.#settleOn(source?.name ?? 'none', reason);
+    if (source !== undefined) await this.#follow(source, runtime);
+  }
 
+  async #follow(source: EventSource, runtime: Runtime): Promise<void> {
+    const { signal } = this.#options;
     const end = new AbortController();
     const ending = AbortSignal.any([signal, end.signal]);
-    const began = performance.now();
-    const arrivals = new Arrivals(cri, (hint) => this.#queue.push(hint), ending);
-    // Without it the gap would stay open: a list that fails is a lost connection.
+    const report = (hint: SandboxHint) => this.#queue.push(hint);
+    const poller = new SandboxPoller(runtime.cri, report, ending);
+    // A list that fails is a lost connection: without it a sandbox could be missed for good.
     const listed = sleep(LIST_AFTER_MS, undefined, { signal: ending })
-      .then(() => arrivals.tellAll())
+      .then(() => poller.reportAll())
       .catch((error: Error) => end.abort(error));
     try {
-      await this.#follow(kind, arrivals, ending);
-      // CRI-O ends the stream at once where its events are off.
-      if (kind === 'cri' && performance.now() - began < LIST_AFTER_MS) this.#refused.set(kind, 'its events are off');
-      throw new Error(`${runtime} ended its events`);
+      await source.follow({ ...runtime, signal: ending, report, poller });
+      throw new Error(`the runtime ended its events (${source.name})`);
     } catch (error) {
-      const { code } = error as RuntimeError;
-      if (code === 'UNIMPLEMENTED' || code === 'PERMISSION_DENIED') this.#refused.set(kind, code);
       throw end.signal.aborted ? end.signal.reason : error;
     } finally {
-      if (!signal.aborted) this.#stats.losses++;
+      if (!signal.aborted) this.#losses++;
       end.abort();
       await listed;
     }
-  }
-
-  async #follow(kind: RuntimeKind, arrivals: Arrivals, signal: AbortSignal): Promise<void> {
-    const { cri } = this.#options;
-    if (kind === 'containerd') {
-      await this.#followContainerd(arrivals, signal);
-    } else if (kind === 'cri') {
-      for await (const { containerId, containerEventType, podSandboxStatus } of cri.containerEvents(signal)) {
-        if (containerEventType !== 'CONTAINER_CREATED_EVENT' || podSandboxStatus?.id !== containerId) continue;
-        this.#tell({ sandboxId: containerId, podUid: podSandboxStatus.metadata?.uid ?? '' });
-      }
-    } else {
-      for await (const { eventType, filename } of watch(this.#folder, { signal })) {
-        if (eventType !== 'rename' || filename === null || !existsSync(join(this.#folder, filename))) continue;
-        this.#stats.events++;
-        arrivals.expect();
-      }
-    }
-  }
-
-  async #followContainerd(arrivals: Arrivals, signal: AbortSignal): Promise<void> {
-    const { cri, criSocket, hostRoot } = this.#options;
-    this.#seen.clear();
-    const watched = new Set<string>();
-    const foresee = (folder: string) => {
-      if (watched.has(folder)) return;
-      watched.add(folder);
-      void this.#foresee(folder, arrivals, signal);
-    };
-    const known = bundleFolders(criSocket).find((folder) => existsSync(onNode(hostRoot, folder)));
-    if (known !== undefined) foresee(known);
-    for await (const created of cri.taskCreates(signal)) {
-      // From the first event on it is known where they are.
-      foresee(dirname(created.bundle));
-      if (this.#isNew(created.containerId)) await this.#tellOfTask(created, arrivals);
-    }
-  }
-
-  /** Until the signal; never rejects. What it misses containerd tells. */
-  async #foresee(folder: string, arrivals: Arrivals, signal: AbortSignal): Promise<void> {
-    const here = onNode(this.#options.hostRoot, folder);
-    const tell = async (id: string) => {
-      for (let attempt = 0; attempt < BUNDLE_ATTEMPTS && !signal.aborted; attempt++) {
-        const found = await readBundle(join(here, id)).catch(() => undefined);
-        if (found !== undefined) return this.#tellOfBundle(id, found);
-        await sleep(1);
-      }
-      // Its event is passed over, if it has come meanwhile.
-      this.#seen.delete(id);
-      arrivals.expect();
-    };
-    try {
-      for await (const { id, change } of bundleChanges(here, signal)) {
-        if (change === 'removed') this.#seen.delete(id);
-        else if (this.#isNew(id)) void tell(id);
-      }
-    } catch {
-      // Not mounted here.
-    }
-  }
-
-  /** Either of the two may be the first to tell of it, even the slower one. */
-  #isNew(id: string): boolean {
-    if (this.#seen.has(id)) return false;
-    keepNewest(this.#seen, id, true, MOST_SEEN);
-    return true;
-  }
-
-  async #tellOfTask({ containerId, bundle }: TaskCreate, arrivals: Arrivals): Promise<void> {
-    try {
-      this.#tellOfBundle(containerId, await readBundle(onNode(this.#options.hostRoot, bundle)));
-    } catch {
-      // Not mounted here, or gone already.
-      arrivals.expect();
-    }
-  }
-
-  /** A container that is no sandbox is none of ours, and a pod on the host's network has nothing to be found. */
-  #tellOfBundle(id: string, { sandbox, hostNetwork, uid, netnsPath }: Bundle): void {
-    if (sandbox && !hostNetwork)
-      this.#tell({ sandboxId: id, podUid: uid, ...(netnsPath !== undefined && { netnsPath }) });
-  }
-
-  #tell(hint: SandboxHint): void {
-    this.#stats.events++;
-    this.#queue.push(hint);
-  }
-
-  get #folder(): string {
-    return onNode(this.#options.hostRoot, this.#options.netnsFolder);
   }
 }

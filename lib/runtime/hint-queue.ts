@@ -1,15 +1,18 @@
-/** Hints on their way to one consumer: the newest of each sandbox, and no more than a node can have. */
+/** Hints on their way to one consumer: the newest of each sandbox, in a bounded number. */
 import { dropOldest } from '../bounded.ts';
 
 export interface SandboxHint {
   sandboxId: string;
-  /** As the runtime has it. */
+  /** The runtime's uid of the pod, which for a static pod is not the API's. */
   podUid?: string;
-  /** On the node. Where it is told, the netns is there and connected, and no container of the pod has been started. */
+  /**
+   * Path on the node. A source names it only if the netns exists and is connected, and no container of the pod has
+   * been started.
+   */
   netnsPath?: string;
 }
 
-/** Far more sandboxes than a node runs. */
+/** Many times the sandboxes that a node runs. */
 const LIMIT = 4096;
 
 export class HintQueue {
@@ -21,14 +24,14 @@ export class HintQueue {
     return this.#dropped;
   }
 
-  /** Takes the place of an older hint of the same sandbox; of too many the oldest is dropped. */
+  /** Replaces an older hint of the same sandbox. If there are too many, the oldest is dropped. */
   push(hint: SandboxHint): void {
     this.#hints.set(hint.sandboxId, { ...this.#hints.get(hint.sandboxId), ...hint });
     if (dropOldest(this.#hints, LIMIT)) this.#dropped++;
     this.#wake?.();
   }
 
-  /** Ends with the signal, also while it waits. */
+  /** Ends with the signal, even while it waits. */
   async *take(signal: AbortSignal): AsyncGenerator<SandboxHint, void> {
     const wake = () => this.#wake?.();
     signal.addEventListener('abort', wake);

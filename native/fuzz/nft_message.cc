@@ -64,10 +64,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     TableOf(*message);
   }
   Writer writer;
-  PutRecreation(writer, bytes);
+  PutAgain(writer, bytes);
   // Whole messages, which say the same when they are put once more.
   Writer again;
-  PutRecreation(again, writer.bytes());
+  PutAgain(again, writer.bytes());
   rest = writer.bytes();
   while (TakeMessage(rest)) {
   }

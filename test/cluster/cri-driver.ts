@@ -1,33 +1,37 @@
 /** Makes and ends sandboxes as the kubelet does, by the CRI itself. The kubelet must be down, or it ends them. */
 import { randomUUID } from 'node:crypto';
-import { fromJSON } from '@grpc/proto-loader';
-import { Channel } from '../../lib/runtime/cri/channel.ts';
-import { type Method, POD_SANDBOX_METADATA } from '../../lib/runtime/cri/messages.ts';
+import { codecOf, compileSchema } from '../../lib/protobuf.ts';
+import { Channel } from '../../lib/runtime/channel.ts';
+import { type Method, method } from '../../lib/runtime/method.ts';
 
 /** https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto */
-const RUN: object = {
-  RuntimeService: {
-    methods: {
-      RunPodSandbox: { requestType: 'RunRequest', responseType: 'Id' },
-      StopPodSandbox: { requestType: 'Id', responseType: 'Empty' },
-      RemovePodSandbox: { requestType: 'Id', responseType: 'Empty' },
-    },
-  },
-  Empty: { fields: {} },
-  Id: { fields: { podSandboxId: { id: 1, type: 'string' } } },
-  RunRequest: { fields: { config: { id: 1, type: 'Config' } } },
+const SCHEMA = compileSchema({
+  Empty: {},
+  Id: { podSandboxId: [1, 'string'] },
+  RunRequest: { config: [1, 'Config'] },
   Config: {
-    fields: {
-      metadata: { id: 1, type: 'PodSandboxMetadata' },
-      hostname: { id: 2, type: 'string' },
-      labels: { keyType: 'string', id: 6, type: 'string' },
-      linux: { id: 8, type: 'Linux' },
-    },
+    metadata: [1, 'PodSandboxMetadata'],
+    hostname: [2, 'string'],
+    labels: [6, 'string', 'map'],
+    linux: [8, 'Linux'],
   },
-  PodSandboxMetadata: POD_SANDBOX_METADATA,
-  Linux: { fields: { cgroupParent: { id: 1, type: 'string' } } },
-};
-const packages = fromJSON({ nested: { runtime: { nested: { v1: { nested: { ...RUN } } } } } });
+  PodSandboxMetadata: { name: [1, 'string'], uid: [2, 'string'], namespace: [3, 'string'], attempt: [4, 'uint32'] },
+  Linux: { cgroupParent: [1, 'string'] },
+});
+
+interface Config {
+  metadata: { name: string; uid: string; namespace: string; attempt: number };
+  hostname: string;
+  labels: Record<string, string>;
+  linux: { cgroupParent: string };
+}
+
+const SERVICE = '/runtime.v1.RuntimeService';
+const id = codecOf<Id>(SCHEMA, 'Id');
+const empty = codecOf<object>(SCHEMA, 'Empty');
+const runPodSandbox = method(`${SERVICE}/RunPodSandbox`, codecOf<{ config: Config }>(SCHEMA, 'RunRequest'), id);
+const stopPodSandbox = method(`${SERVICE}/StopPodSandbox`, id, empty);
+const removePodSandbox = method(`${SERVICE}/RemovePodSandbox`, id, empty);
 
 interface Id {
   podSandboxId: string;
@@ -64,25 +68,24 @@ export class CriDriver {
     };
     const linux = { cgroupParent: `/${this.#cgroup}/kubepods/besteffort/pod${uid}` };
     const config = { metadata: { name, uid, namespace, attempt }, hostname: name, labels, linux };
-    return (await this.#call<{ config: typeof config }, Id>('RunPodSandbox', { config })).podSandboxId;
+    return (await this.#call(runPodSandbox, { config })).podSandboxId;
   }
 
   stop(podSandboxId: string): Promise<unknown> {
-    return this.#call<Id, unknown>('StopPodSandbox', { podSandboxId });
+    return this.#call(stopPodSandbox, { podSandboxId });
   }
 
   /** Stops it and removes what is left of it. */
   async end(podSandboxId: string): Promise<void> {
     await this.stop(podSandboxId);
-    await this.#call<Id, unknown>('RemovePodSandbox', { podSandboxId });
+    await this.#call(removePodSandbox, { podSandboxId });
   }
 
   close(): void {
     this.#channel.close();
   }
 
-  #call<Request, Response>(name: string, request: Request): Promise<Response> {
-    const service = packages['runtime.v1.RuntimeService'] as unknown as Record<string, Method<Request, Response>>;
-    return this.#channel.call(service[name] as Method<Request, Response>, request, { limitMs: LIMIT_MS });
+  #call<Request, Response>(method: Method<Request, Response>, request: Request): Promise<Response> {
+    return this.#channel.call(method, request, { limitMs: LIMIT_MS });
   }
 }

@@ -5,10 +5,12 @@ import { EventEmitter, once } from 'node:events';
 import { renameSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CoreV1Api, type V1Pod } from '@kubernetes/client-node';
-import { type Located, Locator, type PodRef } from '../../lib/netns/locate.ts';
+import { type Located, Locator, type RuntimePod } from '../../lib/netns/locate.ts';
+import { taskCreates } from '../../lib/runtime/containerd/events.ts';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { RuntimeEvents, type RuntimeEventsOptions } from '../../lib/runtime/events.ts';
 import type { SandboxHint } from '../../lib/runtime/hint-queue.ts';
+import { sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
 import { configOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
@@ -29,7 +31,7 @@ let node: ClusterNode;
 let core: CoreV1Api;
 let cri: Cri;
 let driver: CriDriver;
-let ways: Record<Located['source'], Locator>;
+let ways: Record<Exclude<Located['source'], 'hint'>, Locator>;
 
 test.before(async () => {
   controlPlane = await startControlPlane({ controllers: true });
@@ -51,16 +53,16 @@ test.after(async () => {
   await controlPlane?.stop();
 });
 
-function refOf({ metadata, status }: V1Pod): PodRef {
+function refOf({ metadata, status }: V1Pod): RuntimePod {
   const { uid = '', namespace = '', name = '' } = metadata ?? {};
   return { uid, namespace, name, ips: status?.podIPs?.map(({ ip }) => ip) ?? [] };
 }
 
 /** Where each of the ways finds it; they must agree on the netns. */
-async function everyWay(ref: PodRef): Promise<Located> {
+async function everyWay(ref: RuntimePod): Promise<Located> {
   const found: Located[] = [];
   for (const [source, locator] of Object.entries(ways)) {
-    const answer = await locator.locatePod(ref);
+    const answer = await locator.locate(ref);
     if (answer.path === undefined) throw new Error(answer.detail);
     assert.equal(answer.source, source);
     found.push(answer);
@@ -70,10 +72,10 @@ async function everyWay(ref: PodRef): Promise<Located> {
   return found[0] as Located;
 }
 
-async function reasons(ref: PodRef): Promise<Record<string, string>> {
+async function reasons(ref: RuntimePod): Promise<Record<string, string>> {
   const found: Record<string, string> = {};
   for (const [source, locator] of Object.entries(ways)) {
-    const answer = await locator.locatePod(ref);
+    const answer = await locator.locate(ref);
     found[source] = answer.path === undefined ? answer.reason : answer.path;
   }
   return found;
@@ -151,7 +153,7 @@ test(
   async () => {
     // It would end what it does not know.
     await node.services.get('kubelet')?.kill();
-    const ref: PodRef = { ...driver.pod('replaced'), ips: [] };
+    const ref: RuntimePod = { ...driver.pod('replaced'), ips: [] };
     const first = await driver.run(ref);
     const before = await everyWay(ref);
     assert.equal(before.sandboxId, first);
@@ -170,21 +172,21 @@ test(
   'containerd tells of a sandbox before RunPodSandbox returns, and its netns is found then',
   async () => {
     await listening({}, async (events, hints, told) => {
-      assert.equal(events.kind, 'containerd');
+      assert.equal(events.source, 'containerd');
       assert.match(events.reason, /^containerd v2/);
       const early: number[] = [];
       const locating: number[] = [];
       const sources: string[] = [];
       const locator = new Locator({ cri, criSocket: CRI_SOCKET, hostRoot: node.path('') });
       for (let run = 0; run < RUNS; run++) {
-        const ref: PodRef = { ...driver.pod(`run-${run}`), ips: [] };
+        const ref: RuntimePod = { ...driver.pod(`run-${run}`), ips: [] };
         let returned = 0;
         const running = driver.run(ref).then((id) => {
           returned = performance.now();
           return id;
         });
         const hint = await told(ref.uid);
-        const answer = await locator.locatePod(ref);
+        const answer = await locator.locate(ref);
         locating.push(performance.now() - hint.at);
         const id = await running;
         if (answer.path === undefined) throw new Error(answer.detail);
@@ -215,7 +217,8 @@ test(
       const end = new AbortController();
       const made = new Map<string, number>();
       const following = (async () => {
-        for await (const { containerId } of cri.taskCreates(end.signal)) made.set(containerId, performance.now());
+        for await (const { containerId } of taskCreates(cri.channel, end.signal))
+          made.set(containerId, performance.now());
       })();
       // By then those that are there already have been listed.
       await sleep(500);
@@ -249,18 +252,18 @@ function spread(all: number[]): Record<string, string> {
   return { min: at(0), p50: at(0.5), p99: at(0.99) };
 }
 
-for (const kind of ['cri', 'inotify'] as const) {
+for (const source of ['cri', 'inotify']) {
   test(
-    `without its own events: ${kind}`,
+    `without its own events: ${source}`,
     async () => {
-      await listening({ kinds: [kind] }, async (events, hints) => {
-        assert.equal(events.kind, kind);
-        const ref = driver.pod(`by-${kind}`);
+      await listening({ sources: sourcesFor(source) }, async (events, hints) => {
+        assert.equal(events.source, source);
+        const ref = driver.pod(`by-${source}`);
         const id = await driver.run(ref);
         const returned = performance.now();
         const hint = await hintOf(hints, id);
         assert.equal(hint.podUid, ref.uid);
-        console.log(`${kind}: told ${(hint.at - returned).toFixed(1)} ms after the return`);
+        console.log(`${source}: reported ${(hint.at - returned).toFixed(1)} ms after the return`);
         assert.ok(hint.at - returned < 1000);
         await driver.end(id);
       });
@@ -273,7 +276,7 @@ test(
   'bundles that are not to be seen: the list is asked',
   async () => {
     await listening({ hostRoot: '/nonexistent' }, async (events, hints) => {
-      assert.equal(events.kind, 'containerd');
+      assert.equal(events.source, 'containerd');
       const ref = driver.pod('unseen');
       const id = await driver.run(ref);
       assert.equal((await hintOf(hints, id)).podUid, ref.uid);
@@ -287,7 +290,7 @@ test(
   'containerd is killed and comes back: found without it, and told again with it',
   async () => {
     await listening({}, async (events, hints) => {
-      const ref: PodRef = { ...driver.pod('outlives'), ips: [] };
+      const ref: RuntimePod = { ...driver.pod('outlives'), ips: [] };
       const id = await driver.run(ref);
       await hintOf(hints, id);
       hints.length = 0;
@@ -295,13 +298,13 @@ test(
       await containerd?.kill();
       await until(
         'lost: its events',
-        async () => events.kind,
-        (kind) => kind === 'none',
+        async () => events.source,
+        (source) => source === 'none',
         2000,
       );
       assert.match(events.reason, /UNAVAILABLE/);
       const locator = new Locator({ cri, criSocket: CRI_SOCKET, hostRoot: node.path('') });
-      const meanwhile = await locator.locatePod(ref);
+      const meanwhile = await locator.locate(ref);
       assert.equal(meanwhile.path === undefined ? meanwhile.detail : meanwhile.source, 'containerd-state');
       containerd?.start();
       const back = performance.now();
@@ -316,7 +319,7 @@ test(
       await hintOf(hints, laterId);
       await hintOf(hints, id);
       console.log(`containerd: events again ${(performance.now() - back).toFixed(0)} ms after its start`);
-      assert.equal(events.kind, 'containerd');
+      assert.equal(events.source, 'containerd');
       assert.equal(events.stats.losses, 1);
       assert.equal((await everyWay(ref)).sandboxId, id);
       for (const sandbox of [id, laterId]) await driver.end(sandbox);
@@ -370,7 +373,7 @@ test(
     try {
       const failure = await impatient.version().catch((error: unknown) => error);
       assert.equal((failure as { code?: string }).code, 'DEADLINE_EXCEEDED');
-      const answer = await new Locator({ cri: impatient, hostRoot: '/nonexistent' }).locatePod({
+      const answer = await new Locator({ cri: impatient, hostRoot: '/nonexistent' }).locate({
         ...driver.pod('x'),
         ips: [],
       });

@@ -1,4 +1,4 @@
-/** The sandboxes that run, from containerd's own folder: known before the CRI knows, and while containerd is down. */
+/** The running sandboxes, from containerd's own folder: before the CRI knows them, and while containerd is down. */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type Bundle, readBundle } from './bundle.ts';
@@ -9,12 +9,12 @@ export interface StateSandbox extends Bundle {
   createdAt: bigint;
 }
 
-/** A folder for each of Kubernetes' containers that runs; of every containerd since 1.2. */
+/** It has a folder for each running container of Kubernetes, in every containerd since 1.2. */
 const TASKS = 'io.containerd.runtime.v2.task/k8s.io';
 
 const DEFAULT_STATE = '/run/containerd';
 
-/** Where containerd may have its bundles; k0s has its socket a folder higher. Paths on the node. */
+/** Where containerd may keep its bundles; k0s has its socket a folder higher. Paths on the node. */
 export function bundleFolders(socket: string | undefined): string[] {
   const near = socket === undefined ? [] : [dirname(socket), join(dirname(socket), 'containerd')];
   return [...new Set([...near, DEFAULT_STATE])].map((folder) => join(folder, TASKS));
@@ -22,17 +22,17 @@ export function bundleFolders(socket: string | undefined): string[] {
 
 export class ContainerdState {
   readonly #folders: string[];
-  /** The one of `#folders` that was there last. */
+  /** The one of `#folders` that was found last. */
   #folder = '';
-  /** A bundle does not change: each is read once. Undefined for a container that is no sandbox. */
+  /** A bundle does not change: each is read once. Undefined for a container that is not a sandbox. */
   #read = new Map<string, StateSandbox | undefined>();
 
-  /** `folders` as this process sees them; the first that is there counts. */
+  /** `folders` as this process sees them; the first that exists counts. */
   constructor(folders: string[]) {
     this.#folders = folders;
   }
 
-  /** Undefined where there is no such folder, or it is not to be read. */
+  /** Undefined if no such folder exists, or it cannot be read. */
   async sandboxes(): Promise<StateSandbox[] | undefined> {
     const ids = await this.#list();
     if (ids === undefined) return undefined;
@@ -41,14 +41,14 @@ export class ContainerdState {
       try {
         read.set(id, this.#read.has(id) ? this.#read.get(id) : await this.#readOne(id));
       } catch {
-        // The folder is there before its content is, and after it: the next call looks again.
+        // The folder exists before its content does, and after it: the next call looks again.
       }
     }
     this.#read = read;
     return [...read.values()].filter((sandbox) => sandbox !== undefined);
   }
 
-  /** Of a sandbox's first process, in the node's pid namespace; undefined until it is made. */
+  /** The pid of a sandbox's first process, in the node's pid namespace; undefined until it is made. */
   async pidOf(id: string): Promise<number | undefined> {
     const pid = Number(await readFile(join(this.#folder, id, 'init.pid'), 'utf8').catch(() => ''));
     return pid > 0 ? pid : undefined;

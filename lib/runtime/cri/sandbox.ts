@@ -1,14 +1,15 @@
-/** A pod's sandbox, as a runtime tells of it. https://github.com/kubernetes/cri-api */
+/** A pod's sandbox, as a runtime describes it. https://github.com/kubernetes/cri-api */
+import { networkOf, type OciSpec } from '../oci.ts';
 import type { PodSandbox, PodSandboxStatus, PodSandboxStatusResponse } from './messages.ts';
 
-/** What a list tells. */
+/** What a list says of each sandbox. */
 export interface ListedSandbox {
   id: string;
-  /** The runtime's: for a static pod not the API's. See runtimeUid() in ../pods.ts. */
+  /** The runtime's uid of the pod, which for a static pod is not the API's. See runtimeUid() in lib/kube/pods.ts. */
   uid: string;
   namespace: string;
   name: string;
-  /** Counts the sandboxes that the pod has had. */
+  /** The number of sandboxes that the pod has had before. */
   attempt: number;
   state: 'ready' | 'stopped';
   /** Nanoseconds since 1970. */
@@ -17,26 +18,20 @@ export interface ListedSandbox {
 
 export interface Sandbox extends ListedSandbox {
   ips: string[];
-  /** On the node. Absent where the runtime does not tell, as cri-dockerd does not. Told after its end as well. */
+  /** Path on the node. Absent if the runtime does not name it (cri-dockerd). Still named after the sandbox has ended. */
   netnsPath: string | undefined;
-  /** In the node's pid namespace; 0 after its end. Absent where there is none (CRI-O), or the runtime does not tell. */
+  /** In the node's pid namespace; 0 after its end. Absent without a process (CRI-O), or if the runtime does not name it. */
   pid: number | undefined;
-  /** The runtime has taken the netns away. */
+  /** The runtime has removed the netns. */
   netnsClosed: boolean;
   hostNetwork: boolean;
 }
 
-/** What containerd (all of 1.6 to 2.x) and CRI-O answer as `info.info` when asked to be verbose. */
+/** What containerd (1.6 to 2.x) and CRI-O answer as `info.info` to a verbose request. */
 interface VerboseInfo {
   pid?: number;
   netNamespaceClosed?: boolean;
   runtimeSpec?: OciSpec | null;
-}
-
-/** https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#namespaces */
-export interface OciSpec {
-  annotations?: Record<string, string>;
-  linux?: { namespaces?: { type: string; path?: string }[] };
 }
 
 export function listedSandbox({ id, metadata, state, createdAt }: PodSandbox | PodSandboxStatus): ListedSandbox {
@@ -59,12 +54,6 @@ export function sandboxOf({ status, info }: PodSandboxStatusResponse): Sandbox |
     netnsClosed: netNamespaceClosed,
     hostNetwork: status.linux?.namespaces?.options?.network === 'NODE' || network?.host === true,
   };
-}
-
-/** A specification without a netns of its own is one of the node's netns. */
-export function networkOf({ linux }: OciSpec): { host: boolean; path: string | undefined } {
-  const entry = linux?.namespaces?.find(({ type }) => type === 'network');
-  return { host: linux?.namespaces !== undefined && entry === undefined, path: entry?.path || undefined };
 }
 
 function parse(json: string | undefined): VerboseInfo {

@@ -1,4 +1,4 @@
-/** Where container runtimes listen unless told otherwise. */
+/** Where container runtimes listen by default. */
 import { existsSync } from 'node:fs';
 import { onNode } from '../node-paths.ts';
 
@@ -12,7 +12,7 @@ export const CRI_SOCKETS: readonly string[] = [
   '/run/cri-dockerd.sock',
 ];
 
-/** Those that are there, as paths on the node. */
+/** Those that exist, as paths on the node. */
 export function criSockets(hostRoot = ''): string[] {
   return CRI_SOCKETS.filter((path) => existsSync(onNode(hostRoot, path)));
 }

@@ -1,12 +1,12 @@
 /**
- * Containers that containerd is about to make, by the folders that it makes for them: told some 50 ms before its own
- * event, which comes when runc is done.
+ * Containers that containerd is about to make, by the folders that it makes for them. The folder appears some 50 ms
+ * before containerd's own event, which comes when runc is done.
  */
 import { existsSync } from 'node:fs';
 import { watch } from 'node:fs/promises';
 import { join } from 'node:path';
 
-/** Rejects with Node's error where there is no such folder, or it cannot be watched; ends with the signal. */
+/** Rejects with Node's error if the folder is missing or cannot be watched. Ends with the signal. */
 export async function* bundleChanges(
   folder: string,
   signal: AbortSignal,

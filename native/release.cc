@@ -1,11 +1,11 @@
-#include "native/wake_gate.h"
+#include "native/release.h"
 
 #include "native/fd.h"
 #include "native/gate/name.h"
 
 namespace ipnc {
 
-void WakeGate() {
+void Release() {
   const Fd fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return;
   const gate::Address gate = gate::HintAddress();

@@ -1,17 +1,17 @@
-/** gRPC over a unix socket: calls that end in time, errors that can be told apart, streams that can be left. */
+/** gRPC over a unix socket: calls with a time limit, errors with a code, streams that can be left. */
 import { Client, credentials, type ServiceError, status } from '@grpc/grpc-js';
-import type { Method } from './messages.ts';
+import type { Method } from './method.ts';
 
-/** Of kubelet's own client; grpc-js stops at 4 MB, and all pods of a node with their annotations may be more. */
+/** As the kubelet's own client. The default of grpc-js is 4 MB; all pods of a node with their annotations may be more. */
 const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
 
-/** Between two attempts to reach a socket at which nobody answers. */
+/** The pause between two attempts to connect to a socket that does not answer. */
 const RECONNECT_MS = { first: 50, longest: 500 };
 
-/** Why a runtime did not do what it was asked. */
+/** A call of a runtime failed. */
 export class RuntimeError extends Error {
   override readonly name = 'RuntimeError';
-  /** gRPC's own: `UNAVAILABLE` (nobody answers at the socket), `DEADLINE_EXCEEDED`, `NOT_FOUND`, `UNIMPLEMENTED`. */
+  /** gRPC's own: `UNAVAILABLE` (the socket does not answer), `DEADLINE_EXCEEDED`, `NOT_FOUND`, `UNIMPLEMENTED`. */
   readonly code: keyof typeof status;
 
   constructor(code: keyof typeof status, message: string, cause?: unknown) {
@@ -21,8 +21,8 @@ export class RuntimeError extends Error {
 }
 
 /**
- * Connects by itself at the first call, and again after the connection was lost. While nobody answers at the socket,
- * calls fail at once with UNAVAILABLE.
+ * Connects at the first call, and again after the connection was lost. While the socket does not answer, calls fail at
+ * once with UNAVAILABLE.
  */
 export class Channel {
   readonly #socket: string;

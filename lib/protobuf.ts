@@ -1,0 +1,53 @@
+/**
+ * Protobuf messages by reflection (protobufjs). A schema is an object in the code: nothing is generated, and a bundle
+ * needs no files.
+ */
+import protobuf from 'protobufjs/light.js';
+
+/** A map's keys are strings. */
+export type Rule = 'repeated' | 'map';
+
+/** Fields by name. `type` is a scalar type of protobuf, or the name of another message or enum of the schema. */
+export type Fields = Record<string, readonly [id: number, type: string, rule?: Rule]>;
+
+/** Messages and enums by name. An enum is the list of its names; their numbers count from 0. */
+export type Schema = Record<string, Fields | readonly string[]>;
+
+/** Turns a message into bytes and back. */
+export interface Codec<Message> {
+  /** Omits what is undefined, and what is not in the schema. */
+  encode(message: Message): Buffer;
+  /**
+   * Skips unknown fields. Numbers of 64 bits and enums become strings, and a missing field gets its default value: null
+   * for a message. Throws Error if the bytes are not such a message.
+   */
+  decode(bytes: Uint8Array): Message;
+}
+
+export function compileSchema(schema: Schema): protobuf.Root {
+  const nested = Object.entries(schema).map(([name, definition]) => [
+    name,
+    isEnum(definition)
+      ? { values: Object.fromEntries(definition.map((value, number) => [value, number])) }
+      : { fields: Object.fromEntries(Object.entries(definition).map(([field, shape]) => [field, fieldOf(shape)])) },
+  ]);
+  return protobuf.Root.fromJSON({ nested: Object.fromEntries(nested) });
+}
+
+/** `name` is that of a message of the schema. */
+export function codecOf<Message>(root: protobuf.Root, name: string): Codec<Message> {
+  const type = root.lookupType(name);
+  return {
+    encode: (message) => Buffer.from(type.encode(type.fromObject(message as object)).finish()),
+    decode: (bytes) => type.toObject(type.decode(bytes), { longs: String, enums: String, defaults: true }) as Message,
+  };
+}
+
+function isEnum(definition: Fields | readonly string[]): definition is readonly string[] {
+  return Array.isArray(definition);
+}
+
+function fieldOf([id, type, rule]: Fields[string]): protobuf.IField | protobuf.IMapField {
+  if (rule === 'map') return { id, type, keyType: 'string' };
+  return rule === undefined ? { id, type } : { id, type, rule };
+}

@@ -1,0 +1,243 @@
+/** Reports of new sandboxes: which source is chosen, and what becomes of its reports. The runtimes are stand-ins. */
+
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { Server, ServerCredentials, type ServerWritableStream, type sendUnaryData } from '@grpc/grpc-js';
+import { runOptions } from '../../lib/config/options.ts';
+import { subscribe } from '../../lib/runtime/containerd/events.ts';
+import { Cri } from '../../lib/runtime/cri/client.ts';
+import { getContainerEvents, listPodSandbox, type VersionResponse, version } from '../../lib/runtime/cri/messages.ts';
+import { RuntimeEvents } from '../../lib/runtime/events.ts';
+import { HintQueue } from '../../lib/runtime/hint-queue.ts';
+import { chooseSource } from '../../lib/runtime/source.ts';
+import { SOURCES, sourcesFor } from '../../lib/runtime/sources.ts';
+import { suite } from '../suite.ts';
+import { scratchFolder } from '../support/scratch.ts';
+
+const UID = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
+const ID = 'a'.repeat(64);
+
+const folder = scratchFolder('events');
+let made = 0;
+const fresh = () => join(folder, `${made++}`);
+
+/** By its event streams: `open` stays open, `off` ends at once, and one that is absent is not implemented. */
+interface StandIn extends VersionResponse {
+  items?: object[];
+  containerEvents?: 'open' | 'off';
+  taskCreates?: 'open';
+}
+
+/** A runtime that lists `items`. `left` resolves when a client leaves a stream. */
+async function standIn({ runtimeName, runtimeVersion, items = [], containerEvents, taskCreates }: StandIn) {
+  const { promise: left, resolve } = Promise.withResolvers<void>();
+  const stream = (state: 'open' | 'off') => (call: ServerWritableStream<object, object>) => {
+    if (state === 'off') return call.end();
+    call.write({ containerId: ID });
+    call.on('cancelled', resolve);
+  };
+  const server = new Server();
+  const methods = {
+    version,
+    listPodSandbox,
+    ...(containerEvents && { getContainerEvents }),
+    ...(taskCreates && { subscribe }),
+  };
+  server.addService(methods, {
+    version: (_: unknown, answer: sendUnaryData<object>) => answer(null, { runtimeName, runtimeVersion }),
+    listPodSandbox: (_: unknown, answer: sendUnaryData<object>) => answer(null, { items }),
+    ...(containerEvents && { getContainerEvents: stream(containerEvents) }),
+    ...(taskCreates && { subscribe: stream(taskCreates) }),
+  });
+  const socket = fresh();
+  await promisify(server.bindAsync.bind(server))(`unix:${socket}`, ServerCredentials.createInsecure());
+  const cri = new Cri(socket);
+  return {
+    cri,
+    left,
+    [Symbol.dispose]() {
+      cri.close();
+      server.forceShutdown();
+    },
+  };
+}
+
+const item = (id: string) => ({ id, metadata: { name: 'web', uid: UID, namespace: 'shop' } });
+
+function netnsFolder(): string {
+  const folder = fresh();
+  mkdirSync(folder);
+  return folder;
+}
+
+const choice = suite('runtime events, choice');
+
+const CONTAINERD = { containerEvents: 'open', taskCreates: 'open' } as const;
+const choices: { runtime: StandIn; wanted?: string; source: string; reason: string }[] = [
+  {
+    runtime: { runtimeName: 'containerd', runtimeVersion: 'v1.7.24', ...CONTAINERD },
+    source: 'containerd',
+    reason: 'containerd v1.7.24',
+  },
+  {
+    runtime: { runtimeName: 'containerd', runtimeVersion: 'v1.7.24', ...CONTAINERD },
+    wanted: 'cri',
+    source: 'none',
+    reason: 'containerd v1.7.24; cri: its events would be taken from the kubelet',
+  },
+  {
+    runtime: { runtimeName: 'containerd', runtimeVersion: 'v2.1.9', ...CONTAINERD },
+    wanted: 'cri',
+    source: 'cri',
+    reason: 'containerd v2.1.9',
+  },
+  {
+    runtime: { runtimeName: 'containerd', runtimeVersion: 'v2.1.9', containerEvents: 'open' },
+    source: 'cri',
+    reason: 'containerd v2.1.9; containerd: UNIMPLEMENTED',
+  },
+  {
+    runtime: { runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'open' },
+    source: 'cri',
+    reason: 'cri-o 1.36.3; containerd: the runtime is cri-o',
+  },
+  {
+    runtime: { runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'off' },
+    source: 'inotify',
+    reason: 'cri-o 1.36.3; containerd: the runtime is cri-o; cri: its events are off',
+  },
+  {
+    runtime: { runtimeName: 'docker', runtimeVersion: '28.0.0' },
+    source: 'inotify',
+    reason: 'docker 28.0.0; containerd: the runtime is docker; cri: its events would be taken from the kubelet',
+  },
+];
+for (const { runtime, wanted = 'auto', source, reason } of choices) {
+  const { runtimeName, runtimeVersion, containerEvents = 'not implemented' } = runtime;
+  choice(`${wanted} on ${runtimeName} ${runtimeVersion}, container events ${containerEvents}: ${source}`, async () => {
+    using runs = await standIn(runtime);
+    const end = new AbortController();
+    const sources = sourcesFor(wanted);
+    const events = new RuntimeEvents({ cri: runs.cri, netnsFolder: netnsFolder(), sources, signal: end.signal });
+    await events.chosen;
+    assert.deepEqual([events.source, events.reason], [source, reason]);
+    end.abort();
+  });
+}
+
+choice('inotify needs the folder', async () => {
+  using runs = await standIn({ runtimeName: 'docker', runtimeVersion: '28.0.0' });
+  const runtime = { cri: runs.cri, version: await runs.cri.version(), criSocket: undefined, hostRoot: '' };
+  const { signal } = new AbortController();
+  const { source, reason } = await chooseSource(sourcesFor('inotify'), { ...runtime, netnsFolder: '/none' }, signal);
+  assert.equal(source, undefined);
+  assert.equal(reason, 'docker 28.0.0; inotify: /none does not exist');
+});
+
+choice('the option takes every source by its name', () => {
+  const origin = { field: '--runtime-events', source: 'flag' as const };
+  for (const { name } of SOURCES) {
+    assert.equal(runOptions.runtimeEvents.parse(name, origin), name);
+    assert.ok(runOptions.runtimeEvents.help.includes(name));
+    assert.deepEqual(
+      sourcesFor(name).map((source) => source.name),
+      [name],
+    );
+  }
+  assert.deepEqual(sourcesFor('off'), []);
+  assert.throws(() => runOptions.runtimeEvents.parse('other', origin), /expected|auto/);
+});
+
+const queue = suite('runtime events, queue');
+
+queue('keeps the newest of each sandbox, in order, and a bounded number', async () => {
+  const queue = new HintQueue();
+  for (const sandboxId of ['a', 'b', 'a']) queue.push({ sandboxId });
+  queue.push({ sandboxId: 'a', podUid: 'x' });
+  const end = new AbortController();
+  const taken: string[] = [];
+  for await (const { sandboxId, podUid = '' } of queue.take(end.signal)) {
+    if (taken.push(sandboxId + podUid) === 2) end.abort();
+  }
+  assert.deepEqual(taken, ['ax', 'b']);
+  for (let at = 0; at < 5000; at++) queue.push({ sandboxId: `${at}` });
+  assert.equal(queue.dropped, 5000 - 4096);
+});
+
+queue('ends with the signal while a consumer waits', async () => {
+  const end = new AbortController();
+  const next = new HintQueue().take(end.signal).next();
+  setImmediate(() => end.abort());
+  assert.equal((await next).done, true);
+});
+
+const reports = suite('runtime events, reports');
+
+reports('CRI-O without events: new files in /run/netns, and then its list', async () => {
+  const items = [item('first')];
+  using runs = await standIn({ runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'off', items });
+  const folder = netnsFolder();
+  const end = new AbortController();
+  const events = new RuntimeEvents({ cri: runs.cri, netnsFolder: folder, signal: end.signal });
+  const taken: string[] = [];
+  for await (const { sandboxId, podUid } of events) {
+    assert.equal(podUid, UID);
+    taken.push(sandboxId);
+    if (sandboxId === 'second') end.abort();
+    else {
+      writeFileSync(join(folder, 'cni-2'), '');
+      setTimeout(() => items.push(item('second')), 90);
+    }
+  }
+  assert.deepEqual(taken, ['first', 'second']);
+});
+
+reports('a stream that is left early is cancelled, and other calls go on', async () => {
+  using runs = await standIn({ runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'open' });
+  for await (const { containerId } of runs.cri.containerEvents(new AbortController().signal)) {
+    assert.equal(containerId, ID);
+    break;
+  }
+  await runs.left;
+  assert.equal((await runs.cri.version()).runtimeName, 'cri-o');
+});
+
+reports('each folder of bundles is watched once, however often containerd names another', async () => {
+  const hostRoot = fresh();
+  for (const folder of ['a', 'b']) mkdirSync(join(hostRoot, folder), { recursive: true });
+  const end = new AbortController();
+  const sent = Promise.withResolvers<void>();
+  let subscriptions = 0;
+  const cri = {
+    version: async () => ({ runtimeName: 'containerd', runtimeVersion: '2.1.0' }),
+    sandboxes: async () => [],
+    channel: {
+      async *stream(_method: unknown, _request: unknown, signal: AbortSignal) {
+        // The first subscription is that of the check.
+        if (++subscriptions === 2) {
+          for (let at = 0; at < 10; at++) {
+            const bundle = `/${at % 2 === 0 ? 'a' : 'b'}/${at}`;
+            yield { event: { value: taskCreate(`${at}`, bundle) } };
+          }
+          sent.resolve();
+        }
+        await once(signal, 'abort');
+      },
+    },
+  };
+  const watches = () => process.getActiveResourcesInfo().filter((name) => name === 'FSEventWrap').length;
+  const before = watches();
+  new RuntimeEvents({ cri: cri as unknown as Cri, hostRoot, signal: end.signal });
+  await sent.promise;
+  assert.equal(watches() - before, 2);
+  end.abort();
+});
+
+/** containerd.events.TaskCreate {container_id = 1, bundle = 2}. */
+function taskCreate(id: string, bundle: string): Buffer {
+  const field = (number: number, text: string) => [Buffer.from([number * 8 + 2, text.length]), Buffer.from(text)];
+  return Buffer.concat([...field(1, id), ...field(2, bundle)]);
+}
