@@ -90,6 +90,7 @@
         'native/gate/network.cc',
         'native/gate/options.cc',
         'native/gate/probe.cc',
+        'native/gate/ready.cc',
         'native/gate/stamp.cc',
       ],
       # What would bring in the C++ run-time library is left out: it would be a seventh of the program.
@@ -116,6 +117,7 @@
         'native/gate/network.cc',
         'native/gate/options.cc',
         'native/gate/probe.cc',
+        'native/gate/ready.cc',
         'native/gate/stamp.cc',
         'test/native/encode_test.cc',
         'test/native/gate_test.cc',

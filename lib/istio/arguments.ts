@@ -28,13 +28,14 @@ export function argumentsSource(words: readonly string[], place: string): Source
   for (let at = 0; at < words.length; at++) {
     const word = words[at] ?? '';
     const { key, attached } = split(word);
-    const flag = known.get(key) ?? logFlag(key);
+    const next = words[at + 1];
+    const flag = known.get(key) ?? logFlag(key, next);
     if (flag === undefined) {
       throw new ConfigError(`${place} args`, word, 'not a flag of istio-iptables that this version knows');
     }
     let text = attached ?? 'true';
     if (flag.takesValue && attached === undefined) {
-      const next = words[++at];
+      at++;
       if (next === undefined) throw new ConfigError(`${place} args ${key}`, undefined, 'the value is missing');
       text = next;
     }
@@ -60,7 +61,9 @@ function split(word: string): { key: string; attached?: string } {
   return rest === '' ? { key } : { key, attached: rest.startsWith('=') ? rest.slice(1) : rest };
 }
 
-function logFlag(key: string): Known | undefined {
+/** Whether a logging flag takes a value is not known. No value of one begins with a dash: the next word may be a flag that matters. */
+function logFlag(key: string, next: string | undefined): Known | undefined {
   const name = key.slice(2);
-  return key.startsWith('--') && LOG_FLAG.test(name) ? { name, takesValue: true } : undefined;
+  if (!key.startsWith('--') || !LOG_FLAG.test(name)) return undefined;
+  return { name, takesValue: next !== undefined && !next.startsWith('-') };
 }

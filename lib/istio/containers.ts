@@ -17,7 +17,7 @@ export function proxyOf(pod: Pod): Container | undefined {
  * controller's template has it, whose gate is named istio-init and is told `init` (its applier/templates).
  */
 export function isGate(container: Container): boolean {
-  const words = wordsOf(container);
+  const [words] = partsOf(container);
   return (
     container.name === GATE ||
     words.some((word) => word === GATE || word.endsWith(`/${GATE}`)) ||
@@ -36,22 +36,26 @@ export function isInit(container: Container): boolean {
 }
 
 /**
- * The words after `istio-iptables`, wherever in command or args it stands; undefined if it does not. What stands
- * before it is for the program that is run, such as our gate.
+ * The words after `istio-iptables`, wherever in command or args that word is; undefined without it. The words before it
+ * are for the program that is run, such as our gate. After `--` comes the program that the gate becomes.
  */
 export function redirectWords(container: Container): string[] | undefined {
-  const words = wordsOf(container);
+  const [words] = partsOf(container);
   const program = words.findIndex((word) => /(^|\/)istio-iptables$/.test(word));
   return program < 0 ? undefined : words.slice(program + 1);
 }
 
 /** What `pilot-agent proxy TYPE` is told to be: sidecar, router and the like; undefined where nothing is said. */
 export function proxyType(proxy: Container): string | undefined {
-  const words = wordsOf(proxy);
+  const [before, after] = partsOf(proxy);
+  const words = after ?? before;
   const at = words.indexOf('proxy');
   return at < 0 ? undefined : words[at + 1];
 }
 
-function wordsOf({ command = [], args = [] }: Container): string[] {
-  return [...command, ...args];
+/** The words of command and args: those before `--` where the gate is in front of another program, and those after it. */
+function partsOf({ command = [], args = [] }: Container): [words: string[], program?: string[]] {
+  const words = [...command, ...args];
+  const end = words.indexOf('--');
+  return end < 0 ? [words] : [words.slice(0, end), words.slice(end + 1)];
 }

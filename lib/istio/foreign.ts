@@ -37,7 +37,9 @@ export const foreignFlags: readonly ForeignFlag[] = [
   { flag: 'iptables-trace-logging', value: false, instead: 'use --output json' },
   { flag: 'restore-format', short: 'f', value: false, instead: 'use "plan --format iptables"' },
   { flag: 'log_output_level', value: true, instead: 'use --output json for everything there is to say' },
+  { flag: 'log_as_json', value: false, instead: 'use --output json' },
+  { flag: 'vklog', value: true, instead: 'use --output json for everything there is to say' },
 ];
 
-/** Istio's logging flags (istio.io/istio/pkg/log) all begin like this, and all take a value. */
+/** Istio's logging flags (istio.io/istio/pkg/log) all begin like this. */
 export const LOG_FLAG = /^log_/;

@@ -23,6 +23,7 @@ const ANNOTATIONS = new Set([
 const LABELS = new Set([INJECT, DEPLOYER, BUILD]);
 const PROXY_NAMES = new Set([...PROXY_VARIABLES, DISABLE_ENVOY]);
 const INIT_NAMES = new Set(optionList.flatMap(([, { env = [] }]) => env));
+const GATED_PROXY_NAMES = new Set([...PROXY_NAMES, ...INIT_NAMES]);
 /** `proxy sidecar`, and what a wrapper may put before it; the rest of its arguments is Envoy's. */
 const PROXY_WORDS = 4;
 
@@ -118,14 +119,16 @@ function trimContainer(container: Record<string, unknown>): Container {
   const command = words(container.command);
   const args = words(container.args);
   const isProxy = name === PROXY;
+  // The gate in front of the proxy has the redirect flags in its command.
+  const gated = isProxy && isInit({ name, command });
   return {
     name,
     ...(container.restartPolicy !== undefined && { restartPolicy: text(container.restartPolicy) }),
     ...(ports.length > 0 && { ports }),
     ...(isProxy && {
-      command: command.slice(0, PROXY_WORDS),
+      command: gated ? command : command.slice(0, PROXY_WORDS),
       args: args.slice(0, PROXY_WORDS),
-      env: variables(container.env, PROXY_NAMES),
+      env: variables(container.env, gated ? GATED_PROXY_NAMES : PROXY_NAMES),
       ...securityContext(container),
     }),
     ...(!isProxy && isInit({ name, command, args }) && { command, args, env: variables(container.env, INIT_NAMES) }),

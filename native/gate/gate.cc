@@ -18,15 +18,6 @@ constexpr int64_t kQuietUs = 1'000'000;
 // What the proxy itself sends from, and what rules look at on lo (lib/istio/plan.ts).
 constexpr uint32_t kPassthrough = 0x7f000006;
 
-// `12.3 ms` below a second, `12.3 s` from there on.
-Text<32> Duration(int64_t us) {
-  const bool seconds = us >= 1'000'000;
-  const auto tenths = static_cast<uint64_t>(us / (seconds ? 100'000 : 100));
-  Text<32> text;
-  text << tenths / 10 << '.' << tenths % 10 << (seconds ? " s" : " ms");
-  return text;
-}
-
 std::string_view Name(FamilySet families) {
   return families.v4 && families.v6 ? "IPv4 and IPv6" : families.v4 ? "IPv4" : "IPv6";
 }
@@ -60,7 +51,7 @@ int64_t Gate::ElapsedUs() const {
 }
 
 int64_t Gate::LeftUs(int64_t most) const {
-  const int64_t left = static_cast<int64_t>(options_.timeout_ms) * 1000 - ElapsedUs();
+  const int64_t left = static_cast<int64_t>(TimeoutMs(options_)) * 1000 - ElapsedUs();
   return left < 0 ? 0 : left < most ? left : most;
 }
 
@@ -187,7 +178,7 @@ Wake Gate::HoldOff() {
 
 void Gate::SayWaiting() {
   Line line;
-  line << "waiting up to " << Duration(static_cast<int64_t>(options_.timeout_ms) * 1000) << " for " << Name(wanted_)
+  line << "waiting up to " << Duration(static_cast<int64_t>(TimeoutMs(options_)) * 1000) << " for " << Name(wanted_)
        << " to be redirected to " << options_.inbound_port;
   if (deaf_to_datagrams_)
     line << "; somebody else listens for the controller's word, so it is looked for twice a second";
@@ -222,7 +213,7 @@ Ending Gate::Open(Wake wake) {
 Ending Gate::Expired() {
   Ending ending{static_cast<int>(Exit::kNotRedirected), {}};
   Line& line = ending.line;
-  line << "not redirected within " << Duration(static_cast<int64_t>(options_.timeout_ms) * 1000) << ": ";
+  line << "not redirected within " << Duration(static_cast<int64_t>(TimeoutMs(options_)) * 1000) << ": ";
   std::string_view separator;
   for (const bool v6 : {false, true}) {
     if (!(v6 ? wanted_.v6 : wanted_.v4)) continue;

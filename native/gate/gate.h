@@ -1,6 +1,7 @@
 // The wait itself: what is looked at, in which order, and what is said at the end.
 #pragma once
 
+#include "native/gate/ending.h"
 #include "native/gate/hints.h"
 #include "native/gate/mark.h"
 #include "native/gate/network.h"
@@ -8,12 +9,6 @@
 #include "native/gate/probe.h"
 
 namespace ipnc::gate {
-
-// How it ends, and the line that says why.
-struct Ending {
-  int code;
-  Line line;
-};
 
 class Gate {
  public:

@@ -1,12 +1,19 @@
-// pod-network-gate: waits until the redirect rules of the pod that it runs in are real, then ends.
+// pod-network-gate: waits until the redirect rules of the pod that it runs in are active. Then it ends, or becomes the
+// proxy.
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 
 #include "native/gate/gate.h"
+#include "native/gate/ready.h"
 
 namespace {
 
 using namespace ipnc::gate;
+
+// Istio's injector mounts the annotations here in the proxy's container.
+constexpr char kIstioAnnotations[] = "/etc/istio/pod/annotations";
 
 void Write(int fd, std::string_view text) {
   [[maybe_unused]] const ssize_t wrote = write(fd, text.data(), text.size());
@@ -19,6 +26,24 @@ void Write(int fd, std::string_view text) {
   line << '\n';
   Write(to, line.view());
   _exit(code);
+}
+
+// The program gets the process as the kubelet started it: no signal blocked or ignored, the usual timers. Every
+// descriptor of ours is closed by the kernel.
+[[noreturn]] void Become(const Options& options, Line line, char** environment) {
+  line << '\n';
+  Write(STDOUT_FILENO, line.view());
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  signal(SIGPIPE, SIG_DFL);
+  prctl(PR_SET_TIMERSLACK, 0);
+  execve(options.program[0], const_cast<char* const*>(options.program), environment);
+  const char* error = strerrorname_np(errno);
+  Line failed;
+  failed << Quoted(options.program[0]) << " cannot be run (" << (error ? error : "unknown error")
+         << "); expected the program of this container's image after \"--\"";
+  End(options, static_cast<int>(Exit::kConfiguration), failed, STDERR_FILENO);
 }
 
 }  // namespace
@@ -34,6 +59,16 @@ int main(int, char** words, char** environment) {
     Write(STDOUT_FILENO, kHelp);
     _exit(0);
   }
+  if (options.ready_port != 0) {
+    const Ending ending = AwaitReady(options);
+    // The termination log is the proxy's, in whose container the hook runs.
+    Line line = ending.line;
+    line << '\n';
+    Write(STDOUT_FILENO, line.view());
+    _exit(ending.code);
+  }
+  if (!options.annotations_named && access(options.annotations, F_OK) != 0) options.annotations = kIstioAnnotations;
   const Ending ending = Gate(options).Run();
+  if (ending.code == static_cast<int>(Exit::kOpen) && options.program) Become(options, ending.line, environment);
   End(options, ending.code, ending.line);
 }

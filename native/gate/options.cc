@@ -260,6 +260,10 @@ const char* ReadTerminationLog(const char* text, Options& options) {
   return *text == '/' ? nullptr : "not an absolute path, such as /dev/termination-log";
 }
 
+const char* ReadReadyPort(const char* text, Options& options) {
+  return ReadPort<&Options::ready_port>(text, options);
+}
+
 const char* ReadHelp(const char*, Options& options) {
   options.help = true;
   return nullptr;
@@ -318,12 +322,15 @@ constexpr Known kKnown[] = {
     {"host-nsenter-exec", 0, false},
     {"iptables-trace-logging", 0, false},
     {"restore-format", 'f', false},
+    {"log_as_json", 0, false},
+    {"vklog"},
     // The gate's own.
     {"expect", 0, true, ReadExpect, {"IPNC_EXPECT"}},
     {"families", 0, true, ReadFamilies, {"IPNC_FAMILIES"}},
     {"timeout", 0, true, ReadTimeout, {"IPNC_TIMEOUT"}},
     {"annotations", 0, true, ReadAnnotations, {"IPNC_ANNOTATIONS"}},
     {"termination-log", 0, true, ReadTerminationLog, {"IPNC_TERMINATION_LOG"}},
+    {"await-ready", 0, true, ReadReadyPort},
     {"help", 'h', false, ReadHelp},
 };
 constexpr size_t kCount = sizeof(kKnown) / sizeof(kKnown[0]);
@@ -353,12 +360,18 @@ bool IsProgram(std::string_view word, std::string_view name) {
 
 // As pflag reads them: `--flag value`, `--flag=value`, `-f value`, `-fvalue`, `-f=value`; a boolean takes a value only
 // with `=`.
-bool ReadWords(const char* const* words, Given (&given)[kCount], Refusal& refusal) {
+bool ReadWords(const char* const* words, Given (&given)[kCount], Options& options, Refusal& refusal) {
   const auto usage = [&refusal](std::string_view word, std::string_view expected) {
     return Refuse(refusal, Exit::kUsage, "argument", word, expected);
   };
   for (const char* const* at = words; *at; ++at) {
     const std::string_view word = *at;
+    if (word == "--") {
+      options.program = at + 1;
+      if (!options.program[0]) return usage(word, "the program is missing that follows it");
+      if (*options.program[0] != '/') return usage(options.program[0], "not an absolute path of a program");
+      break;
+    }
     if (IsProgram(word, "istio-iptables") || (at == words && IsProgram(word, "pod-network-gate"))) continue;
     if (!word.starts_with('-') || word.size() < 2)
       return usage(word, "not a flag; the gate takes flags, and those of istio-iptables after that word (see --help)");
@@ -379,6 +392,9 @@ bool ReadWords(const char* const* words, Given (&given)[kCount], Refusal& refusa
     } else if (!is_long && word.size() > 2) {
       value = *at + (word[2] == '=' ? 3 : 2);
     } else if (known && !known->takes_value) {
+      value = "true";
+    } else if (!known && (!at[1] || *at[1] == '-')) {
+      // Whether it takes a value is not known, and no value of a logging flag begins with a dash.
       value = "true";
     } else if (!(value = *++at)) {
       return usage(word, "the value is missing");
@@ -431,7 +447,7 @@ bool CheckTogether(const Options& options, Refusal& refusal) {
 
 bool ReadOptions(const char* const* words, const char* const* environment, Options& options, Refusal& refusal) {
   Given given[kCount];
-  if (!ReadWords(words, given, refusal)) return false;
+  if (!ReadWords(words, given, options, refusal)) return false;
   for (size_t i = 0; i < kCount; ++i) {
     const Known& known = kKnown[i];
     if (!known.read) continue;
@@ -443,6 +459,13 @@ bool ReadOptions(const char* const* words, const char* const* environment, Optio
     return Refuse(refusal, code, FieldOf(known, value).view(), value.text, expected);
   }
   return options.help || CheckTogether(options, refusal);
+}
+
+uint64_t TimeoutMs(const Options& options) {
+  if (options.timeout_ms != 0) return options.timeout_ms;
+  // As long as Istio's own startup probe: 600 attempts, one a second.
+  if (options.ready_port != 0) return 600'000;
+  return options.program ? 1'000 : 300'000;
 }
 
 bool IsCaptured(const Options& options, uint32_t uid, uint32_t gid) {
@@ -466,16 +489,22 @@ bool IsLoopback(const Options& options, uint32_t address) {
   return ((address ^ options.loopback_address) >> (32 - options.loopback_prefix)) == 0;
 }
 
-const char kHelp[] = R"(pod-network-gate: waits until the redirect rules of a pod are real, then ends
+const char kHelp[] = R"(pod-network-gate: waits until the redirect rules of a pod are active
 
-  pod-network-gate [flags] [istio-iptables [its flags]]
+  pod-network-gate [flags] [istio-iptables [its flags]]                   then ends
+  pod-network-gate [flags] [istio-iptables [its flags]] -- PROGRAM ...    then becomes PROGRAM, with its arguments
+  pod-network-gate --await-ready PORT                                     waits for the proxy instead
 
   --expect redirect|tproxy|none|auto   what is waited for (default: auto, which is what -m says)
   --families auto|4|6|4,6              in which families (default: auto, those of the pod's addresses)
-  --timeout DURATION                   how long (default: --probe-timeout if given, else 300s)
+  --timeout DURATION                   how long (default: --probe-timeout if given, else 300s;
+                                       1s with PROGRAM, 10m with --await-ready)
   --annotations FILE                   the pod's annotations by the downward API
-                                       (default: /etc/podinfo/pod_annotations if it is there)
+                                       (default: /etc/podinfo/pod_annotations or /etc/istio/pod/annotations,
+                                       if one of them is there)
   --termination-log FILE               gets the last line too (default: /dev/termination-log if it is there)
+  --await-ready PORT                   asks http://127.0.0.1:PORT/healthz/ready and [::1] until the answer is 200;
+                                       for the postStart hook of the proxy's container
 
 By environment: IPNC_EXPECT, IPNC_FAMILIES, IPNC_TIMEOUT, IPNC_ANNOTATIONS, IPNC_TERMINATION_LOG.
 Of istio-iptables every flag and environment variable is taken; those that say what is captured count.

@@ -43,10 +43,15 @@ struct Options {
   bool excludes_lo = false;
   bool auto_families = true;
   FamilySet families;  // where not auto
-  uint64_t timeout_ms = 300'000;
+  // 0: what the rest says, see TimeoutMs().
+  uint64_t timeout_ms = 0;
   const char* annotations = "/etc/podinfo/pod_annotations";
   bool annotations_named = false;
   const char* termination_log = "/dev/termination-log";
+  // The program that the gate becomes, and its arguments; ends with a null pointer. None: it ends.
+  const char* const* program = nullptr;
+  // Of the proxy's readiness, which is waited for in place of the rules. 0: it is not.
+  uint16_t ready_port = 0;
   bool help = false;
 };
 
@@ -58,6 +63,10 @@ struct Refusal {
 // `words` and `environment` end with a null pointer; the program's name is not among the words. True if all of it can
 // be honoured.
 bool ReadOptions(const char* const* words, const char* const* environment, Options& options, Refusal& refusal);
+
+// How long to wait. A gate that becomes the proxy waits a second: while it waits its container runs, and a kubelet that
+// is started anew meanwhile takes a running sidecar for a started one. It ends instead, and the kubelet starts it again.
+uint64_t TimeoutMs(const Options& options);
 
 // Whether the rules take what this user sends over lo to the inbound port, as they do for the proxy. Each owner's rules
 // end with one that lets everybody else's traffic on lo go, so without loopback among what is captured it is the first

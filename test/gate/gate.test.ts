@@ -609,6 +609,7 @@ const VALUES: Record<string, string> = {
   'force-iptables-binary': 'nft',
   'network-namespace': '/proc/1/ns/net',
   log_output_level: 'default:info',
+  vklog: '9',
 };
 const valueFor = (flag: string) => VALUES[flag] ?? '2048';
 
@@ -617,7 +618,6 @@ test('every flag of istio-iptables is understood, in every way to write it', asy
   const flags = [
     ...optionList.map(([, { flag, short, placeholder }]) => ({ flag, short, value: placeholder !== undefined })),
     ...foreignFlags,
-    { flag: 'log_as_yaml', short: undefined, value: true },
   ];
   for (const { flag, short, value } of flags) {
     const text = valueFor(flag);
@@ -634,6 +634,20 @@ test('every flag of istio-iptables is understood, in every way to write it', asy
     assert.deepEqual({ code, line }, { code: 2, line: `argument: "--${flag}": the value is missing` });
   }
 });
+
+for (const words of [
+  ['--log_as_json'],
+  ['--log_of_tomorrow'],
+  ['--log_of_tomorrow', 'value'],
+  ['--log_of_tomorrow=value'],
+  ['--vklog', '9'],
+]) {
+  test(`${words.join(' ')} does not swallow the flag after it`, async () => {
+    const { code, line } = await home.start(await farm.add(), ['istio-iptables', ...words, '-m', 'NONE']).ended;
+    assert.equal(code, 0, line);
+    assert.match(line, /mode NONE/);
+  });
+}
 
 /** Options whose values say what is to be waited for, and so are read; of all others the value is nothing to it. */
 const READ = new Set(

@@ -81,6 +81,24 @@ const cases: Record<string, Case> = {
     pod: pod('native-cni', { spec: proxy({ command: ['pilot-agent', 'proxy'], args: ['ztunnel'] }) }),
     expected: byIstio('not-a-sidecar'),
   },
+  'the gate in front of the proxy': {
+    pod: pod('native-cni', {
+      spec: proxy({
+        command: ['/opt/gate/pod-network-gate', 'istio-iptables', '-z', '15006', '--', '/usr/local/bin/pilot-agent'],
+        args: ['proxy', 'sidecar'],
+      }),
+    }),
+    expected: byIstio('istio'),
+  },
+  'the gate in front of a gateway': {
+    pod: pod('native-cni', {
+      spec: proxy({
+        command: ['/opt/gate/pod-network-gate', '--', '/usr/local/bin/pilot-agent'],
+        args: ['proxy', 'router'],
+      }),
+    }),
+    expected: byIstio('not-a-sidecar'),
+  },
   'no proxy type': { pod: pod('native-cni', { spec: proxy({}) }), expected: byIstio('istio') },
   DISABLE_ENVOY: { pod: pod('native-cni', { spec: env('true') }), expected: byIstio('envoy-disabled') },
   'DISABLE_ENVOY as Go reads it': { pod: pod('native-cni', { spec: env('T') }), expected: byIstio('envoy-disabled') },

@@ -54,6 +54,31 @@ test('a pod injected with the defaults is the same', () => {
   assert.deepEqual(ofPod({}), redirect({}, none).spec);
 });
 
+for (const words of [
+  ['--log_as_json'],
+  ['--log_of_tomorrow'],
+  ['--log_of_tomorrow', 'value'],
+  ['--log_of_tomorrow=value'],
+  ['--vklog', '9'],
+]) {
+  test(`${words.join(' ')} in an init container does not swallow the flag after it`, () => {
+    assert.equal(ofPod(injected([...words, '-z', '15016'])).inboundPort, 15016);
+    assert.equal(ofPod(injected(['-z', '15016', ...words])).inboundPort, 15016);
+  });
+}
+
+test('the gate in front of the proxy has the flags before "--"', () => {
+  const gate = ['/opt/pod-network-gate/pod-network-gate', 'istio-iptables', '-z', '15016', '-u', '1000650000'];
+  const proxy = {
+    name: 'istio-proxy',
+    restartPolicy: 'Always',
+    args: ['proxy', 'sidecar', '-z', '1', '--log_as_json'],
+  };
+  const pod = { spec: { initContainers: [{ ...proxy, command: [...gate, '--', '/usr/local/bin/pilot-agent'] }] } };
+  const { inboundPort, proxyUids } = ofPod(pod);
+  assert.deepEqual({ inboundPort, proxyUids }, { inboundPort: 15016, proxyUids: [1000650000] });
+});
+
 test('flags go before the environment', () => {
   const environment = environmentSource({ PROXY_UID: '5', ISTIO_INBOUND_PORTS: '80', ENVOY_PORT: '9' });
   const { spec } = redirect({ flags: flags({ 'proxy-uid': '6' }), environment }, none);

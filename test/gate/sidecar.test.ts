@@ -1,0 +1,183 @@
+/** The gate in the proxy's container: it becomes the proxy when the rules are active, and its hook waits for the proxy. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer, type Server } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { suite } from '../suite.ts';
+import { ipnc } from '../support/command-line.ts';
+import { GateHome } from '../support/gate.ts';
+import { Farm, INSTALL_NEEDS } from '../support/netns.ts';
+
+let farm: Farm;
+let home: GateHome;
+
+const become = suite('gate that becomes the proxy');
+become.needs(...INSTALL_NEEDS, 'gate', 'setpriv');
+become.before(() => {
+  farm = new Farm('sidecar');
+  home = new GateHome();
+});
+become.after(async () => {
+  home?.[Symbol.dispose]();
+  await farm?.[Symbol.asyncDispose]();
+});
+
+const REDIRECT = ['istio-iptables', '-p', '15001', '-z', '15006', '-u', '1337', '-m', 'REDIRECT', '-b', '*'];
+
+async function apply(netns: string): Promise<void> {
+  const { code, stderr } = await ipnc(['apply', '--netns', netns]);
+  assert.equal(code, 0, stderr);
+}
+
+become('with the rules it becomes the program, with its arguments, environment and pid', async () => {
+  const netns = await farm.add();
+  await apply(netns);
+  const script =
+    'echo "$$ $0 $1 $NAME"; grep -E "Sig(Blk|Ign)" /proc/self/status; readlink /proc/$$/fd/[3-9] | grep -cE "socket|anon_inode|/etc" || true';
+  const words = [...REDIRECT, '--', '/bin/sh', '-c', script, 'proxy', 'sidecar'];
+  const gate = home.start(netns, words, { environment: { NAME: 'value' } });
+  const { pid } = gate;
+  const { code, stdout, stderr } = await gate.ended;
+  assert.equal(code, 0, stdout + stderr);
+  assert.match(stdout, /^open after .*; was so already \(1 probe\)\n/);
+  // No signal is blocked or ignored, and none of the gate's sockets and watches is left.
+  assert.ok(
+    stdout.endsWith(`${pid} proxy sidecar value\nSigBlk:\t${'0'.repeat(16)}\nSigIgn:\t${'0'.repeat(16)}\n0\n`),
+    stdout,
+  );
+});
+
+become('without the rules it ends after a second, and the program is never run', async () => {
+  const netns = await farm.add();
+  const { code, stdout, line } = await home.start(netns, [...REDIRECT, '--', '/bin/echo', 'BYPASS']).ended;
+  assert.equal(code, 126);
+  assert.match(line, /^not redirected within 1\.0 s: /);
+  assert.doesNotMatch(stdout, /BYPASS/);
+});
+
+become('rules that come within the second let it through', async () => {
+  const netns = await farm.add();
+  const words = ['--timeout', '20s', ...REDIRECT, '--', '/bin/echo', 'the proxy runs'];
+  const gate = await home.start(netns, words).waiting();
+  await apply(netns);
+  const { code, line } = await gate.ended;
+  assert.deepEqual({ code, line }, { code: 0, line: 'the proxy runs' });
+});
+
+become('the capture port is free for the proxy when it starts', async () => {
+  const netns = await farm.add();
+  await apply(netns);
+  const serve = [
+    '/bin/sh',
+    '-c',
+    `exec 3<>/dev/null; exec ${process.execPath} -e '
+    const server = require("node:net").createServer().listen({ port: 15006, host: "0.0.0.0" });
+    server.once("listening", () => { console.log("listening"); server.close(); });
+    server.once("error", ({ code }) => console.log(code));'`,
+  ];
+  const { line } = await home.start(netns, [...REDIRECT, '--', ...serve]).ended;
+  assert.equal(line, 'listening');
+});
+
+for (const [what, words, says] of [
+  ['no program', [...REDIRECT, '--'], /^argument: "--": the program is missing that follows it$/],
+  [
+    'a relative path',
+    [...REDIRECT, '--', 'pilot-agent'],
+    /^argument: "pilot-agent": not an absolute path of a program$/,
+  ],
+] as const) {
+  become(`${what} after "--" is refused`, async () => {
+    const { code, line } = await home.start(await farm.add(), words).ended;
+    assert.equal(code, 2);
+    assert.match(line, says);
+  });
+}
+
+become('a program that cannot be run is named', async () => {
+  const { code, line } = await home.start(await farm.add(), ['-m', 'NONE', '--', '/no/such/program']).ended;
+  assert.equal(code, 1);
+  assert.match(line, /^"\/no\/such\/program" cannot be run \(ENOENT\); expected the program of this container's image/);
+});
+
+const ready = suite('gate that waits for the proxy');
+ready.needs('gate', 'setpriv', 'netns');
+ready.before(() => {
+  home = new GateHome();
+});
+ready.after(() => home?.[Symbol.dispose]());
+
+/** Answers each connection with the next of `answers`; the last one stays. */
+async function server(
+  host: string,
+  answers: (string | undefined)[],
+): Promise<{ port: number; seen: string[]; server: Server }> {
+  const seen: string[] = [];
+  const server = createServer((socket) => {
+    socket.on('error', () => {});
+    socket.on('data', (request) => {
+      seen.push(String(request));
+      const answer = answers[Math.min(seen.length, answers.length) - 1];
+      if (answer === undefined) socket.destroy();
+      else socket.end(answer);
+    });
+  }).listen({ port: 0, host });
+  await once(server, 'listening');
+  return { port: (server.address() as { port: number }).port, seen, server };
+}
+
+const wait = (port: number, ...words: string[]) =>
+  home.start('/proc/self/ns/net', ['--await-ready', String(port), ...words]).ended;
+
+for (const host of ['127.0.0.1', '::1']) {
+  ready(`asks ${host} until the answer is 200`, async () => {
+    const none = 'HTTP/1.1 503 Service Unavailable\r\n\r\n';
+    const {
+      port,
+      seen,
+      server: proxy,
+    } = await server(host, [none, undefined, 'garbage\r\n', none, 'HTTP/1.1 200 OK\r\n\r\n']);
+    const { code, line } = await wait(port);
+    proxy.close();
+    assert.equal(code, 0, line);
+    assert.match(line, /^the proxy is ready after /);
+    assert.equal(seen.length, 5);
+    assert.match(seen[0] ?? '', /^GET \/healthz\/ready HTTP\/1\.1\r\nHost: localhost\r\n/);
+  });
+}
+
+ready('a proxy that comes later is found', async () => {
+  const { port, server: first } = await server('127.0.0.1', ['']);
+  first.close();
+  const ended = wait(port);
+  await sleep(300);
+  const later = createServer((socket) => socket.on('error', () => {}).end('HTTP/1.0 200 OK\r\n\r\n')).listen({
+    port,
+    host: '127.0.0.1',
+  });
+  const { code, line } = await ended;
+  later.close();
+  assert.equal(code, 0, line);
+});
+
+ready('a proxy that is never ready is said, with its last answer', async () => {
+  const { port, server: proxy } = await server('127.0.0.1', ['HTTP/1.1 503 Service Unavailable\r\n\r\n']);
+  const { code, line } = await wait(port, '--timeout', '200ms');
+  proxy.close();
+  assert.equal(code, 126);
+  assert.equal(
+    line,
+    `the proxy was not ready within 200.0 ms: http://localhost:${port}/healthz/ready answered 503; ` +
+      "the log of the proxy's container says what it waits for",
+  );
+});
+
+ready('an answer that never comes costs a second, not for ever', async () => {
+  const silent = createServer(() => {}).listen({ port: 0, host: '127.0.0.1' });
+  await once(silent, 'listening');
+  const { port } = silent.address() as { port: number };
+  const { code, line } = await wait(port, '--timeout', '200ms');
+  silent.close();
+  assert.equal(code, 126, line);
+  assert.match(line, /did not answer/);
+});
