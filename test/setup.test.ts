@@ -1,29 +1,19 @@
 /** `./setup` on machines that lack things, by a PATH that does, and stand-ins for `id` and `apt-get`. */
 
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suite } from './suite.ts';
+import { type Ended, runToEnd } from './support/process.ts';
 
 const SETUP = fileURLToPath(new URL('../setup', import.meta.url));
 /** What the script itself needs; neither a compiler nor npm. */
 const UTILITIES = ['sh', 'cat', 'dirname', 'find', 'grep', 'head', 'mktemp', 'rm', 'sed', 'sort', 'tail', 'tr'];
 
-interface Outcome {
-  code: number;
-  stdout: string;
-  stderr: string;
-}
-
-function setup(args: string[], path = process.env.PATH): Promise<Outcome> {
-  return new Promise((resolve) => {
-    const child = execFile(SETUP, args, { env: { ...process.env, PATH: path } }, (_, stdout, stderr) => {
-      resolve({ code: child.exitCode ?? -1, stdout, stderr });
-    });
-  });
+function setup(args: string[], path = process.env.PATH): Promise<Ended> {
+  return runToEnd(SETUP, args, { env: { ...process.env, PATH: path } });
 }
 
 const test = suite('setup');

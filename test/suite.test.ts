@@ -1,33 +1,26 @@
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suite } from './suite.ts';
+import { runToEnd } from './support/process.ts';
 
 const FOLDER = fileURLToPath(new URL('./fixtures/suite/', import.meta.url));
 const RUNNER = fileURLToPath(new URL('./run.ts', import.meta.url));
 
 interface Outcome {
-  code: number;
+  code: number | string;
   lastLine: string;
   output: string;
 }
 
-function runFixtures(names: string[], args: string[] = [], variables: NodeJS.ProcessEnv = {}): Promise<Outcome> {
-  return new Promise((resolve) => {
-    const files = names.map((name) => `${FOLDER}${name}.ts`);
-    const defaults = { IPNC_TEST_FILE_LIMIT_MS: '8000', IPNC_SANDBOX: 'none', NO_COLOR: '1' };
-    const env = { ...process.env, ...defaults, ...variables };
-    const child = execFile(process.execPath, [RUNNER, ...args, ...files], { env }, (_, stdout, stderr) => {
-      resolve({
-        code: child.exitCode ?? -1,
-        lastLine: stdout.trimEnd().split('\n').at(-1) ?? '',
-        output: stdout + stderr,
-      });
-    });
-  });
+async function runFixtures(names: string[], args: string[] = [], variables: NodeJS.ProcessEnv = {}): Promise<Outcome> {
+  const files = names.map((name) => `${FOLDER}${name}.ts`);
+  const defaults = { IPNC_TEST_FILE_LIMIT_MS: '8000', IPNC_SANDBOX: 'none', NO_COLOR: '1' };
+  const env = { ...process.env, ...defaults, ...variables };
+  const { code, stdout, stderr } = await runToEnd(process.execPath, [RUNNER, ...args, ...files], { env });
+  return { code, lastLine: stdout.trimEnd().split('\n').at(-1) ?? '', output: stdout + stderr };
 }
 
 const test = suite('the suite wrapper');
@@ -65,6 +58,25 @@ expect('loads-slowly', 0, '2 passed, 0 failed, 0 skipped', /^ok /m);
 expect('skips', 0, '1 passed, 0 failed, 1 skipped', /SKIPPED 1, because the command no-such-command is not in PATH/);
 expect('skips-all', 1, '0 passed, 0 failed, 1 skipped', /no test passed/);
 expect('stays-open', 1, '1 passed, 1 failed, 0 skipped', /still open: .*Timeout/);
+
+test('a test that fails shows what its programs wrote, of those that ended well the latest three', async () => {
+  const { output, lastLine } = await runFixtures(['runs-programs']);
+  assert.equal(lastLine, '1 passed, 1 failed, 0 skipped', output);
+  const [, shown = ''] = output.split('runs programs, two: programs of this test:\n');
+  assert.deepEqual(
+    [...shown.matchAll(/^sh -c (.*)$/gm)].map(([, script]) => script),
+    [
+      'echo before; echo oops >&2; exit 3: exit code 3',
+      'echo again; exec sleep 1000: still runs',
+      'echo 3: exit code 0',
+      'echo 4: exit code 0',
+      'echo 5: exit code 0',
+    ],
+    output,
+  );
+  assert.match(shown, /^sh -c echo before.*\nbefore\noops\n/m);
+  assert.match(shown, /still runs\nagain\n/);
+});
 
 test('a failing file does not hide in the sum', async () => {
   const outcome = await runFixtures(['passes', 'before-throws', 'skips']);

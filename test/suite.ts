@@ -12,6 +12,7 @@ import { inspect, styleText } from 'node:util';
 import { suite as uvu } from 'uvu';
 import { forget, lacking, toSetUp } from './needs.ts';
 import type { SetUpMessage } from './runner/set-up.ts';
+import { takeOutput } from './support/process.ts';
 
 interface TestOptions {
   /** Time limit; 20 s if absent. */
@@ -169,12 +170,14 @@ function runSuite({ name, tests, needs, before, after, beforeEach, afterEach }: 
         await attempt('after.each', () => inTurn('after.each', afterEach));
       }
       const [first, ...rest] = errors;
+      const output = takeOutput();
       if (first === undefined) {
         report.passed++;
         return;
       }
       report.failed++;
       for (const error of rest) console.error(styleText('red', `\n${name}, ${test}: and then ${error.message}`));
+      if (output !== '') console.error(`\n${name}, ${test}: programs of this test:\n${output}`);
       throw first;
     });
   }

@@ -1,10 +1,11 @@
 /** A headless Chromium, told what to do over its debugging protocol (https://chromedevtools.github.io/devtools-protocol). */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { launch } from '../support/process.ts';
 
 interface Message {
   id?: number;
@@ -44,7 +45,7 @@ export class Browser implements AsyncDisposable {
     const profile = mkdtempSync(join(tmpdir(), 'ipnc-browser-'));
     const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run'];
     const where = ['--remote-debugging-port=0', `--user-data-dir=${profile}`, 'about:blank'];
-    const child = spawn(program, [...flags, ...where], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const child = launch(program, [...flags, ...where], { stdio: ['ignore', 'ignore', 'pipe'] });
     const { promise: address, resolve, reject } = Promise.withResolvers<string>();
     createInterface({ input: child.stderr }).on('line', (line) => {
       const told = /^DevTools listening on (\S+)/.exec(line)?.[1];

@@ -1,13 +1,13 @@
 /** What is asked for wrongly is refused with the flag, the value and what would be right. */
 
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parse, type Request } from '../../bench/cli.ts';
 import { suite } from '../suite.ts';
+import { runSync } from '../support/process.ts';
 import { sample } from './sample.ts';
 
 const test = suite('bench, command line');
@@ -48,7 +48,7 @@ test('what is asked for rightly is understood', () => {
 });
 
 function bench(...words: string[]) {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [MAIN, ...words], { encoding: 'utf8' });
+  const { code: status, stdout, stderr } = runSync(process.execPath, [MAIN, ...words]);
   return { status, stdout, stderr };
 }
 

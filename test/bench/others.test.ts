@@ -1,13 +1,13 @@
 /** Whose CPU time it is: what this program started, also when it has ended, and not what has left it. */
 
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ticksOf, watchOthers } from '../../bench/others.ts';
 import { suite } from '../suite.ts';
+import { launch, runSync } from '../support/process.ts';
 
 const test = suite('bench, others');
 test.needs('setsid');
@@ -26,7 +26,7 @@ function ticks(pid: number): number {
 
 test('a child counts, also after its end', async () => {
   const before = ticksOf(process.pid);
-  const child = spawn('sh', ['-c', BUSY], { stdio: 'ignore' });
+  const child = launch('sh', ['-c', BUSY], { stdio: 'ignore' });
   while (ticks(child.pid ?? 0) < ENOUGH) await sleep(20);
   assert.ok(ticksOf(process.pid) - before >= ENOUGH);
   child.kill('SIGKILL');
@@ -37,7 +37,7 @@ test('a child counts, also after its end', async () => {
 test('who has another parent does not', async () => {
   const before = ticksOf(process.pid);
   // setsid forks and ends: init takes the orphan, which says who it is.
-  const child = spawn('setsid', ['--fork', 'sh', '-c', `echo $$; ${BUSY}`], { stdio: ['ignore', 'pipe', 'ignore'] });
+  const child = launch('setsid', ['--fork', 'sh', '-c', `echo $$; ${BUSY}`], { stdio: ['ignore', 'pipe', 'ignore'] });
   const [line] = (await once(createInterface(child.stdout), 'line')) as [string];
   const orphan = Number(line);
   try {
@@ -59,7 +59,7 @@ test(
   'in a container, which does not see the kernel at work, others have what they do in programs',
   async () => {
     // Nearly all that it does is done by the kernel.
-    const load = spawn('dd', ['if=/dev/zero', 'of=/dev/null', 'bs=64k'], { stdio: 'ignore' });
+    const load = launch('dd', ['if=/dev/zero', 'of=/dev/null', 'bs=64k'], { stdio: 'ignore' });
     const script = `
       import { cpus } from 'node:os';
       import { readFileSync } from 'node:fs';
@@ -78,7 +78,7 @@ test(
       console.log(share * seconds * cpus().length, programs() - before);`;
     try {
       const enter = ['--pid', '--fork', '--mount-proc', process.execPath, '--input-type=module', '--eval', script];
-      const { stdout, stderr } = spawnSync('unshare', enter, { encoding: 'utf8' });
+      const { stdout, stderr } = runSync('unshare', enter);
       const [others = Number.NaN, most = 0] = stdout.split(' ').map(Number);
       assert.ok(others <= most + 0.1, `${others} of ${most} s; ${stderr}`);
     } finally {

@@ -1,7 +1,6 @@
 /** The images' root file systems: all that is in one, and nothing else, is what runs. */
 
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseResults } from '../../bench/schema.ts';
@@ -10,9 +9,12 @@ import { ENVIRONMENT, GATE, type ImageFile, imageLayers, MAIN, PATH, USER } from
 import { layOut } from '../../chart/image/lay-out.ts';
 import type { Check } from '../../lib/observe/doctor.ts';
 import { suite } from '../suite.ts';
+import { type Ended, runSync } from '../support/process.ts';
 import { scratchFolder } from '../support/scratch.ts';
 
 const root = join(import.meta.dirname, '../..');
+/** The harness takes 20 s on an idle machine. */
+const LIMIT_MS = 300_000;
 const test = suite('image');
 test.needs('netns', 'addon', 'ldd', 'chroot', 'unshare');
 
@@ -25,17 +27,16 @@ test.before(async () => {
 
 /** With that folder for a root, and /proc. */
 function inside(...command: string[]): string {
-  const { status, stdout, stderr } = enter(folder, ['--rbind /proc "$0/proc"'], command);
-  if (status !== 0) throw new Error(`${command.join(' ')}: ${status}: ${stderr}`);
+  const { code, stdout, stderr } = enter(folder, ['--rbind /proc "$0/proc"'], command);
+  if (code !== 0) throw new Error(`${command.join(' ')}: ${code}: ${stderr}`);
   return stdout;
 }
 
-function enter(root: string, mounts: string[], command: string[]) {
+function enter(root: string, mounts: string[], command: string[]): Ended {
   const script = `${mounts.map((each) => `mount ${each} && `).join('')}exec chroot "$0" "$@"`;
-  return spawnSync('unshare', ['--mount', 'sh', '-c', script, root, ...command], {
-    encoding: 'utf8',
+  return runSync('unshare', ['--mount', 'sh', '-c', script, root, ...command], {
     env: { PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin' },
-    timeout: 60_000,
+    timeout: LIMIT_MS,
   });
 }
 
@@ -115,12 +116,8 @@ test('the Dockerfile installs what ./setup would find missing', () => {
 
 test('an image is laid out in an empty folder alone', () => {
   const refused = (argument: string) => {
-    try {
-      execFileSync(process.execPath, [join(root, 'chart/image/main.ts'), argument], { stdio: 'pipe' });
-    } catch (error) {
-      return String((error as { stderr: Buffer }).stderr);
-    }
-    return '';
+    const { code, stderr } = runSync(process.execPath, [join(root, 'chart/image/main.ts'), argument]);
+    return code === 0 ? '' : stderr;
   };
   assert.match(refused(folder), /error: .* is not empty/);
   const target = join(folder, 'proc/new');
@@ -148,23 +145,23 @@ bench(
   'it measures what takes most of what is in it, and the last line of what it prints are the results',
   () => {
     const words = ['--output', '-', '--quick', '--only', 'controller,end-to-end'];
-    const { status, stdout, stderr } = insideBench(...BENCH_ENTRYPOINT, ...words);
+    const { code, stdout, stderr } = insideBench(...BENCH_ENTRYPOINT, ...words);
     const last = stdout.trimEnd().split('\n').at(-1) ?? '';
     const { workloads } = parseResults(JSON.parse(last), `the last line, ${stderr}`);
     const [controller, endToEnd] = workloads;
     assert.deepEqual([controller?.failed, controller?.skipped], [undefined, undefined]);
     assert.match(endToEnd?.skipped ?? '', /^no cluster: /);
     // On a busy machine it is refused.
-    assert.equal(status, controller?.refused === undefined ? 0 : 3);
+    assert.equal(code, controller?.refused === undefined ? 0 : 3);
   },
-  { timeoutMs: 60_000, needs: ['uid-map'] },
+  { timeoutMs: LIMIT_MS, needs: ['uid-map'] },
 );
 
 bench('each program of others is there, with what it needs', () => {
   const says: Record<string, string[]> = { sh: ['-c', 'true'], openssl: ['version'] };
   for (const name of PROGRAMS) {
-    const { status, stderr } = insideBench(name, ...(says[name] ?? ['-V']));
-    assert.equal(status, 0, `${name}: ${stderr}`);
+    const { code, stderr } = insideBench(name, ...(says[name] ?? ['-V']));
+    assert.equal(code, 0, `${name}: ${stderr}`);
   }
 });
 

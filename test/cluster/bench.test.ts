@@ -1,20 +1,18 @@
 /** The harness as the chart's Job: installed by the real helm, on a real node, read from its log. */
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import type { V1Job, V1Pod } from '@kubernetes/client-node';
 import { parseResults } from '../../bench/schema.ts';
 import { suite } from '../suite.ts';
 import { CHART, helm, render } from '../support/helm.ts';
+import { run } from '../support/process.ts';
 import { scratchFolder } from '../support/scratch.ts';
 import { imageName } from './images/images.ts';
 import { Mesh } from './mesh-pod.ts';
 import { until } from './pods.ts';
 import { programs } from './programs.ts';
 
-const run = promisify(execFile);
 const NAME = 'istio-pod-network-controller';
 const HARNESS = 'istio-pod-network-controller-bench';
 const SYSTEM = 'istio-system';

@@ -1,20 +1,18 @@
 /** The chart on a real cluster: taken by the API server, installed, tested, upgraded and uninstalled by the real helm. */
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import type { V1DaemonSet, V1Deployment, V1Pod } from '@kubernetes/client-node';
 import { GATE } from '../../chart/image/files.ts';
 import { suite } from '../suite.ts';
 import { CHART, helm, only, render } from '../support/helm.ts';
+import { run } from '../support/process.ts';
 import { scratchFolder } from '../support/scratch.ts';
 import { imageName } from './images/images.ts';
 import { gatedPod, INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { until } from './pods.ts';
 import { programs } from './programs.ts';
 
-const run = promisify(execFile);
 const SYSTEM = 'istio-system';
 const NAME = 'istio-pod-network-controller';
 const SLOW = { timeoutMs: 120_000 };

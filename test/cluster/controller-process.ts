@@ -1,12 +1,13 @@
 /** `ipnc run` for a node of the cluster, as a process of this machine or as a pod of the node, and what it says. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { V1Pod } from '@kubernetes/client-node';
 import type { ApiClient } from '../../lib/kube/client.ts';
 import type { PodView } from '../../lib/observe/page.ts';
+import { launch } from '../support/process.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { imageName } from './images/images.ts';
 import type { ClusterNode } from './node.ts';
@@ -66,7 +67,7 @@ export class ControllerProcess {
   /** Resolves when it says that it started, which is before it knows of any pod. */
   static async start(node: ClusterNode, kubeconfig: string, ...flags: string[]): Promise<ControllerProcess> {
     const own = ['--node-name', node.name, '--kubeconfig', kubeconfig, '--host-root', node.path('/')];
-    const child = spawn(
+    const child = launch(
       process.execPath,
       [MAIN, 'run', ...own, '--metrics-address', `127.0.0.1:${nextPort++}`, '--log-level', 'debug', ...flags],
       { stdio: ['ignore', 'pipe', 'inherit'] },

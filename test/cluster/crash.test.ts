@@ -1,11 +1,12 @@
 /** Whatever becomes of the process that started a cluster, nothing stays. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { suite } from '../suite.ts';
+import { launch } from '../support/process.ts';
 import { added, census } from './census.ts';
 import type { Testimony } from './fixtures/victim.ts';
 import { until } from './pods.ts';
@@ -22,7 +23,7 @@ test.after(() => {
 });
 
 async function startVictim(): Promise<{ victim: ChildProcess; testimony: Testimony }> {
-  const victim = spawn(process.execPath, [join(import.meta.dirname, 'fixtures/victim.ts')], {
+  const victim = launch(process.execPath, [join(import.meta.dirname, 'fixtures/victim.ts')], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   victims.push(victim);

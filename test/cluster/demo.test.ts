@@ -1,30 +1,19 @@
 /** `ipnc demo --cluster`: what it shows, and what it says where it cannot. */
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { imageLayers, MAIN } from '../../chart/image/files.ts';
 import { suite } from '../suite.ts';
+import { type Ended, runToEnd } from '../support/process.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
 const NEEDS = ['addon', 'toolbox', 'iptables-legacy-save', 'nft'];
 
 const test = suite('cluster, demo');
 
-interface Ended {
-  code: number;
-  stdout: string;
-  stderr: string;
-}
-
 function demo(main: string, environment: NodeJS.ProcessEnv = {}): Promise<Ended> {
-  const env = { ...process.env, ...environment };
-  return new Promise((resolve) => {
-    execFile(process.execPath, [main, 'demo', '--cluster'], { env }, (error, stdout, stderr) => {
-      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
-    });
-  });
+  return runToEnd(process.execPath, [main, 'demo', '--cluster'], { env: { ...process.env, ...environment } });
 }
 
 test(

@@ -1,6 +1,5 @@
 /** A pod's netns is found on a real node, in each way, through what happens to sandboxes and to containerd. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
 import { renameSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,6 +12,7 @@ import type { SandboxHint } from '../../lib/runtime/hint-queue.ts';
 import { sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
 import { configOf } from '../support/kubeconfig.ts';
+import { output } from '../support/process.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { CriDriver } from './cri-driver.ts';
 import { type ClusterNode, startNode } from './node.ts';
@@ -368,7 +368,7 @@ test(
     const impatient = new Cri(node.criSocket, 300);
     await impatient.version();
     const pid = (which: '--newest' | '--oldest') =>
-      Number(execFileSync('pgrep', [which, '-f', `containerd --config=${node.sandbox.folder}/`], { encoding: 'utf8' }));
+      Number(output('pgrep', [which, '-f', `containerd --config=${node.sandbox.folder}/`]));
     process.kill(pid('--newest'), 'SIGSTOP');
     try {
       const failure = await impatient.version().catch((error: unknown) => error);

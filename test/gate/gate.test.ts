@@ -1,7 +1,6 @@
 /** The gate: real netns, the rules of either backend, and whoever would have it open too early. */
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { chmodSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -15,6 +14,7 @@ import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import { type Ended, GateHome, GateProcess, hint } from '../support/gate.ts';
 import { BOOT_ID, Farm, INSTALL_NEEDS, inside } from '../support/netns.ts';
+import { launch } from '../support/process.ts';
 
 const NEEDS = [...INSTALL_NEEDS, 'gate', 'setpriv', 'nft'];
 const BACKENDS = ['iptables-legacy', 'nftables'] as const;
@@ -387,7 +387,7 @@ test('who accepts at the address that is dialled and passes it on does not open 
   for (const program of ['iptables-legacy', 'ip6tables-legacy']) {
     await inside(netns, [program, '-A', 'OUTPUT', '-m', 'conntrack', '--ctstate', 'NEW', '-j', 'ACCEPT']);
   }
-  const child = spawn('nsenter', [`--net=${netns}`, process.execPath, '-e', relay]);
+  const child = launch('nsenter', [`--net=${netns}`, process.execPath, '-e', relay]);
   try {
     await new Promise<void>((resolve) =>
       child.stdout.on('data', (text) => String(text).includes('ready') && resolve()),
@@ -765,7 +765,7 @@ test(
     const init = async (...words: string[]) => {
       const become = ['--reuid', '0', '--regid', '0', '--clear-groups'];
       const command = ['nsenter', `--net=${netns}`, 'setpriv', ...become, process.execPath, main, 'init', ...words];
-      const child = spawn(command[0] ?? '', command.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
+      const child = launch(command[0] ?? '', command.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
       return new GateProcess(child).ended;
     };
     const flags = [

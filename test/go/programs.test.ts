@@ -1,6 +1,5 @@
 /** Programs of a Go module are built once, by one process at a time, and a failure shows what the compiler said. */
 import assert from 'node:assert/strict';
-import { execFile, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   existsSync,
@@ -14,9 +13,9 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { promisify } from 'node:util';
 import { clusterPrograms } from '../cluster/programs.ts';
 import { suite } from '../suite.ts';
+import { launch, output, run } from '../support/process.ts';
 import { type Program, ProgramSet } from './program-set.ts';
 
 const test = suite('Go programs');
@@ -37,7 +36,7 @@ test.before.each(() => {
   folder = mkdtempSync(join(tmpdir(), 'ipnc-go-'));
   cacheHome = process.env.XDG_CACHE_HOME;
   // Go's own cache stays where it is.
-  process.env.GOCACHE ??= execFileSync('go', ['env', 'GOCACHE'], { encoding: 'utf8' }).trim();
+  process.env.GOCACHE ??= output('go', ['env', 'GOCACHE']).trim();
   process.env.XDG_CACHE_HOME = join(folder, 'cache');
   writeFileSync(join(folder, 'go.mod'), 'module example.com/programs\n\ngo 1.18\n');
   writeFileSync(join(folder, 'go.sum'), '');
@@ -69,7 +68,7 @@ test(
     );
     await set.build(['other']);
     assert.deepEqual(readdirSync(set.folder), ['other']);
-    assert.equal(execFileSync(set.path('other'), { encoding: 'utf8' }), 'other');
+    assert.equal(output(set.path('other')), 'other');
     const { ino } = statSync(set.path('other'));
     await set.build();
     assert.deepEqual(set.missing(), []);
@@ -98,7 +97,7 @@ test(
     const code = `
       import { ProgramSet } from ${JSON.stringify(join(import.meta.dirname, 'program-set.ts'))};
       await new ProgramSet('tried', ${JSON.stringify(folder)}, () => [${JSON.stringify(program('hello'))}]).build();`;
-    const builder = () => promisify(execFile)(process.execPath, ['--input-type=module', '--eval', code]);
+    const builder = () => run(process.execPath, ['--input-type=module', '--eval', code]);
     const said = await Promise.all([builder(), builder()]);
     assert.equal(said.filter(({ stderr }) => stderr.includes('building one program')).length, 1);
     assert.ok(existsSync(setOf(program('hello')).path('hello')));
@@ -118,7 +117,7 @@ test(
       await lock(${JSON.stringify(join(cache, 'lock'))}, () => {});
       console.log('locked');
       setInterval(() => {}, 1000);`;
-    const holder = spawn(process.execPath, ['--input-type=module', '--eval', code], {
+    const holder = launch(process.execPath, ['--input-type=module', '--eval', code], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     await once(holder.stdout, 'data');

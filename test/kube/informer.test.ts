@@ -1,6 +1,5 @@
 /** The informer against a server that misbehaves: nothing is lost, nothing doubled, nothing hangs. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { getEventListeners, once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
@@ -10,6 +9,7 @@ import { ApiError } from '../../lib/kube/client.ts';
 import { ACCEPT } from '../../lib/kube/encoding.ts';
 import { Informer, type InformerEvent, type InformerOptions } from '../../lib/kube/informer.ts';
 import { suite } from '../suite.ts';
+import { launch } from '../support/process.ts';
 import { type Pod, startWatchServer, status, type WatchServer } from '../support/watch-server.ts';
 import { WIRES } from '../support/wire.ts';
 
@@ -669,7 +669,7 @@ test('a process ends by itself once the signal has come', async () => {
     const aborted = performance.now();
     process.on('exit', () => console.log(performance.now() - aborted));
   `;
-  const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+  const child = launch(process.execPath, ['--input-type=module', '-e', script], {
     stdio: ['ignore', 'pipe', 'inherit'],
     timeout: 10_000,
   });

@@ -8,18 +8,9 @@ import { fileURLToPath } from 'node:url';
 import { native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { ipnc, type Outcome } from '../support/command-line.ts';
-import {
-  Farm,
-  INSTALL_NEEDS,
-  nftRules,
-  restore,
-  restoreNft,
-  run,
-  state,
-  TOOLBOX,
-  wholeState,
-} from '../support/netns.ts';
+import { Farm, INSTALL_NEEDS, nftRules, restore, restoreNft, state, TOOLBOX, wholeState } from '../support/netns.ts';
 import { nodeEnvironment } from '../support/node.ts';
+import { run } from '../support/process.ts';
 
 const MAIN = fileURLToPath(new URL('../../lib/main.ts', import.meta.url));
 /** SPECs of `toolbox deny`: SO_GET_INFO of ip_tables and ip6_tables; and NETLINK_NETFILTER. */

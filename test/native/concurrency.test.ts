@@ -1,7 +1,6 @@
 /** Many installs at once, others at work in the same netns, netns that go away, and processes that end in between. */
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -25,6 +24,7 @@ import {
   toJson,
 } from '../support/netns.ts';
 import { nodeEnvironment } from '../support/node.ts';
+import { launch } from '../support/process.ts';
 
 const test = suite('concurrency');
 test.needs(...INSTALL_NEEDS, 'iptables-legacy');
@@ -237,8 +237,8 @@ for (const [backend, ending, rounds] of [
       const program = fileURLToPath(new URL('../fixtures/busy.ts', import.meta.url));
       const words = toJson({ form: await formFor(['--backend', backend]), targets });
       for (let round = 0; round < rounds; round++) {
-        const child = spawn(process.execPath, [program, words, ending], {
-          stdio: ['ignore', 'pipe', 'ignore'],
+        const child = launch(process.execPath, [program, words, ending], {
+          stdio: ['ignore', 'pipe', 'pipe'],
           env: nodeEnvironment(),
         });
         let doneAt = 0;

@@ -1,10 +1,10 @@
 /** Each case installed twice over: by the addon, and by iptables-legacy-restore from the plan's text. */
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { cases } from '../cases.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
+import { output } from '../support/process.ts';
 
 const OURS = 'ipnc-plan-ours';
 const TWIN = 'ipnc-plan-twin';
@@ -144,9 +144,9 @@ function discard(netns: string): void {
 }
 
 function run(netns: string, words: string[], input = ''): string {
-  return execFileSync('ip', ['netns', 'exec', netns, ...words], { input, encoding: 'utf8' });
+  return output('ip', ['netns', 'exec', netns, ...words], { input });
 }
 
 function ip(...words: string[]): string {
-  return execFileSync('ip', words, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  return output('ip', words);
 }

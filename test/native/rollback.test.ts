@@ -18,11 +18,11 @@ import {
   identify,
   inside,
   restore,
-  run,
   state,
   TOOLBOX,
 } from '../support/netns.ts';
 import { nodeEnvironment } from '../support/node.ts';
+import { run } from '../support/process.ts';
 import { denied, type Obstacle, routeObstacles, testObstacle } from '../support/rollback.ts';
 
 const DNS = ['--redirect-dns', '--capture-all-dns'];

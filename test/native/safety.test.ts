@@ -7,7 +7,8 @@ import { type Compiled, type Netns, native, type Timings } from '../../lib/nativ
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import { holdLock } from '../support/contention.ts';
-import { assertAllAtHome, BACKENDS, codeOf, compile, Farm, identify, inside, run, state } from '../support/netns.ts';
+import { assertAllAtHome, BACKENDS, codeOf, compile, Farm, identify, inside, state } from '../support/netns.ts';
+import { run } from '../support/process.ts';
 
 const test = suite('safety');
 test.needs('netns', 'uid-map', 'ipv6', 'addon', 'toolbox', 'ip', 'nsenter', 'iptables-legacy-save');

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { Coprocess } from '../../bench/coprocess.ts';
 import { Network } from '../../lib/demo/network.ts';
 import { suite } from '../suite.ts';
-import { run, TOOLBOX } from '../support/netns.ts';
+import { TOOLBOX } from '../support/netns.ts';
+import { run } from '../support/process.ts';
 import { World } from '../support/world.ts';
 
 const test = suite('a pod with a user namespace of its own');

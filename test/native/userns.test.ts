@@ -5,7 +5,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
@@ -14,7 +14,8 @@ import { dial } from '../../lib/demo/toolbox.ts';
 import { native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
-import { INSTALL_NEEDS, inside, nftRules, nftState, restore, restoreNft, run } from '../support/netns.ts';
+import { INSTALL_NEEDS, inside, nftRules, nftState, restore, restoreNft } from '../support/netns.ts';
+import { launch, run } from '../support/process.ts';
 
 const REASON = 'another user namespace owns the netns';
 const TPROXY_DNS = ['-m', 'TPROXY', '--redirect-dns', '--capture-all-dns'];
@@ -187,7 +188,7 @@ test("beside an owner rule of the pod's own in that table they stay: an error, a
 });
 
 test('a user namespace without a uid 0', async () => {
-  const child: ChildProcess = spawn('unshare', ['--user', '--net', 'sleep', '1000'], { stdio: 'ignore' });
+  const child: ChildProcess = launch('unshare', ['--user', '--net', 'sleep', '1000'], { stdio: 'ignore' });
   try {
     const path = `/proc/${child.pid}/ns/net`;
     while (!(await mapped(child.pid ?? 0))) await setTimeout(5);

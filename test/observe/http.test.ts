@@ -1,6 +1,5 @@
 /** A real server on a port of its own, asked by Node's client, and by sockets that misbehave. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,6 +12,7 @@ import type { Failure } from '../../lib/errors.ts';
 import { type HttpOptions, type HttpServer, startHttp } from '../../lib/observe/http.ts';
 import type { PodView } from '../../lib/observe/page.ts';
 import { suite } from '../suite.ts';
+import { launch } from '../support/process.ts';
 
 const PODS: PodView[] = [
   { namespace: 'default', name: 'web', uid: 'u-1', state: 'initialized', backend: 'nftables', stages: { total: 1234 } },
@@ -184,7 +184,7 @@ test(
     const parts = [named('cluster', server), named('user', {}), named('context', { cluster: 'x', user: 'x' })];
     writeFileSync(kubeconfig, JSON.stringify(Object.assign({ 'current-context': 'x' }, ...parts)));
     const flags = ['--node-name', 'x', '--kubeconfig', kubeconfig, '--metrics-address', first.address];
-    const child = spawn(process.execPath, [join(import.meta.dirname, '../../lib/main.ts'), 'run', ...flags]);
+    const child = launch(process.execPath, [join(import.meta.dirname, '../../lib/main.ts'), 'run', ...flags]);
     try {
       const said = text(child.stderr);
       assert.deepEqual(await once(child, 'exit'), [1, null]);

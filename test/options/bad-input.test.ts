@@ -1,10 +1,10 @@
 /** Whatever cannot be honoured is refused before anything is touched, in words that help. */
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
+import { runSync } from '../support/process.ts';
 
 interface Bad {
   /** Flags after `plan`, or a whole command line that begins with a verb. */
@@ -257,19 +257,12 @@ for (const [name, { words, says, input = '', environment = {} }] of Object.entri
 
 test('the program itself: exit code 2, nothing on standard output, the reason as JSON if asked', () => {
   const main = fileURLToPath(new URL('../../lib/main.ts', import.meta.url));
-  const failed = (words: string[]): { status: number; stdout: string; stderr: string } => {
-    try {
-      execFileSync(process.execPath, [main, ...words], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-    } catch (error) {
-      return error as { status: number; stdout: string; stderr: string };
-    }
-    throw new Error('it ended well');
-  };
+  const failed = (words: string[]) => runSync(process.execPath, [main, ...words]);
   const plain = failed(['apply', '--netns', 'x', '-q', '80-']);
-  assert.deepEqual([plain.status, plain.stdout], [2, '']);
+  assert.deepEqual([plain.code, plain.stdout], [2, '']);
   assert.equal(plain.stderr, `error: -q, --istio-outbound-ports: "80-": ${RANGE}\n`);
   const json = failed(['apply', '--netns', 'x', '-q', '80-', '--output', 'json']);
-  assert.deepEqual([json.status, json.stdout], [2, '']);
+  assert.deepEqual([json.code, json.stdout], [2, '']);
   assert.deepEqual(JSON.parse(json.stderr), {
     error: {
       code: 'ERR_CONFIG',

@@ -1,7 +1,6 @@
 /** The nftables form: that it does what the Ruleset does, that nft takes it and prints it, and what it costs. */
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { inspect, isDeepStrictEqual } from 'node:util';
 import type { Ruleset, TableName } from '../../lib/ruleset/model.ts';
 import { lower } from '../../lib/ruleset/nftables/lower.ts';
@@ -13,6 +12,7 @@ import { type Case, cases } from '../cases.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import { expressions, fateByNftables, fateByRuleset, packetsFor, randomNumbers } from '../support/evaluate.ts';
+import { output } from '../support/process.ts';
 import { randomRuleset } from '../support/random-ruleset.ts';
 
 const NETNS = 'ipnc-nft-text';
@@ -238,7 +238,7 @@ function listed(text: string): string {
 }
 
 function nft(words: string[], input = ''): string {
-  return execFileSync('ip', ['netns', 'exec', NETNS, 'nft', ...words], { input, encoding: 'utf8' });
+  return output('ip', ['netns', 'exec', NETNS, 'nft', ...words], { input });
 }
 
 function discard(): void {
@@ -250,5 +250,5 @@ function discard(): void {
 }
 
 function ip(...words: string[]): string {
-  return execFileSync('ip', words, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  return output('ip', words);
 }

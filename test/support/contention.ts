@@ -1,10 +1,10 @@
 /** Configurations that contend for one netns, and others who are at work in it meanwhile. */
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import type { Compiled } from '../../lib/native/addon.ts';
 import type { Backend } from '../../lib/ruleset/form.ts';
 import { compile, type Farm, inside } from './netns.ts';
+import { launch } from './process.ts';
 
 /** No two have the same rules; the first and the last have as many in each table. */
 const FLAGS: string[][] = [
@@ -33,7 +33,7 @@ export function busyLoop(farm: Farm, path: string, command: string) {
 
 /** Another process's lock on the netns, until it is disposed of. */
 export async function holdLock(path: string): Promise<AsyncDisposable> {
-  const holder = spawn('flock', ['-x', path, 'sh', '-c', 'echo held; exec sleep 20'], {
+  const holder = launch('flock', ['-x', path, 'sh', '-c', 'echo held; exec sleep 20'], {
     stdio: ['ignore', 'pipe', 'inherit'],
     detached: true,
   });

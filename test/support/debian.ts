@@ -1,7 +1,7 @@
 /** Debian packages that a part of the tests needs beyond what ./setup installs. */
-import { spawnSync } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
+import { runSync } from './process.ts';
 
 export interface DebianPackage {
   name: string;
@@ -61,8 +61,8 @@ function installation(names: string[]): string[] {
 /** What it said if it failed. */
 function aptGet(args: string[]): string | undefined {
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  const { status, stdout, stderr } = spawnSync('apt-get', args, { env, encoding: 'utf8', maxBuffer: 1 << 26 });
-  return status === 0 ? undefined : `${stdout}${stderr}`;
+  const { code, stdout, stderr } = runSync('apt-get', args, { env });
+  return code === 0 ? undefined : `${stdout}${stderr}`;
 }
 
 /** A name is searched in the folders of programs; a full path is that file. */

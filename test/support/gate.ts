@@ -1,14 +1,12 @@
 /** The gate (native/gate) as a pod would run it: in its netns, as the proxy's uid, without a capability. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { TOOLBOX } from './netns.ts';
-
-const run = promisify(execFile);
+import { launch, run } from './process.ts';
 
 const GATE = fileURLToPath(new URL('../../build/Release/gate', import.meta.url));
 
@@ -57,7 +55,7 @@ export class GateHome implements Disposable {
     const { uid, gid, environment = {} } = { ...PROXY, ...options };
     const become = ['--reuid', String(uid), '--regid', String(gid), '--clear-groups', '--no-new-privs'];
     const bare = ['--inh-caps=-all', '--bounding-set=-all'];
-    const child = spawn('nsenter', [`--net=${netns}`, 'setpriv', ...become, ...bare, this.file('gate'), ...words], {
+    const child = launch('nsenter', [`--net=${netns}`, 'setpriv', ...become, ...bare, this.file('gate'), ...words], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { PATH: process.env.PATH ?? '', ...environment },
     });

@@ -1,11 +1,8 @@
 /** The chart, as the real helm renders it. */
-import { execFile } from 'node:child_process';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { parseAllDocuments } from 'yaml';
 import { programs } from '../cluster/programs.ts';
-
-const run = promisify(execFile);
+import { run } from './process.ts';
 
 export const CHART = join(import.meta.dirname, '../../chart/istio-pod-network-controller');
 
@@ -33,7 +30,7 @@ export async function helm(...args: string[]): Promise<string> {
     HELM_CACHE_HOME: '/nonexistent',
     KUBECACHEDIR: '/nonexistent',
   };
-  const { stdout } = await run(path('helm'), args, { env, maxBuffer: 1 << 26 });
+  const { stdout } = await run(path('helm'), args, { env });
   return stdout;
 }
 

@@ -1,23 +1,20 @@
 /** Network namespaces by the hundred, what stands in them as the operators' own tools see it, and the addon's view. */
 
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { Coprocess } from '../../bench/coprocess.ts';
 import type { NativeError } from '../../lib/errors.ts';
 import { type Compiled, type Netns, native } from '../../lib/native/addon.ts';
 import { type Backend, type Form, formOf } from '../../lib/ruleset/form.ts';
 import type { Ruleset } from '../../lib/ruleset/model.ts';
 import { ipnc } from './command-line.ts';
+import { run } from './process.ts';
 
 export const TOOLBOX = fileURLToPath(new URL('../../build/Release/toolbox', import.meta.url));
-
-export const run = promisify(execFile);
 
 /** The first half of the name that a mark has for a netns. */
 export const BOOT_ID = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();

@@ -4,8 +4,9 @@ import assert from 'node:assert/strict';
 import { fileURLToPath } from 'node:url';
 import type { Order, Outcome } from '../fixtures/install.ts';
 import type { Suite } from '../suite.ts';
-import { codeOf, compile, Farm, identify, inside, run, TOOLBOX, toJson } from './netns.ts';
+import { codeOf, compile, Farm, identify, inside, TOOLBOX, toJson } from './netns.ts';
 import { nodeEnvironment } from './node.ts';
+import { run } from './process.ts';
 
 /** Laid in a netns, it lets the compilation of `flags` succeed and its install fail with `code`. */
 export interface Obstacle {

@@ -1,15 +1,13 @@
 /** The images that pods of the tests are made of, from files of this machine. */
-import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
-import { promisify } from 'node:util';
 import { BENCH_ENTRYPOINT, benchLayers } from '../../../chart/image/bench.ts';
 import { ENVIRONMENT, imageLayers, MAIN, PATH, USER } from '../../../chart/image/files.ts';
+import { run } from '../../support/process.ts';
 import type { Image } from './archive.ts';
 
-const run = promisify(execFile);
 const root = join(import.meta.dirname, '../../..');
 const release = join(root, 'build/Release');
 
