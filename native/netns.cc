@@ -22,10 +22,6 @@
 namespace ipnc {
 namespace {
 
-// The host's netns has a fixed inode number since Linux 6.18 (NET_NS_INIT_INO, linux/nsfs.h); no other netns ever had
-// it, as the numbers that are given out start above.
-constexpr uint64_t kHostInode = 0xEFFFFFF9U;
-
 void RequireNetns(bool yes, const std::string& path) {
   if (!yes) throw Error{.code = kNotNetns, .detail = "not a network namespace", .path = path};
 }
@@ -71,8 +67,11 @@ Visit::Visit(Home& home, const std::string& path, const NetnsIdentity* expected,
   if (fstat(fd_.get(), &st) != 0) throw Error{.number = errno, .syscall = "fstat", .path = path};
   identity_.dev = st.st_dev;
   identity_.ino = st.st_ino;
-  if (identity_.SameFile(home.own_) || identity_.SameFile(home.init_) || identity_.ino == kHostInode)
-    throw Error{.code = kHostNetns, .detail = "this is the namespace of the host, not of a pod", .path = path};
+  const auto require_pods = [&path](bool hosts) {
+    if (hosts)
+      throw Error{.code = kHostNetns, .detail = "this is the namespace of the host, not of a pod", .path = path};
+  };
+  require_pods(identity_.SameFile(home.own_) || identity_.SameFile(home.init_) || identity_.IsInitial());
   const auto stale = [&path] {
     throw Error{.number = ESTALE,
                 .syscall = "setns",
@@ -84,6 +83,7 @@ Visit::Visit(Home& home, const std::string& path, const NetnsIdentity* expected,
   if (setns(fd_.get(), CLONE_NEWNET) != 0) throw Error{.number = errno, .syscall = "setns", .path = path};
   try {
     Arrive();
+    require_pods(identity_.IsInitial());  // on older kernels only its cookie shows it
     if (expected && expected->cookie != identity_.cookie) stale();
   } catch (Error& error) {
     Leave();

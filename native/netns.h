@@ -20,6 +20,13 @@ struct NetnsIdentity {
 
   // The same file: enough for namespaces that are held open.
   bool SameFile(const NetnsIdentity& other) const { return dev == other.dev && ino == other.ino; }
+  // The netns that the machine started with. Nothing in a container can make another netns look like it, or hide it:
+  // its inode number is fixed since Linux 6.18 (NET_NS_INIT_INO, linux/nsfs.h), and older kernels gave it the first
+  // cookie (setup_net in net/core/net_namespace.c).
+  constexpr bool IsInitial() const {
+    constexpr uint64_t kInode = 0xEFFFFFF9U, kCookie = 1;
+    return ino == kInode || cookie == kCookie;
+  }
 };
 
 // The calling thread's own netns, held open to come back to.

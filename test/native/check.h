@@ -1,6 +1,7 @@
 // The little that the native tests need: named tests, CHECK, and faults on demand.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <sstream>
@@ -29,6 +30,8 @@ long FailCallsFrom(long call, int error = 0);
 // Whether the kernel has for the calling thread's counters of a table the answer it has when somebody else has changed
 // the table meanwhile: EINVAL.
 void FailAddCounters(bool fails);
+// SO_NETNS_COOKIE answers the calling thread with `cookie`; 0: with what the kernel says.
+void FakeCookie(uint64_t cookie);
 // The calling thread's `call`-th allocation from now on fails; 0: none. Returns how many were made since the last call.
 long FailAllocation(long call);
 

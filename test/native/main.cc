@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -17,6 +18,7 @@ namespace {
 
 thread_local int setns_left = 0;
 thread_local bool add_counters_fails = false;
+thread_local uint64_t fake_cookie = 0;
 thread_local long allocations = 0;
 thread_local long allocation_to_fail = 0;
 
@@ -64,6 +66,10 @@ void FailAddCounters(bool fails) {
   add_counters_fails = fails;
 }
 
+void FakeCookie(uint64_t cookie) {
+  fake_cookie = cookie;
+}
+
 long FailAllocation(long call) {
   allocation_to_fail = call;
   return std::exchange(allocations, 0);
@@ -90,6 +96,10 @@ int socket(int domain, int type, int protocol) noexcept {
   return check::CallFails() ? -1 : static_cast<int>(syscall(SYS_socket, domain, type, protocol));
 }
 int getsockopt(int fd, int level, int option, void* value, socklen_t* length) noexcept {
+  if (check::fake_cookie != 0 && level == SOL_SOCKET && option == SO_NETNS_COOKIE) {
+    memcpy(value, &check::fake_cookie, sizeof(check::fake_cookie));
+    return 0;
+  }
   return check::CallFails() ? -1 : static_cast<int>(syscall(SYS_getsockopt, fd, level, option, value, length));
 }
 int setsockopt(int fd, int level, int option, const void* value, socklen_t length) noexcept {

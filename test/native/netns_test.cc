@@ -131,6 +131,25 @@ TEST("netns: refuses the namespace it lives in, by each of its names") {
   }
 }
 
+TEST("netns: refuses the machine's own by its cookie, to read and to write, and comes home") {
+  Crew crew(1);
+  const ino_t home_netns = OwnNetns();
+  const Pod pod;
+  crew.MustRun([&](Home& home) { CHECK(!Visit(home, pod.path(), nullptr).identity().IsInitial()); });
+  for (const auto purpose : {Visit::Purpose::kRead, Visit::Purpose::kWrite}) {
+    const auto error = crew.Run([&](Home& home) {
+      check::FakeCookie(1);
+      const Visit visit(home, pod.path(), nullptr, purpose);
+    });
+    crew.MustRun([&](Home&) {
+      check::FakeCookie(0);
+      CHECK(OwnNetns() == home_netns);
+    });
+    CHECK(error && error->code == kHostNetns && error->path == pod.path());
+  }
+  CHECK((NetnsIdentity{.dev = 4, .ino = 0xEFFFFFF9, .cookie = 7}.IsInitial()));
+}
+
 TEST("netns: a failed entry leaves the thread at home") {
   Crew crew(1);
   const ino_t home_netns = OwnNetns();
