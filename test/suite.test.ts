@@ -17,7 +17,7 @@ interface Outcome {
 
 async function runFixtures(names: string[], args: string[] = [], variables: NodeJS.ProcessEnv = {}): Promise<Outcome> {
   const files = names.map((name) => `${FOLDER}${name}.ts`);
-  const defaults = { IPNC_TEST_FILE_LIMIT_MS: '8000', IPNC_SANDBOX: 'none', NO_COLOR: '1' };
+  const defaults = { IPNC_TEST_FILE_LIMIT_MS: '3000', IPNC_SANDBOX: 'none', NO_COLOR: '1' };
   const env = { ...process.env, ...defaults, ...variables };
   const { code, stdout, stderr } = await runToEnd(process.execPath, [RUNNER, ...args, ...files], { env });
   return { code, lastLine: stdout.trimEnd().split('\n').at(-1) ?? '', output: stdout + stderr };
@@ -46,7 +46,7 @@ expect('after-each-throws', 1, '0 passed, 1 failed, 0 skipped', /from after\.eac
 expect('throws-a-string', 1, '0 passed, 1 failed, 0 skipped', /not an Error/);
 expect('throws-undefined', 1, '0 passed, 1 failed, 0 skipped', /undefined/);
 expect('never-settles', 1, '1 passed, 1 failed, 0 skipped', /limit of 50 ms/);
-expect('never-returns', 1, '0 passed, 1 failed, 0 skipped', /limit of 8000 ms/);
+expect('never-returns', 1, '0 passed, 1 failed, 0 skipped', /limit of 3000 ms/);
 expect('exits-early', 1, '1 passed, 1 failed, 0 skipped', /ended before its tests/);
 expect('throws-at-load', 1, '0 passed, 1 failed, 0 skipped', /at load/);
 expect('rejects-unhandled', 1, '0 passed, 1 failed, 0 skipped', /nobody waits for this/);

@@ -12,10 +12,11 @@ import { inspect, styleText } from 'node:util';
 import { suite as uvu } from 'uvu';
 import { forget, lacking, toSetUp } from './needs.ts';
 import type { SetUpMessage } from './runner/set-up.ts';
+import { isOver } from './support/patience.ts';
 import { takeOutput } from './support/process.ts';
 
 interface TestOptions {
-  /** Time limit; 20 s if absent. */
+  /** Time limit on an idle machine; 20 s if absent. */
   timeoutMs?: number;
   /** What must be there, or the test is skipped: a name known to needs.ts, or a command. */
   needs?: string[];
@@ -200,14 +201,17 @@ async function inTurn(what: string, hooks: Body[]): Promise<void> {
 
 /** Starts `body` and waits for it no longer than `limit`. What it goes on doing after that is not waited for. */
 async function within(limit: number, what: string, body: Body): Promise<void> {
+  const began = performance.now();
   let timer: NodeJS.Timeout | undefined;
   const expired = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} took longer than its limit of ${limit} ms`)), limit);
+    timer = setInterval(() => {
+      if (isOver(began, limit)) reject(new Error(`${what} took longer than its limit of ${limit} ms`));
+    }, limit);
   });
   try {
     await Promise.race([body(), expired]);
   } finally {
-    clearTimeout(timer);
+    clearInterval(timer);
   }
 }
 

@@ -9,6 +9,8 @@ export interface Traces {
   names: string[];
   /** Of their namespaces, as /proc/PID/ns has them. */
   namespaces: string[];
+  /** When they were ended, in seconds since the boot; afterwards other namespaces can get their numbers. */
+  ended?: number;
 }
 
 /** What a kubelet or a containerd makes on a machine that is not hidden from it. */
@@ -35,8 +37,10 @@ export function added(before: Census, now: Census, except: string[] = []): strin
 
 export function census(traces: Traces = { names: [], namespaces: [] }): Census {
   const named = (text: string) => traces.names.some((name) => text.includes(name));
+  const { ended = Number.POSITIVE_INFINITY } = traces;
   return {
     processes: processes()
+      .filter(({ started }) => started <= ended)
       .filter(({ command, namespaces }) => named(command) || namespaces.some((one) => traces.namespaces.includes(one)))
       .map(({ command }) => command),
     netns: existsSync('/run/netns') ? readdirSync('/run/netns') : [],
@@ -67,13 +71,22 @@ export function namespacesOf(pid: number): string[] {
   return ['net', 'mnt', 'pid'].map((kind) => readlinkSync(`/proc/${pid}/ns/${kind}`));
 }
 
-function processes(): { command: string; namespaces: string[] }[] {
+/** In seconds since the boot. */
+export function now(): number {
+  return Number(readFileSync('/proc/uptime', 'utf8').split(' ')[0]);
+}
+
+/** `started` is in seconds since the boot. */
+function processes(): { command: string; namespaces: string[]; started: number }[] {
   return readdirSync('/proc')
     .filter((entry) => /^\d+$/.test(entry))
     .flatMap((pid) => {
       try {
         const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
-        return [{ command: `${pid} ${command}`, namespaces: namespacesOf(Number(pid)) }];
+        // Field 22, in hundredths of a second (proc_pid_stat(5)); the name before it may hold blanks.
+        const [, rest = ''] = readFileSync(`/proc/${pid}/stat`, 'utf8').split(/\) (?=\w )/);
+        const started = Number(rest.split(' ')[19]) / 100;
+        return [{ command: `${pid} ${command}`, namespaces: namespacesOf(Number(pid)), started }];
       } catch {
         return []; // it ended
       }

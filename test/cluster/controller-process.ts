@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import type { V1Pod } from '@kubernetes/client-node';
 import type { ApiClient } from '../../lib/kube/client.ts';
 import type { PodView } from '../../lib/observe/page.ts';
+import { patience } from '../support/patience.ts';
 import { launch } from '../support/process.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { imageName } from './images/images.ts';
@@ -94,7 +95,7 @@ export class ControllerProcess {
   async get(path: string): Promise<{ status: number; text: string }> {
     const response = await fetch(`http://${this.#address}${path}`, {
       headers: { accept: 'application/json' },
-      signal: AbortSignal.timeout(LIMIT_MS),
+      signal: AbortSignal.timeout(LIMIT_MS * patience()),
     });
     return { status: response.status, text: await response.text() };
   }

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { suite } from '../suite.ts';
 import { launch } from '../support/process.ts';
-import { added, census } from './census.ts';
+import { added, census, now } from './census.ts';
 import type { Testimony } from './fixtures/victim.ts';
 import { until } from './pods.ts';
 import { openSandbox } from './sandbox/sandbox.ts';
@@ -39,10 +39,11 @@ test(
     const before = census();
     const { victim, testimony } = await startVictim();
     assert.ok(census(testimony).processes?.length);
+    const ended = now();
     victim.kill('SIGKILL');
     await until(
       'gone: the cluster',
-      async () => added(before, census(testimony)),
+      async () => added(before, census({ ...testimony, ended })),
       (left) => left.length === 0,
       10_000,
     );
@@ -58,16 +59,17 @@ test(
     for (const folder of testimony.folders) {
       process.kill(Number(readFileSync(join(folder, 'keeper.pid'), 'utf8')), 'SIGKILL');
     }
+    const traces = { ...testimony, ended: now() };
     victim.kill('SIGKILL');
     await until(
       'gone: what ran',
-      async () => added(before, census(testimony), ['cgroups', 'folders']),
+      async () => added(before, census(traces), ['cgroups', 'folders']),
       (left) => left.length === 0,
       10_000,
     );
     const next = await openSandbox();
     await next.close();
-    assert.deepEqual(added(before, census(testimony)), []);
+    assert.deepEqual(added(before, census(traces)), []);
   },
   { timeoutMs: LIMIT_MS },
 );

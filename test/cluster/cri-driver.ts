@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { codecOf, compileSchema } from '../../lib/protobuf.ts';
 import { Channel } from '../../lib/runtime/channel.ts';
 import { type Method, method } from '../../lib/runtime/method.ts';
+import { patience } from '../support/patience.ts';
 
 /** https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto */
 const SCHEMA = compileSchema({
@@ -86,6 +87,6 @@ export class CriDriver {
   }
 
   #call<Request, Response>(method: Method<Request, Response>, request: Request): Promise<Response> {
-    return this.#channel.call(method, request, { limitMs: LIMIT_MS });
+    return this.#channel.call(method, request, { limitMs: LIMIT_MS * patience() });
   }
 }

@@ -1,6 +1,7 @@
 /** What tests do with pods, in few words. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CoreV1Api, V1Container, V1Pod, V1PodSpec } from '@kubernetes/client-node';
+import { isOver } from '../support/patience.ts';
 import { imageName } from './images/images.ts';
 
 /** A kubelet whose first list fails waits for up to 30 s before the next. */
@@ -26,11 +27,11 @@ export async function until<T>(
   right: (answer: T) => boolean,
   limitMs = 30_000,
 ): Promise<T> {
-  const limit = performance.now() + limitMs;
+  const began = performance.now();
   for (;;) {
     const answer = await ask();
     if (right(answer)) return answer;
-    if (performance.now() > limit) throw new Error(`not ${what} after ${limitMs / 1000} s: ${JSON.stringify(answer)}`);
+    if (isOver(began, limitMs)) throw new Error(`not ${what} after ${limitMs / 1000} s: ${JSON.stringify(answer)}`);
     await sleep(50);
   }
 }

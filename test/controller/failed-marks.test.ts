@@ -13,6 +13,7 @@ import type { Probe } from '../../lib/native/addon.ts';
 import type { Locator } from '../../lib/netns/locate.ts';
 import { createLogger } from '../../lib/observe/log.ts';
 import { suite } from '../suite.ts';
+import { isOver } from '../support/patience.ts';
 
 const PORTS = 'traffic.sidecar.istio.io/includeInboundPorts';
 const REF = { namespace: 'shop', name: 'web', uid: '1' };
@@ -82,8 +83,8 @@ async function runUntil(api: Api, right: (controller: Controller) => boolean): P
   const stop = new AbortController();
   const ended = controller.run(stop.signal, AbortSignal.timeout(5000));
   try {
-    for (let limit = performance.now() + 5000; !right(controller); await sleep(2)) {
-      if (performance.now() > limit) throw new Error(`still ${JSON.stringify([controller.states(), api.patches])}`);
+    for (const began = performance.now(); !right(controller); await sleep(2)) {
+      if (isOver(began, 5000)) throw new Error(`still ${JSON.stringify([controller.states(), api.patches])}`);
     }
   } finally {
     stop.abort();

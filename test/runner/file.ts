@@ -7,6 +7,7 @@ import { styleText } from 'node:util';
 import type { Sandbox } from '../../lib/demo/userns.ts';
 import type { FileReport } from '../suite.ts';
 import { nodeEnvironment } from '../support/node.ts';
+import { isOver } from '../support/patience.ts';
 import { type SetUpMessage, setUp } from './set-up.ts';
 
 export const ROOT = join(import.meta.dirname, '../..');
@@ -90,16 +91,19 @@ async function runProcess(
     });
   }
   let expired = false;
-  const limit = () =>
-    setTimeout(() => {
+  const limit = () => {
+    const began = performance.now();
+    return setInterval(() => {
+      if (expired || !isOver(began, FILE_LIMIT_MS)) return;
       expired = true;
       end(pid, 'SIGTERM');
       setTimeout(end, GRACE_MS, pid, 'SIGKILL').unref();
-    }, FILE_LIMIT_MS);
+    }, FILE_LIMIT_MS / 10);
+  };
   let timer = limit();
   child.on('message', async ({ need }: SetUpMessage) => {
     // The file waits meanwhile.
-    clearTimeout(timer);
+    clearInterval(timer);
     const reply = await setUp(need);
     timer = limit();
     if (child.connected) child.send(reply, () => {});
@@ -116,7 +120,7 @@ async function runProcess(
       });
     });
   });
-  clearTimeout(timer);
+  clearInterval(timer);
   if (pid !== undefined) groups.delete(pid);
   return { output, problem };
 }

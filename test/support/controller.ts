@@ -9,6 +9,7 @@ import { native } from '../../lib/native/addon.ts';
 import { type Located, Locator, type NotLocated, type RuntimePod } from '../../lib/netns/locate.ts';
 import { createLogger } from '../../lib/observe/log.ts';
 import type { Farm } from './netns.ts';
+import { isOver } from './patience.ts';
 import { NODE } from './pod-server.ts';
 
 /** Called with a pod's uid, before it is looked for and after that. */
@@ -78,7 +79,7 @@ export async function runController(
 
 /** Throws with `state` when it is not so after half a minute. */
 export async function until(what: string, right: () => boolean, state: () => unknown): Promise<void> {
-  for (const limit = performance.now() + 30_000; !right(); await sleep(20)) {
-    if (performance.now() > limit) throw new Error(`not ${what}: ${JSON.stringify(state())}`);
+  for (const began = performance.now(); !right(); await sleep(20)) {
+    if (isOver(began, 30_000)) throw new Error(`not ${what}: ${JSON.stringify(state())}`);
   }
 }

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isOver } from '../../support/patience.ts';
 import type { Programs } from '../programs.ts';
 import type { Sandbox } from './sandbox.ts';
 
@@ -67,10 +68,10 @@ function startService(sandbox: Sandbox, name: string, argv: string[], env: NodeJ
     log,
     start,
     async ready(probe, limitMs = READY_LIMIT_MS) {
-      const limit = performance.now() + limitMs;
+      const began = performance.now();
       while (!(await probe().catch(() => false))) {
         if (ended()) throw complain('ended');
-        if (performance.now() > limit) throw complain(`is not ready after ${limitMs / 1000} s`);
+        if (isOver(began, limitMs)) throw complain(`is not ready after ${limitMs / 1000} s`);
         await sleep(POLL_MS);
       }
     },
