@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 #
 # docker buildx build --platform linux/amd64,linux/arm64 --sbom=true --provenance=true --tag NAME:TAG --push .
+# The gate's own image: the same with --target gate --tag NAME-gate:TAG.
 # The harness, for the chart's bench.enabled: the same with --target bench --tag NAME:TAG-bench.
 
 FROM debian:bookworm AS build
@@ -27,6 +28,15 @@ FROM scratch AS bench
 COPY --from=build-bench --chown=0:0 /home/build/bench /
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ENTRYPOINT ["/usr/local/bin/node","/app/bench/main.ts"]
+
+# The gate alone (chart/image/files.ts), for every pod of the mesh: --target gate --tag NAME-gate:TAG.
+FROM build AS build-gate
+RUN npm run build:image-root -- --gate /home/build/gate
+
+FROM scratch AS gate
+COPY --from=build-gate --chown=0:0 /home/build/gate /
+USER 1337:1337
+ENTRYPOINT ["/pod-network-gate"]
 
 # No shell, no package manager, nothing that the controller and the gate do not use: chart/image/files.ts is the list.
 FROM scratch

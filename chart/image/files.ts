@@ -62,6 +62,11 @@ export async function imageLayers(root: string, release: string): Promise<[runti
   return [runtime, own];
 }
 
+/** The gate, with its licences: what every pod of the mesh needs, as an image volume or an init container. */
+export function gateLayer(root: string, release: string): ImageFile[] {
+  return [program('pod-network-gate', join(release, 'gate')), ...texts(root, OWN_LICENSES)];
+}
+
 export function addonIn(release: string): string {
   const [addon] = globSync([join(release, 'bindings/ipnc.node'), join(release, 'ipnc.node')]);
   if (addon === undefined) throw new Error(`the addon is not built in ${release}; run ./setup`);
@@ -105,10 +110,15 @@ const PACKAGE = /^.*node_modules\/(?:@[^/]+\/)?[^/]+/;
 
 /** Ours, and those of what is in the bundle and linked to the addon, which may not be given away without. */
 export function licenses(root: string, packages: string[]): ImageFile[] {
-  const ours = ['LICENSE', 'native/LICENSE', 'native/COPYING'];
   const node = 'node_modules/node/node_modules/node-linux-*/LICENSE';
   const theirs = packages.map((folder) => `${folder}/{LICEN[SC]E,licen[sc]e}*`);
-  return globSync([...ours, node, ...theirs], { cwd: root })
+  return texts(root, [...OWN_LICENSES, node, ...theirs]);
+}
+
+const OWN_LICENSES = ['LICENSE', 'native/LICENSE', 'native/COPYING'];
+
+function texts(root: string, patterns: string[]): ImageFile[] {
+  return globSync(patterns, { cwd: root })
     .sort()
     .map((file) => ({
       path: `${LICENSES}/${file.replaceAll('node_modules/', '')}`,

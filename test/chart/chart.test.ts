@@ -501,10 +501,44 @@ test('bench: another configuration is another Job, for a Job cannot be changed',
   }
 });
 
-test('istiod is told to inject no istio-init, and on OpenShift not to ask for a network attachment', () => {
-  assert.deepEqual(parse(chartFile('files/istiod-values.yaml')), {
-    pilot: { cni: { enabled: true, provider: 'default' } },
+/** The values for istiod's chart. */
+async function istiodValues(...set: string[]) {
+  const objects = await render(['injection.mode=istio', ...set]);
+  const { data } = objects.find(({ metadata }) => metadata.name.endsWith('-istiod')) as {
+    data?: Record<string, string>;
+  };
+  const { pilot, sidecarInjectorWebhook } = parse(data?.['values.yaml'] ?? '') as {
+    pilot: unknown;
+    sidecarInjectorWebhook: { defaultTemplates: string[]; templates: Record<string, string> };
+  };
+  return { pilot, ...sidecarInjectorWebhook, template: sidecarInjectorWebhook.templates['pod-network-gate'] ?? '' };
+}
+
+test('istiod gets a template of its own for the gate, and asks for no network attachment', async () => {
+  const { pilot, defaultTemplates, template } = await istiodValues('image.repository=r.example/ipnc', 'image.tag=v9');
+  assert.deepEqual(pilot, { cni: { enabled: true, provider: 'default' } });
+  assert.deepEqual(defaultTemplates, ['sidecar', 'pod-network-gate']);
+  assert.match(template, /image: "r\.example\/ipnc-gate:v9"/);
+  // Every placeholder of ours is replaced.
+  assert.doesNotMatch(template, /@[A-Z]+@/);
+});
+
+for (const [set, sidecar] of [
+  [['injection.wait=sidecar'], true],
+  [['injection.wait=init'], false],
+  // helm template sees no node.
+  [['injection.wait=auto'], false],
+] as const) {
+  test(`${set}: the gate is ${sidecar ? '' : 'never '}in the sidecar`, async () => {
+    assert.match((await istiodValues(...set)).template, new RegExp(`\\$sidecar := and ${sidecar} `));
   });
+}
+
+test('with other ways of injection istiod gets no values', async () => {
+  for (const mode of MODES.filter((mode) => mode !== 'istio')) {
+    const objects = await render([`injection.mode=${mode}`]);
+    assert.ok(!objects.some(({ metadata }) => metadata.name.endsWith('-istiod')), mode);
+  }
 });
 
 /** Names of metrics, those of histograms in full. */
@@ -564,7 +598,7 @@ test('NOTES say how to go on, for each way of injection', async () => {
     return (await helm('install', 'mesh', CHART, '--namespace', 'istio-system', ...flags)).split('NOTES:')[1] ?? '';
   };
   assert.match(await notes('injection.mode=policy'), /by a MutatingAdmissionPolicy/);
-  assert.match(await notes('injection.mode=istio'), /pilot:\s+cni:\s+enabled: true/);
+  assert.match(await notes('injection.mode=istio'), /helm upgrade istiod .*istiod-values.yaml/);
   assert.match(await notes('injection.mode=none'), /Nothing is injected/);
   assert.match(await notes('kubernetesDistribution=OpenShift'), /nonroot-v2/);
   assert.match(await notes('Namespace=kube-system'), /no "helm test"/);

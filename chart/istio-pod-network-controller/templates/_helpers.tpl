@@ -24,6 +24,15 @@ istio-system
 {{- end -}}
 {{- end -}}
 
+{{- define "istio-pod-network-controller.gateImage" -}}
+{{- $repository := .Values.gateImage.repository | default (printf "%s-gate" .Values.image.repository) -}}
+{{- if .Values.gateImage.digest -}}
+{{- printf "%s@%s" $repository .Values.gateImage.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (.Values.gateImage.tag | default .Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "istio-pod-network-controller.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -33,6 +33,27 @@ policy, istio or none. auto is policy where the API server has it.
 {{- end }}
 
 {{/*
+sidecar or init: where pods wait. auto is sidecar if the API server has image volumes (on by default since Kubernetes 1.35)
+and the runtime of every node that can be seen now mounts them.
+*/}}
+{{- define "istio-pod-network-controller.injectionWait" -}}
+{{- if ne .Values.injection.wait "auto" -}}
+{{ .Values.injection.wait }}
+{{- else if not (semverCompare ">=1.35-0" .Capabilities.KubeVersion.Version) -}}
+init
+{{- else -}}
+{{- $nodes := (lookup "v1" "Node" "" "").items | default list }}
+{{- $able := gt (len $nodes) 0 }}
+{{- range $nodes }}
+{{- $runtime := splitList "://" .status.nodeInfo.containerRuntimeVersion }}
+{{- $least := get (dict "containerd" ">=2.1-0" "cri-o" ">=1.31-0") (first $runtime) }}
+{{- if or (not $least) (not (semverCompare ($least | default ">=0") (last $runtime))) }}{{ $able = false }}{{ end }}
+{{- end }}
+{{- ternary "sidecar" "init" $able }}
+{{- end }}
+{{- end }}
+
+{{/*
 Where the image has the gate: GATE of test/cluster/images/controller.ts.
 */}}
 {{- define "istio-pod-network-controller.gateCommand" -}}

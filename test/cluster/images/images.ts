@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { BENCH_ENTRYPOINT, benchLayers } from '../../../chart/image/bench.ts';
-import { ENVIRONMENT, imageLayers, MAIN, PATH, USER } from '../../../chart/image/files.ts';
+import { ENVIRONMENT, gateLayer, imageLayers, MAIN, PATH, USER } from '../../../chart/image/files.ts';
 import { run } from '../../support/process.ts';
 import type { Image } from './archive.ts';
 
@@ -35,8 +35,9 @@ export const images = {
   /** native/gate, and nothing else: what a pod of the mesh starts first. */
   'pod-network-gate': async (): Promise<Image> => ({
     name: imageName('pod-network-gate'),
-    layers: [[{ path: 'pod-network-gate', mode: 0o755, content: fileFromSetup(join(release, 'gate')) }]],
+    layers: [gateLayer(root, release)],
     entrypoint: ['/pod-network-gate'],
+    user: USER,
   }),
 
   /** The product: Node, the bundled command line, the addon with its libraries, the gate. */
