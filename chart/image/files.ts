@@ -64,7 +64,9 @@ export async function imageLayers(root: string, release: string): Promise<[runti
 
 /** The gate, with its licences: what every pod of the mesh needs, as an image volume or an init container. */
 export function gateLayer(root: string, release: string): ImageFile[] {
-  return [program('pod-network-gate', join(release, 'gate')), ...texts(root, OWN_LICENSES)];
+  const gate = program('pod-network-gate', join(release, 'gate'));
+  // Whoever has the path of the controller's image finds it here as well.
+  return [gate, { path: GATE.slice(1), link: '/pod-network-gate' }, ...texts(root, OWN_LICENSES)];
 }
 
 export function addonIn(release: string): string {
