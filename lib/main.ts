@@ -13,7 +13,7 @@ import { type Context, EXIT, OTHER, printError } from './cli/shared.ts';
 import { verifyCommand } from './cli/verify.ts';
 import { ConfigErrors } from './config/read.ts';
 import { demoCommand } from './demo/command.ts';
-import { Failure } from './errors.ts';
+import { asFailure } from './errors.ts';
 import { ConfigError } from './options/config-error.ts';
 
 /** Room for a message and a suggestion; a word of a megabyte is not repeated. */
@@ -55,8 +55,8 @@ Examples:
   ipnc plan                          the rules that Istio injects by default
   ipnc apply --netns pod             install them in /run/netns/pod
 
-Exit codes: 0 done or nothing to do, 1 failed and nothing left half done, 2 usage or invalid configuration and
-nothing touched, 3 drift ("verify").`,
+Exit codes: 0 done or nothing to do, 1 failed (nothing is left half done, unless the message says so), 2 usage or
+invalid configuration (nothing was touched), 3 drift ("verify").`,
     )
     .exitOverride()
     .configureOutput({
@@ -98,14 +98,8 @@ function fail(error: unknown, io: Io, json: boolean): number {
     for (const each of error.errors) fail(each, io, json);
     return EXIT.usage;
   }
-  if (error instanceof Failure) {
-    const { code, remedy } = error;
-    printError(io, json, { code, message: error.message, ...(remedy !== undefined && { remedy }) });
-    return EXIT.failed;
-  }
-  const thrown = error instanceof Error ? error : new Error(String(error));
-  const code = 'code' in thrown && typeof thrown.code === 'string' ? thrown.code : 'ERR_UNKNOWN';
-  printError(io, json, { code, message: thrown.message });
+  const { code, message, remedy } = asFailure(error);
+  printError(io, json, { code, message, remedy });
   return EXIT.failed;
 }
 

@@ -326,6 +326,7 @@ Value ToJs(Env env, const Error& error) {
   if (!error.syscall.empty()) object.Set("syscall", error.syscall);
   if (!error.path.empty()) object.Set("path", error.path);
   if (!error.table.empty()) object.Set("table", error.table);
+  if (!error.detail.empty()) object.Set("detail", error.detail);
   return object;
 }
 

@@ -1,5 +1,4 @@
 import { Command } from 'commander';
-import { explain } from '../errors.ts';
 import { type ApplyResult, native, PHASES, type Timings } from '../native/addon.ts';
 import { columns, type Io, paint, printJson } from './output.ts';
 import {
@@ -31,8 +30,8 @@ Examples:
   ipnc apply --pid 1234 -b 8080 -i 10.0.0.0/8,fd00::/8 inbound port 8080, outbound to these networks
   kubectl get pod web -o yaml | ipnc apply --netns /run/netns/cni-1 --pod -
 
-Exit codes: 0 done or nothing to do, 1 failed and nothing left half done, 2 usage or invalid configuration and
-nothing touched.`,
+Exit codes: 0 done or nothing to do, 1 failed (nothing is left half done, unless the message says so), 2 usage or
+invalid configuration (nothing was touched).`,
     );
   addOutputOption(addRedirectOptions(addTargetOptions(command)));
   command.option('--release', "wake the pod's gate once the rules stand (pod-network-gate)");
@@ -42,14 +41,10 @@ nothing touched.`,
     const redirect = readRedirect(command, context);
     const located = await locateAndPlan(given, redirect);
     const { target, families, backend, reason, form } = located;
-    try {
-      const compiled = await native().compile(form);
-      const result = await compiled.apply(target, { release });
-      if (json) printJson(io, { command: 'apply', netns: target, families, backend, reason, ...result });
-      else io.out(text(io, located, result));
-    } catch (error) {
-      throw explain(error, target.path);
-    }
+    const compiled = await native().compile(form);
+    const result = await compiled.apply(target, { release });
+    if (json) printJson(io, { command: 'apply', netns: target, families, backend, reason, ...result });
+    else io.out(text(io, located, result));
   });
 }
 

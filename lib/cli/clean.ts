@@ -1,5 +1,4 @@
 import { Command } from 'commander';
-import { explain } from '../errors.ts';
 import { native } from '../native/addon.ts';
 import { identifyTarget, targetPath } from '../netns/target.ts';
 import { phases } from './apply.ts';
@@ -27,21 +26,17 @@ Exit codes: 0 done or nothing to do, 1 failed, 2 usage.`,
     const { given, json, io } = readOptions(command, context);
     const { path, dev, ino, cookie } = await identifyTarget(targetPath(given));
     const target = { path, dev, ino, cookie };
-    try {
-      const result = await native().clean(target);
-      if (json) {
-        printJson(io, { command: 'clean', netns: target, ...result });
-      } else if (!result.changed) {
-        io.out(`${paint(io, 'green', 'nothing to do')}: nothing of ours is in ${path}\n`);
-      } else {
-        const rows = result.tables.map((table) => ['', tableName(table), table.how]);
-        const routes = result.routes.map((line) => `  ip ${line}\n`);
-        io.out(
-          `${paint(io, 'green', 'removed')}: ${path}\n${columns(rows)}${routes.join('')}${phases(io, result.timings)}`,
-        );
-      }
-    } catch (error) {
-      throw explain(error, path);
+    const result = await native().clean(target);
+    if (json) {
+      printJson(io, { command: 'clean', netns: target, ...result });
+    } else if (!result.changed) {
+      io.out(`${paint(io, 'green', 'nothing to do')}: nothing of ours is in ${path}\n`);
+    } else {
+      const rows = result.tables.map((table) => ['', tableName(table), table.how]);
+      const routes = result.routes.map((line) => `  ip ${line}\n`);
+      io.out(
+        `${paint(io, 'green', 'removed')}: ${path}\n${columns(rows)}${routes.join('')}${phases(io, result.timings)}`,
+      );
     }
   });
 }

@@ -26,7 +26,7 @@ Example:
 Exit codes: 0 open, 126 not redirected in time, 1 configuration or refused, 2 usage, 128 + n ended by signal n.`,
     )
     .action((words: string[]) => {
-      if (!existsSync(GATE)) throw new Failure('ENOENT', 'the gate is not built here', 'run ./setup');
+      if (!existsSync(GATE)) throw new Failure('ERR_NOT_BUILT', { subject: 'the gate' });
       // A process.execve that fails ends this process with a core dump.
       accessSync(GATE, constants.X_OK);
       process.execve?.(GATE, ['pod-network-gate', ...words], { ...io.environment });

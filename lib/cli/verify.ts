@@ -1,5 +1,4 @@
 import { Command } from 'commander';
-import { explain } from '../errors.ts';
 import { native } from '../native/addon.ts';
 import { type DiffSection, diff, heading } from '../ruleset/diff.ts';
 import { type Io, paint, printJson } from './output.ts';
@@ -37,24 +36,20 @@ Exit codes: 0 all stands as it should, 1 failed, 2 usage or invalid configuratio
     const { given, json, io } = readOptions(command, context);
     const redirect = readRedirect(command, context);
     const { target, families, backend, reason, form } = await locateAndPlan(given, redirect);
-    try {
-      const compiled = await native().compile(form);
-      const verified = await compiled.verify(target);
-      const { ok, routes, timings } = verified;
-      const drift = diff(form, verified);
-      const what = `${familyNames(families)}, ${backend}: ${reason}`;
-      if (json) {
-        printJson(io, { command: 'verify', netns: target, families, backend, reason, ok, drift, routes, timings });
-      } else if (ok) {
-        io.out(`${paint(io, 'green', 'ok')}: ${target.path} is as it should be (${what})\n`);
-      } else {
-        io.out(`${paint(io, 'red', 'drift')}: ${target.path} (${what})\n`);
-        for (const section of drift) io.out(text(io, section));
-      }
-      if (!ok) context.exit(EXIT.drift);
-    } catch (error) {
-      throw explain(error, target.path);
+    const compiled = await native().compile(form);
+    const verified = await compiled.verify(target);
+    const { ok, routes, timings } = verified;
+    const drift = diff(form, verified);
+    const what = `${familyNames(families)}, ${backend}: ${reason}`;
+    if (json) {
+      printJson(io, { command: 'verify', netns: target, families, backend, reason, ok, drift, routes, timings });
+    } else if (ok) {
+      io.out(`${paint(io, 'green', 'ok')}: ${target.path} is as it should be (${what})\n`);
+    } else {
+      io.out(`${paint(io, 'red', 'drift')}: ${target.path} (${what})\n`);
+      for (const section of drift) io.out(text(io, section));
     }
+    if (!ok) context.exit(EXIT.drift);
   });
 }
 

@@ -4,6 +4,7 @@
  * decides it. An environment variable set to nothing is unset, but for a redirect option that takes an empty list.
  */
 import { readFileSync } from 'node:fs';
+import { Failure } from '../errors.ts';
 import { optionList } from '../istio/options.ts';
 import { type ClusterDefaults, redirect } from '../istio/redirect.ts';
 import { environmentSource, flagSource, type Given, type Source } from '../istio/sources.ts';
@@ -14,13 +15,12 @@ import { type RunOption, type RunValues, runOptionList, runOptions } from './opt
 export interface RunConfig extends RunValues, ClusterDefaults {}
 
 /** All that cannot be honoured in a configuration, one line each in `message`. */
-export class ConfigErrors extends Error {
+export class ConfigErrors extends Failure {
   override readonly name = 'ConfigErrors';
-  readonly code = 'ERR_CONFIG';
   readonly errors: readonly ConfigError[];
 
   constructor(errors: readonly ConfigError[]) {
-    super(errors.map(({ message }) => message).join('\n'));
+    super('ERR_CONFIG', { message: errors.map(({ message }) => message).join('\n') });
     this.errors = errors;
   }
 }

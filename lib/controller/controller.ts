@@ -5,9 +5,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type BackoffLimits, backoff } from '../backoff.ts';
 import { keepNewest } from '../bounded.ts';
-import type { NativeError } from '../errors.ts';
+import { asFailure, LONGEST_PAUSE_MS } from '../errors.ts';
 import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
-import type { ApiClient, ApiError } from '../kube/client.ts';
+import { type ApiClient, ApiError } from '../kube/client.ts';
 import type { EventRecorder } from '../kube/events.ts';
 import { Informer, type InformerEvent } from '../kube/informer.ts';
 import { toNamespaceRecord, toPodRecord } from '../kube/pods.ts';
@@ -17,8 +17,8 @@ import type { Metrics, PodState, QueueStats } from '../observe/metrics.ts';
 import type { PodView } from '../observe/page.ts';
 import type { RuntimeEvents } from '../runtime/events.ts';
 import type { SandboxHint } from '../runtime/hint-queue.ts';
-import { type Attempt, WorkQueue } from './queue.ts';
-import { type Installed, isFinal, markedPod, type Outcome, type Reconciler, type Task } from './reconcile.ts';
+import { type Attempt, type Verdict, WorkQueue } from './queue.ts';
+import { type Installed, markedPod, type Outcome, type Reconciler, type Task } from './reconcile.ts';
 
 export interface ControllerOptions {
   kube: ApiClient;
@@ -75,7 +75,7 @@ export class Controller {
     this.#queue = new WorkQueue({
       concurrency: options.concurrency,
       work: ({ key }) => this.#work(key),
-      retry: (error) => (isFinal(error) ? false : { ...retryAfter(error) }),
+      retry: retryOf,
       onError: (error, attempt) => this.#onError(error, attempt),
     });
     this.#namespaces = new Informer({
@@ -206,7 +206,7 @@ export class Controller {
         // What may heal is not written there: the pod's gate would give up on it.
         .catch(async (error: unknown) => {
           // A mark that fails is what is tried again, and the rest with it.
-          if (isFinal(error)) await marker.mark(markedPod(pod), failed(error));
+          if (asFailure(error).retry === 'no') await marker.mark(markedPod(pod), failed(error));
           throw error;
         });
       if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
@@ -279,16 +279,12 @@ export class Controller {
     const entry = this.#entries.get(uid);
     if (entry === undefined) return;
     const { log, recorder, metrics } = this.#options;
-    const code = String((error as Partial<NativeError>).code ?? (error as Partial<ApiError>).status ?? 'unknown');
+    const failure = asFailure(error);
+    const { code, event, message } = failure;
     metrics.failed(code);
-    entry.view = {
-      state: 'failed',
-      reason: error instanceof Error ? error.message : String(error),
-      since: new Date().toISOString(),
-    };
-    podLine(log, { pod: entry.pod.metadata, outcome: 'failed', error });
-    const mark = failed(error);
-    recorder.record(entry.pod.metadata, { type: 'Warning', reason: mark.reason, note: mark.message });
+    entry.view = { state: 'failed', reason: message, since: new Date().toISOString() };
+    podLine(log, { pod: entry.pod.metadata, outcome: 'failed', error: failure });
+    recorder.record(entry.pod.metadata, { type: 'Warning', reason: event, note: message });
   }
 
   async #sweepEach(signal: AbortSignal): Promise<void> {
@@ -322,9 +318,12 @@ export class Controller {
   }
 }
 
-function retryAfter(error: unknown): { afterMs?: number } {
-  const { retryAfterMs } = error as Partial<ApiError>;
-  return retryAfterMs === undefined ? {} : { afterMs: retryAfterMs };
+/** Whether and when a pod is tried again after this error. */
+export function retryOf(error: unknown): Verdict {
+  const { retry } = asFailure(error);
+  if (retry === 'no') return false;
+  const afterMs = error instanceof ApiError ? error.retryAfterMs : undefined;
+  return { longestMs: LONGEST_PAUSE_MS[retry], ...(afterMs !== undefined && { afterMs }) };
 }
 
 /**

@@ -2,7 +2,6 @@
 import { createHash } from 'node:crypto';
 import { keepNewest } from '../bounded.ts';
 import type { RunConfig } from '../config/read.ts';
-import { explain } from '../errors.ts';
 import { plan } from '../istio/plan.ts';
 import type { PodRecord } from '../istio/pod.ts';
 import { podRedirect, type Redirect } from '../istio/redirect.ts';
@@ -65,7 +64,7 @@ export class Planner {
       return { compiled: await compiled, backend, rules };
     } catch (error) {
       this.#compiled.delete(rules);
-      throw explain(error, netns.path);
+      throw error;
     }
   }
 }

@@ -25,12 +25,17 @@ export interface Attempt {
   waitedMs: number;
 }
 
+/**
+ * False where a retry cannot help. `afterMs`: how long the other side wants to be left alone. `longestMs`: what the pauses
+ * grow to, if not to the longest of the queue.
+ */
+export type Verdict = false | { afterMs?: number; longestMs?: number };
+
 export interface QueueOptions {
   work: (attempt: Attempt) => Promise<void>;
   /** Workers. */
   concurrency: number;
-  /** False where another attempt would end the same; otherwise how long the other side wants to be left alone. */
-  retry: (error: unknown) => false | { afterMs?: number };
+  retry: (error: unknown) => Verdict;
   /** `waitMs`: until the next attempt; absent if there is none. If it throws, nobody hears of it. */
   onError?: (error: unknown, attempt: Attempt, waitMs?: number) => void;
   /** Shortest and longest wait after a failure. */
@@ -214,16 +219,16 @@ export class WorkQueue {
 
   /** How long to wait; undefined where another attempt would be in vain. */
   #afterFailure(error: unknown, attempt: Attempt, entry: Entry): Wait | undefined {
-    const { retry, onError, random } = this.#options;
-    const { backoffMs } = this.#options;
+    const { retry, onError, random, backoffMs } = this.#options;
+    const [firstMs] = backoffMs;
     let wait: Wait | undefined;
     // What these two throw must not keep the worker.
     try {
       const verdict = retry(error);
       if (verdict && !entry.forgotten) {
-        const { afterMs = 0 } = verdict;
-        const ms = afterMs + backoff(backoffMs, entry.failures + 1, { random: random() });
-        wait = { ms, shortestMs: Math.max(afterMs, backoffMs[0] / 2) };
+        const { afterMs = 0, longestMs = backoffMs[1] } = verdict;
+        const ms = afterMs + backoff([firstMs, longestMs], entry.failures + 1, { random: random() });
+        wait = { ms, shortestMs: Math.max(afterMs, firstMs / 2) };
       }
       onError(error, attempt, wait?.ms);
     } catch {}

@@ -4,7 +4,6 @@
  *     decide -> plan -> locate -> compile -> install -> verify -> release -> mark
  */
 import type { RunConfig } from '../config/read.ts';
-import { explain, type NativeError } from '../errors.ts';
 import { decide, type SkipReason } from '../istio/enrolment.ts';
 import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { runtimeUid } from '../kube/pods.ts';
@@ -85,8 +84,8 @@ export class Reconciler {
   }
 
   /**
-   * Rejects with ConfigError, Failure, or the API server's answer. In the pod the rules are then installed or rolled
-   * back, never half of them; the mark may be missing.
+   * Rejects with Failure. In the pod the rules are then installed or rolled back, and half of them only after
+   * ERR_ROLLBACK; the mark may be missing.
    */
   async reconcile(task: Task): Promise<Outcome> {
     const { config, marker, bootId } = this.#options;
@@ -114,9 +113,7 @@ export class Reconciler {
     const fresh = pod.status.phase === 'Pending' && netns.standing.length === 0;
     this.#touched.add(pod.metadata.uid);
     // Reads back what it wrote, and then wakes the pod's gate.
-    const { changed, timings } = await compiled.apply(target, { fresh, release: true }).catch((error: unknown) => {
-      throw explain(error, netns.path);
-    });
+    const { changed, timings } = await compiled.apply(target, { fresh, release: true });
     watch.lap('install');
     watch.split('install', { verify: timings.verify, release: timings.release });
 
@@ -156,13 +153,8 @@ export class Reconciler {
       return false;
     }
     const netns = await this.#locate(task);
-    if (!('reason' in netns)) {
-      await native()
-        .clean(netns)
-        .catch((error: unknown) => {
-          throw explain(error, netns.path);
-        });
-    } else if (!WITHOUT_NETNS.has(netns.reason)) return netns;
+    if (!('reason' in netns)) await native().clean(netns);
+    else if (!WITHOUT_NETNS.has(netns.reason)) return netns;
     await marker.unmark(markedPod(pod));
     this.#touched.delete(uid);
     return true;
@@ -186,13 +178,4 @@ export function markedPod({ metadata, spec, status: { conditions } }: PodRecord)
   const { uid, namespace, name, resourceVersion, annotations } = metadata;
   const readinessGates = (spec.readinessGates ?? []).map(({ conditionType }) => conditionType);
   return { uid, namespace, name, resourceVersion, annotations, conditions, readinessGates };
-}
-
-/**
- * Errors that another attempt ends the same way, until the pod or its node changes. What the API server forbids (ERR_RBAC)
- * is none: nothing tells when a role is put right.
- */
-export function isFinal(error: unknown): boolean {
-  const { code } = error as Partial<NativeError>;
-  return code !== undefined && ['ERR_CONFIG', 'ERR_USERNS', 'ERR_HOST_NETNS', 'ERR_INVALID_RULE'].includes(code);
 }

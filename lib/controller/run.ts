@@ -26,7 +26,7 @@ async function requireNode(): Promise<Probe> {
   if (missing.length === 0 && probe !== undefined) return probe;
   const lines = missing.map(({ name, detail }) => `${name}: ${detail}`);
   const remedies = missing.flatMap(({ remedy }) => (remedy === undefined ? [] : [remedy]));
-  throw new Failure('ERR_NODE', lines.join('\n'), remedies.join('; '));
+  throw new Failure('ERR_NODE', { detail: lines.join('\n'), remedy: remedies.join('; ') });
 }
 
 /** Resolves with the exit code. Rejects with Failure where this node cannot do it. */

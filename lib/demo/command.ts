@@ -24,16 +24,14 @@ export function demoCommand({ io, exit }: Context): Command {
     .action(async ({ backend, cluster = false }: { backend?: string; cluster?: boolean }) => {
       const wanted = readBackend(backend);
       if (cluster && !existsSync(CLUSTER_DEMO)) {
-        const remedy = 'npm run demo -- --cluster, in the project folder';
-        throw new Failure('ERR_CLUSTER', 'the cluster of the tests is not part of what is installed here', remedy);
+        throw new Failure('ERR_CLUSTER', { detail: "the tests' cluster is not part of what is installed here" });
       }
       const sandbox = await runInSandbox();
       if (sandbox.ran) {
         exit(sandbox.exitCode);
         return;
       }
-      if (sandbox.lack !== undefined)
-        throw new Failure('EPERM', 'no network namespaces can be made here', sandbox.lack);
+      if (sandbox.lack !== undefined) throw new Failure('ERR_UNSHARE', { remedy: sandbox.lack });
       // What the demo made goes when the process ends, in whatever way; a signal must only end it in an orderly one.
       for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
         process.on(signal, () => process.exit(128 + constants.signals[signal]));

@@ -6,6 +6,7 @@ import { type AgentOptions, Agent as HttpAgent, request as httpRequest, type Inc
 import { Agent as HttpsAgent, request as httpsRequest, type RequestOptions } from 'node:https';
 import { urlToHttpOptions } from 'node:url';
 import type { KubeConfig } from '@kubernetes/client-node';
+import { type Code, Failure } from '../errors.ts';
 import { ACCEPT, encodingOf, JSON_TYPE, type WatchEvent } from './encoding.ts';
 
 const REQUEST_LIMIT_MS = 10_000;
@@ -47,19 +48,30 @@ const PATCH_TYPES = {
   json: 'application/json-patch+json',
 };
 
+/** By HTTP status. */
+const CODES: Partial<Record<number, Code>> = {
+  401: 'ERR_API_CREDENTIALS',
+  403: 'ERR_RBAC',
+  409: 'ERR_API_CONFLICT',
+  429: 'ERR_API_BUSY',
+};
+
 /** An answer of the API other than 2xx, or a watch's ERROR event. */
-export class ApiError extends Error {
+export class ApiError extends Failure {
   override readonly name = 'ApiError';
   /** Of HTTP. */
   readonly status: number;
+  /** The API server's own message. */
+  readonly answer: string;
   /** Kubernetes' own word, `Expired` or `NotFound`; empty where the answer was no Status object, as from a proxy. */
   readonly reason: string;
   /** From `Retry-After` in seconds, or from the Status object; a minute at most. */
   readonly retryAfterMs: number | undefined;
 
-  constructor(status: number, reason: string, message: string, retryAfterMs?: number) {
-    super(message);
+  constructor(status: number, reason: string, answer: string, retryAfterMs?: number) {
+    super(CODES[status] ?? (status >= 500 ? 'ERR_API_FAILED' : 'ERR_API_REFUSED'), { detail: answer });
     this.status = status;
+    this.answer = answer;
     this.reason = reason;
     this.retryAfterMs = retryAfterMs;
   }
@@ -104,9 +116,9 @@ interface Exchange {
 /**
  * One API server, as one user.
  *
- * Rejections: `ApiError` for an answer that is not 2xx; Node's own error (`code`, `syscall`, `address`) where no answer
- * came, `ETIMEDOUT` past a limit, `AbortError` after the signal. Credentials that are refused (401) are loaded anew and
- * tried once more. GET and PATCH are also repeated when a kept connection turns out to be closed.
+ * Rejects with `ApiError` for an answer that is not 2xx; with another `Failure` where no answer came, `ERR_API_TIMEOUT`
+ * past a limit; with `AbortError` after the signal. Credentials that are refused (401) are loaded anew and tried once
+ * more. GET and PATCH are also repeated when a kept connection turns out to be closed.
  */
 export class ApiClient {
   readonly #load: () => KubeConfig;
@@ -177,7 +189,7 @@ export class ApiClient {
         renewed = true;
         // Unless another request has renewed them meanwhile.
         if (this.#config === access.config) {
-          this.#config = this.#load();
+          this.#config = this.#reload();
           this.#access = undefined;
         }
         continue;
@@ -186,10 +198,21 @@ export class ApiClient {
     }
   }
 
+  #reload(): KubeConfig {
+    try {
+      return this.#load();
+    } catch (error) {
+      throw unusable(error);
+    }
+  }
+
   #accessNow(): Access {
     if (this.#access === undefined || this.#access.until < performance.now()) {
       const config = this.#config;
-      const fresh = { config, options: this.#accessOf(config), until: performance.now() + ACCESS_MS };
+      const options = this.#accessOf(config).catch((error: unknown) => {
+        throw unusable(error);
+      });
+      const fresh = { config, options, until: performance.now() + ACCESS_MS };
       // Whoever asked for it hears of a failure; the next one asks again.
       fresh.options.catch(() => {
         if (this.#access === fresh) this.#access = undefined;
@@ -242,7 +265,7 @@ export class ApiClient {
         clearTimeout(timer);
         const closed = error.code === 'ECONNRESET' || error.code === 'EPIPE';
         if (request.reusedSocket && closed && method !== 'POST' && !this.#closed) resolve('stale');
-        else reject(error);
+        else reject(unreachable(error));
       });
       request.end(content);
     });
@@ -270,6 +293,8 @@ async function bodyOf(response: IncomingMessage, limitMs: number): Promise<Buffe
     const chunks: Buffer[] = [];
     for await (const chunk of response as AsyncIterable<Buffer>) chunks.push(chunk);
     return Buffer.concat(chunks);
+  } catch (error) {
+    throw unreachable(error);
   } finally {
     clearTimeout(timer);
   }
@@ -285,14 +310,30 @@ async function* eventsOf(response: IncomingMessage, idleMs: number): AsyncGenera
       for (const piece of splitter.push(chunk)) yield encoding.event(piece);
     }
     splitter.end();
+  } catch (error) {
+    throw unreachable(error);
   } finally {
     clearTimeout(timer);
     response.destroy();
   }
 }
 
-function timedOut(what: string, limitMs: number): Error {
-  return Object.assign(new Error(`${what} did not come within ${limitMs / 1000} s`), { code: 'ETIMEDOUT' });
+function timedOut(what: string, limitMs: number): Failure {
+  return new Failure('ERR_API_TIMEOUT', { detail: `${what} did not come within ${limitMs / 1000} s` });
+}
+
+/** A Failure of what Node threw. The abort of a signal is passed on, and so is what cannot be decoded. */
+function unreachable(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof Failure || error instanceof SyntaxError) return error;
+  if (error.name === 'AbortError') return error;
+  // Where several addresses were tried there is a code and no message.
+  const detail = error.message || String((error as NodeJS.ErrnoException).code);
+  return new Failure('ERR_API_UNREACHABLE', { detail, cause: error });
+}
+
+function unusable(cause: unknown): Failure {
+  const detail = cause instanceof Error ? cause.message : String(cause);
+  return new Failure('ERR_API_CREDENTIALS', { detail, cause });
 }
 
 function parse(body: Buffer, { headers }: IncomingMessage): unknown {

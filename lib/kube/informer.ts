@@ -6,6 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { type BackoffLimits, backoff } from '../backoff.ts';
+import { asFailure } from '../errors.ts';
 import { type ApiClient, ApiError } from './client.ts';
 import type { WatchEvent } from './encoding.ts';
 
@@ -315,5 +316,5 @@ function keyOf(name: string, namespace = ''): string {
 function reasonOf(error: unknown): RestartReason {
   if (error instanceof ApiError) return error.status === 410 ? 'expired' : 'refused';
   if (error instanceof SyntaxError) return 'malformed';
-  return (error as NodeJS.ErrnoException).code === 'ETIMEDOUT' ? 'hung' : 'connection';
+  return asFailure(error).code === 'ERR_API_TIMEOUT' ? 'hung' : 'connection';
 }

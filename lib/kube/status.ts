@@ -3,9 +3,9 @@
  * `pods/status`, nothing else.
  */
 
-import { Failure } from '../errors.ts';
+import { asFailure, Failure } from '../errors.ts';
 import { DOMAIN } from '../istio/names.ts';
-import { ConfigError } from '../options/config-error.ts';
+import { ApiError } from './client.ts';
 
 export const STATUS = `${DOMAIN}/status`;
 export const NETNS = `${DOMAIN}/netns`;
@@ -22,7 +22,7 @@ const FAILED = 'failed: ';
 /** The longest note of an Event that the API server takes, bytes; the longest message of ours anywhere. */
 const TEXT_LIMIT = 1024;
 
-/** What is asked of the API; rejections carry the answer's `status`, and `retryAfterMs` where it had one. */
+/** What is asked of the API; rejects with ApiError, or another Failure where no answer came. */
 export interface Requests {
   /** Resolves with the object as it is then, or its metadata alone. */
   patch(path: string, type: 'strategic', content: unknown): Promise<unknown>;
@@ -71,8 +71,8 @@ export function partMarks({ [STATUS]: status, [NETNS]: netns, [RULES]: rules, ..
 
 /** What a thrown error says about a pod. */
 export function failed(error: unknown): FailedMark {
-  const message = error instanceof Error ? error.message : String(error);
-  return { status: 'failed', reason: error instanceof ConfigError ? 'ConfigInvalid' : 'InstallFailed', message };
+  const { event, message } = asFailure(error);
+  return { status: 'failed', reason: event, message };
 }
 
 export class PodStatusWriter {
@@ -87,8 +87,8 @@ export class PodStatusWriter {
   }
 
   /**
-   * No request where the mark is right already. Rejects with Failure `ERR_RBAC` where the API server forbids it, and
-   * with what `requests` rejected with otherwise: 409, 429 and 5xx are worth another attempt.
+   * No request where the mark is right already. Rejects with what `requests` rejected with; the remedy of ERR_RBAC names
+   * the missing right.
    */
   mark(pod: MarkedPod, mark: Mark): Promise<Marked> {
     if (mark.status === INITIALIZED) {
@@ -171,15 +171,15 @@ function stands(pod: MarkedPod, { annotations, condition }: Wanted): boolean {
 
 /** Another uid in the patch than the pod's is refused as a change of an immutable field: 422, not 409. */
 function isGone(error: unknown): boolean {
-  const { status, message } = error as { status?: number; message?: string };
-  return status === 404 || (status === 422 && message?.includes('metadata.uid: ') === true);
+  if (!(error instanceof ApiError)) return false;
+  return error.status === 404 || (error.status === 422 && error.answer.includes('metadata.uid: '));
 }
 
+/** `right` is what the request needs: `"patch" on "pods/status"`. */
 export function forbidden(error: unknown, right: string): unknown {
-  const { status, message } = error as { status?: number; message?: string };
-  if (status !== 403) return error;
-  const remedy = `the ClusterRole of this controller has to allow ${right}`;
-  return new Failure('ERR_RBAC', `the API server said: ${message}`, remedy, error);
+  if (!(error instanceof ApiError) || error.code !== 'ERR_RBAC') return error;
+  const remedy = `allow ${right} in the ClusterRole of this controller`;
+  return new Failure('ERR_RBAC', { detail: error.answer, remedy, cause: error });
 }
 
 /** At most `TEXT_LIMIT` bytes. */

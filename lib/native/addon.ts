@@ -3,6 +3,7 @@
  * thread is back in its own netns. No file descriptor crosses this boundary.
  */
 import bindings from 'bindings';
+import { explain, Failure } from '../errors.ts';
 import { ROOT } from '../root.ts';
 import type { Drift } from '../ruleset/actual.ts';
 import type { Backend, Form } from '../ruleset/form.ts';
@@ -128,6 +129,7 @@ interface AddonCompiled {
   verify(path: string, dev: number, ino: number, cookie: bigint): Promise<VerifyWire>;
 }
 
+/** Every promise rejects with Failure; what the addon threw is its cause. */
 interface Native {
   probe(): Promise<Probe>;
   /**
@@ -157,31 +159,45 @@ function load(): Addon {
       try: [['module_root', 'build', process.env.IPNC_BUILD ?? 'Release', 'bindings']],
     }) as Addon;
   } catch (cause) {
-    throw new Error(
-      'the native addon is not built or cannot be loaded; run ./setup in the project folder, which says what is missing',
-      { cause },
-    );
+    throw new Failure('ERR_NOT_BUILT', { subject: 'the native addon', cause });
   }
 }
 
 function wrap(addon: Addon): Native {
   return {
-    probe: () => addon.probe(),
-    identify: (path, { fresh = false } = {}) => addon.identify(path, fresh),
-    clean: async ({ path, dev, ino, cookie }) => applyResult(await addon.clean(path, dev, ino, cookie)),
+    probe: () => explained(SCRATCH, () => addon.probe()),
+    identify: (path, { fresh = false } = {}) => explained(path, () => addon.identify(path, fresh)),
+    clean: async ({ path, dev, ino, cookie }) =>
+      applyResult(await explained(path, () => addon.clean(path, dev, ino, cookie), UNDONE)),
     compile: async ({ backend, ruleset }) => {
-      const compiled = await addon.compile(backend === 'nftables' ? toWire(ruleset) : ruleset, backend);
+      const wire = backend === 'nftables' ? toWire(ruleset) : ruleset;
+      const compiled = await explained(SCRATCH, () => addon.compile(wire, backend));
       return {
         apply: async ({ path, dev, ino, cookie }, { fresh = false, release = false } = {}) =>
-          applyResult(await compiled.apply(path, dev, ino, cookie, fresh, release)),
+          applyResult(await explained(path, () => compiled.apply(path, dev, ino, cookie, fresh, release), UNDONE)),
         verify: async ({ path, dev, ino, cookie }) => {
-          const { legacy, nftables, routes, timings } = await compiled.verify(path, dev, ino, cookie);
+          const answer = await explained(path, () => compiled.verify(path, dev, ino, cookie));
+          const { legacy, nftables, routes, timings } = answer;
           const drift = [legacy, nftables, routes.missing, routes.surplus].some(({ length }) => length > 0);
           return { ok: !drift, legacy, nftables: nftables.map(fromWire), routes, timings: timingsOf(timings) };
         },
       };
     },
   };
+}
+
+/** Where `probe` and `compile` work, as messages name it. */
+const SCRATCH = 'a scratch network namespace';
+/** What became of the changes of a job that failed, unless its rollback failed as well. */
+const UNDONE = 'nothing is left half done';
+
+/** Arguments are refused before there is a promise. */
+async function explained<T>(path: string, job: () => Promise<T>, undone?: string): Promise<T> {
+  try {
+    return await job();
+  } catch (error) {
+    throw explain(error, path, undone);
+  }
 }
 
 /** In the order in which they cross, and are shown. */
@@ -200,8 +216,7 @@ function applyResult([routes, times, ...codes]: ApplyTuple): ApplyResult {
   for (let i = 0; i < codes.length; i += 3) {
     const family = codes[i] === 0 ? 'inet' : codes[i] === 4 ? 4 : 6;
     const [table, how] = [TABLES[codes[i + 1] ?? -1], HOW[codes[i + 2] ?? -1]];
-    if (table === undefined || how === undefined)
-      throw new Error('the native addon is of another version; run ./setup');
+    if (table === undefined || how === undefined) throw new Failure('ERR_NOT_BUILT', { subject: 'the native addon' });
     tables.push({ family, table, how });
   }
   const changed = routes.length > 0 || tables.some(({ how }) => how !== 'unchanged');

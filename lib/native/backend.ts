@@ -30,11 +30,7 @@ export async function chooseBackend(
   probe: () => Probe | Promise<Probe>,
 ): Promise<BackendChoice> {
   if (wanted === 'iptables-legacy' && place.ownedElsewhere) {
-    throw new Failure(
-      'ERR_USERNS',
-      `${place.path} belongs to another user namespace, where the kernel refuses legacy owner rules from outside`,
-      'use --backend nftables, or auto, which chooses it there',
-    );
+    throw new Failure('ERR_USERNS', { subject: place.path });
   }
   if (wanted !== 'auto') return { backend: wanted, reason: 'asked for' };
   if (place.ownedElsewhere) return { backend: 'nftables', reason: 'another user namespace owns the netns' };

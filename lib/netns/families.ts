@@ -15,8 +15,7 @@ export function familiesOf(
 ): Family[] {
   if (named !== 'auto') {
     if (!named.includes(6) || ipv6) return named;
-    const remedy = 'use --ip-families 4 or auto, or enable IPv6 there (sysctl net.ipv6.conf.all.disable_ipv6=0)';
-    throw new Failure('EAFNOSUPPORT', `IPv6 is off in ${path}`, remedy);
+    throw new Failure('EAFNOSUPPORT', { subject: path });
   }
   const known = new Set([...addresses.map((address) => (address.includes(':') ? 6 : 4)), ...families]);
   const possible: Family[] = ipv6 ? [4, 6] : [4];

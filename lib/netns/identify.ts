@@ -1,7 +1,7 @@
 /** Whether a path names the netns of a pod, and whose it can be. */
 import { stat } from 'node:fs/promises';
 import ipaddr from 'ipaddr.js';
-import type { NativeError } from '../errors.ts';
+import { Failure } from '../errors.ts';
 import { type Identity, native } from '../native/addon.ts';
 
 export interface IdentifyOptions {
@@ -14,7 +14,7 @@ export interface IdentifyOptions {
 export type Identify = (path: string, options: IdentifyOptions) => Promise<Identity>;
 
 /**
- * Rejects with NativeError: ERR_NOT_NETNS if `path` is not a netns; ERR_HOST_NETNS if it is the netns of this process,
+ * Rejects with Failure: ERR_NOT_NETNS if `path` is not a netns; ERR_HOST_NETNS if it is the netns of this process,
  * of the machine, or of the node.
  */
 export const identifyPodNetns: Identify = async (path, { proc, fresh = false }) => {
@@ -22,7 +22,7 @@ export const identifyPodNetns: Identify = async (path, { proc, fresh = false }) 
   // The node may be a container: its netns is then neither the machine's nor that of this process.
   const nodes = await stat(`${proc}/1/ns/net`).catch(() => undefined);
   if (nodes?.dev === netns.dev && nodes.ino === netns.ino) {
-    throw Object.assign(new Error(`${path} is the network namespace of the node`), { code: 'ERR_HOST_NETNS' });
+    throw new Failure('ERR_HOST_NETNS', { subject: path });
   }
   return netns;
 };
@@ -50,7 +50,7 @@ export async function firstOf(
       const detail = `${path} holds ${held}, expected one of ${addresses.join(', ')}`;
       return { path: undefined, reason: 'other-addresses', detail };
     } catch (error) {
-      failures.push(`${path}: ${(error as NativeError).code ?? String(error)}`);
+      failures.push(`${path}: ${error instanceof Failure ? error.code : String(error)}`);
     }
   }
   return { path: undefined, reason: 'not-reached', detail: failures.join('; ') || 'nothing names its netns' };

@@ -1,7 +1,7 @@
 /** From what a user typed to an identified netns. */
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { explain, Failure } from '../errors.ts';
+import { Failure } from '../errors.ts';
 import type { Identity } from '../native/addon.ts';
 import { ConfigError } from '../options/config-error.ts';
 import { identifyPodNetns } from './identify.ts';
@@ -31,11 +31,7 @@ export function targetPath({ netns, pid }: TargetOptions): string {
       throw new ConfigError('--pid', pid, `not the id of a process (1 to ${MAX_PID})`);
     }
     if (!existsSync(`/proc/${pid}`)) {
-      throw new Failure(
-        'ESRCH',
-        `there is no process ${pid}`,
-        'the pod may have ended; "ps" shows the processes there are',
-      );
+      throw new Failure('ERR_NO_PROCESS', { subject: pid });
     }
     return `/proc/${pid}/ns/net`;
   }
@@ -53,10 +49,6 @@ export function targetPath({ netns, pid }: TargetOptions): string {
 }
 
 /** Rejects with Failure if the path is not the netns of a pod. */
-export async function identifyTarget(path: string): Promise<Identity> {
-  try {
-    return await identifyPodNetns(path, { proc: '/proc' });
-  } catch (error) {
-    throw explain(error, path);
-  }
+export function identifyTarget(path: string): Promise<Identity> {
+  return identifyPodNetns(path, { proc: '/proc' });
 }

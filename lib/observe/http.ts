@@ -56,7 +56,7 @@ interface Answer {
 
 type Handler = (request: IncomingMessage) => Answer | Promise<Answer>;
 
-/** Resolves when it listens. Rejects with Failure: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ENOTFOUND`. */
+/** Resolves when it listens. Rejects with Failure `ERR_LISTEN`. */
 export async function startHttp(options: HttpOptions): Promise<HttpServer> {
   const { requestMs, idleMs, connections } = { ...LIMITS, ...options.limits };
   const routes = routesOf(options);
@@ -78,7 +78,7 @@ export async function startHttp(options: HttpOptions): Promise<HttpServer> {
   server.timeout = idleMs;
   server.maxConnections = connections;
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => reject(refused(error, options.listen)));
+    server.once('error', (error) => reject(refused(error, options.listen)));
     server.listen(options.listen, resolve);
   });
   server.removeAllListeners('error').on('error', options.onError);
@@ -158,16 +158,6 @@ function wantsHtml(accept = ''): boolean {
   return html > 0 && html >= quality('application/json');
 }
 
-function refused(error: NodeJS.ErrnoException, { host = '', port }: ListenAddress): Failure {
-  const where = `${host}:${port}`;
-  const meanings: Record<string, [message: string, remedy: string]> = {
-    EADDRINUSE: [
-      `${where} is taken by another process`,
-      `"ss -ltnp sport = :${port}" names it; or choose another port`,
-    ],
-    EACCES: [`not allowed to listen on ${where}`, 'choose a port from 1024 up'],
-    EADDRNOTAVAIL: [`${host} is no address of this machine`, 'leave the address out to listen on all of them'],
-  };
-  const [message, remedy] = meanings[error.code ?? ''] ?? [error.message, undefined];
-  return new Failure(error.code ?? 'ERR_LISTEN', message, remedy, error);
+function refused(cause: Error, { host = '', port }: ListenAddress): Failure {
+  return new Failure('ERR_LISTEN', { subject: `${host}:${port}`, detail: cause.message, cause });
 }

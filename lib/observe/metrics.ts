@@ -5,6 +5,7 @@
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Code } from '../errors.ts';
 import type { Backend } from '../ruleset/form.ts';
 
 const STAGES = ['decide', 'plan', 'locate', 'install', 'verify', 'mark', 'release', 'total'] as const;
@@ -39,8 +40,7 @@ export interface Observed {
 export interface Metrics {
   installed(backend: Backend, stages: Stages): void;
   skipped(reason: string): void;
-  /** `reason` is an error's code. */
-  failed(reason: string): void;
+  failed(code: Code): void;
   driftRepaired(backend: Backend): void;
   contentType: string;
   /** In Prometheus' text format. */
@@ -80,7 +80,6 @@ export function createMetrics(version: string, observed: Observed): Metrics {
   const failures = counter('failures_total', "Attempts that failed, by the error's code", 'reason');
   const drift = counter('drift_repaired_total', 'Pods whose rules had changed, and were put right', 'backend');
   const skipReason = bounded();
-  const failureReason = bounded();
   registerObserved(registers, observed);
   new Gauge({
     name: `${PREFIX}build_info`,
@@ -98,7 +97,7 @@ export function createMetrics(version: string, observed: Observed): Metrics {
       }
     },
     skipped: (reason) => skips.inc({ reason: skipReason(reason) }),
-    failed: (reason) => failures.inc({ reason: failureReason(reason) }),
+    failed: (code) => failures.inc({ reason: code }),
     driftRepaired: (backend) => drift.inc({ backend }),
     contentType: registry.contentType,
     text: () => registry.metrics(),

@@ -1,3 +1,5 @@
+import { Failure } from '../errors.ts';
+
 /** How much of a value is shown in a message; the rest is counted. */
 const SHOWN = 48;
 
@@ -6,9 +8,8 @@ const SHOWN = 48;
  *
  * `message` is `<field>: <value>: <what would be right>`, one line, the value quoted, escaped and cut short.
  */
-export class ConfigError extends Error {
+export class ConfigError extends Failure {
   override readonly name = 'ConfigError';
-  readonly code = 'ERR_CONFIG';
   /** The flag, environment variable, annotation or file the value came from, as its author would write it. */
   readonly field: string;
   /** As it was given, however long. Absent where the fault is a value that is missing. */
@@ -17,7 +18,9 @@ export class ConfigError extends Error {
   readonly expected: string;
 
   constructor(field: string, value: string | undefined, expected: string) {
-    super(value === undefined ? `${field}: ${expected}` : `${field}: ${shown(value)}: ${expected}`);
+    super('ERR_CONFIG', {
+      message: value === undefined ? `${field}: ${expected}` : `${field}: ${shown(value)}: ${expected}`,
+    });
     this.field = field;
     this.value = value;
     this.expected = expected;

@@ -1,5 +1,6 @@
 /** gRPC over a unix socket: calls with a time limit, errors with a code, streams that can be left. */
 import { Client, credentials, type ServiceError, status } from '@grpc/grpc-js';
+import { Failure } from '../errors.ts';
 import type { Method } from './method.ts';
 
 /** As the kubelet's own client. The default of grpc-js is 4 MB; all pods of a node with their annotations may be more. */
@@ -9,14 +10,14 @@ const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
 const RECONNECT_MS = { first: 50, longest: 500 };
 
 /** A call of a runtime failed. */
-export class RuntimeError extends Error {
+export class RuntimeError extends Failure {
   override readonly name = 'RuntimeError';
-  /** gRPC's own: `UNAVAILABLE` (the socket does not answer), `DEADLINE_EXCEEDED`, `NOT_FOUND`, `UNIMPLEMENTED`. */
-  readonly code: keyof typeof status;
+  /** Of gRPC: `UNAVAILABLE` (the socket does not answer), `DEADLINE_EXCEEDED`, `NOT_FOUND`, `UNIMPLEMENTED`. */
+  readonly status: keyof typeof status;
 
-  constructor(code: keyof typeof status, message: string, cause?: unknown) {
-    super(message, { cause });
-    this.code = code;
+  constructor(status: RuntimeError['status'], detail: string, cause?: unknown) {
+    super('ERR_RUNTIME', { detail, cause });
+    this.status = status;
   }
 }
 

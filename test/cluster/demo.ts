@@ -13,7 +13,7 @@ const POD = 'web';
 /** Throws Failure where no cluster can be had, or where anything went another way than it should. */
 export async function clusterDemo(io: Io, wanted: 'auto' | Backend): Promise<void> {
   const lack = clusterLack();
-  if (lack !== undefined) throw new Failure('ERR_CLUSTER', lack);
+  if (lack !== undefined) throw new Failure('ERR_CLUSTER', { detail: lack });
   heading(io, 'A cluster in namespaces of its own');
   const progress = (part: string, ms: number) =>
     io.out(paint(io, 'dim', `  ${(ms / 1000).toFixed(1).padStart(4)} s  ${part}\n`));
@@ -69,7 +69,7 @@ async function show(io: Io, mesh: Mesh, wanted: 'auto' | Backend): Promise<void>
   const wrong = calls.filter(({ answer, expected }) => answer !== expected).length;
   if (wrong > 0 || !untouched) {
     const what = wrong > 0 ? `${wrong} of ${calls.length} connections went another way than they should` : undefined;
-    throw new Failure('ERR_DEMO', what ?? 'a pod that is not enrolled was touched');
+    throw new Failure('ERR_DEMO', { detail: what ?? 'a pod that is not enrolled was touched' });
   }
   io.out(`\n${paint(io, 'green', `All ${calls.length} connections went the way they should.`)}\n`);
 }

@@ -299,7 +299,7 @@ test('errors come with their message, of lists and of watches', async () => {
     name: 'ApiError',
     status: 404,
     reason: 'NotFound',
-    message: 'pods "none" not found',
+    answer: 'pods "none" not found',
   };
   await assert.rejects(kube.list(`${PODS}/none`, {}, {}), missing);
   const [json, protobuf] = await Promise.all(
@@ -314,7 +314,7 @@ test('errors come with their message, of lists and of watches', async () => {
     name: 'ApiError',
     status: 403,
     reason: 'Forbidden',
-    message: `pods is forbidden: User "system:serviceaccount:default:nobody" cannot ${verb} resource "pods" in API group "" in the namespace "default"`,
+    answer: `pods is forbidden: User "system:serviceaccount:default:nobody" cannot ${verb} resource "pods" in API group "" in the namespace "default"`,
   });
   await assert.rejects(nobody.list(PODS, {}, {}), forbidden('list'));
   await assert.rejects(nobody.watch(PODS, {}, { idleMs: 1000 }), forbidden('watch'));

@@ -5,6 +5,7 @@ import { renameSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CoreV1Api, type V1Pod } from '@kubernetes/client-node';
 import { type Located, Locator, type RuntimePod } from '../../lib/netns/locate.ts';
+import type { RuntimeError } from '../../lib/runtime/channel.ts';
 import { taskCreates } from '../../lib/runtime/containerd/events.ts';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { RuntimeEvents, type RuntimeEventsOptions } from '../../lib/runtime/events.ts';
@@ -338,7 +339,7 @@ test(
     try {
       const began = performance.now();
       const failure = await fresh.version().catch((error: unknown) => error);
-      assert.equal((failure as { code?: string }).code, 'UNAVAILABLE');
+      assert.equal((failure as RuntimeError).status, 'UNAVAILABLE');
       // What is connected stays so.
       assert.ok((await cri.version()).runtimeName);
       while (performance.now() - began < 4000) {
@@ -371,7 +372,7 @@ test(
     process.kill(pid('--newest'), 'SIGSTOP');
     try {
       const failure = await impatient.version().catch((error: unknown) => error);
-      assert.equal((failure as { code?: string }).code, 'DEADLINE_EXCEEDED');
+      assert.equal((failure as RuntimeError).status, 'DEADLINE_EXCEEDED');
       const answer = await new Locator({ cri: impatient, hostRoot: '/nonexistent' }).locate({
         ...driver.pod('x'),
         ips: [],

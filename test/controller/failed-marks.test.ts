@@ -4,7 +4,8 @@ import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readConfig } from '../../lib/config/read.ts';
 import { assemble } from '../../lib/controller/assemble.ts';
-import type { Controller } from '../../lib/controller/controller.ts';
+import { type Controller, retryOf } from '../../lib/controller/controller.ts';
+import { explain, Failure } from '../../lib/errors.ts';
 import { INITIALIZE } from '../../lib/istio/names.ts';
 import { type ApiClient, ApiError } from '../../lib/kube/client.ts';
 import type { WatchEvent } from '../../lib/kube/encoding.ts';
@@ -20,8 +21,13 @@ const REF = { namespace: 'shop', name: 'web', uid: '1' };
 
 const test = suite('failed marks');
 
-/** No pod here has a sandbox. */
-const nowhere = { locate: async () => ({ reason: 'no-sandbox', detail: 'none' }) } as unknown as Locator;
+/** A stand-in: what is said of every pod. */
+function locatorThat(says: () => Promise<unknown>): Locator {
+  return { locate: says } as unknown as Locator;
+}
+
+/** No pod has a sandbox. */
+const nowhere = locatorThat(async () => ({ reason: 'no-sandbox', detail: 'none' }));
 
 interface Patch {
   metadata: { annotations: Record<string, string | null> };
@@ -30,6 +36,7 @@ interface Patch {
 /** A stand-in for the API: one pod, and patches that are answered as a test says. */
 class Api {
   readonly patches: Patch[] = [];
+  readonly posts: unknown[] = [];
   /** Before each patch is answered. */
   answers: (() => unknown)[] = [];
   readonly #pod: unknown;
@@ -64,18 +71,24 @@ class Api {
     return this.answers.shift()?.();
   }
 
-  async post(): Promise<void> {}
+  async post(_: string, content: unknown): Promise<void> {
+    this.posts.push(content);
+  }
 }
 
 /** Until `right`. */
-async function runUntil(api: Api, right: (controller: Controller) => boolean): Promise<PodStatusWriter> {
+async function runUntil(
+  api: Api,
+  right: (controller: Controller) => boolean,
+  locator: Locator = nowhere,
+): Promise<PodStatusWriter> {
   const { controller, marker } = assemble({
     config: readConfig({
       flags: new Map(),
       environment: { NODE_NAME: 'node', IPNC_RESYNC: '24h', IPNC_CONCURRENCY: '1' },
     }),
     kube: api as unknown as ApiClient,
-    locator: nowhere,
+    locator,
     probe: {} as Probe,
     log: createLogger({ level: 'silent' }),
     version: 'test',
@@ -127,4 +140,53 @@ test('a pod that had failed and is let out does not say any more that it failed'
     api.patches.map(({ metadata }) => metadata.annotations[STATUS]),
     [null],
   );
+});
+
+/** As the addon throws them. */
+const nativeError = (message: string, fields: object) => Object.assign(new Error(message), fields);
+
+test('a rollback that failed has an Event of its own, is no mark, and is tried again', async () => {
+  const api = new Api({ [INITIALIZE]: 'true' });
+  let attempts = 0;
+  const rollback = 'table IPv4 nat could not be restored (EPERM, setsockopt(SO_SET_REPLACE))';
+  const cause = nativeError('ERR_INVALID_RULE: port 0', { code: 'ERR_INVALID_RULE', detail: 'port 0' });
+  const locator = locatorThat(async () => {
+    attempts++;
+    throw explain(nativeError('', { code: 'ERR_ROLLBACK', rollback, cause }), '/run/netns/web', 'nothing is left');
+  });
+  let view: unknown;
+  const right = (controller: Controller) => {
+    view = controller.views()[0];
+    return attempts >= 2 && controller.states().failed === 1;
+  };
+  await runUntil(api, right, locator);
+  const [event] = api.posts as { type: string; reason: string; note: string }[];
+  assert.deepEqual([event?.type, event?.reason], ['Warning', 'RollbackFailed']);
+  const note = event?.note ?? '';
+  for (const part of ['/run/netns/web', rollback, 'port 0']) assert.ok(note.includes(part), note);
+  assert.ok(!note.includes('nothing is left'), note);
+  assert.ok(JSON.stringify(view).includes('could not be restored'), JSON.stringify(view));
+  assert.deepEqual(api.patches, []);
+});
+
+test('a bug of ours is marked, and not tried again', async () => {
+  const api = new Api({ [INITIALIZE]: 'true' });
+  let attempts = 0;
+  const locator = locatorThat(async () => {
+    attempts++;
+    throw explain(new TypeError('hook must be prerouting or output'), '/run/netns/web');
+  });
+  const right = (controller: Controller) => controller.states().failed === 1 && controller.queue().running === 0;
+  await runUntil(api, right, locator);
+  assert.match(api.patches[0]?.metadata.annotations[STATUS] ?? '', /^failed: .*hook must be .*\(ERR_INVALID_ARG\)$/);
+  await sleep(300);
+  assert.equal(attempts, 1);
+});
+
+test('when an error is tried again', () => {
+  assert.equal(retryOf(new Failure('ERR_HOST_NETNS')), false);
+  assert.deepEqual(retryOf(new Failure('ERR_ROLLBACK')), { longestMs: 30_000 });
+  assert.deepEqual(retryOf(new TypeError('x is undefined')), { longestMs: 30_000 });
+  assert.deepEqual(retryOf(new ApiError(403, '', 'no')), { longestMs: 300_000 });
+  assert.deepEqual(retryOf(new ApiError(429, '', 'later', 2000)), { longestMs: 30_000, afterMs: 2000 });
 });

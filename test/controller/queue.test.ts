@@ -187,6 +187,26 @@ test('waits twice as long after each failure, up to a limit, and starts over aft
   assert.equal(first().attempt.failures, 0);
 });
 
+test('the verdict on an error may set another limit for its wait', async () => {
+  const retry = (error: unknown) => (error === 'slow' ? { longestMs: 2000 } : {});
+  const { queue, clock, errors, first } = harness({ backoffMs: [100, 500], retry });
+  queue.add('a');
+  await turn();
+  for (const [error, wait] of [
+    ['slow', 100],
+    ['slow', 200],
+    ['slow', 400],
+    ['slow', 800],
+    ['slow', 1600],
+    ['slow', 2000],
+    ['other', 500],
+  ] as const) {
+    await first().fail(error);
+    assert.equal(errors.at(-1)?.[2], wait);
+    await clock.pass(wait);
+  }
+});
+
 test('the wait has jitter: from half to the whole', async () => {
   for (const [random, wait] of [
     [0, 50],

@@ -45,7 +45,7 @@ test('what is under way when it is closed rejects, and is not sent again', async
   const patch = kube.patch('/status', 'strategic', {});
   await heard;
   kube.close();
-  await assert.rejects(patch, { code: 'ECONNRESET' });
+  await assert.rejects(patch, { code: 'ERR_API_UNREACHABLE' });
   assert.deepEqual(seen, ['GET /version', 'PATCH /status']);
 });
 

@@ -111,13 +111,13 @@ objects('times are told as JSON has them', () => {
 
 objects('an error says what JSON would', () => {
   const given = { code: 429, reason: 'TooManyRequests', message: 'slow down', details: { retryAfterSeconds: 2 } };
-  const { status, reason, message, retryAfterMs } = ApiError.from(object(envelope('Status', given)), {
+  const { status, reason, answer, retryAfterMs } = ApiError.from(object(envelope('Status', given)), {
     status: 500,
     message: '',
   });
-  assert.deepEqual([status, reason, message, retryAfterMs], [429, 'TooManyRequests', 'slow down', 2000]);
+  assert.deepEqual([status, reason, answer, retryAfterMs], [429, 'TooManyRequests', 'slow down', 2000]);
   const empty = ApiError.from(object(envelope('Status', { code: 0, message: '' })), { status: 503, message: 'busy' });
-  assert.deepEqual([empty.status, empty.message], [503, 'busy'], "what Go's JSON leaves out is empty in protobuf");
+  assert.deepEqual([empty.status, empty.answer], [503, 'busy'], "what Go's JSON leaves out is empty in protobuf");
 });
 
 objects('what is cut throws SyntaxError, and so does what is damaged, if it throws', () => {

@@ -389,15 +389,15 @@ test('a peer that is gone without a word is found out by TCP', async () => {
 
 test('no head of an answer: given up after its limit', async () => {
   server.faults.other.push(() => {});
-  await assert.rejects(server.kube.list('/silent', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
+  await assert.rejects(server.kube.list('/silent', {}, { timeoutMs: 300 }), { code: 'ERR_API_TIMEOUT' });
   server.faults.other.push((response) => {
     head(response);
     response.write('{');
   });
-  await assert.rejects(server.kube.list('/half', {}, { timeoutMs: 300 }), { code: 'ETIMEDOUT' });
+  await assert.rejects(server.kube.list('/half', {}, { timeoutMs: 300 }), { code: 'ERR_API_TIMEOUT' });
   server.faults.watch.push(() => {});
   await assert.rejects(server.kube.watch('/api/v1/pods', {}, { headersMs: 300, idleMs: 300 }), {
-    code: 'ETIMEDOUT',
+    code: 'ERR_API_TIMEOUT',
   });
 });
 
@@ -556,7 +556,8 @@ test('errors carry status, reason and Retry-After', async () => {
     name: 'ApiError',
     status: 409,
     reason: 'Conflict',
-    message: 'stand-in: Conflict',
+    answer: 'stand-in: Conflict',
+    code: 'ERR_API_CONFLICT',
   });
   server.faults.other.push((response) => void response.writeHead(502, { 'Retry-After': '2' }).end('<html>'));
   const error = await server.kube.post('/x', {}).then(
@@ -564,7 +565,7 @@ test('errors carry status, reason and Retry-After', async () => {
     (error: unknown) => error,
   );
   assert.ok(error instanceof ApiError);
-  assert.deepEqual([error.status, error.reason, error.message, error.retryAfterMs], [502, '', 'Bad Gateway', 2000]);
+  assert.deepEqual([error.status, error.reason, error.answer, error.retryAfterMs], [502, '', 'Bad Gateway', 2000]);
 });
 
 test('a kept connection that the server closes meanwhile is no error, but for POST', async () => {
@@ -573,9 +574,13 @@ test('a kept connection that the server closes meanwhile is no error, but for PO
   server.faults.other.push(drop);
   await server.kube.patch('/x', 'merge', {});
   server.faults.other.push(drop);
-  await assert.rejects(server.kube.post('/x', {}), { code: 'ECONNRESET' });
+  await assert.rejects(server.kube.post('/x', {}), { code: 'ERR_API_UNREACHABLE' });
   server.faults.other.push(drop);
-  await assert.rejects(server.kube.list('/x', {}, {}), { code: 'ECONNRESET' }, 'on a fresh connection it is one');
+  await assert.rejects(
+    server.kube.list('/x', {}, {}),
+    { code: 'ERR_API_UNREACHABLE' },
+    'on a fresh connection it is one',
+  );
 });
 
 test('the signal ends it at once, wherever it is', async () => {

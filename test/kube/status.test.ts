@@ -1,6 +1,7 @@
 /** What is asked of the API, and what is not. What the API makes of it is in cluster/status.test.ts. */
 import assert from 'node:assert/strict';
 import { Failure } from '../../lib/errors.ts';
+import { ApiError } from '../../lib/kube/client.ts';
 import { EventRecorder } from '../../lib/kube/events.ts';
 import {
   failed,
@@ -61,8 +62,7 @@ function setUp(error?: unknown) {
   return { requests, marker: new PodStatusWriter(requests, () => new Date(NOW)) };
 }
 
-const answer = (status: number, message = '', retryAfterMs?: number) =>
-  Object.assign(new Error(message), { status, retryAfterMs });
+const answer = (status: number, message = '', retryAfterMs?: number) => new ApiError(status, '', message, retryAfterMs);
 
 const marking = suite('status');
 

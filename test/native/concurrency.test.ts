@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import type { NativeError } from '../../lib/errors.ts';
+import type { Failure } from '../../lib/errors.ts';
 import { type ApplyResult, native } from '../../lib/native/addon.ts';
 import type { Backend } from '../../lib/ruleset/form.ts';
 import { suite } from '../suite.ts';
@@ -202,7 +202,7 @@ test('a full queue refuses what is too much, and the rest succeeds', async () =>
   );
   const outcomes = await Promise.allSettled(jobs);
   const refused = outcomes.filter((outcome) => outcome.status === 'rejected');
-  for (const { reason } of refused) assert.equal((reason as NativeError).code, 'ERR_QUEUE_FULL');
+  for (const { reason } of refused) assert.equal((reason as Failure).code, 'ERR_QUEUE_FULL');
   // Besides the 4096 that wait, some were running or over by then.
   assert.ok(refused.length > 1000 && refused.length <= 6000 - 4096, `${refused.length}`);
   assert.equal((await compiled.apply(target)).changed, false);

@@ -60,18 +60,18 @@ const obstacles: Record<string, Obstacle> = {
   // A chain with REDIRECT in it cannot be reached from POSTROUTING.
   'the kernel refuses nat': {
     flags: DNS,
-    code: /^EINVAL$/,
+    code: /^ERR_LEGACY_REFUSED$/,
     lay: (path) => misuse(path, 'nat', 'ISTIO_OUTPUT_DNS'),
   },
   'the kernel refuses nat, after raw and mangle and the routes': {
     flags: [...TPROXY, ...DNS],
-    code: /^EINVAL$/,
+    code: /^ERR_LEGACY_REFUSED$/,
     lay: (path) => misuse(path, 'nat', 'ISTIO_OUTPUT_DNS'),
   },
   // TPROXY is for PREROUTING alone. Where TPROXY stands already this obstacle cannot be laid.
   'the kernel refuses mangle, after raw and the routes': {
     flags: [...TPROXY, ...DNS],
-    code: /^EINVAL$/,
+    code: /^ERR_LEGACY_REFUSED$/,
     lay: (path) => misuse(path, 'mangle', 'ISTIO_TPROXY'),
   },
   ...routeObstacles(TPROXY),

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import { dial } from '../../lib/demo/toolbox.ts';
-import type { NativeError } from '../../lib/errors.ts';
+import type { Failure } from '../../lib/errors.ts';
 import { native } from '../../lib/native/addon.ts';
 import type { Condition, NftChain, NftRule, NftRuleset, NftTable } from '../../lib/ruleset/nftables/model.ts';
 import { suite } from '../suite.ts';
@@ -87,7 +87,7 @@ const hooked = (...rules: NftRule[]): NftTable => nat({ name: 'output', hook: OU
 /** For what the types rule out. */
 const odd = <T>(value: unknown) => value as T;
 
-/** What is refused, and what is said of it: ERR_INVALID_RULE, or a TypeError. */
+/** What is refused, with ERR_INVALID_RULE or ERR_INVALID_ARG, and what the addon says of it. */
 const malformed: Record<string, [tables: NftTable[], says: RegExp]> = {
   'values that are not sorted': [
     [hooked(rule([TCP, { ...when('dport'), values: [port(90n), port(80n)] }]))],
@@ -174,17 +174,20 @@ const malformed: Record<string, [tables: NftTable[], says: RegExp]> = {
   'a target that is not known': [[hooked(rule([], odd({ kind: 'goto' })))], /target/],
   'no counter': [[hooked(odd({ conditions: [], target: { kind: 'return' } }))], /^counter must be a boolean/],
 };
-for (const [name, [tables, says]] of Object.entries(malformed)) {
+for (const [name, [tables, expected]] of Object.entries(malformed)) {
   test(`what is malformed is refused, by name: ${name}`, async () => {
     const ruleset: NftRuleset = { families: [4, 6], tables, routes: { loopback6: false } };
     const error = await native()
       .compile({ backend: 'nftables', ruleset })
       .then(
         () => assert.fail('was taken'),
-        (failure: NativeError) => failure,
+        (failure: Failure) => failure,
       );
-    assert.ok(error instanceof TypeError || error?.code === 'ERR_INVALID_RULE', `${error?.code}`);
-    assert.match(error?.message ?? '', says);
+    const says = error.cause as Error;
+    assert.equal(error.code, says instanceof TypeError ? 'ERR_INVALID_ARG' : 'ERR_INVALID_RULE');
+    assert.match(says.message, expected);
+    // Without the code before it.
+    assert.ok(error.message.includes(says.message.replace('ERR_INVALID_RULE: ', '')), error.message);
   });
 }
 
@@ -206,8 +209,9 @@ test('what the types allow and this kernel does not is refused in a scratch netn
     .compile({ backend: 'nftables', ruleset })
     .then(
       () => undefined,
-      (failure: NativeError) => failure,
+      (failure: Failure) => failure,
     );
-  assert.equal(error?.table, 'inet istio-proxy-mangle');
+  assert.match(error?.message ?? '', /inet istio-proxy-mangle/);
   assert.match(error?.message ?? '', /rule in chain output: .*redir/);
+  assert.equal(error?.code, 'ERR_UNSUPPORTED');
 });

@@ -114,7 +114,7 @@ test('by name legacy is refused, with the reason, and nothing is touched', async
         stderr.includes('belongs to another user namespace, where the kernel refuses legacy owner rules from outside'),
         stderr,
       );
-      assert.ok(stderr.includes('try: use --backend nftables, or auto'), stderr);
+      assert.ok(stderr.includes('try: use the backend "auto"'), stderr);
     }
     assert.equal(await pod.rest(), was);
     assert.deepEqual((await native().identify(pod.path)).standing, flags.length === 0 ? [] : ['nftables']);

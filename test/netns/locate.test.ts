@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { type Code, Failure } from '../../lib/errors.ts';
 import type { Identity } from '../../lib/native/addon.ts';
 import { Locator, type LocatorOptions, type RuntimePod } from '../../lib/netns/locate.ts';
 import { containerIdOf, isOfPod } from '../../lib/netns/proc.ts';
@@ -97,10 +98,10 @@ const down = new RuntimeError('UNAVAILABLE', 'nobody answers');
 const CRI_DOWN = { sandboxes: () => Promise.reject(down), sandbox: () => Promise.reject(down) };
 
 /** A stand-in for the addon: netns by path, or the code of the error that it rejects with. */
-function kernel(netns: Record<string, string[] | string>) {
+function kernel(netns: Record<string, string[] | Code>) {
   return async (path: string): Promise<Identity> => {
     const found = netns[path] ?? 'ENOENT';
-    if (typeof found === 'string') throw Object.assign(new Error(found), { code: found });
+    if (typeof found === 'string') throw new Failure(found, { subject: path });
     const cookie = BigInt(Object.keys(netns).indexOf(path));
     return {
       path,
@@ -270,7 +271,7 @@ locate("the node's network is final", async () => {
 
 locate("the host's netns, and what is none, is refused by the kernel's word", async () => {
   const { hostRoot, netns } = node();
-  for (const code of ['ERR_HOST_NETNS', 'ERR_NOT_NETNS']) {
+  for (const code of ['ERR_HOST_NETNS', 'ERR_NOT_NETNS'] as const) {
     const answer = await new Locator({
       cri: cri(SANDBOX),
       hostRoot,

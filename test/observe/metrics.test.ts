@@ -74,15 +74,15 @@ measuring('the source in use is the only one shown', async () => {
 
 measuring('reasons are counted, and their number is bounded', async () => {
   const metrics = createMetrics('1.2.3', OBSERVED);
-  for (let i = 0; i < 40; i++) metrics.failed(`E${i}`);
-  metrics.failed('E0');
-  metrics.skipped('no sidecar');
+  for (let i = 0; i < 40; i++) metrics.skipped(`reason ${i}`);
+  metrics.skipped('reason 0');
+  metrics.failed('ERR_RBAC');
   metrics.driftRepaired('nftables');
   const read = await scrape(metrics);
-  assert.equal(read['failures_total{reason="E0"}'], 2);
-  assert.equal(read['failures_total{reason="other"}'], 8);
-  assert.equal(Object.keys(read).filter((name) => name.startsWith('failures_total')).length, 33);
-  assert.equal(read['skips_total{reason="no sidecar"}'], 1);
+  assert.equal(read['skips_total{reason="reason 0"}'], 2);
+  assert.equal(read['skips_total{reason="other"}'], 8);
+  assert.equal(Object.keys(read).filter((name) => name.startsWith('skips_total')).length, 33);
+  assert.equal(read['failures_total{reason="ERR_RBAC"}'], 1);
   assert.equal(read['drift_repaired_total{backend="nftables"}'], 1);
 });
 
@@ -132,10 +132,14 @@ logging('one line a pod, with what each stage took', () => {
 logging('the level is that of the outcome, and the option bounds it', () => {
   const { log, parsed } = logged({ level: 'info' });
   podLine(log, { pod: POD, outcome: 'skipped', reason: 'no sidecar' });
-  podLine(log, { pod: POD, outcome: 'failed', error: new Failure('ESTALE', 'gone', 'try again') });
+  podLine(log, {
+    pod: POD,
+    outcome: 'failed',
+    error: new Failure('ENOENT', { subject: '/run/netns/x', remedy: 'try again' }),
+  });
   assert.deepEqual(
     parsed().map(({ level, err }) => [level, err]),
-    [['error', { type: 'Failure', message: 'gone', code: 'ESTALE', remedy: 'try again' }]],
+    [['error', { type: 'Failure', message: '/run/netns/x does not exist', code: 'ENOENT', remedy: 'try again' }]],
   );
 });
 

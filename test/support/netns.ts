@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Coprocess } from '../../bench/coprocess.ts';
-import type { NativeError } from '../../lib/errors.ts';
+import { Failure } from '../../lib/errors.ts';
 import { type Compiled, type Netns, native } from '../../lib/native/addon.ts';
 import { type Backend, type Form, formOf } from '../../lib/ruleset/form.ts';
 import type { Ruleset } from '../../lib/ruleset/model.ts';
@@ -219,8 +219,8 @@ export async function codeOf(job: Promise<unknown>): Promise<string | undefined>
     await job;
     return undefined;
   } catch (error) {
-    assert.ok(error instanceof Error);
-    return (error as NativeError).code ?? `no code: ${String(error)}`;
+    assert.ok(error instanceof Failure, String(error));
+    return error.code;
   }
 }
 

@@ -1,5 +1,5 @@
 /** The part of the CRI v1 that reports the sandboxes of this node's pods. */
-import { Channel, type RuntimeError } from '../channel.ts';
+import { Channel, RuntimeError } from '../channel.ts';
 import {
   type ContainerEvent,
   getContainerEvents,
@@ -47,7 +47,7 @@ export class Cri {
         await this.channel.call(podSandboxStatus, { podSandboxId: id, verbose: true }, { limitMs: this.#limitMs }),
       );
     } catch (error) {
-      if ((error as RuntimeError).code === 'NOT_FOUND') return undefined;
+      if (error instanceof RuntimeError && error.status === 'NOT_FOUND') return undefined;
       throw error;
     }
   }

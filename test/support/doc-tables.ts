@@ -1,0 +1,98 @@
+/**
+ * The tables of docs/ that are made from the source. Each is between two comments, `<!-- table NAME -->` and
+ * `<!-- end -->`. Run by itself (`npm run docs`), this file writes them; test/docs.test.ts compares them.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { runOptionList } from '../../lib/config/options.ts';
+import { CATALOGUE, ERRNO, LONGEST_PAUSE_MS, type Meaning } from '../../lib/errors.ts';
+import { foreignFlags } from '../../lib/istio/foreign.ts';
+import { optionList } from '../../lib/istio/options.ts';
+import { defaultOf, flagsOf, type RedirectOption } from '../../lib/options/option.ts';
+
+interface DocTable {
+  name: string;
+  /** Under docs/. */
+  file: string;
+  make: () => string;
+}
+
+export const DOC_TABLES: readonly DocTable[] = [
+  { name: 'redirect-options', file: 'cli.md', make: redirectOptions },
+  { name: 'foreign-flags', file: 'cli.md', make: foreignFlagsTable },
+  { name: 'run-options', file: 'cli.md', make: runOptions },
+  { name: 'errors', file: 'operate.md', make: errors },
+];
+
+export function docFile(file: string): string {
+  return fileURLToPath(new URL(`../../docs/${file}`, import.meta.url));
+}
+
+/** What is in the document now; undefined without the two comments. */
+export function tableIn(text: string, name: string): string | undefined {
+  return patternOf(name).exec(text)?.[2];
+}
+
+function patternOf(name: string): RegExp {
+  return new RegExp(`(<!-- table ${name} -->\n)(.*?)(\n<!-- end -->)`, 's');
+}
+
+function table(head: string[], rows: string[][]): string {
+  const line = (cells: string[]) => `| ${cells.join(' | ')} |`;
+  return [line(head), `|${'---|'.repeat(head.length)}`, ...rows.map(line)].join('\n');
+}
+
+function code(words: readonly string[] = []): string {
+  return words.map((word) => `\`${word}\``).join(', ');
+}
+
+/** Flag, default and environment: how the row of any option begins. */
+function optionCells(option: RedirectOption): string[] {
+  const initial = defaultOf(option) ?? option.initial ?? 'false';
+  const shown = option.initialText === undefined && initial !== 'none' ? code([initial]) : initial;
+  return [code([flagsOf(option)]), shown, code(option.env)];
+}
+
+function redirectOptions(): string {
+  const rows = optionList.map(([, option]) => [...optionCells(option), code(option.annotations), option.help]);
+  return table(['flag', 'default', 'environment', 'annotation', 'meaning'], rows);
+}
+
+function runOptions(): string {
+  const rows = runOptionList.map(([, option]) => [...optionCells(option), option.help]);
+  return table(['flag', 'default', 'environment', 'meaning'], rows);
+}
+
+function foreignFlagsTable(): string {
+  const rows = foreignFlags.map(({ flag, short, instead }) => {
+    return [code([...(short === undefined ? [] : [`-${short}`]), `--${flag}`]), instead];
+  });
+  return table(['flag', 'instead'], rows);
+}
+
+function errors(): string {
+  const retries = {
+    no: 'no',
+    soon: `within ${LONGEST_PAUSE_MS.soon / 1000} s`,
+    slowly: `within ${LONGEST_PAUSE_MS.slowly / 60_000} min`,
+  };
+  const cells = ({ means, remedy, retry, why }: Meaning) => {
+    const general = means.replace(/: DETAIL$/, '').replace(/\b(?:PATH|PID|ADDRESS|PART)\b/, code(['$&']));
+    return [general, remedy, `${retries[retry]}: ${why}`];
+  };
+  const rows = Object.entries(CATALOGUE).map(([name, meaning]) => [code([name]), ...cells(meaning)]);
+  return table(['code', 'means', 'do', 'retried'], [...rows, ['any other errno name', ...cells(ERRNO)]]);
+}
+
+if (import.meta.main) {
+  for (const { name, file, make } of DOC_TABLES) {
+    const path = docFile(file);
+    const text = readFileSync(path, 'utf8');
+    if (tableIn(text, name) === undefined) throw new Error(`${path}: no table ${name}`);
+    // As a function: a replacement text would read "$" in the table.
+    writeFileSync(
+      path,
+      text.replace(patternOf(name), (_, head: string, __, tail: string) => head + make() + tail),
+    );
+  }
+}
