@@ -96,10 +96,8 @@ async function main({ chosen, grep, cluster, jobs, busy }: Options): Promise<num
   const files = chosen.length === 0 ? globSync('test/**/*.test.ts', { cwd: ROOT }) : chosen.flatMap(expand);
   const queue = [...new Set(files)].sort();
   const where = sandbox !== undefined && 'command' in sandbox ? sandbox : undefined;
-  const environment: NodeJS.ProcessEnv = {
-    ...(grep === undefined ? {} : { IPNC_TEST_GREP: grep }),
-    ...(cluster ? {} : { IPNC_TEST_NO_CLUSTER: '1' }),
-  };
+  // A variable that is undefined is not passed on, even if a test runs this.
+  const environment = { IPNC_TEST_GREP: grep, IPNC_TEST_NO_CLUSTER: cluster ? undefined : '1' };
   const results: FileResult[] = [];
   await using _ = startBusy(busy);
   const worker = async () => {

@@ -78,6 +78,17 @@ test('a test that fails shows what its programs wrote, of those that ended well 
   assert.match(shown, /still runs\nagain\n/);
 });
 
+test('a failure prints the seed of its random input, and the seed brings the input back', async () => {
+  const { output } = await runFixtures(['random-input']);
+  const [, number, seed, file] =
+    /drew (0\.\d+).*IPNC_TEST_SEED=(\d+) npm test -- (\S+random-input\.ts)/s.exec(output) ?? [];
+  assert.ok(file !== undefined, output);
+  const again = await runFixtures(['random-input'], [], { IPNC_TEST_SEED: seed });
+  assert.ok(again.output.includes(`drew ${number}\n`), again.output);
+  const other = await runFixtures(['random-input'], [], { IPNC_TEST_SEED: '4294967296' });
+  assert.match(other.output, /IPNC_TEST_SEED: "4294967296": expected a whole number/);
+});
+
 test('a failing file does not hide in the sum', async () => {
   const outcome = await runFixtures(['passes', 'before-throws', 'skips']);
   assert.equal(outcome.code, 1);

@@ -7,6 +7,7 @@
  */
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import { relative } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { inspect, styleText } from 'node:util';
 import { suite as uvu } from 'uvu';
@@ -14,6 +15,7 @@ import { forget, lacking, toSetUp } from './needs.ts';
 import type { SetUpMessage } from './runner/set-up.ts';
 import { isOver } from './support/patience.ts';
 import { takeOutput } from './support/process.ts';
+import { usedSeed } from './support/random.ts';
 
 interface TestOptions {
   /** Time limit on an idle machine; 20 s if absent. */
@@ -248,7 +250,12 @@ function finish(): void {
   for (const { suite, test, reason } of report.skipped) {
     console.log(styleText('yellow', `  SKIPPED ${suite}, ${test}: ${reason}`));
   }
-  if (report.failed > 0) process.exitCode = 1;
+  if (report.failed > 0) {
+    process.exitCode = 1;
+    const seed = usedSeed();
+    const file = process.argv[1] === undefined ? '' : ` ${relative(process.cwd(), process.argv[1])}`;
+    if (seed !== undefined) console.error(`With the same random input: IPNC_TEST_SEED=${seed} npm test --${file}`);
+  }
   if (process.env.IPNC_TEST_REPORT !== undefined) {
     writeFileSync(process.env.IPNC_TEST_REPORT, JSON.stringify(report));
   }

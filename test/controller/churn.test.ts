@@ -10,6 +10,7 @@ import { suite } from '../suite.ts';
 import { runController, until } from '../support/controller.ts';
 import { BOOT_ID, Farm } from '../support/netns.ts';
 import { type Pod, PodServer } from '../support/pod-server.ts';
+import { randomNumbers } from '../support/random.ts';
 import { status } from '../support/watch-server.ts';
 
 const PODS = 300;
@@ -18,7 +19,8 @@ const STEPS = 1200;
 const test = suite('churn');
 test.needs('netns', 'uid-map', 'ipv6', 'addon', 'toolbox');
 
-const chance = (share: number) => Math.random() < share;
+const random = randomNumbers('churn');
+const chance = (share: number) => random() < share;
 
 function refuse(response: ServerResponse): void {
   if (chance(0.3)) response.destroy();
@@ -54,13 +56,13 @@ test(
     try {
       const making: Promise<unknown>[] = [];
       for (let step = 0; step < STEPS; step++) {
-        const name = `pod${Math.floor(Math.random() * PODS)}`;
+        const name = `pod${Math.floor(random() * PODS)}`;
         const known = api.pods.get(name);
         if (known === undefined || chance(0.3)) {
           const old = known && farm.file(known.metadata.uid);
           const uid = api.put(name, chance(0.6) ? { [INITIALIZE]: 'true' } : {}, chance(0.1));
           // Its sandbox is ready a while after the API tells of it, or never if it has the host's.
-          making.push(sleep(20 * Math.random()).then(() => farm.add(farm.file(uid))));
+          making.push(sleep(20 * random()).then(() => farm.add(farm.file(uid))));
           if (old !== undefined) making.push(sleep(100).then(() => farm.del(old)));
         } else if (chance(0.5)) {
           known.status.phase = 'Running';

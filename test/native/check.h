@@ -20,6 +20,9 @@ struct Register {
   Register(const char* name, void (*run)()) { Tests().push_back({name, run}); }
 };
 
+// Of all random input: IPNC_TEST_SEED, or always the same. A failure prints it.
+uint32_t Seed();
+
 // The calling thread's `call`-th setns from now on fails with EPERM; 0: none.
 void FailSetns(int call);
 // The calling thread's `call`-th system call from now on fails with `error`; 0: none. Counts what has a socket, ioctl,

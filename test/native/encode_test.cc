@@ -13,7 +13,7 @@ namespace {
 using namespace ipnc;
 using namespace ipnc::xtables;
 
-std::mt19937 generator(1337);
+std::mt19937 generator(check::Seed());
 
 uint32_t Below(uint32_t bound) {
   return std::uniform_int_distribution<uint32_t>(0, bound - 1)(generator);

@@ -45,6 +45,11 @@ std::vector<Test>& Tests() {
   return tests;
 }
 
+uint32_t Seed() {
+  const char* seed = std::getenv("IPNC_TEST_SEED");
+  return seed ? static_cast<uint32_t>(std::strtoul(seed, nullptr, 10)) : 1337;
+}
+
 void FailSetns(int call) {
   setns_left = call;
 }
@@ -189,6 +194,7 @@ int main() {
     std::fflush(stdout);
     failed += !failure.empty();
   }
+  if (failed != 0) std::fprintf(stderr, "random input: IPNC_TEST_SEED=%u\n", check::Seed());
   std::printf("%zu passed, %d failed\n", check::Tests().size() - static_cast<size_t>(failed), failed);
   return failed != 0;
 }

@@ -167,8 +167,8 @@ class Maker {
 };
 
 TEST("nftables: whatever rule is valid stands as it is wanted, and is told of as one that says the same") {
-  for (uint32_t seed = 0; seed < 20000; ++seed) {
-    const Rule rule = Maker(seed).Make();
+  for (uint32_t i = 0; i < 20000; ++i) {
+    const Rule rule = Maker(check::Seed() + i).Make();
     const auto expressions = Encode(rule);
     Writer writer;
     const Content content = Encode(Holding({rule}));

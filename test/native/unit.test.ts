@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { lacking } from '../needs.ts';
 import { suite } from '../suite.ts';
 import { runSync } from '../support/process.ts';
+import { testSeed } from '../support/random.ts';
 
 const build = process.env.IPNC_BUILD ?? 'Release';
 const program = fileURLToPath(new URL(`../../build/${build}/native_test`, import.meta.url));
@@ -16,7 +17,7 @@ test.needs(...needs);
 if (needs.every((need) => lacking(need) === undefined)) {
   const { code, stdout, stderr } = runSync(program, [], {
     timeout: 180_000,
-    env: { ...process.env, ASAN_OPTIONS: 'detect_leaks=1' },
+    env: { ...process.env, ASAN_OPTIONS: 'detect_leaks=1', IPNC_TEST_SEED: String(testSeed()) },
   });
   for (const [, verdict, name = ''] of stdout.matchAll(/^(ok {2}|FAIL) (.*)$/gm)) {
     test(name, () => assert.equal(verdict, 'ok  ', stderr));

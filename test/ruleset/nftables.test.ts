@@ -11,9 +11,10 @@ import { nftables } from '../../lib/ruleset/nftables.ts';
 import { type Case, cases } from '../cases.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
-import { expressions, fateByNftables, fateByRuleset, packetsFor, randomNumbers } from '../support/evaluate.ts';
+import { expressions, fateByNftables, fateByRuleset, packetsFor } from '../support/evaluate.ts';
 import { isOver } from '../support/patience.ts';
 import { output } from '../support/process.ts';
+import { randomNumbers } from '../support/random.ts';
 import { randomRuleset } from '../support/random-ruleset.ts';
 
 const NETNS = 'ipnc-nft-text';
@@ -34,14 +35,14 @@ const meaning = suite('nftables: meaning');
 
 for (const { name, args } of [...cases, ...more]) {
   meaning(`packets fare as with the Ruleset: ${name}`, async () => {
-    compare(await rulesetOf(args), PACKETS, randomNumbers(1));
+    compare(await rulesetOf(args), PACKETS, randomNumbers(name));
   });
 }
 
 meaning(
   'packets fare as with the Ruleset: rules that no plan makes',
   () => {
-    const random = randomNumbers(2);
+    const random = randomNumbers('rules that no plan makes');
     for (let at = 0; at < RANDOM_RULESETS; at++) compare(randomRuleset(random), 200, random);
   },
   { timeoutMs: 60_000 },

@@ -211,17 +211,6 @@ function addressValue(address: string): bigint {
   return BigInt(`0x${Buffer.from(ipaddr.parse(address).toByteArray()).toString('hex')}`);
 }
 
-/** The same numbers for the same seed (mulberry32), each from 0 up to 1. */
-export function randomNumbers(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 /**
  * Packets made of the values that a ruleset's rules name, their neighbours, and some that no rule names. Half of them
  * are made to match one of the rules, as far as that can be had by naming its values.
