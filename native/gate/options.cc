@@ -211,7 +211,8 @@ const char* ReadFamilies(const char* text, Options& options) {
 }
 
 // As Go's time.ParseDuration, without a sign.
-const char* ReadTimeout(const char* text, Options& options) {
+template <uint64_t Options::*kMember>
+const char* ReadDuration(const char* text, Options& options) {
   struct Unit {
     std::string_view name;
     uint64_t nanoseconds;
@@ -245,7 +246,7 @@ const char* ReadTimeout(const char* text, Options& options) {
     total += whole * unit + fraction * unit / scale;
   } while (!rest.empty());
   if (total == 0 || total > kDay * 1000) return kDuration;
-  options.timeout_ms = (total + 999'999) / 1'000'000;
+  options.*kMember = (total + 999'999) / 1'000'000;
   return nullptr;
 }
 
@@ -308,7 +309,7 @@ constexpr Known kKnown[] = {
     {"ip-families", 0, true, ReadFamilies},
     // How istio-iptables goes about it (lib/istio/foreign.ts).
     {"iptables-probe-port", 0, true, ReadPort<&Options::probe_port>, {"IPTABLES_PROBE_PORT"}},
-    {"probe-timeout", 0, true, ReadTimeout, {"PROBE_TIMEOUT"}},
+    {"probe-timeout", 0, true, ReadDuration<&Options::probe_timeout_ms>, {"PROBE_TIMEOUT"}},
     {"dry-run", 'n', false},
     {"cleanup-only", 0, false},
     {"reconcile", 0, false},
@@ -327,7 +328,7 @@ constexpr Known kKnown[] = {
     // The gate's own.
     {"expect", 0, true, ReadExpect, {"IPNC_EXPECT"}},
     {"families", 0, true, ReadFamilies, {"IPNC_FAMILIES"}},
-    {"timeout", 0, true, ReadTimeout, {"IPNC_TIMEOUT"}},
+    {"timeout", 0, true, ReadDuration<&Options::timeout_ms>, {"IPNC_TIMEOUT"}},
     {"annotations", 0, true, ReadAnnotations, {"IPNC_ANNOTATIONS"}},
     {"termination-log", 0, true, ReadTerminationLog, {"IPNC_TERMINATION_LOG"}},
     {"await-ready", 0, true, ReadReadyPort},
@@ -465,7 +466,8 @@ uint64_t TimeoutMs(const Options& options) {
   if (options.timeout_ms != 0) return options.timeout_ms;
   // As long as Istio's own startup probe: 600 attempts, one a second.
   if (options.ready_port != 0) return 600'000;
-  return options.program ? 1'000 : 300'000;
+  if (options.program) return 20;
+  return options.probe_timeout_ms != 0 ? options.probe_timeout_ms : 300'000;
 }
 
 bool IsCaptured(const Options& options, uint32_t uid, uint32_t gid) {
@@ -498,7 +500,7 @@ const char kHelp[] = R"(pod-network-gate: waits until the redirect rules of a po
   --expect redirect|tproxy|none|auto   what is waited for (default: auto, which is what -m says)
   --families auto|4|6|4,6              in which families (default: auto, those of the pod's addresses)
   --timeout DURATION                   how long (default: --probe-timeout if given, else 300s;
-                                       1s with PROGRAM, 10m with --await-ready)
+                                       20ms with PROGRAM, 10m with --await-ready)
   --annotations FILE                   the pod's annotations by the downward API
                                        (default: /etc/podinfo/pod_annotations or /etc/istio/pod/annotations,
                                        if one of them is there)

@@ -45,6 +45,8 @@ struct Options {
   FamilySet families;  // where not auto
   // 0: what the rest says, see TimeoutMs().
   uint64_t timeout_ms = 0;
+  // Of istio-iptables, which looks for rules that it has written itself. 0: not given.
+  uint64_t probe_timeout_ms = 0;
   const char* annotations = "/etc/podinfo/pod_annotations";
   bool annotations_named = false;
   const char* termination_log = "/dev/termination-log";
@@ -64,8 +66,9 @@ struct Refusal {
 // be honoured.
 bool ReadOptions(const char* const* words, const char* const* environment, Options& options, Refusal& refusal);
 
-// How long to wait. A gate that becomes the proxy waits a second: while it waits its container runs, and a kubelet that
-// is started anew meanwhile takes a running sidecar for a started one. It ends instead, and the kubelet starts it again.
+// How long to wait, milliseconds. A gate that becomes the proxy waits for 20 ms and ignores --probe-timeout. While it
+// waits its container runs, and a kubelet that has lost the container's hook takes a running sidecar for a started one:
+// no kubelet or runtime that is restarted may be back before the gate has ended. The kubelet then starts it again.
 uint64_t TimeoutMs(const Options& options);
 
 // Whether the rules take what this user sends over lo to the inbound port, as they do for the proxy. Each owner's rules

@@ -47,15 +47,20 @@ become('with the rules it becomes the program, with its arguments, environment a
   );
 });
 
-become('without the rules it ends after a second, and the program is never run', async () => {
-  const netns = await farm.add();
-  const { code, stdout, line } = await home.start(netns, [...REDIRECT, '--', '/bin/echo', 'BYPASS']).ended;
-  assert.equal(code, 126);
-  assert.match(line, /^not redirected within 1\.0 s: /);
-  assert.doesNotMatch(stdout, /BYPASS/);
-});
+for (const [what, words] of [
+  ['without the rules it ends after 20 ms', []],
+  ['it does not wait longer for a --probe-timeout that was meant for istio-init', ['--probe-timeout', '5s']],
+] as const) {
+  become(`${what}, and the program is never run`, async () => {
+    const netns = await farm.add();
+    const { code, stdout, line } = await home.start(netns, [...REDIRECT, ...words, '--', '/bin/echo', 'BYPASS']).ended;
+    assert.equal(code, 126);
+    assert.match(line, /^not redirected within 20\.0 ms: /);
+    assert.doesNotMatch(stdout, /BYPASS/);
+  });
+}
 
-become('rules that come within the second let it through', async () => {
+become('rules that come within the time let it through', async () => {
   const netns = await farm.add();
   const words = ['--timeout', '20s', ...REDIRECT, '--', '/bin/echo', 'the proxy runs'];
   const gate = await home.start(netns, words).waiting();
