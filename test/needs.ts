@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { canBecome, UID_MAP_REMEDY } from '../lib/demo/userns.ts';
 import { clusterImpossible, clusterLack, clusterPrograms, helmLack, prepareCluster } from './cluster/programs.ts';
 import { networkNamespaceLack } from './cluster/sandbox/sandbox.ts';
+import { meshImpossible, meshLack, prepareMesh } from './mesh/programs.ts';
 
 export interface SetUp {
   /** Why this machine cannot have it by any step of ours, or undefined. */
@@ -13,12 +14,13 @@ export interface SetUp {
   bring(): Promise<void>;
 }
 
-export type SetUpName = 'cluster' | 'helm';
+export type SetUpName = 'cluster' | 'helm' | 'mesh';
 
 /** What the runner brings if a test needs it and lacks it. */
 export const setUps: Record<SetUpName, SetUp> = {
   cluster: { impossible: clusterImpossible, bring: prepareCluster },
   helm: { impossible: () => clusterPrograms.impossible(['helm']), bring: () => clusterPrograms.build(['helm']) },
+  mesh: { impossible: meshImpossible, bring: prepareMesh },
 };
 
 /** What can be asked for by name; any other name is a command to be found in PATH. */
@@ -54,6 +56,7 @@ const probes: Record<string, () => string | undefined> = {
   'machine-root': networkNamespaceLack,
   cluster: () => (withoutCluster() ? 'left out by --no-cluster' : clusterLack()),
   helm: helmLack,
+  mesh: () => (withoutCluster() ? 'left out by --no-cluster' : meshLack()),
   browser: () =>
     chromium() === undefined
       ? `none of ${BROWSERS.join(', ')} is in PATH; apt-get install -y --no-install-recommends chromium-headless-shell`

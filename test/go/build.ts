@@ -31,6 +31,13 @@ export async function build(set: ProgramSet, names: readonly string[]): Promise<
   }
 }
 
+/** The folder in Go's module cache of a module that the set's go.mod requires; downloads it if it is not there. */
+export async function moduleFolder(set: ProgramSet, module: string): Promise<string> {
+  const env = await goEnvironment(set);
+  const said = await output('go', ['mod', 'download', '-json', module], { cwd: set.source, env });
+  return (JSON.parse(said) as { Dir: string }).Dir;
+}
+
 async function buildInto(partial: string, set: ProgramSet, missing: readonly Program[]): Promise<void> {
   const env = await goEnvironment(set);
   const version = (await output('go', ['env', 'GOVERSION'], { cwd: set.source, env })).trim();
@@ -97,7 +104,7 @@ async function goEnvironment(set: ProgramSet): Promise<NodeJS.ProcessEnv> {
   return { ...env, PATH: `${join(Dir, 'bin')}:${PATH}` };
 }
 
-async function output(command: string, args: string[], options: { cwd: string; env: NodeJS.ProcessEnv }) {
+export async function output(command: string, args: string[], options: { cwd: string; env: NodeJS.ProcessEnv }) {
   const child = spawn(command, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] });
   const [stdout, stderr, code] = await Promise.all([text(child.stdout), text(child.stderr), exitOf(child)]);
   if (code !== 0) throw new Error(`${command} ${args.join(' ')} failed (${code}):\n${stdout}${stderr}`);

@@ -1,6 +1,7 @@
 /** `npm run programs`: sets up the Go programs that tests, bench and demo use, where they are not there yet. */
 import { parseArgs, styleText } from 'node:util';
 import { clusterLack, clusterPrograms, prepareCluster } from '../cluster/programs.ts';
+import { meshLack, meshPrograms, prepareMesh } from '../mesh/programs.ts';
 import type { ProgramSet } from './program-set.ts';
 
 interface Choice {
@@ -11,7 +12,10 @@ interface Choice {
   lack(): string | undefined;
 }
 
-const CHOICES: Choice[] = [{ set: clusterPrograms, prepare: prepareCluster, lack: clusterLack }];
+const CHOICES: Choice[] = [
+  { set: clusterPrograms, prepare: prepareCluster, lack: clusterLack },
+  { set: meshPrograms, prepare: prepareMesh, lack: meshLack },
+];
 const NAMES = CHOICES.map(({ set }) => set.name).join(', ');
 
 const HELP = `Builds the Go programs that tests, bench and demo use, and as root on Debian installs what they need.

@@ -1,12 +1,12 @@
 /**
  * Programs that are built from pinned Go modules, once a machine, and kept in the user's cache folder.
  *
- * The folder of a set is named by its content: go.mod, go.sum, and the flags of each program. The Go that builds is not
- * part of the name: every Go that go.mod accepts makes programs that do the same, and a folder that was brought from
- * another machine serves where there is no Go.
+ * The folder of a set is named by its content: go.mod, go.sum, main packages beside them, and the flags of each program.
+ * The Go that builds is not part of the name: every Go that go.mod accepts makes programs that do the same, and a folder
+ * that was brought from another machine serves where there is no Go.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { type DebianPackage, installPackages, packagesImpossible } from '../support/debian.ts';
@@ -16,7 +16,7 @@ import { build } from './build.ts';
 export interface Program {
   /** The name of the file. */
   name: string;
-  /** Import path of its main package. */
+  /** Import path of its main package; `./folder` for one beside go.mod. */
   package: string;
   tags: readonly string[];
   /** Flags for the linker. */
@@ -90,11 +90,21 @@ export class ProgramSet {
     await build(this, names);
   }
 
+  /** What go.mod and go.sum say nothing about. */
+  #ownFiles(folder: string): string[] {
+    const files = globSync('*.go', { cwd: join(this.source, folder) }).sort();
+    return files.map((name) => readFileSync(join(this.source, folder, name), 'utf8'));
+  }
+
   #read(): { programs: Program[]; folder: string } {
     if (this.#defined === undefined) {
       const [mod, sum] = ['go.mod', 'go.sum'].map((name) => readFileSync(join(this.source, name), 'utf8'));
       const programs = this.#define((module) => versionIn(mod ?? '', module));
-      const built = programs.map((program) => ({ ...program, cgo: program.cgo !== undefined }));
+      const built = programs.map((program) => ({
+        ...program,
+        cgo: program.cgo !== undefined,
+        ...(program.package.startsWith('./') && { files: this.#ownFiles(program.package) }),
+      }));
       const key = createHash('sha256')
         .update(JSON.stringify([mod, sum, built]))
         .digest('hex')
@@ -109,7 +119,8 @@ function packagesFor(programs: readonly Program[]): DebianPackage[] {
   return programs.length === 0 ? [] : [GO, ...programs.flatMap(({ cgo }) => cgo ?? [])];
 }
 
-function cacheFolder(): string {
+/** Holds what is made once a machine. */
+export function cacheFolder(): string {
   return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'istio-pod-network-controller');
 }
 
