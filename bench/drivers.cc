@@ -14,10 +14,14 @@
 //   script PATH FILE          nsenter + sh FILE
 //   inside PATH COMMAND...    nsenter + COMMAND
 //   run COMMAND...            COMMAND by itself
+//   connect PATH ADDRESS PORT COUNT
+//                             COUNT connections, one after the other, to ADDRESS in the netns at PATH; whoever is
+//                             redirected to PORT there is accepted, and so is a connection to it
 //   reference                 a fixed amount of work: arithmetic, system calls, and waking another thread
 //
 // and "usage" with the CPU time in microseconds of this process and of the children that have ended, and the largest
 // resident sets of both so far, in KiB.
+#include <arpa/inet.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
@@ -178,6 +182,57 @@ void PrintUsage() {
   std::cout << microseconds << " " << LargestResidentSet() << " " << children.ru_maxrss << std::endl;
 }
 
+// Accepts in another thread until it goes.
+class Acceptor {
+ public:
+  explicit Acceptor(uint16_t port) {
+    const int one = 1;
+    sockaddr_in any{.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {INADDR_ANY}, .sin_zero = {}};
+    Check(setsockopt(listener_, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)), "SO_REUSEADDR");
+    Check(bind(listener_, reinterpret_cast<sockaddr*>(&any), sizeof(any)), "bind");
+    // Nobody waits for it to accept: where the queue is full, the kernel drops a SYN, which comes again after a second.
+    Check(listen(listener_, 4096), "listen");
+    thread_ = std::thread([this] { Serve(); });
+  }
+  ~Acceptor() {
+    shutdown(listener_, SHUT_RDWR);
+    thread_.join();
+    close(listener_);
+  }
+
+ private:
+  void Serve() const {
+    for (int fd; (fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC)) >= 0;) close(fd);
+  }
+
+  const int listener_ = Check(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+  std::thread thread_;
+};
+
+// The time of all connect() calls together: making and closing sockets is not in it.
+std::chrono::nanoseconds Connect(const std::string& path, const std::string& address, uint16_t port, int count) {
+  std::chrono::nanoseconds took{};
+  sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {}, .sin_zero = {}};
+  if (inet_pton(AF_INET, address.c_str(), &to.sin_addr) != 1) throw Failure{EINVAL, "not an IPv4 address"};
+  // Where nothing redirects, nobody but the acceptor answers.
+  Inside(path, [&](int) {
+    const Acceptor acceptor(port);
+    // A client that resets leaves no TIME_WAIT behind, which would slow the next connections down.
+    const linger reset{1, 0};
+    for (int i = 0; i < count; i++) {
+      const int fd = Check(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+      setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+      const auto start = std::chrono::steady_clock::now();
+      const int result = connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to));
+      took += std::chrono::steady_clock::now() - start;
+      const int error = errno;
+      close(fd);
+      if (result != 0) throw Failure{error, "connect"};
+    }
+  });
+  return took;
+}
+
 void Do(const std::vector<std::string>& words) {
   const auto rest = [&words](size_t from) { return std::vector(words.begin() + from, words.end()); };
   if (words.at(0) == "template") return Template(words.at(1), words.at(2));
@@ -209,6 +264,12 @@ int main() {
     try {
       if (words.at(0) == "usage") {
         PrintUsage();
+        continue;
+      }
+      if (words.at(0) == "connect") {
+        const auto took = Connect(words.at(1), words.at(2), static_cast<uint16_t>(std::stoi(words.at(3))),
+                                  std::stoi(words.at(4)));
+        std::cout << took.count() << std::endl;
         continue;
       }
       const auto start = std::chrono::steady_clock::now();

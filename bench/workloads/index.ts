@@ -1,6 +1,7 @@
 /** All workloads, in the order in which they run. Another one is a file beside these, and a line here. */
 import { churn } from './churn.ts';
 import { concurrency } from './concurrency.ts';
+import { connection } from './connection.ts';
 import { controller } from './controller.ts';
 import { endToEnd } from './end-to-end.ts';
 import { gate } from './gate.ts';
@@ -19,6 +20,7 @@ export const workloads: readonly Workload[] = [
   sweep,
   size,
   gate,
+  connection,
   controller,
   endToEnd,
   soak,
