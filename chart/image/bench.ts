@@ -51,17 +51,10 @@ export async function benchLayers(root: string, release: string): Promise<ImageF
   const { files: runtime, ofNode } = await runtimeLayer(root);
   const linked = [addonIn(release), ...LINKED.map((name) => join(release, name))];
   const built = [...linked, ...STATIC.map((name) => join(release, name))];
-  const found = PROGRAMS.map((name) => ({ name, path: realpathSync(inPath(name)) }));
-  const theirs = [...new Set([...found.map(({ path }) => path), ...globSync(EXTENSIONS)])].sort();
-  const needed = (await Promise.all([...theirs, ...linked].map(libraries))).flat();
-  const shared = [...new Set(needed)].filter((path) => !ofNode.includes(path)).sort();
+  const theirs = await commandFiles(PROGRAMS, linked);
   const tools: ImageFile[] = [
-    ...[...theirs, ...shared].map(inPlace),
-    // A program may be several, and knows by its name which.
-    ...found
-      .filter(({ name, path }) => name !== basename(path))
-      .map(({ name, path }) => ({ path: `usr/local/bin/${name}`, link: path })),
-    ...(await copyrights([...theirs, ...shared, ...ofNode])),
+    ...theirs.files.filter(({ path }) => !ofNode.includes(`/${path}`)),
+    ...(await copyrights([...theirs.paths, ...ofNode])),
     { path: 'run', folder: true },
     { path: 'tmp', folder: true, mode: 0o1777 },
   ];
@@ -75,6 +68,24 @@ export async function benchLayers(root: string, release: string): Promise<ImageF
     ...licenses(root, packagesOf(sources)),
   ];
   return [runtime, tools, own];
+}
+
+/**
+ * Programs of this machine with iptables' extensions, and the libraries of both and of `linked`, each at its own path. One
+ * that is several programs is also at /usr/local/bin by each of these names. `paths`: where they come from.
+ */
+export async function commandFiles(
+  names: readonly string[],
+  linked: readonly string[] = [],
+): Promise<{ files: ImageFile[]; paths: string[] }> {
+  const found = names.map((name) => ({ name, path: realpathSync(inPath(name)) }));
+  const programs = [...new Set([...found.map(({ path }) => path), ...globSync(EXTENSIONS)])].sort();
+  const shared = new Set((await Promise.all([...programs, ...linked].map(libraries))).flat());
+  const paths = [...new Set([...programs, ...[...shared].sort()])];
+  const links = found
+    .filter(({ name, path }) => name !== basename(path))
+    .map(({ name, path }) => ({ path: `usr/local/bin/${name}`, link: path }));
+  return { files: [...paths.map(inPlace), ...links], paths };
 }
 
 /** All that any of the entries imports, and what tells Node how: paths relative to `root`. */

@@ -3,6 +3,9 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { delimiter, dirname } from 'node:path';
 import { parseArgs, styleText } from 'node:util';
+import { ECHO } from '../mesh/images.ts';
+import { PRIVILEGED, RESTRICTED, startMesh } from '../mesh/mesh.ts';
+import { prepareMesh } from '../mesh/programs.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import type { ImageName } from './images/images.ts';
 import { startNode } from './node.ts';
@@ -15,7 +18,16 @@ const HELP = `A real Kubernetes on this machine, until Ctrl-C.
   npm run cluster -- --nodes 2             0 for a control plane alone
   npm run cluster -- --image toolbox,istio-pod-network-controller
                                            what the nodes can run, beside pause; toolbox if absent
+  npm run cluster -- --mesh                with Istio on it: istiod, its injector, Envoy
   npm run cluster -- -- kubectl get pods   runs a command with the cluster, and stops with it`;
+
+const MESH = `
+Pods in ${RESTRICTED} and ${PRIVILEGED} are injected, and ${RESTRICTED} enforces Pod Security "restricted". This node has Istio's echo
+server and client as the image ${ECHO}:
+
+  kubectl run -n ${PRIVILEGED} web --image=${ECHO} --image-pull-policy=Never -- --port 8080
+  kubectl exec -n ${PRIVILEGED} web -c web -- /client http://localhost:8080/
+`;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -23,6 +35,7 @@ const { values, positionals } = parseArgs({
     help: { type: 'boolean', short: 'h' },
     nodes: { type: 'string', default: '1' },
     image: { type: 'string', default: 'toolbox' },
+    mesh: { type: 'boolean', default: false },
   },
 });
 if (values.help) console.log(HELP);
@@ -37,18 +50,14 @@ async function main(): Promise<number> {
     return 1;
   }
   try {
-    await prepareCluster();
+    await (values.mesh ? prepareMesh() : prepareCluster());
   } catch (error) {
     console.error(styleText('red', (error as Error).message));
     return 1;
   }
-  const controlPlane = await startControlPlane({ controllers: true, progress });
+  const images = values.image.split(',').filter(Boolean) as ImageName[];
+  const { controlPlane, logs } = await (values.mesh ? startWithMesh(images) : start(images));
   try {
-    const images = values.image.split(',').filter(Boolean) as ImageName[];
-    const logs = [controlPlane.sandbox.folder];
-    for (let left = Number(values.nodes); left > 0; left--) {
-      logs.push((await startNode(controlPlane, { images, progress })).sandbox.folder);
-    }
     progress('all of it', performance.now() - began);
     if (positionals.length > 0) return await runCommand(controlPlane, positionals);
     console.log(`
@@ -56,7 +65,7 @@ In another shell:
 
   export KUBECONFIG=${controlPlane.kubeconfig} PATH=${dirname(controlPlane.programs.path('kubectl'))}:$PATH
   kubectl get nodes,pods -A
-
+${values.mesh ? MESH : ''}
 Logs are in ${logs.join(' and ')}. Ctrl-C stops it and takes everything away.`);
     const alive = setInterval(() => {}, 60_000);
     await stopped;
@@ -66,6 +75,42 @@ Logs are in ${logs.join(' and ')}. Ctrl-C stops it and takes everything away.`);
     const stopping = performance.now();
     await controlPlane.stop();
     progress('stopped', performance.now() - stopping);
+  }
+}
+
+interface Started {
+  controlPlane: ControlPlane;
+  /** Folders. */
+  logs: string[];
+}
+
+async function start(images: ImageName[]): Promise<Started> {
+  const controlPlane = await startControlPlane({ controllers: true, progress });
+  try {
+    const logs = [controlPlane.sandbox.folder];
+    for (let left = Number(values.nodes); left > 0; left--) {
+      logs.push((await startNode(controlPlane, { images, progress })).sandbox.folder);
+    }
+    return { controlPlane, logs };
+  } catch (error) {
+    await controlPlane.stop();
+    throw error;
+  }
+}
+
+/** The mesh has a node of its own, in which istiod runs. */
+async function startWithMesh(images: ImageName[]): Promise<Started> {
+  const mesh = await startMesh({ images, progress });
+  const { controlPlane, node } = mesh.cluster;
+  try {
+    const logs = [controlPlane.sandbox.folder, node.sandbox.folder];
+    for (let left = Number(values.nodes) - 1; left > 0; left--) {
+      logs.push((await mesh.addNode({ images, progress })).sandbox.folder);
+    }
+    return { controlPlane, logs };
+  } catch (error) {
+    await mesh.stop();
+    throw error;
   }
 }
 

@@ -5,7 +5,7 @@ import { DNS_ADDRESS, type Dual, PODS } from './network.ts';
 import type { KeyPair } from './pki.ts';
 
 /** TOML, for containerd 2. */
-export function containerdConfig(socket: string, cniFolder: string, optFolder: string): string {
+export function containerdConfig(socket: string, cni: { plugins: string; config: string }, optFolder: string): string {
   return `version = 3
 
 [grpc]
@@ -23,9 +23,9 @@ export function containerdConfig(socket: string, cniFolder: string, optFolder: s
   restrict_oom_score_adj = true
 
   [plugins.'io.containerd.cri.v1.runtime'.cni]
-    # Debian's.
-    bin_dirs = ['/usr/lib/cni']
-    conf_dir = '${cniFolder}'
+    # The second folder is Debian's, and the machine's own: an agent that brings a plugin writes into the first.
+    bin_dirs = ['${cni.plugins}', '/usr/lib/cni']
+    conf_dir = '${cni.config}'
 
   # systemd is not the first process of the node's pid namespace.
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]

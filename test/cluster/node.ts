@@ -3,7 +3,7 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { type ControlPlane, coreApi } from './control-plane.ts';
-import { writeArchive } from './images/archive.ts';
+import { type Image, writeArchive } from './images/archive.ts';
 import { type ImageName, images } from './images/images.ts';
 import type { NodeNetwork } from './network.ts';
 import { bridgeConfig, containerdConfig, kubeletConfig, kubeProxyConfig } from './node-config.ts';
@@ -35,7 +35,9 @@ export interface ClusterNode {
   /** Runs a command on the node, in its network, mount and pid namespaces; its standard output. */
   exec: Sandbox['exec'];
   /** Makes an image anew and loads it; returns what to write as a container's `image`. */
-  load(image: ImageName): Promise<string>;
+  load(image: ImageName | Image): Promise<string>;
+  /** Folders on the node: where containerd looks first for CNI plugins, empty at first, and its CNI configuration. */
+  cni: { plugins: string; config: string };
   /** By name: containerd, kubelet, kube-proxy. */
   services: ReadonlyMap<string, Service>;
   sandbox: Sandbox;
@@ -73,9 +75,10 @@ export async function startNode(controlPlane: ControlPlane, options: NodeOptions
     const answering = containerd.ready(() => answers(criSocket));
     await timed('containerd', answering);
 
-    const load = async (image: ImageName) => {
-      const archive = join(sandbox.folder, `${image}.tar`);
-      const made = await images[image]();
+    let archives = 0;
+    const load = async (image: ImageName | Image) => {
+      const archive = join(sandbox.folder, `image-${archives++}.tar`);
+      const made = typeof image === 'string' ? await images[image]() : image;
       writeArchive(archive, made);
       await sandbox.exec([tools.path('ctr'), '--namespace', 'k8s.io', 'images', 'import', archive]);
       rmSync(archive);
@@ -94,7 +97,7 @@ export async function startNode(controlPlane: ControlPlane, options: NodeOptions
     await Promise.all([timed('images', loaded), timed('kubelet, node ready', schedulable)]);
 
     const { path, exec, close: stop } = sandbox;
-    return { name, network, criSocket, path, exec, load, services, sandbox, stop };
+    return { name, network, criSocket, path, exec, load, cni: files.cni, services, sandbox, stop };
   } catch (error) {
     await sandbox.close();
     throw error;
@@ -121,12 +124,14 @@ async function writeFiles(
   const kubeconfig = (user: string, pair: KeyPair) =>
     writeKubeconfig(join(folder, `${user}.kubeconfig`), server, authority.cert, pair);
 
-  const cni = join(folder, 'cni');
-  mkdirSync(cni);
+  const cni = { plugins: join(folder, 'cni-plugins'), config: join(folder, 'cni') };
+  mkdirSync(cni.plugins);
+  mkdirSync(cni.config);
   write('cni/bridge.conflist', bridgeConfig(pods));
   const resolvConf = write('resolv.conf', '');
   const settings = { criSocket: CRI_SOCKET, cgroup, clientCa: authority.cert, serving, resolvConf };
   return {
+    cni,
     containerd: write('containerd.toml', containerdConfig(CRI_SOCKET, cni, join(folder, 'opt'))),
     kubelet: write('kubelet.json', { ...kubeletConfig(settings), ...kubeletConfiguration }),
     kubeletKubeconfig: kubeconfig('kubelet', serving),

@@ -1,0 +1,301 @@
+/** A real Istio on the cluster of the tests: istiod, its injector, Envoy and, if wanted, istio-cni. */
+import { randomUUID } from 'node:crypto';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { V1Pod } from '@kubernetes/client-node';
+import type { Image } from '../cluster/images/archive.ts';
+import type { ImageName } from '../cluster/images/images.ts';
+import { Mesh as Cluster, NAMESPACE } from '../cluster/mesh-pod.ts';
+import { DNS_ADDRESS } from '../cluster/network.ts';
+import { type ClusterNode, type NodeOptions, startNode } from '../cluster/node.ts';
+import { until } from '../cluster/pods.ts';
+import { programs } from '../cluster/programs.ts';
+import { output } from '../cluster/sandbox/sandbox.ts';
+import { type Progress, stopwatch } from '../cluster/stopwatch.ts';
+import { DNS, meshImages } from './images.ts';
+import { istioFiles } from './programs.ts';
+
+export const SYSTEM = 'istio-system';
+/** Its pods are injected, and Pod Security `restricted` is enforced. */
+export const RESTRICTED = NAMESPACE;
+/** Its pods are injected and may have privileges: what Istio's own istio-init and TPROXY need. */
+export const PRIVILEGED = 'free';
+/** Its pods are not injected. */
+export const OUTSIDE = 'outside';
+
+export interface MeshOptions {
+  /** istiod leaves the rules to the node (`pilot.cni.enabled`) and injects istio-validation in istio-init's place. */
+  cni?: boolean;
+  /** Runs the real istio-cni, which then writes the rules; implies `cni`. */
+  istioCni?: boolean;
+  /** For istiod's chart; they win over those that the test cluster needs. */
+  values?: Values;
+  /** What the node can run beside Istio's own images. */
+  images?: ImageName[];
+  /** Hears how long each part took. */
+  progress?: Progress;
+}
+
+export type Values = Record<string, unknown>;
+
+/** What a machine of the tests needs. */
+const BASE_VALUES: Values = {
+  global: {
+    hub: 'localhost',
+    tag: 'test',
+    imagePullPolicy: 'Never',
+    // Pod Security `restricted` asks for it, and our gate has it too.
+    proxy: { seccompProfile: { type: 'RuntimeDefault' }, resources: { requests: { cpu: '10m', memory: '64Mi' } } },
+    defaultPodDisruptionBudget: { enabled: false },
+  },
+  autoscaleEnabled: false,
+  resources: { requests: { cpu: '10m', memory: '128Mi' } },
+  meshConfig: { accessLogFile: '/dev/stdout' },
+  // Envoy's release lacks three filters of Istio's build.
+  env: { PILOT_ENABLE_METADATA_EXCHANGE: 'false', PILOT_ENABLE_ALPN_FILTER: 'false' },
+  telemetry: { enabled: false },
+};
+
+/** Of a pod that was injected with the values of one `configure()`. */
+const GENERATION = 'test.istio.io/generation';
+
+const LIMIT_MS = 60_000;
+
+const { pilot, proxyv2, 'install-cni': installCni, echo, dns } = meshImages;
+/** What pods of the mesh are made of. */
+const POD_IMAGES = [proxyv2, echo];
+
+export function startMesh(options?: MeshOptions): Promise<Mesh> {
+  return Mesh.start(options);
+}
+
+export class Mesh {
+  readonly cluster: Cluster;
+  readonly #files: string;
+  /** Of the release `istiod`, beside those of one configure(). */
+  readonly #values: Values;
+  #generation = 0;
+
+  private constructor(cluster: Cluster, values: Values) {
+    this.cluster = cluster;
+    this.#values = values;
+    this.#files = join(cluster.controlPlane.sandbox.folder, 'istio');
+    mkdirSync(this.#files);
+  }
+
+  static async start(options: MeshOptions = {}): Promise<Mesh> {
+    const { cni = false, istioCni = false, values = {}, images = [], progress } = options;
+    const timed = stopwatch(progress);
+    const cluster = await Cluster.start(images, progress);
+    try {
+      const mesh = new Mesh(cluster, merged(BASE_VALUES, { pilot: { cni: { enabled: cni || istioCni } } }, values));
+      await Promise.all([
+        timed('images of the mesh', loadInTurn(cluster.node, [pilot, dns, ...POD_IMAGES])),
+        timed('charts', mesh.#install()),
+      ]);
+      if (istioCni) await timed('istio-cni', mesh.installIstioCni(cluster.node));
+      await timed('istiod and DNS', mesh.#ready());
+      return mesh;
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
+  }
+
+  stop(): Promise<void> {
+    return this.cluster.stop();
+  }
+
+  /** Another node, for pods of the mesh. */
+  async addNode(options: NodeOptions = {}): Promise<ClusterNode> {
+    const node = await startNode(this.cluster.controlPlane, options);
+    await loadInTurn(node, POD_IMAGES);
+    return node;
+  }
+
+  /** The real istio-cni on this node alone: it writes the rules of pods whose istiod is in CNI mode. */
+  async installIstioCni(node: ClusterNode): Promise<void> {
+    await loadInTurn(node, [installCni]);
+    const expressions = [{ key: 'kubernetes.io/hostname', operator: 'In', values: [node.name] }];
+    const terms = { nodeSelectorTerms: [{ matchExpressions: expressions }] };
+    const values = {
+      global: { hub: 'localhost', tag: 'test', imagePullPolicy: 'Never' },
+      cniBinDir: node.cni.plugins,
+      cniConfDir: node.cni.config,
+      resources: { requests: { cpu: '10m', memory: '32Mi' } },
+      affinity: { nodeAffinity: { requiredDuringSchedulingIgnoredDuringExecution: terms } },
+    };
+    await this.helm('install', 'istio-cni', this.chart('istio-cni'), '--values', this.#write('istio-cni', values));
+    await this.rolledOut(SYSTEM, 'daemonset/istio-cni-node');
+  }
+
+  /** A second istiod, for pods that are labelled `istio.io/rev` or are in a namespace that is. */
+  async installRevision(revision: string, values: Values): Promise<void> {
+    const all = merged(this.#values, values, { revision });
+    const name = `istiod-${revision}`;
+    await this.helm('install', name, this.chart('istio-control/istio-discovery'), '--values', this.#write(name, all));
+    await this.rolledOut(SYSTEM, `deployment/${name}`);
+  }
+
+  /** Changes istiod's values, beside those of the start, and waits until the injector uses them. */
+  async configure(values: Values): Promise<void> {
+    await this.#release('upgrade', values);
+    const revision = typeof values.revision === 'string' ? values.revision : undefined;
+    // Some values are of istiod's own environment.
+    await this.rolledOut(SYSTEM, `deployment/istiod${revision === undefined ? '' : `-${revision}`}`);
+    await this.#injecting(revision);
+  }
+
+  rolledOut(namespace: string, what: string): Promise<string> {
+    return this.kubectl('rollout', 'status', '--namespace', namespace, what, `--timeout=${LIMIT_MS}ms`);
+  }
+
+  chart(name: 'base' | 'istio-cni' | 'gateway' | 'istio-control/istio-discovery'): string {
+    return join(istioFiles().charts, name);
+  }
+
+  /** In istio-system, unless `--namespace` is among the words. */
+  async helm(...words: string[]): Promise<string> {
+    const helm = (await programs(['helm'])).path('helm');
+    const namespace = words.includes('--namespace') ? [] : ['--namespace', SYSTEM];
+    return output([helm, '--kubeconfig', this.cluster.controlPlane.kubeconfig, ...namespace, ...words]);
+  }
+
+  async kubectl(...words: string[]): Promise<string> {
+    const kubectl = (await programs(['kubectl'])).path('kubectl');
+    return output([kubectl, '--kubeconfig', this.cluster.controlPlane.kubeconfig, ...words]);
+  }
+
+  async apply(objects: readonly object[]): Promise<void> {
+    const kubectl = (await programs(['kubectl'])).path('kubectl');
+    const input = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects });
+    const words = ['apply', '--server-side', '--filename', '-'];
+    await output([kubectl, '--kubeconfig', this.cluster.controlPlane.kubeconfig, ...words], { input });
+  }
+
+  logs({ metadata }: V1Pod, container: string, ...words: string[]): Promise<string> {
+    const { name = '', namespace = '' } = metadata ?? {};
+    return this.kubectl('logs', '--namespace', namespace, name, '--container', container, ...words);
+  }
+
+  /** Runs a command in a running container of the pod; its standard output. */
+  async exec(pod: V1Pod, container: string, command: string[]): Promise<string> {
+    const { initContainerStatuses = [], containerStatuses = [] } = pod.status ?? {};
+    const status = [...initContainerStatuses, ...containerStatuses].find(({ name }) => name === container);
+    const id = status?.containerID?.replace(/^.*:\/\//, '') ?? '';
+    const ctr = (await programs(['ctr'])).path('ctr');
+    const words = ['--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...command];
+    return this.cluster.node.exec([ctr, ...words]);
+  }
+
+  async #install(): Promise<void> {
+    const { admin } = this.cluster;
+    const injected = { 'istio-injection': 'enabled' };
+    await admin.patch(`/api/v1/namespaces/${RESTRICTED}`, 'merge', { metadata: { labels: injected } });
+    await admin.post('/api/v1/namespaces', { metadata: { name: SYSTEM } });
+    await admin.post('/api/v1/namespaces', { metadata: { name: PRIVILEGED, labels: injected } });
+    await admin.post('/api/v1/namespaces', { metadata: { name: OUTSIDE } });
+    await this.apply(dnsObjects());
+    await this.helm('install', 'istio-base', this.chart('base'));
+    await this.#release('install', {});
+  }
+
+  async #ready(): Promise<void> {
+    await this.rolledOut('kube-system', 'deployment/dns');
+    await this.rolledOut(SYSTEM, 'deployment/istiod');
+    await this.#injecting();
+  }
+
+  /** Waits until a new pod is injected with the latest values. */
+  async #injecting(revision?: string): Promise<void> {
+    const labels = { 'sidecar.istio.io/inject': 'true', ...(revision !== undefined && { 'istio.io/rev': revision }) };
+    const spec = { containers: [{ name: 'app', image: 'none' }] };
+    const probe = async () => {
+      const dryRun = { namespace: OUTSIDE, body: { metadata: { name: 'probe', labels }, spec }, dryRun: 'All' };
+      // The webhook is there before its server is.
+      const made = await this.cluster.core.createNamespacedPod(dryRun).catch(() => undefined);
+      return made?.metadata?.annotations?.[GENERATION];
+    };
+    await until('injected with the new values: a pod', probe, (found) => found === `${this.#generation}`, LIMIT_MS);
+  }
+
+  async #release(verb: 'install' | 'upgrade', values: Values): Promise<void> {
+    const injectedAnnotations = { [GENERATION]: `${++this.#generation}` };
+    const all = merged(this.#values, values, { sidecarInjectorWebhook: { injectedAnnotations } });
+    await this.helm(
+      verb,
+      'istiod',
+      this.chart('istio-control/istio-discovery'),
+      '--values',
+      this.#write('istiod', all),
+    );
+  }
+
+  #write(name: string, values: Values): string {
+    const file = join(this.#files, `${name}.json`);
+    writeFileSync(file, JSON.stringify(values));
+    return file;
+  }
+}
+
+/** Later values win; mappings are joined, everything else is replaced. */
+function merged(...all: Values[]): Values {
+  const result: Values = {};
+  for (const values of all) {
+    for (const [key, value] of Object.entries(values)) {
+      const before = result[key];
+      result[key] = isMapping(before) && isMapping(value) ? merged(before, value) : value;
+    }
+  }
+  return result;
+}
+
+function isMapping(value: unknown): value is Values {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+async function loadInTurn(node: ClusterNode, images: readonly (() => Promise<Image>)[]): Promise<void> {
+  for (const make of images) await node.load(await make());
+}
+
+/** The DNS server where every pod looks for one. */
+function dnsObjects(): object[] {
+  const namespace = 'kube-system';
+  const labels = { app: 'dns' };
+  const subjects = [{ kind: 'ServiceAccount', name: 'dns', namespace }];
+  const roleRef = { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name: 'dns' };
+  const rbac = { apiVersion: 'rbac.authorization.k8s.io/v1', metadata: { name: 'dns' } };
+  const container = {
+    name: 'dns',
+    image: DNS,
+    imagePullPolicy: 'Never',
+    readinessProbe: { tcpSocket: { port: 53 }, periodSeconds: 1 },
+  };
+  return [
+    { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: 'dns', namespace } },
+    { ...rbac, kind: 'ClusterRole', rules: [{ apiGroups: [''], resources: ['services'], verbs: ['list', 'watch'] }] },
+    { ...rbac, kind: 'ClusterRoleBinding', subjects, roleRef },
+    {
+      apiVersion: 'apps/v1',
+      kind: 'Deployment',
+      metadata: { name: 'dns', namespace },
+      spec: {
+        selector: { matchLabels: labels },
+        template: { metadata: { labels }, spec: { serviceAccountName: 'dns', containers: [container] } },
+      },
+    },
+    {
+      apiVersion: 'v1',
+      kind: 'Service',
+      metadata: { name: 'dns', namespace },
+      spec: {
+        selector: labels,
+        clusterIP: DNS_ADDRESS,
+        ports: [
+          { name: 'dns', protocol: 'UDP', port: 53 },
+          { name: 'dns-tcp', protocol: 'TCP', port: 53 },
+        ],
+      },
+    },
+  ];
+}
