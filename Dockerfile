@@ -1,10 +1,12 @@
-# syntax=docker/dockerfile:1
-#
 # docker buildx build --platform linux/amd64,linux/arm64 --sbom=true --provenance=true --tag NAME:TAG --push .
 # The gate's own image: the same with --target gate --tag NAME-gate:TAG.
 # The harness, for the chart's bench.enabled: the same with --target bench --tag NAME:TAG-bench.
 
-FROM debian:bookworm AS build
+# Debian's image of 2026-08-03, for all platforms; the digest decides, the tag is for readers. The digest of a newer one:
+# docker buildx imagetools inspect debian:bookworm
+ARG BASE=debian:bookworm-20260803@sha256:813017f3d62be4b5891a7acca6a01bdcd4b8513daa81b1ab99d3a50385b26931
+
+FROM $BASE AS build
 # The SBOM is made of this stage, where packages still have names: Debian's, and npm's of the bundle.
 ARG BUILDKIT_SBOM_SCAN_STAGE=true
 # What ./setup would install as root, without what linting and fuzzing need; as another user it tells what lacks.

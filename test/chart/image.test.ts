@@ -102,6 +102,22 @@ test("the Dockerfile's environment, user and entry point are those of the tests'
   assert.equal(/^ENTRYPOINT (.*)$/m.exec(text)?.[1], JSON.stringify([MAIN]));
 });
 
+test('the Dockerfile takes from other images only what a digest names', () => {
+  const text = readFileSync(join(root, 'Dockerfile'), 'utf8');
+  // The image of a frontend would read the Dockerfile.
+  assert.doesNotMatch(text, /^#\s*syntax\s*=/m);
+  const defaults = new Map([...text.matchAll(/^ARG (\w+)=(\S+)$/gm)].map(([, name = '', value = '']) => [name, value]));
+  const known = ['scratch'];
+  const froms = [...text.matchAll(/^FROM (\S+)(?: AS (\S+))?$|--from=(\S+)/gim)];
+  assert.ok(froms.length >= 4);
+  for (const [, image = '', stage, source] of froms) {
+    const name = source ?? image.replace(/^\$\{?(\w+)\}?$/, (_, argument: string) => defaults.get(argument) ?? '');
+    assert.ok(known.includes(name) || /^[\w.-]+:[\w.-]+@sha256:[0-9a-f]{64}$/.test(name), name);
+    if (stage !== undefined) known.push(stage);
+  }
+  assert.match(defaults.get('BASE') ?? '', /^debian:bookworm-\d{8}@/);
+});
+
 test('the Dockerfile installs what ./setup would find missing', () => {
   const setup = readFileSync(join(root, 'setup'), 'utf8');
   const [, needed = ''] = /^missing_packages\(\) \{\n([^}]*(?:\{[^}]*\}[^}]*)*)^\}/m.exec(setup) ?? [];
