@@ -550,6 +550,123 @@ test('a pod as large as one can be', async () => {
   assert.equal(names(await gated('shop', body)).length, 42);
 });
 
+const LIMIT = 1000;
+const many = <T>(length: number, make: (name: string) => T): T[] => Array.from({ length }, (_, at) => make(`x${at}`));
+const withVolumes = (length: number, made: V1Pod) =>
+  changed(made, (spec) => {
+    spec.volumes = [...(spec.volumes ?? []), ...many(length, (name) => ({ name, emptyDir: {} }))];
+  });
+const withContainers = (length: number, made: V1Pod) =>
+  changed(made, (spec) => spec.containers.push(...many(length, application)));
+const withInits = (length: number, made: V1Pod) =>
+  changed(made, (spec) => {
+    const inits = many(length, (name) => application(`init-${name}`));
+    spec.initContainers = [...(spec.initContainers ?? []), ...inits];
+  });
+
+const TOO_LONG: [what: string, namespace: string, body: V1Pod, reason: RegExp][] = [
+  [
+    'its containers',
+    'bare',
+    withContainers(LIMIT, annotated({ [INITIALIZE]: 'true' })),
+    /spec\.containers has 1001 entries, at most 1000 are allowed/,
+  ],
+  [
+    'its init containers, with istio-init among them',
+    'bare',
+    withInits(LIMIT, injected()),
+    /spec\.initContainers has 1002 entries, at most 1000 are allowed/,
+  ],
+  [
+    'its volumes, which istiod adds to',
+    'free',
+    withVolumes(LIMIT, app()),
+    /spec\.volumes has 10\d\d entries, at most 1000 are allowed/,
+  ],
+  [
+    'its containers, where its namespace enrols it',
+    'wanted',
+    withContainers(LIMIT, app()),
+    /spec\.containers has 1001 entries, .* annotate the pod istio-pod-network-controller\/initialize: "false"/,
+  ],
+];
+for (const [what, namespace, body, reason] of TOO_LONG) {
+  test(`an enrolled pod that is too large for the policy is refused: ${what}`, async () => {
+    await assert.rejects(create(namespace, body), (error: ApiException<unknown>) => {
+      assert.equal(error.code, 422);
+      const message = error.message.replaceAll('\\', '');
+      assert.match(message, /the pod is enrolled in the mesh, and too large to be given its gate: /);
+      assert.match(message, reason);
+      return true;
+    });
+  });
+}
+
+test('a pod that is not enrolled is let in, however large it is', async () => {
+  const large = (made: V1Pod) => withContainers(LIMIT, withInits(LIMIT, withVolumes(LIMIT, made)));
+  await untouched('bare', large(app()));
+  await untouched('unwanted', large(app()));
+  await untouched('wanted', large(annotated({ [INITIALIZE]: 'false' })));
+  await untouched('shop', large(labelled({ 'sidecar.istio.io/inject': 'false' })));
+});
+
+test('at the limit, a pod has its gate', async () => {
+  const rest = { containers: LIMIT - 1, volumes: LIMIT - 1 - volumesOf(istioContainers(true).proxy).length };
+  const body = withContainers(rest.containers, withVolumes(rest.volumes, injected()));
+  const made = await gated('bare', body);
+  assert.equal(made.spec?.containers.length, LIMIT);
+  assert.equal(made.spec?.volumes?.length, LIMIT);
+});
+
+test('words, environment, resources and capabilities have no limit: the gate is found and made among thousands', async () => {
+  const words = many(5000, (name) => name);
+  const env = many(5000, (name) => ({ name }));
+  const limits = Object.fromEntries(many(1000, (name) => [`example.com/${name}`, '1']));
+  const busy = changed(annotated({ [INITIALIZE]: 'true' }), (spec) => {
+    spec.containers = [{ ...application('web'), args: words, env, resources: { limits: { ...limits, cpu: '1' } } }];
+    spec.initContainers = [{ ...application('migrate'), args: words }];
+  });
+  assert.deepEqual(gateOf(await gated('bare', busy)).resources?.limits, { cpu: '1' });
+  const off = { name: 'DISABLE_ENVOY', value: 'true' };
+  await untouched(
+    'bare',
+    ofProxy((proxy) => Object.assign(proxy, { env: [...env, off] }), injected()),
+  );
+  const able = ['NET_RAW', ...many(LIMIT, (name) => name)];
+  const capable = ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, capabilities(...able)), injected());
+  const { securityContext } = container('istio-proxy', await gated('bare', capable));
+  assert.deepEqual(securityContext?.capabilities, { drop: ['ALL'] });
+  const wordy = ofInit(
+    (init) => Object.assign(init, { args: [...words, '/usr/bin/istio-iptables', '-u', '7'] }),
+    injected(),
+  );
+  assert.deepEqual(idsOf(await gated('bare', wordy)), [7, 1337]);
+});
+
+test('a word made up to look like the gate leaves istio-init as it is, and Pod Security refuses it', async () => {
+  const body = ofInit((init) => init.args?.push('x\u0001/pod-network-gate\u0001'), injected());
+  await untouched('bare', body);
+  const by = changed(body, (_, metadata) =>
+    Object.assign(metadata, { labels: { 'sidecar.istio.io/inject': 'false' } }),
+  );
+  await assert.rejects(create('shop', by), refused(/violates PodSecurity .*NET_ADMIN/));
+});
+
+test('ephemeral containers are not read', async () => {
+  const body = changed(annotated({ [INITIALIZE]: 'true' }), (_, metadata) =>
+    Object.assign(metadata, { name: 'debugged' }),
+  );
+  const path = '/api/v1/namespaces/bare/pods';
+  await admin.post(path, body);
+  const { init } = istioContainers(true);
+  const ephemeralContainers = [{ ...init, resources: {}, volumeMounts: [] }];
+  await admin.patch(`${path}/debugged/ephemeralcontainers`, 'strategic', { spec: { ephemeralContainers } });
+  const made = await core.readNamespacedPod({ namespace: 'bare', name: 'debugged' });
+  assert.equal(made.spec?.ephemeralContainers?.[0]?.name, 'istio-init');
+  assert.deepEqual(names(made), ['pod-network-gate']);
+  assert.ok(await isEnrolled('bare', made));
+});
+
 /** Returns when it counts. `name` is that of the image. */
 async function applyAnew(name: string, ...values: string[]): Promise<void> {
   await applyPolicy(controlPlane, TEMPLATE, ...values, `image.repository=example.com/${name}`, 'image.tag=test');

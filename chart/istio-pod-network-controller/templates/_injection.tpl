@@ -59,3 +59,86 @@ Where the image has the gate: GATE of test/cluster/images/controller.ts.
 {{- define "istio-pod-network-controller.gateCommand" -}}
 /usr/local/bin/pod-network-gate
 {{- end }}
+
+{{/*
+The annotation by which a pod, or its namespace, says whether it is enrolled.
+*/}}
+{{- define "istio-pod-network-controller.initialize" -}}
+istio-pod-network-controller/initialize
+{{- end }}
+
+{{/*
+How many entries a list of an enrolled pod may have that has to be walked: exists(), filter() and map() take the API server
+time that grows with the square of it, which the cost limit of CEL does not see. At this length it is milliseconds.
+*/}}
+{{- define "istio-pod-network-controller.longest" -}}
+1000
+{{- end }}
+
+{{/*
+Which pods both policies of injection look at.
+*/}}
+{{- define "istio-pod-network-controller.injectionMatch" -}}
+matchConstraints:
+  {{- with .Values.excludeNamespaces }}
+  namespaceSelector:
+    matchExpressions:
+      - key: kubernetes.io/metadata.name
+        operator: NotIn
+        values: {{- toYaml . | nindent 10 }}
+  {{- end }}
+  resourceRules:
+    - apiGroups: [""]
+      apiVersions: [v1]
+      operations: [CREATE]
+      resources: [pods]
+# A policy that does not match the first time is not asked again after the webhooks: nothing here may depend on what
+# they add.
+matchConditions:
+  - name: network-of-its-own
+    expression: "!object.spec.?hostNetwork.orValue(false)"
+  - name: not-the-controller
+    expression: >-
+      request.namespace != '{{ include "istio-pod-network-controller.namespace" . }}'
+      || object.spec.?serviceAccountName.orValue('')
+      != '{{ include "istio-pod-network-controller.name" . }}'
+  # The kubelet runs the file that it has, whatever is changed here.
+  - name: not-a-mirror
+    expression: "!('kubernetes.io/config.mirror' in object.metadata.?annotations.orValue({}))"
+  - name: not-a-deployer-or-build-of-openshift
+    expression: >-
+      !['openshift.io/deployer-pod-for.name', 'openshift.io/build.name'].exists(name,
+      name in object.metadata.?annotations.orValue({}) || name in object.metadata.?labels.orValue({}))
+{{- end }}
+
+{{/*
+Variables of both policies of injection: whether the pod may be enrolled, and which of its lists are too long to be walked.
+The annotations are asked first, so that a pod that is not enrolled costs next to nothing, however long its lists are.
+*/}}
+{{- define "istio-pod-network-controller.enrolmentVariables" -}}
+{{- $initialize := include "istio-pod-network-controller.initialize" . }}
+{{- $longest := include "istio-pod-network-controller.longest" . }}
+{{- $true := "['1', 't', 'T', 'true', 'TRUE', 'True']" }}
+- name: annotations
+  expression: object.metadata.?annotations.orValue({})
+- name: said
+  expression: >-
+    variables.annotations[?'{{ $initialize }}'].or(namespaceObject.metadata.?annotations[?'{{ $initialize }}'])
+- name: wanted
+  expression: variables.said.orValue('') in {{ $true }}
+# Whether the annotations allow that it is enrolled, by either of the ways below.
+- name: candidate
+  expression: >-
+    {{ ne .Values.enroll "istio" }} && variables.wanted
+    || {{ ne .Values.enroll "annotation" }} && (variables.wanted || !variables.said.hasValue())
+    && 'sidecar.istio.io/status' in variables.annotations
+
+- name: inits
+  expression: object.spec.?initContainers.orValue([])
+- name: lengths
+  expression: >-
+    {'spec.initContainers': variables.inits.size(), 'spec.containers': object.spec.containers.size(),
+    'spec.volumes': object.spec.?volumes.orValue([]).size()}
+- name: tooLong
+  expression: variables.lengths.filter(field, variables.lengths[field] > {{ $longest }})
+{{- end }}
