@@ -70,7 +70,8 @@ async function everyWay(ref: RuntimePod): Promise<Located> {
     found.push(answer);
   }
   assert.equal(new Set(found.map(({ netns }) => netns.cookie)).size, 1);
-  assert.equal(new Set(found.map(({ sandboxId }) => sandboxId)).size, 1);
+  // The sandbox's process becomes pause a moment after RunPodSandbox has returned: before, it does not tell the id.
+  assert.equal(new Set(found.flatMap(({ sandboxId }) => sandboxId ?? [])).size, 1);
   return found[0] as Located;
 }
 
