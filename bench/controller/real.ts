@@ -1,5 +1,6 @@
 /** Churn through the real API server, control plane alone: pods are bound by `spec.nodeName`, and end when deleted. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { entriesOf } from '../../lib/kube/encoding.ts';
 import { Informer } from '../../lib/kube/informer.ts';
 import { NETNS } from '../../lib/kube/status.ts';
 import { coreApi, startControlPlane } from '../../test/cluster/control-plane.ts';
@@ -49,10 +50,9 @@ export async function realChurn(
       path: collection,
       fieldSelector: `spec.nodeName=${NODE}`,
       trim: (object) => {
-        const { metadata } = object as {
-          metadata: { uid: string; name: string; annotations?: Record<string, string> };
-        };
-        return { uid: metadata.uid, name: metadata.name, marked: metadata.annotations?.[NETNS] !== undefined };
+        const { metadata } = object as { metadata: { uid: string; name: string; annotations?: unknown } };
+        const marked = new Map(entriesOf(metadata.annotations)).has(NETNS);
+        return { uid: metadata.uid, name: metadata.name, marked };
       },
       onEvent: ({ type, object: { name, marked } }) => {
         if (type === 'added') {

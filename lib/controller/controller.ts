@@ -53,9 +53,6 @@ const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } satisfies Record
 /** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
 const EARLY = 256;
 
-/** Pods in one answer to a list: an injected one has 12 KB, and an answer is there twice while it is read. */
-const POD_PAGE = 100;
-
 /** Verifications that run at once in a sweep: the addon has at most four threads, and new pods use them too. */
 const SWEEP_LANES = 2;
 
@@ -89,8 +86,8 @@ export class Controller {
       kube,
       log,
       path: '/api/v1/pods',
-      fieldSelector: `spec.nodeName=${nodeName}`,
-      pageSize: POD_PAGE,
+      // The API may keep any number of pods that have ended; nothing is done for them.
+      fieldSelector: `spec.nodeName=${nodeName},status.phase!=Succeeded,status.phase!=Failed`,
       trim: toPodRecord,
       onEvent: (event) => this.#onPod(event),
     });

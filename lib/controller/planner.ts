@@ -5,6 +5,7 @@ import type { RunConfig } from '../config/read.ts';
 import { plan } from '../istio/plan.ts';
 import type { PodRecord } from '../istio/pod.ts';
 import { podRedirect, type Redirect } from '../istio/redirect.ts';
+import { mustBeWhole } from '../kube/pods.ts';
 import { partMarks } from '../kube/status.ts';
 import { type Compiled, type Identity, native, type Probe } from '../native/addon.ts';
 import { chooseBackend } from '../native/backend.ts';
@@ -42,6 +43,7 @@ export class Planner {
 
   /** Throws ConfigError. */
   plan(pod: PodRecord): Planned {
+    mustBeWhole(pod);
     // The key has all that podRedirect() reads of a pod.
     const key = JSON.stringify([partMarks(pod.metadata.annotations).others, pod.spec]);
     return keep(this.#planned, key, () => {

@@ -3,9 +3,21 @@ import type { Container, Pod } from './pod.ts';
 
 export const PROXY = 'istio-proxy';
 
-const GATE = 'pod-network-gate';
-const OWN_INIT = 'istio-init';
+export const GATE = 'pod-network-gate';
+export const OWN_INIT = 'istio-init';
 const VALIDATION = 'istio-validation';
+/** Between the gate's own words and those of the program that it becomes. */
+export const END_OF_GATE = '--';
+
+/** What can be gone through more than once; of a container in the API it may be of any length. */
+export type Words = Iterable<string>;
+
+/** What says which container it is. */
+interface Named {
+  name?: string;
+  command?: Words;
+  args?: Words;
+}
 
 /** The proxy, whether a native sidecar or an ordinary container. */
 export function proxyOf(pod: Pod): Container | undefined {
@@ -16,13 +28,15 @@ export function proxyOf(pod: Pod): Container | undefined {
  * Whether a container waits for us instead of doing it by itself: by its name, by its program, or as the original
  * controller's template has it, whose gate is named istio-init and is told `init` (its applier/templates).
  */
-export function isGate(container: Container): boolean {
-  const [words] = partsOf(container);
-  return (
-    container.name === GATE ||
-    words.some((word) => word === GATE || word.endsWith(`/${GATE}`)) ||
-    (container.name === OWN_INIT && words.slice(0, 2).includes('init'))
-  );
+export function isGate(container: Named): boolean {
+  if (container.name === GATE) return true;
+  let at = 0;
+  for (const word of ownWords(container)) {
+    if (word === GATE || word.endsWith(`/${GATE}`)) return true;
+    if (container.name === OWN_INIT && at < 2 && word === 'init') return true;
+    at++;
+  }
+  return false;
 }
 
 /** Whether the pod writes its rules by itself. */
@@ -31,7 +45,7 @@ export function hasOwnInit(pod: Pod): boolean {
 }
 
 /** Whether its arguments or environment may say what is to be redirected. */
-export function isInit(container: Container): boolean {
+export function isInit(container: Named): boolean {
   return container.name === OWN_INIT || container.name === VALIDATION || isGate(container);
 }
 
@@ -40,22 +54,41 @@ export function isInit(container: Container): boolean {
  * are for the program that is run, such as our gate. After `--` comes the program that the gate becomes.
  */
 export function redirectWords(container: Container): string[] | undefined {
-  const [words] = partsOf(container);
+  const words = [...ownWords(container)];
   const program = words.findIndex((word) => /(^|\/)istio-iptables$/.test(word));
   return program < 0 ? undefined : words.slice(program + 1);
 }
 
 /** What `pilot-agent proxy TYPE` is told to be: sidecar, router and the like; undefined where nothing is said. */
 export function proxyType(proxy: Container): string | undefined {
-  const [before, after] = partsOf(proxy);
-  const words = after ?? before;
+  const words = [...programWords(proxy)];
   const at = words.indexOf('proxy');
   return at < 0 ? undefined : words[at + 1];
 }
 
-/** The words of command and args: those before `--` where the gate is in front of another program, and those after it. */
-function partsOf({ command = [], args = [] }: Container): [words: string[], program?: string[]] {
-  const words = [...command, ...args];
-  const end = words.indexOf('--');
-  return end < 0 ? [words] : [words.slice(0, end), words.slice(end + 1)];
+/** The words of command and args, up to `--` where the gate is in front of another program. */
+function* ownWords(container: Named): Generator<string, void> {
+  for (const word of wordsOf(container)) {
+    if (word === END_OF_GATE) return;
+    yield word;
+  }
+}
+
+/** The words of the program that the gate becomes; without a gate in front, all words of command and args. */
+export function* programWords(container: Named): Generator<string, void> {
+  let begun = !isGated(container);
+  for (const word of wordsOf(container)) {
+    if (begun) yield word;
+    else begun = word === END_OF_GATE;
+  }
+}
+
+function isGated(container: Named): boolean {
+  for (const word of wordsOf(container)) if (word === END_OF_GATE) return true;
+  return false;
+}
+
+function* wordsOf({ command = [], args = [] }: Named): Generator<string, void> {
+  yield* command;
+  yield* args;
 }

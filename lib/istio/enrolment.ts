@@ -118,7 +118,7 @@ function notForIstio(pod: PodRecord) {
   const { annotations, labels } = pod.metadata;
   const proxy = proxyOf(pod);
   if (hasOwnInit(pod)) return skip('own-init', 'its own init container istio-init writes its rules');
-  const disabled = proxy?.env?.find(({ name }) => name === DISABLE_ENVOY)?.value;
+  const disabled = proxy?.env?.findLast(({ name }) => name === DISABLE_ENVOY)?.value;
   if (truth(disabled) === true) return skip('envoy-disabled', `${DISABLE_ENVOY} is set for ${PROXY}`);
   if (proxy === undefined) return skip('no-proxy', `there is no container ${PROXY}`);
   const type = proxyType(proxy) ?? 'sidecar';

@@ -88,7 +88,7 @@ function containerEnvironment({ name: place = '', env = [] }: Container, only?: 
 }
 
 function proxyMode({ name = '', env = [] }: Container): Source {
-  const text = env.find((variable) => variable.name === MODE_VARIABLE)?.value;
+  const text = env.findLast((variable) => variable.name === MODE_VARIABLE)?.value;
   return text === undefined ? {} : { mode: { text, field: `${MODE_VARIABLE} (env of ${name})`, source: 'pod' } };
 }
 

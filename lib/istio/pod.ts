@@ -37,16 +37,18 @@ export interface PodRecord extends Pod {
     deletionTimestamp?: string;
     labels: Record<string, string>;
     annotations: Record<string, string>;
+    /** The annotation that is too large to be kept: the pod's configuration is not known. */
+    tooLarge?: string;
   };
   spec: NonNullable<Pod['spec']> & {
-    nodeName: string;
     hostNetwork: boolean;
-    /** False: the pod has a user namespace of its own. */
-    hostUsers: boolean;
     /** Ours alone; absent where there are none. */
     readinessGates?: { conditionType: string }[];
+    /** Those that are read: the proxy, those that say what is to be redirected, and a last one with the ports of all others. */
     initContainers: Container[];
     containers: Container[];
+    /** The container that is too large to be kept. */
+    tooLarge?: string;
   };
   status: {
     phase: string;

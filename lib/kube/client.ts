@@ -8,6 +8,7 @@ import { urlToHttpOptions } from 'node:url';
 import type { KubeConfig } from '@kubernetes/client-node';
 import { type Code, Failure } from '../errors.ts';
 import { ACCEPT, encodingOf, JSON_TYPE, type WatchEvent } from './encoding.ts';
+import { type ListMeta, MAX_OBJECT } from './messages.ts';
 
 const REQUEST_LIMIT_MS = 10_000;
 const HEADERS_LIMIT_MS = 30_000;
@@ -133,9 +134,34 @@ export class ApiClient {
     this.#config = load();
   }
 
-  /** A page of a collection of pods or namespaces; of its objects at least what messages.ts reads. */
-  list(path: string, query: Query, limits: RequestLimits): Promise<unknown> {
-    return this.#object({ method: 'GET', path, query, accept: ACCEPT.object }, limits);
+  /**
+   * A page of a collection of pods or namespaces. Hands its objects to `take` as they come, with at least what messages.ts
+   * reads of them; each is good until `take` returns. Resolves with what is said of all of them, and how many bytes came.
+   */
+  async list(
+    path: string,
+    query: Query,
+    limits: RequestLimits,
+    take: (item: unknown) => void = () => {},
+  ): Promise<ListMeta & { bytes: number }> {
+    const timeoutMs = limits.timeoutMs ?? REQUEST_LIMIT_MS;
+    const end = performance.now() + timeoutMs;
+    const { signal } = limits;
+    const response = await this.#open({
+      method: 'GET',
+      path,
+      query,
+      accept: ACCEPT.object,
+      signal,
+      headersMs: timeoutMs,
+    });
+    const reader = encodingOf(response.headers['content-type']).list();
+    let bytes = 0;
+    for await (const chunk of within(response, end - performance.now())) {
+      bytes += chunk.length;
+      for (const item of reader.push(chunk)) take(item);
+    }
+    return { ...reader.end(), bytes };
   }
 
   /** Resolves with the metadata of what was made. */
@@ -152,7 +178,7 @@ export class ApiClient {
   /**
    * Resolves with the events of a watch of pods or namespaces, once the head of the answer is there. An end in the
    * middle of one throws, and that one is not among them; what is none throws SyntaxError. Whoever asks must read: the
-   * connection is held until the last event, a `break`, or the signal.
+   * connection is held until the last event, a `break`, or the signal. Each event is good until the next is asked for.
    */
   async watch(path: string, query: Query, limits: StreamLimits): Promise<AsyncGenerator<WatchEvent, void>> {
     const { signal, headersMs = HEADERS_LIMIT_MS, idleMs } = limits;
@@ -287,12 +313,11 @@ function keepAlive<A>(Agent: new (options: AgentOptions) => A): A {
   });
 }
 
-async function bodyOf(response: IncomingMessage, limitMs: number): Promise<Buffer> {
+/** Ends with ETIMEDOUT where the rest of the answer takes longer. */
+async function* within(response: IncomingMessage, limitMs: number): AsyncGenerator<Buffer, void> {
   const timer = setTimeout(() => response.destroy(timedOut('the rest of the answer', limitMs)), limitMs);
   try {
-    const chunks: Buffer[] = [];
-    for await (const chunk of response as AsyncIterable<Buffer>) chunks.push(chunk);
-    return Buffer.concat(chunks);
+    yield* response as AsyncIterable<Buffer>;
   } catch (error) {
     throw unreachable(error);
   } finally {
@@ -300,16 +325,26 @@ async function bodyOf(response: IncomingMessage, limitMs: number): Promise<Buffe
   }
 }
 
+async function bodyOf(response: IncomingMessage, limitMs: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  for await (const chunk of within(response, limitMs)) {
+    length += chunk.length;
+    if (length > MAX_OBJECT) throw new SyntaxError(`an answer of more than ${MAX_OBJECT} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
 async function* eventsOf(response: IncomingMessage, idleMs: number): AsyncGenerator<WatchEvent, void> {
   const timer = setTimeout(() => response.destroy(timedOut('anything more of the answer', idleMs)), idleMs);
-  const encoding = encodingOf(response.headers['content-type']);
-  const splitter = encoding.splitter();
   try {
+    const reader = encodingOf(response.headers['content-type']).watch();
     for await (const chunk of response as AsyncIterable<Buffer>) {
       timer.refresh();
-      for (const piece of splitter.push(chunk)) yield encoding.event(piece);
+      yield* reader.push(chunk);
     }
-    splitter.end();
+    reader.end();
   } catch (error) {
     throw unreachable(error);
   } finally {

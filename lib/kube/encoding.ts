@@ -1,26 +1,30 @@
 /** The forms in which the API server's answers come: protobuf where it can, and JSON from whatever else answers. */
-import { decodeEvent, decodeObject } from './messages.ts';
+import { decodeEvent, decodeList, decodeObject, type ListMeta, MAX_OBJECT, type Step } from './messages.ts';
 
 export interface WatchEvent {
   type: string;
   object: unknown;
 }
 
+/** An object of any of these may read from bytes that came, as long as it is used: keep what is read of it instead. */
 export interface Encoding {
   /** Throws SyntaxError where it is none. */
   object(body: Buffer): unknown;
-  /** Of one watch. */
-  splitter(): Splitter;
-  /** Of what a splitter gave. Throws SyntaxError where it is none. */
-  event(piece: Buffer): WatchEvent;
+  /** The items of a list, as they come; at its end what is said of all of them. */
+  list(): StreamReader<unknown, ListMeta>;
+  /** The events of a watch. */
+  watch(): StreamReader<WatchEvent, void>;
 }
 
-/** Cuts a stream of bytes. Nothing is copied of what came in one chunk. */
-export interface Splitter {
-  /** What is complete with this chunk. Throws SyntaxError where it cannot be cut. */
-  push(chunk: Buffer): Generator<Buffer, void>;
+/**
+ * Reads a stream of bytes, and holds no more of it than one object, which is of 16 MiB at most. Nothing is copied of an
+ * object that came in one chunk. Throws SyntaxError where the bytes are not what they should be.
+ */
+export interface StreamReader<T, E> {
+  /** What is complete with this chunk. To be gone through to its end. */
+  push(chunk: Buffer): Generator<T, void>;
   /** Throws where something has begun that is not complete. */
-  end(): void;
+  end(): E;
 }
 
 const PROTOBUF_TYPE = 'application/vnd.kubernetes.protobuf';
@@ -35,34 +39,108 @@ export const ACCEPT = {
   metadata: `${PROTOBUF_TYPE};${METADATA}, ${JSON_TYPE};${METADATA}, ${JSON_TYPE}`,
 };
 
-/** As client-go's: apimachinery/pkg/runtime/serializer/streaming. */
-const MAX_FRAME = 16 * 1024 * 1024;
 const LENGTH_BYTES = 4;
-const LINE_FEED = 0x0a;
+const NOTHING = Buffer.alloc(0);
 
 const JSON_ENCODING: Encoding = {
   object: (body) => JSON.parse(body.toString()),
-  splitter: () => new Lines(),
-  event: (line) => JSON.parse(line.toString()) as WatchEvent,
+  list: () => new JsonList(),
+  watch: () => new Lines(),
 };
 
-const PROTOBUF: Encoding = { object: decodeObject, splitter: () => new Frames(), event: decodeEvent };
+const PROTOBUF: Encoding = {
+  object: decodeObject,
+  list: () => new Stepwise('a list', decodeList()),
+  watch: () => new Stepwise('a frame', frames()),
+};
 
 export function encodingOf(contentType: string | undefined): Encoding {
   return contentType?.split(';')[0]?.trim().toLowerCase() === PROTOBUF_TYPE ? PROTOBUF : JSON_ENCODING;
 }
 
-/** Cuts bytes, not characters: no character of more than one byte contains a line feed. */
-class Lines implements Splitter {
-  readonly #held: Buffer[] = [];
+/** The elements of a list of an object: an array in JSON, and in protobuf what reads one after the other. */
+export function elementsOf(value: unknown): Iterable<unknown> {
+  return typeof value === 'object' && value !== null && Symbol.iterator in value ? (value as Iterable<unknown>) : [];
+}
 
-  *push(chunk: Buffer): Generator<Buffer, void> {
+/** The entries of a map of an object: a mapping in JSON, and in protobuf what reads one pair after the other. */
+export function entriesOf(value: unknown): Iterable<[string, unknown]> {
+  const isMapping = typeof value === 'object' && value !== null && !(Symbol.iterator in value);
+  return isMapping ? Object.entries(value) : (elementsOf(value) as Iterable<[string, unknown]>);
+}
+
+/** Each event has its length before it, in four bytes. */
+function* frames(): Generator<Step<WatchEvent>, void, Buffer> {
+  for (;;) {
+    const head = yield { need: LENGTH_BYTES, mayEnd: true };
+    if (head.length === 0) return;
+    const length = head.readUInt32BE();
+    if (length > MAX_OBJECT) throw new SyntaxError(`a frame of a watch of ${length} bytes`);
+    yield { item: decodeEvent(yield { need: length }) };
+  }
+}
+
+/** Gives `steps` the bytes that they ask for; at an end that they allow for, none. */
+class Stepwise<T, E> implements StreamReader<T, E> {
+  readonly #what: string;
+  readonly #steps: Generator<Step<T>, E, Buffer>;
+  #step: IteratorResult<Step<T>, E>;
+  /** As large as what is asked for, so that no chunk has to stay until the last one came. */
+  #held: Buffer | undefined;
+  #filled = 0;
+
+  constructor(what: string, steps: Generator<Step<T>, E, Buffer>) {
+    this.#what = what;
+    this.#steps = steps;
+    this.#step = steps.next();
+  }
+
+  *push(chunk: Buffer): Generator<T, void> {
+    let at = 0;
+    while (!this.#step.done && 'need' in this.#step.value) {
+      const { need } = this.#step.value;
+      let piece = chunk.subarray(at, at + need - this.#filled);
+      at += piece.length;
+      if (this.#filled + piece.length < need || this.#held !== undefined) {
+        if (piece.length === 0) return;
+        this.#held ??= Buffer.allocUnsafeSlow(need);
+        this.#filled += piece.copy(this.#held, this.#filled);
+        if (this.#filled < need) return;
+        piece = this.#held;
+        this.#held = undefined;
+        this.#filled = 0;
+      }
+      this.#step = this.#steps.next(piece);
+      while (!this.#step.done && 'item' in this.#step.value) {
+        yield this.#step.value.item;
+        this.#step = this.#steps.next(NOTHING);
+      }
+    }
+  }
+
+  end(): E {
+    const { value, done } = this.#step;
+    const mayEnd = !done && 'need' in value && value.mayEnd === true && this.#held === undefined;
+    const last = mayEnd ? this.#steps.next(NOTHING) : undefined;
+    if (!last?.done) throw new Error(`the answer ended in the middle of ${this.#what}`);
+    return last.value;
+  }
+}
+
+const LINE_FEED = 0x0a;
+
+/** Cuts bytes, not characters: no character of more than one byte contains a line feed. */
+class Lines implements StreamReader<WatchEvent, void> {
+  readonly #held = new Pieces('a line of a watch');
+
+  *push(chunk: Buffer): Generator<WatchEvent, void> {
     let start = 0;
     for (let end = chunk.indexOf(LINE_FEED); end !== -1; end = chunk.indexOf(LINE_FEED, start)) {
-      yield joined(this.#held, chunk.subarray(start, end));
+      this.#held.add(chunk.subarray(start, end));
       start = end + 1;
+      yield this.#held.parse() as WatchEvent;
     }
-    if (start < chunk.length) this.#held.push(chunk.subarray(start));
+    this.#held.add(chunk.subarray(start));
   }
 
   end(): void {
@@ -70,42 +148,111 @@ class Lines implements Splitter {
   }
 }
 
-/** Each has its length before it, in four bytes. */
-class Frames implements Splitter {
-  readonly #held: Buffer[] = [];
-  /** Bytes in `#held`. */
-  #have = 0;
-  /** Bytes of the length, or of the frame. */
-  #need = LENGTH_BYTES;
-  #inFrame = false;
+const CHAR = {
+  quote: 0x22,
+  comma: 0x2c,
+  colon: 0x3a,
+  bracket: 0x5b,
+  backslash: 0x5c,
+  endBracket: 0x5d,
+  brace: 0x7b,
+  endBrace: 0x7d,
+};
+/** The highest of the white space. */
+const SPACE = 0x20;
+const ITEMS = '"items"';
 
-  *push(chunk: Buffer): Generator<Buffer, void> {
+/** Takes the elements of `items` out of a List, and reads the rest at its end. */
+class JsonList implements StreamReader<unknown, ListMeta> {
+  readonly #item = new Pieces('an item of a list');
+  readonly #rest = new Pieces('a list without its items');
+  #depth = 0;
+  #inString = false;
+  #escaped = false;
+  /** Inside of `items`, which is at depth 2. */
+  #inItems = false;
+  /** At depth 1 the last string, as far as it came, and as long as nothing but a colon came after it. */
+  #key = '';
+
+  *push(chunk: Buffer): Generator<unknown, void> {
+    /** What comes from here on belongs together. */
     let start = 0;
-    while (chunk.length - start >= this.#need - this.#have) {
-      const end = start + this.#need - this.#have;
-      const piece = joined(this.#held, chunk.subarray(start, end));
-      start = end;
-      this.#have = 0;
-      this.#need = this.#inFrame ? LENGTH_BYTES : frameLength(piece);
-      this.#inFrame = !this.#inFrame;
-      if (!this.#inFrame) yield piece;
+    for (let at = 0; at < chunk.length; at++) {
+      const byte = chunk[at] as number;
+      if (this.#inString || byte === CHAR.quote) {
+        this.#string(byte);
+      } else if (byte === CHAR.brace || byte === CHAR.bracket) {
+        this.#depth++;
+        if (this.#inItems) {
+          if (this.#depth === 3) start = at;
+        } else if (this.#depth === 2 && byte === CHAR.bracket && this.#key === ITEMS) {
+          this.#inItems = true;
+          this.#rest.add(chunk.subarray(start, at + 1));
+        }
+      } else if (byte === CHAR.endBrace || byte === CHAR.endBracket) {
+        this.#depth--;
+        if (!this.#inItems) continue;
+        if (this.#depth === 2) {
+          this.#item.add(chunk.subarray(start, at + 1));
+          yield this.#item.parse();
+        } else if (this.#depth === 1) {
+          this.#inItems = false;
+          this.#key = '';
+          start = at;
+        }
+      } else if (byte > SPACE) {
+        if (this.#inItems && this.#depth === 2 && byte !== CHAR.comma)
+          throw new SyntaxError('an item of a list that is no object');
+        if (this.#depth === 1 && byte !== CHAR.colon) this.#key = '';
+      }
     }
-    if (start < chunk.length) this.#held.push(chunk.subarray(start));
-    this.#have += chunk.length - start;
+    if (!this.#inItems) this.#rest.add(chunk.subarray(start));
+    else if (this.#depth > 2) this.#item.add(chunk.subarray(start));
   }
 
-  end(): void {
-    if (this.#have > 0 || this.#inFrame) throw new Error('the answer ended in the middle of a frame');
+  #string(byte: number): void {
+    if (!this.#inString) {
+      if (this.#inItems && this.#depth === 2) throw new SyntaxError('an item of a list that is no object');
+      this.#inString = true;
+      this.#key = '';
+    } else if (this.#escaped) this.#escaped = false;
+    else if (byte === CHAR.backslash) this.#escaped = true;
+    else if (byte === CHAR.quote) this.#inString = false;
+    if (this.#depth === 1 && this.#key.length <= ITEMS.length) this.#key += String.fromCharCode(byte);
+  }
+
+  end(): ListMeta {
+    if (this.#depth !== 0 || this.#rest.length === 0) throw new Error('the answer ended in the middle of a list');
+    return (this.#rest.parse() as { metadata?: ListMeta }).metadata ?? {};
   }
 }
 
-function frameLength(bytes: Buffer): number {
-  const length = bytes.readUInt32BE();
-  if (length > MAX_FRAME) throw new SyntaxError(`a frame of a watch of ${length} bytes`);
-  return length;
-}
+/** Bytes that become one JSON text, of at most 16 MiB. */
+class Pieces {
+  readonly #what: string;
+  #pieces: Buffer[] = [];
+  #length = 0;
 
-/** Leaves nothing in `held`. */
-function joined(held: Buffer[], last: Buffer): Buffer {
-  return held.length === 0 ? last : Buffer.concat([...held.splice(0), last]);
+  constructor(what: string) {
+    this.#what = what;
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  add(piece: Buffer): void {
+    if (piece.length === 0) return;
+    this.#length += piece.length;
+    if (this.#length > MAX_OBJECT) throw new SyntaxError(`${this.#what} of more than ${MAX_OBJECT} bytes`);
+    this.#pieces.push(piece);
+  }
+
+  /** And forgets them. */
+  parse(): unknown {
+    const pieces = this.#pieces;
+    this.#pieces = [];
+    this.#length = 0;
+    return JSON.parse((pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces)).toString());
+  }
 }

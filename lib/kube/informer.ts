@@ -68,7 +68,10 @@ const TIMINGS: InformerTimings = {
 /** A watch refused with one of these can go on later from where it was; after any other it takes a list. */
 const RESUMABLE = new Set([401, 403, 429, 500, 502, 503]);
 const EVENTS = new Set(['ADDED', 'MODIFIED', 'DELETED', 'BOOKMARK']);
-const PAGE_SIZE = 500;
+/** Most objects in one answer to a list, and how many are asked for first. */
+const PAGE = { most: 500, first: 50 };
+/** An answer is to have about as many: the API server holds all of it, and objects are of 1 KB or of 1.5 MB. */
+const PAGE_BYTES = 2 * 1024 * 1024;
 const LIST_LIMIT_MS = 30_000;
 
 export interface InformerOptions<T> {
@@ -76,10 +79,8 @@ export interface InformerOptions<T> {
   /** Of the collection, `/api/v1/pods`. */
   path: string;
   fieldSelector?: string;
-  /** Most objects in one answer to a list; 500 if absent. */
-  pageSize?: number;
   /**
-   * What is kept of an object, which may go afterwards; `held` is what is kept of it so far. If it throws, that is logged,
+   * What is kept of an object, which is gone afterwards; `held` is what is kept of it so far. If it throws, that is logged,
    * and the object stays as it was; SyntaxError is what is malformed. It is called for each event: keep it cheap.
    */
   trim: (object: unknown, held?: T) => T;
@@ -183,27 +184,41 @@ export class Informer<T> {
   /**
    * The version of the list. No `resourceVersion` is asked for: the answer is never older than what was seen before,
    * and a recent API server gives it from memory all the same, the most recent ones also the pages after the first.
+   *
+   * A list in pages and not a watch with initial events, which would come object by object as well: for those the API
+   * server walks through the pods of all nodes, and for a list through those of this node (docs/decisions.md).
    */
   async #list(signal: AbortSignal): Promise<string> {
     this.#state('listing');
-    const { kube, path, fieldSelector, pageSize = PAGE_SIZE } = this.#options;
+    const { kube, path, fieldSelector } = this.#options;
     const found = new Map<string, Read<T>>();
-    let metadata: { resourceVersion: string; continue?: string } | undefined;
-    do {
-      const query = { fieldSelector, limit: pageSize, continue: metadata?.continue };
-      const page = await kube.list(path, query, { signal, timeoutMs: LIST_LIMIT_MS });
-      const list = page as { metadata: { resourceVersion: string; continue?: string }; items: unknown[] | null };
-      for (const item of list.items ?? []) {
+    let limit = PAGE.first;
+    let next: string | undefined;
+    for (;;) {
+      const query = { fieldSelector, limit, continue: next };
+      let count = 0;
+      const page = await kube.list(path, query, { signal, timeoutMs: LIST_LIMIT_MS }, (item) => {
         const read = this.#read(item);
         found.set(read.key, read);
+        count++;
+      });
+      const { resourceVersion } = page;
+      if (resourceVersion === undefined) throw new SyntaxError('a list without a version');
+      next = page.continue;
+      if (!next) {
+        this.#replace(found, signal);
+        return resourceVersion;
       }
-      metadata = list.metadata;
-    } while (metadata.continue);
+      const fitting = Math.floor((PAGE_BYTES * count) / page.bytes);
+      limit = Math.min(PAGE.most, Math.max(1, fitting));
+    }
+  }
+
+  #replace(found: ReadonlyMap<string, Read<T>>, signal: AbortSignal): void {
     for (const key of this.#entries.keys()) if (!found.has(key)) this.#delete(key, signal);
     for (const read of found.values()) this.#put(read, signal);
     this.#stats.lists++;
     this.#sync.resolve();
-    return metadata.resourceVersion;
   }
 
   async #watch(signal: AbortSignal, resourceVersion: string): Promise<void> {

@@ -2,34 +2,58 @@
  * What the controller keeps of the Pods and Namespaces it watches: of their fields those that are read, in the shape
  * that Kubernetes gives them (k8s.io/api/core/v1).
  */
-import { isInit, PROXY } from '../istio/containers.ts';
-import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED, isOwn } from '../istio/names.ts';
+import { END_OF_GATE, GATE, isGate, isInit, OWN_INIT, PROXY, programWords, type Words } from '../istio/containers.ts';
+import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from '../istio/names.ts';
 import { optionList } from '../istio/options.ts';
-import type { Container, NamespaceRecord, PodRecord } from '../istio/pod.ts';
+import type { Condition, Container, NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { PROXY_VARIABLES } from '../istio/pod-sources.ts';
+import { ConfigError } from '../options/config-error.ts';
+import { MAX_LIST } from '../options/values.ts';
+import { elementsOf, entriesOf } from './encoding.ts';
+import { cut, NETNS, READY, RULES, STATUS } from './status.ts';
 
 /** The kubelet's, on the mirror of a static pod: that it is one, and the pod's uid in the runtime. */
 const MIRROR = 'kubernetes.io/config.mirror';
 const CONFIG_HASH = 'kubernetes.io/config.hash';
-const ANNOTATIONS = new Set([
-  INITIALIZE,
-  INJECT,
-  DEPLOYER,
-  BUILD,
-  MIRROR,
-  CONFIG_HASH,
-  ...optionList.flatMap(([, { annotations = [] }]) => annotations),
-]);
+/** Annotations that say something in a few words: what is longer says nothing, whatever it is. */
+const SHORT = new Set([INITIALIZE, INJECT, DEPLOYER, BUILD, MIRROR, CONFIG_HASH, STATUS, NETNS, RULES]);
+const OPTIONS = new Set(optionList.flatMap(([, { annotations = [] }]) => annotations));
 const LABELS = new Set([INJECT, DEPLOYER, BUILD]);
 const PROXY_NAMES = new Set([...PROXY_VARIABLES, DISABLE_ENVOY]);
 const INIT_NAMES = new Set(optionList.flatMap(([, { env = [] }]) => env));
 const GATED_PROXY_NAMES = new Set([...PROXY_NAMES, ...INIT_NAMES]);
 /** `proxy sidecar`, and what a wrapper may put before it; the rest of its arguments is Envoy's. */
 const PROXY_WORDS = 4;
+/** A pod has one address of each family. */
+const MOST_ADDRESSES = 16;
+
+/**
+ * Characters of redirect options that are kept of a pod's annotations, and as many of its spec. Whoever may create pods
+ * chooses how long they are, and a node has hundreds of pods: those that this is too little for are refused.
+ */
+export const MOST_KEPT = 32_768;
+/** Counted beside the characters of each, since an object has room of its own. */
+const OVERHEAD = 32;
+
+/** What is left for the redirect options of a part of a pod. */
+class Room {
+  #left = MOST_KEPT;
+  /** The first of which there was no room left. */
+  tooLarge: string | undefined;
+
+  /** Whether there is room for `text`, which then is taken. `place` names it in messages. */
+  take(text: string, place: string): boolean {
+    this.#left -= text.length + OVERHEAD;
+    if (this.#left < 0) this.tooLarge ??= place;
+    return this.#left >= 0;
+  }
+}
 
 /**
  * `object` is a Pod as the API server sends it, `held` the same pod as it was kept before: Kubernetes lets nothing of a
- * spec change that is read here, so it is not read again. Throws TypeError if `object` is none.
+ * spec change that is read here, so it is not read again. What decides whether the pod is in the mesh is always kept;
+ * where there is no room for its redirect options, none is kept that is in the way, and `tooLarge` says so. Throws TypeError
+ * if `object` is none.
  */
 export function toPodRecord(object: unknown, held?: PodRecord): PodRecord {
   const pod = mapping(object);
@@ -41,43 +65,81 @@ export function toPodRecord(object: unknown, held?: PodRecord): PodRecord {
   };
 }
 
+/** Throws ConfigError if `toPodRecord` left out something of the pod's configuration. */
+export function mustBeWhole({ metadata, spec }: PodRecord): void {
+  const place = metadata.tooLarge ?? spec.tooLarge;
+  if (place === undefined) return;
+  const part = place === metadata.tooLarge ? 'annotations' : 'containers';
+  throw new ConfigError(
+    place,
+    undefined,
+    `the redirect options of the pod's ${part} are too long; expected at most ${MOST_KEPT} characters in all`,
+  );
+}
+
 function trimMetadata(metadata: Record<string, unknown>): PodRecord['metadata'] {
   mustHave(metadata, 'Pod', ['name', 'uid']);
   const { deletionTimestamp } = metadata;
-  const annotations = pick(metadata.annotations, (name) => ANNOTATIONS.has(name) || isOwn(name));
-  if (mapping(metadata.annotations)[INJECTED] !== undefined) annotations[INJECTED] = '';
+  const room = new Room();
+  const annotations: Record<string, string> = {};
+  for (const [name, value] of entriesOf(metadata.annotations)) {
+    if (name === INJECTED) annotations[name] = '';
+    else if (SHORT.has(name)) annotations[name] = short(value);
+    else if (OPTIONS.has(name) && room.take(text(value), `annotation ${name}`)) annotations[name] = text(value);
+  }
   return {
     uid: text(metadata.uid),
     namespace: text(metadata.namespace),
     name: text(metadata.name),
     resourceVersion: text(metadata.resourceVersion),
     ...(deletionTimestamp !== undefined && { deletionTimestamp: time(deletionTimestamp) }),
-    labels: pick(metadata.labels, (name) => LABELS.has(name)),
+    labels: pick(metadata.labels, LABELS),
     annotations,
+    ...(room.tooLarge !== undefined && { tooLarge: room.tooLarge }),
   };
 }
 
 function trimSpec(spec: Record<string, unknown>): PodRecord['spec'] {
+  const room = new Room();
+  const ports = new Set<number>();
+  const initContainers: Container[] = [];
+  const containers: Container[] = [];
+  for (const each of elementsOf(spec.initContainers)) {
+    const container = mapping(each);
+    initContainers.push(...trimProxy(container, room), ...trimInit(container, room));
+    if (container.restartPolicy === 'Always') addPorts(ports, container);
+  }
+  for (const each of elementsOf(spec.containers)) {
+    const container = mapping(each);
+    containers.push(...trimProxy(container, room));
+    addPorts(ports, container);
+  }
+  // Whose they are does not matter.
+  if (ports.size > 0) containers.push({ ports: Array.from(ports, (containerPort) => ({ containerPort })) });
   return {
-    nodeName: text(spec.nodeName),
     hostNetwork: spec.hostNetwork === true,
-    hostUsers: spec.hostUsers !== false,
     ...securityContext(spec),
     ...readinessGates(spec),
-    initContainers: sequence(spec.initContainers).map(trimContainer),
-    containers: sequence(spec.containers).map(trimContainer),
+    initContainers,
+    containers,
+    ...(room.tooLarge !== undefined && { tooLarge: room.tooLarge }),
   };
 }
 
 function trimStatus(status: Record<string, unknown>): PodRecord['status'] {
+  const conditions: Condition[] = [];
+  for (const each of elementsOf(status.conditions)) {
+    const condition = mapping(each);
+    if (condition.type !== READY) continue;
+    const { status: state, reason, message } = condition;
+    conditions.push({ type: READY, status: short(state), reason: short(reason), message: short(message) });
+    break;
+  }
+  const addresses = first(elementsOf(status.podIPs), MOST_ADDRESSES);
   return {
     phase: text(status.phase),
-    podIPs: sequence(status.podIPs).map(({ ip }) => text(ip)),
-    conditions: sequence(status.conditions)
-      .filter(({ type }) => isOwn(text(type)))
-      .map(({ type, status, reason, message }) => {
-        return { type: text(type), status: text(status), reason: text(reason), message: text(message) };
-      }),
+    podIPs: addresses.map((address) => short(mapping(address).ip)),
+    conditions,
   };
 }
 
@@ -89,7 +151,7 @@ export function toNamespaceRecord(object: unknown): NamespaceRecord {
     metadata: {
       name: text(metadata.name),
       resourceVersion: text(metadata.resourceVersion),
-      annotations: pick(metadata.annotations, (name) => name === INITIALIZE),
+      annotations: pick(metadata.annotations, new Set([INITIALIZE])),
     },
   };
 }
@@ -105,44 +167,90 @@ export function runtimeUid({ uid, annotations }: { uid: string; annotations?: Re
 }
 
 function readinessGates(spec: Record<string, unknown>): Pick<PodRecord['spec'], 'readinessGates'> {
-  const ours = sequence(spec.readinessGates)
-    .map(({ conditionType }) => ({ conditionType: text(conditionType) }))
-    .filter(({ conditionType }) => isOwn(conditionType));
-  return ours.length === 0 ? {} : { readinessGates: ours };
+  for (const gate of elementsOf(spec.readinessGates)) {
+    if (mapping(gate).conditionType === READY) return { readinessGates: [{ conditionType: READY }] };
+  }
+  return {};
 }
 
-function trimContainer(container: Record<string, unknown>): Container {
-  const name = text(container.name);
-  const ports = sequence(container.ports)
-    .filter(({ protocol }) => !protocol || protocol === 'TCP')
-    .map(({ containerPort }) => ({ containerPort: Number(containerPort) }));
-  const command = words(container.command);
-  const args = words(container.args);
-  const isProxy = name === PROXY;
+function trimProxy(container: Record<string, unknown>, room: Room): Container[] {
+  if (container.name !== PROXY) return [];
+  const command = wordsOf(container.command);
+  const ids = securityContext(container);
   // The gate in front of the proxy has the redirect flags in its command.
-  const gated = isProxy && isInit({ name, command });
-  return {
-    name,
-    ...(container.restartPolicy !== undefined && { restartPolicy: text(container.restartPolicy) }),
-    ...(ports.length > 0 && { ports }),
-    ...(isProxy && {
-      command: gated ? command : command.slice(0, PROXY_WORDS),
-      args: args.slice(0, PROXY_WORDS),
-      env: variables(container.env, gated ? GATED_PROXY_NAMES : PROXY_NAMES),
-      ...securityContext(container),
-    }),
-    ...(!isProxy && isInit({ name, command, args }) && { command, args, env: variables(container.env, INIT_NAMES) }),
-  };
+  const gated = isInit({ name: PROXY, command });
+  if (gated) {
+    const kept = {
+      command: takeWords(room, PROXY, command),
+      args: first(wordsOf(container.args), PROXY_WORDS).map(short),
+    };
+    const env = takeVariables(room, PROXY, container.env, GATED_PROXY_NAMES);
+    if (room.tooLarge === undefined) return [{ name: PROXY, ...kept, env, ...ids }];
+  }
+  const program = gated ? programWords({ command, args: wordsOf(container.args) }) : command;
+  return [
+    {
+      name: PROXY,
+      command: [...(gated ? [GATE, END_OF_GATE] : []), ...first(program, PROXY_WORDS).map(short)],
+      args: first(wordsOf(container.args), PROXY_WORDS).map(short),
+      env: variables(container.env, PROXY_NAMES, short),
+      ...ids,
+    },
+  ];
 }
 
-function variables(value: unknown, names: ReadonlySet<string>): NonNullable<Container['env']> {
-  return sequence(value)
-    .filter(({ name }) => names.has(text(name)))
-    .map(({ name, value, valueFrom }) => ({
-      name: text(name),
-      value: text(value),
-      ...(valueFrom !== undefined && { valueFrom: true }),
-    }));
+/** One that waits for us, or that says what is to be redirected. */
+function trimInit(container: Record<string, unknown>, room: Room): Container[] {
+  const name = text(container.name);
+  const whole = { name, command: wordsOf(container.command), args: wordsOf(container.args) };
+  if (name === PROXY || !isInit(whole)) return [];
+  const kept = { command: takeWords(room, name, whole.command), args: takeWords(room, name, whole.args) };
+  const env = takeVariables(room, name, container.env, INIT_NAMES);
+  if (room.tooLarge === undefined) return [{ name, ...kept, env }];
+  // Whether the pod writes its rules by itself is known all the same.
+  return name === OWN_INIT ? [{ name, args: isGate(whole) ? [GATE] : [] }] : [];
+}
+
+/** As far as there is room. */
+function takeWords(room: Room, container: string, words: Words): string[] {
+  const kept: string[] = [];
+  for (const word of words) {
+    if (!room.take(word, `container ${container}`)) break;
+    kept.push(word);
+  }
+  return kept;
+}
+
+function takeVariables(room: Room, container: string, list: unknown, names: ReadonlySet<string>) {
+  const kept = variables(list, names, text);
+  return kept.filter(({ value = '' }) => room.take(value, `container ${container}`));
+}
+
+/** The TCP ports that it declares. One more than a list may have is enough for it to be refused. */
+function addPorts(found: Set<number>, { name, ports }: Record<string, unknown>): void {
+  if (name === PROXY) return;
+  for (const each of elementsOf(ports)) {
+    if (found.size > MAX_LIST) return;
+    const { containerPort, protocol } = mapping(each);
+    if (!protocol || protocol === 'TCP') found.add(Number(containerPort));
+  }
+}
+
+/** Of a name that comes twice the last counts, as for the container. */
+function variables(
+  list: unknown,
+  names: ReadonlySet<string>,
+  keep: (value: unknown) => string,
+): NonNullable<Container['env']> {
+  const found = new Map<string, NonNullable<Container['env']>[number]>();
+  for (const each of elementsOf(list)) {
+    const variable = mapping(each);
+    const name = text(variable.name);
+    if (!names.has(name)) continue;
+    const value = keep(variable.value);
+    found.set(name, variable.valueFrom === undefined ? { name, value } : { name, value, valueFrom: true });
+  }
+  return [...found.values()];
 }
 
 function securityContext(holder: Record<string, unknown>): Pick<Container, 'securityContext'> {
@@ -150,8 +258,8 @@ function securityContext(holder: Record<string, unknown>): Pick<Container, 'secu
   if (runAsUser === undefined && runAsGroup === undefined) return {};
   return {
     securityContext: {
-      ...(runAsUser !== undefined && { runAsUser: integer(runAsUser) }),
-      ...(runAsGroup !== undefined && { runAsGroup: integer(runAsGroup) }),
+      ...(runAsUser !== undefined && { runAsUser: Number(runAsUser) }),
+      ...(runAsGroup !== undefined && { runAsGroup: Number(runAsGroup) }),
     },
   };
 }
@@ -161,9 +269,9 @@ function mustHave(metadata: Record<string, unknown>, kind: string, names: string
   if (missing !== undefined) throw new TypeError(`not a ${kind}: it has no metadata.${missing}`);
 }
 
-function pick(value: unknown, wanted: (name: string) => boolean): Record<string, string> {
+function pick(value: unknown, wanted: ReadonlySet<string>): Record<string, string> {
   const picked: Record<string, string> = {};
-  for (const [name, item] of Object.entries(mapping(value))) if (wanted(name)) picked[name] = text(item);
+  for (const [name, item] of entriesOf(value)) if (wanted.has(name)) picked[name] = short(item);
   return picked;
 }
 
@@ -171,25 +279,27 @@ function mapping(value: unknown): Record<string, unknown> {
   return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
 }
 
-function sequence(value: unknown): Record<string, unknown>[] {
-  return Array.isArray(value) ? value.map(mapping) : [];
+function wordsOf(value: unknown): Words {
+  return elementsOf(value) as Words;
 }
 
-function words(value: unknown): string[] {
-  return Array.isArray(value) ? value.map(text) : [];
+function first(items: Iterable<unknown>, most: number): unknown[] {
+  const found: unknown[] = [];
+  for (const item of items) if (found.push(item) === most) break;
+  return found;
+}
+
+/** Of what has a meaning only if it is short. */
+function short(value: unknown): string {
+  return cut(text(value));
 }
 
 function text(value: unknown): string {
   return typeof value === 'string' ? value : '';
 }
 
-/** Of protobuf it is a Long, whose way to a number by its text is a long one. */
-function integer(value: unknown): number {
-  return typeof value === 'object' && value !== null ? (value as { toNumber(): number }).toNumber() : Number(value);
-}
-
 /** Of JSON it is RFC 3339 already; of protobuf it is seconds since 1970. */
 function time(value: unknown): string {
   const { seconds } = mapping(value);
-  return seconds !== undefined ? new Date(integer(seconds) * 1000).toISOString().replace('.000Z', 'Z') : text(value);
+  return seconds !== undefined ? new Date(Number(seconds) * 1000).toISOString().replace('.000Z', 'Z') : text(value);
 }

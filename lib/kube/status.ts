@@ -184,7 +184,8 @@ export function forbidden(error: unknown, right: string): unknown {
 
 /** At most `TEXT_LIMIT` bytes. */
 export function cut(text: string): string {
-  if (Buffer.byteLength(text) <= TEXT_LIMIT) return text;
+  // A character of UTF-16 has three bytes at most.
+  if (3 * text.length <= TEXT_LIMIT || Buffer.byteLength(text) <= TEXT_LIMIT) return text;
   const bytes = Buffer.from(text).subarray(0, TEXT_LIMIT - 3);
   return `${new TextDecoder().decode(bytes, { stream: true })}...`;
 }

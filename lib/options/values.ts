@@ -21,7 +21,7 @@ const NO_ID = 0xffff_ffff;
  * annotations together hold 256 KiB (k8s.io/apimachinery, TotalAnnotationSizeLimitB). A thousand is far above any
  * list seen in use, and keeps a pod's tables below a megabyte.
  */
-const MAX_LIST = 1000;
+export const MAX_LIST = 1000;
 
 const PORT = 'not a port (1 to 65535)';
 const RANGE = 'not a port or a range of ports (1 to 65535, such as 8080 or 8000-8100)';

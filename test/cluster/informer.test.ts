@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type CoreV1Api, type KubeConfig, RbacAuthorizationV1Api, type User } from '@kubernetes/client-node';
 import { ApiClient } from '../../lib/kube/client.ts';
+import { entriesOf } from '../../lib/kube/encoding.ts';
 import { Informer } from '../../lib/kube/informer.ts';
 import { suite } from '../suite.ts';
 import { configOf } from '../support/kubeconfig.ts';
@@ -61,7 +62,8 @@ async function observe(kube: ApiClient, backoffMs: [number, number] = [50, 500])
     trim: (object) => {
       const { uid, namespace, name, annotations } = (object as { metadata: Pod & { annotations?: { round?: string } } })
         .metadata;
-      return { uid, namespace, name, round: annotations?.round };
+      const [, round] = [...entriesOf(annotations)].find(([name]) => name === 'round') ?? [];
+      return { uid, namespace, name, round: round as string | undefined };
     },
     onEvent: ({ type, object }) => told.set(object.uid, [...(told.get(object.uid) ?? []), type]),
     timings: { backoffMs },

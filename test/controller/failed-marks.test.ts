@@ -51,9 +51,9 @@ class Api {
     this.#events.push({ type: 'DELETED', object: this.#pod });
   }
 
-  async list(path: string): Promise<unknown> {
-    const namespace = { metadata: { name: REF.namespace, resourceVersion: '1' } };
-    return { metadata: { resourceVersion: '1' }, items: [path === '/api/v1/pods' ? this.#pod : namespace] };
+  async list(path: string, _: unknown, __: unknown, take: (item: unknown) => void): Promise<unknown> {
+    take(path === '/api/v1/pods' ? this.#pod : { metadata: { name: REF.namespace, resourceVersion: '1' } });
+    return { resourceVersion: '1', bytes: 1 };
   }
 
   async watch(path: string, _: unknown, { signal }: { signal: AbortSignal }): Promise<AsyncGenerator<WatchEvent>> {

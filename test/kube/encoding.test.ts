@@ -1,19 +1,19 @@
 /** Reading of protobuf, cut in any way and damaged in any way; what real bytes mean is in test/cluster/encoding.test.ts. */
 import assert from 'node:assert/strict';
 import { ApiError } from '../../lib/kube/client.ts';
-import { encodingOf } from '../../lib/kube/encoding.ts';
+import { encodingOf, type WatchEvent } from '../../lib/kube/encoding.ts';
 import { MAGIC } from '../../lib/kube/messages.ts';
 import { toPodRecord } from '../../lib/kube/pods.ts';
 import { suite } from '../suite.ts';
 import { fixture, fixtures } from '../support/pods.ts';
-import { delimited, encode, envelope, eventFrame, framed, PROTOBUF } from '../support/protobuf.ts';
+import { delimited, encode, envelope, eventFrame, field, framed, PROTOBUF, plain } from '../support/protobuf.ts';
 
-const { object, event, splitter } = encodingOf(PROTOBUF);
+const { object, watch } = encodingOf(PROTOBUF);
 
 interface PodMessage {
   metadata: { name: string; annotations: Record<string, string> };
   spec: {
-    hostUsers?: boolean;
+    hostNetwork?: boolean;
     securityContext: { runAsUser?: unknown; runAsGroup?: unknown };
     containers: { args: string[]; env: { name: string; value?: string; valueFrom?: object }[] }[];
   };
@@ -21,7 +21,7 @@ interface PodMessage {
 }
 
 function podMessage(pod: object): PodMessage {
-  return object(envelope('Pod', pod)) as PodMessage;
+  return plain('Pod', object(envelope('Pod', pod))) as unknown as PodMessage;
 }
 
 const objects = suite('objects in protobuf');
@@ -39,13 +39,13 @@ objects('what is absent is undefined, and what is empty is there', () => {
   const { metadata, spec, status } = podMessage({
     metadata: { annotations: { empty: '' } },
     spec: {
-      hostUsers: false,
+      hostNetwork: false,
       securityContext: { runAsUser: 0 },
       containers: [{ args: ['', 'a'], env: [{ name: 'A', valueFrom: {} }] }, {}],
     },
   });
   assert.deepEqual(metadata.annotations, { empty: '' });
-  assert.deepEqual([spec.hostUsers, podMessage({ spec: {} }).spec.hostUsers], [false, undefined]);
+  assert.deepEqual([spec.hostNetwork, podMessage({ spec: {} }).spec.hostNetwork], [false, undefined]);
   assert.deepEqual([Number(spec.securityContext.runAsUser), spec.securityContext.runAsGroup], [0, undefined]);
   const [full, bare] = spec.containers;
   assert.deepEqual([full?.args, bare?.args, bare?.env], [['', 'a'], [], []]);
@@ -122,10 +122,7 @@ objects('an error says what JSON would', () => {
 
 objects('what is cut throws SyntaxError, and so does what is damaged, if it throws', () => {
   const pod = envelope('Pod', fixture('native-cni') as object);
-  const readAll = (bytes: Buffer) => {
-    const { spec, status } = object(bytes) as PodMessage;
-    return [spec, status];
-  };
+  const readAll = (bytes: Buffer) => plain('Pod', object(bytes));
   for (let end = 0; end < pod.length; end++)
     assert.throws(() => readAll(pod.subarray(0, end)), SyntaxError, `cut at ${end}`);
   let refused = 0;
@@ -163,11 +160,11 @@ const pods = ['a', 'b', 'c'].map((name) => ({ metadata: { name, annotations: { l
 const stream = Buffer.concat(pods.map((pod) => eventFrame('ADDED', envelope('Pod', pod))));
 
 function read(...chunks: Buffer[]): unknown[] {
-  const one = splitter();
-  const found = chunks.flatMap((chunk) => [...one.push(chunk)].map(event));
+  const one = watch();
+  const found = chunks.flatMap((chunk) => [...one.push(chunk)]);
   one.end();
   return found.map(({ object }) => {
-    const { metadata, spec, status } = object as PodMessage;
+    const { metadata, spec, status } = plain('Pod', object) as unknown as PodMessage;
     assert.deepEqual([spec, status], [undefined, undefined]);
     return { metadata: { name: metadata.name, annotations: metadata.annotations } };
   });
@@ -185,12 +182,17 @@ frames('are read in one piece, in pieces of any length, and at any cut', () => {
 });
 
 frames('come as they are where they are whole: nothing is copied', () => {
-  const one = splitter();
+  const one = watch();
+  const bufferOf = ({ object }: WatchEvent) => (object as { reader: { buf: Buffer } }).reader.buf.buffer;
   // Of no pool, where a copy might lie as well.
   const own = Buffer.from(new Uint8Array(stream));
-  assert.equal([...one.push(own)].filter(({ buffer }) => buffer === own.buffer).length, pods.length);
+  assert.equal([...one.push(own)].filter((event) => bufferOf(event) === own.buffer).length, pods.length);
   const later = [...one.push(own.subarray(0, 4)), ...one.push(own.subarray(4))];
-  assert.equal(later[0]?.buffer, own.buffer, 'also where the length came before it, as the API server writes it');
+  assert.equal(
+    later[0] && bufferOf(later[0]),
+    own.buffer,
+    'also where the length came before it, as the API server writes it',
+  );
 });
 
 frames('an end within one, or within its length, throws, and not SyntaxError', () => {
@@ -222,4 +224,119 @@ frames('that hold no event throw SyntaxError', () => {
     eventFrame('ADDED', encode('Pod', pods[0] ?? {})),
   ])
     assert.throws(() => read(nonsense), SyntaxError);
+});
+
+const lists = suite('lists');
+
+const ITEMS = ['a', 'b', 'c'].map((name) => ({
+  metadata: { name, uid: name, annotations: { brackets: '}]{[\\"ä€' } },
+}));
+const META = { resourceVersion: '7', continue: 'more' };
+/** What the API server writes at the end of what is around each object: an encoding and a type that are empty. */
+const TAIL = Buffer.from([0x1a, 0, 0x22, 0]);
+const BODIES: [form: string, type: string, body: Buffer][] = [
+  ['protobuf', PROTOBUF, Buffer.concat([envelope('PodList', { metadata: META, items: ITEMS }), TAIL])],
+  ['JSON', 'application/json', Buffer.from(JSON.stringify({ kind: 'PodList', metadata: META, items: ITEMS }))],
+  [
+    'JSON with spaces, its items first',
+    'application/json',
+    Buffer.from(JSON.stringify({ a: { items: [1] }, b: 'items', items: ITEMS, c: [[]], metadata: META }, null, 2)),
+  ],
+];
+
+function readList(type: string, ...chunks: Buffer[]) {
+  const one = encodingOf(type).list();
+  const names = chunks.flatMap((chunk) => Array.from(one.push(chunk), (item) => toPodRecord(item).metadata.name));
+  const { resourceVersion, continue: next } = one.end();
+  return { names, resourceVersion, next };
+}
+
+for (const [form, type, body] of BODIES) {
+  const expected = { names: ['a', 'b', 'c'], resourceVersion: '7', next: 'more' };
+
+  lists(`${form}: read in one piece, in pieces of any length, and at any cut`, () => {
+    assert.deepEqual(readList(type, body), expected);
+    for (const length of [1, 2, 3, 7, 100]) {
+      const chunks = Array.from({ length: Math.ceil(body.length / length) }, (_, at) =>
+        body.subarray(at * length, (at + 1) * length),
+      );
+      assert.deepEqual(readList(type, ...chunks), expected, `by ${length}`);
+    }
+    for (let at = 0; at <= body.length; at++)
+      assert.deepEqual(readList(type, body.subarray(0, at), body.subarray(at)), expected, `cut at ${at}`);
+  });
+
+  lists(`${form}: an end in the middle throws, and not SyntaxError`, () => {
+    const ends = form === 'protobuf' ? [body.length - 4, body.length - 2] : [];
+    for (let end = 0; end < body.length; end++) {
+      if (ends.includes(end)) assert.deepEqual(readList(type, body.subarray(0, end)), expected);
+      else
+        assert.throws(() => readList(type, body.subarray(0, end)), {
+          name: 'Error',
+          message: /in the middle of a list/,
+        });
+    }
+  });
+
+  lists(`${form}: an item is given as soon as it came, and what came before it is not held`, () => {
+    const one = encodingOf(type).list();
+    let given = 0;
+    for (let at = 0; at < body.length && given === 0; at++) {
+      for (const item of one.push(body.subarray(at, at + 1))) {
+        assert.equal(toPodRecord(item).metadata.name, 'a');
+        assert.ok(body.subarray(0, at + 1).includes('brackets'));
+        assert.ok(at < body.length / 2);
+        given++;
+      }
+    }
+    assert.equal(given, 1);
+  });
+}
+
+lists('without an item', () => {
+  const none = { names: [], resourceVersion: '7', next: undefined };
+  const metadata = { resourceVersion: '7' };
+  assert.deepEqual(readList(PROTOBUF, envelope('PodList', { metadata })), none);
+  for (const items of [[], null, undefined])
+    assert.deepEqual(readList('application/json', Buffer.from(JSON.stringify({ metadata, items }))), none);
+});
+
+lists('what is none throws SyntaxError', () => {
+  const item = delimited(2, encode('Pod', {}));
+  for (const nonsense of [
+    envelope('Pod', {}),
+    envelopeOf('NodeList', item),
+    Buffer.from('{"kind":"PodList"}'),
+    Buffer.concat([MAGIC, Buffer.from([0x08, 0x01])]),
+    Buffer.concat([MAGIC, Buffer.from([0x0a, 0xff, 0xff, 0xff, 0x7f])]),
+    envelopeOf('PodList', Buffer.from([0x12, 0xff, 0xff, 0xff, 0x7f])),
+    envelopeOf('PodList', Buffer.from([0x12, 0x05, 0x00])),
+    envelopeOf('PodList', Buffer.from([0x08, 0x05])),
+    envelopeOf('PodList', Buffer.alloc(8, 0xff)),
+  ])
+    assert.throws(() => readList(PROTOBUF, nonsense), SyntaxError, nonsense.toString('hex'));
+  for (const nonsense of ['<html>', '[', '{"items":[1]}', '{"items":["a"]}', '{"items":[{]}', '{"metadata":}'])
+    assert.throws(() => readList('application/json', Buffer.from(nonsense)), Error, nonsense);
+});
+
+lists('an item of more than 16 MB is refused, in either form, and no more of it is held', () => {
+  const chunk = Buffer.alloc(1 << 20, 'x');
+  const feed = (type: string, begin: Buffer) => {
+    const one = encodingOf(type).list();
+    assert.deepEqual([...one.push(begin)], []);
+    for (let megabytes = 1; megabytes <= 17; megabytes++) assert.deepEqual([...one.push(chunk)], []);
+  };
+  assert.throws(() => feed('application/json', Buffer.from('{"items":[{"a":"')), /an item of a list of more than/);
+  assert.throws(() => feed('application/json', Buffer.from('{"a":"')), /a list without its items of more than/);
+  const long = Buffer.concat([MAGIC, ...field(1, [encode('TypeMeta', { kind: 'PodList' })])]);
+  const head = Buffer.from([0x12, 0x80, 0x80, 0x80, 0x7f, 0x12, 0x81, 0x80, 0x80, 0x08]);
+  assert.throws(() => feed(PROTOBUF, Buffer.concat([long, head])), /an item of a list of 16777217 bytes/);
+});
+
+lists('a line of a watch of more than 16 MB is refused', () => {
+  const one = encodingOf('application/json').watch();
+  const chunk = Buffer.alloc(1 << 20, 'x');
+  assert.throws(() => {
+    for (let megabytes = 1; megabytes <= 17; megabytes++) assert.deepEqual([...one.push(chunk)], []);
+  }, SyntaxError);
 });

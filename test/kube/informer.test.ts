@@ -6,7 +6,7 @@ import type { ServerResponse } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ApiError } from '../../lib/kube/client.ts';
-import { ACCEPT } from '../../lib/kube/encoding.ts';
+import { ACCEPT, entriesOf } from '../../lib/kube/encoding.ts';
 import { Informer, type InformerEvent, type InformerOptions } from '../../lib/kube/informer.ts';
 import { suite } from '../suite.ts';
 import { isOver, patience } from '../support/patience.ts';
@@ -53,11 +53,13 @@ function test(name: string, run: () => void | Promise<void>): void {
   for (const one of suites) one(name, run);
 }
 
+const noteOf = (object: unknown) => String(new Map(entriesOf((object as Pod).metadata.annotations)).get('note'));
+
 const trim = (object: unknown, held?: Trimmed): Trimmed => {
-  const { uid, name, annotations } = (object as Pod).metadata;
+  const { uid, name } = (object as Pod).metadata;
   assert.equal(held === undefined || held.uid === uid, true, 'held of another uid');
   if (name !== 'marker') trims.push(held === undefined ? uid : `${uid}, held: ${held.note}`);
-  return { uid, name, note: annotations.note };
+  return { uid, name, note: noteOf(object) };
 };
 
 /** `+ name uid`, `~ name uid note`, `- name uid`. */
@@ -123,9 +125,10 @@ test('lists in pages, then watches from the version of the list', async () => {
   await start();
   assert.equal(events.length, 1203);
   assert.deepEqual(pages(), [
-    ['500', null],
-    ['500', '500'],
-    ['500', '1000'],
+    ['50', null],
+    ['500', '50'],
+    ['500', '550'],
+    ['500', '1050'],
   ]);
   assert.equal(asked('list')[0]?.headers.accept, ACCEPT.object);
   assert.equal(asked('watch')[0]?.headers.accept, ACCEPT.watch);
@@ -236,15 +239,17 @@ test('410 without end: the lists come slower and slower', async () => {
   assert.ok(last - first >= 370, `${last - first} ms`);
 });
 
-test('pages are as large as is wanted', async () => {
-  for (let at = 0; at < 250; at++) server.put(`p${at}`);
-  await start({ pageSize: 100 });
-  assert.equal(events.length, 250);
-  assert.deepEqual(pages(), [
-    ['100', null],
-    ['100', '100'],
-    ['100', '200'],
-  ]);
+test('pages are as large as the objects of the page before let them be', async () => {
+  const large = 'x'.repeat(100_000);
+  for (let at = 0; at < 80; at++) server.put(`p${at}`, large);
+  for (let at = 0; at < 100; at++) server.put(`q${at}`, 'x'.repeat(3_000_000 * Number(at === 9)));
+  await start();
+  assert.equal(events.length, 180);
+  // 2 MiB are 20 pods of 100 KB, then less than one of 3 MB among small ones, then all that is left.
+  const limits = pages().map(([limit]) => Number(limit));
+  assert.equal(limits[0], 50);
+  assert.ok((limits[1] ?? 0) <= 20 && (limits[1] ?? 0) >= 15, `${limits}`);
+  assert.ok(limits.some((limit) => limit < 15) && limits.at(-1) === 500, `${limits}`);
 });
 
 test('410 for a page: the list begins anew', async () => {
@@ -252,7 +257,7 @@ test('410 for a page: the list begins anew', async () => {
   server.faults.list.push(
     (response) => {
       response.end(
-        server.wire.list({ metadata: { resourceVersion: '601', continue: '500' }, items: server.pods().slice(0, 500) }),
+        server.wire.list({ metadata: { resourceVersion: '601', continue: '50' }, items: server.pods().slice(0, 50) }),
       );
     },
     (response) => status(response, 410, 'Expired'),
@@ -260,7 +265,7 @@ test('410 for a page: the list begins anew', async () => {
   await start();
   assert.deepEqual(
     asked('list').map(({ query }) => query.get('continue')),
-    [null, '500', null, '500'],
+    [null, '50', null, '50', '550'],
   );
   assert.equal(events.length, 600);
 });
@@ -485,7 +490,7 @@ test('a throwing onEvent, onState or trim is reported, and the loop goes on', as
       throw new Error('of onState');
     },
     trim: (object, held) => {
-      if ((object as Pod).metadata.annotations.note === 'poison') throw new Error('of trim');
+      if (noteOf(object) === 'poison') throw new Error('of trim');
       return trim(object, held);
     },
   });
@@ -507,7 +512,7 @@ test('a trim that says SyntaxError: what came is malformed, and the list begins 
   server.put('a');
   await start({
     trim: (object, held) => {
-      if ((object as Pod).metadata.annotations.note === 'cut') throw new SyntaxError('cut');
+      if (noteOf(object) === 'cut') throw new SyntaxError('cut');
       return trim(object, held);
     },
   });

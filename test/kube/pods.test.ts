@@ -1,12 +1,18 @@
 /** What is kept of a Pod is what is read of it, and the spec that comes of it. */
 import assert from 'node:assert/strict';
+import { hasOwnInit } from '../../lib/istio/containers.ts';
+import { DISABLE_ENVOY, DOMAIN, INITIALIZE, INJECT, INJECTED } from '../../lib/istio/names.ts';
 import type { Pod } from '../../lib/istio/pod.ts';
 import { podRedirect, type RedirectSpec, redirect } from '../../lib/istio/redirect.ts';
 import { flagSource, type Source } from '../../lib/istio/sources.ts';
-import { runtimeUid, toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
+import { encodingOf } from '../../lib/kube/encoding.ts';
+import { MOST_KEPT, mustBeWhole, runtimeUid, toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
+import { READY } from '../../lib/kube/status.ts';
 import { ConfigError } from '../../lib/options/config-error.ts';
+import { MAX_LIST } from '../../lib/options/values.ts';
 import { suite } from '../suite.ts';
 import { fixture, fixtures } from '../support/pods.ts';
+import { envelope, PROTOBUF } from '../support/protobuf.ts';
 
 const trim = suite('trimmed pods');
 
@@ -28,9 +34,7 @@ trim('the whole record of an injected pod', () => {
       },
     },
     spec: {
-      nodeName: 'node-1',
       hostNetwork: false,
-      hostUsers: true,
       initContainers: [
         {
           name: 'istio-validation',
@@ -41,15 +45,13 @@ trim('the whole record of an injected pod', () => {
         },
         {
           name: 'istio-proxy',
-          restartPolicy: 'Always',
-          ports: [{ containerPort: 15090 }],
           command: [],
           args: ['proxy', 'sidecar', '--domain', '$(POD_NAMESPACE).svc.cluster.local'],
           env: [{ name: 'ISTIO_META_INTERCEPTION_MODE', value: 'REDIRECT' }],
           securityContext: { runAsUser: 1337, runAsGroup: 1337 },
         },
       ],
-      containers: [{ name: 'reviews', ports: [{ containerPort: 9080 }] }],
+      containers: [{ ports: [{ containerPort: 9080 }] }],
     },
     status: { phase: 'Pending', podIPs: ['10.244.1.21', 'fd00:10:244:1::15'], conditions: [] },
   });
@@ -68,7 +70,7 @@ for (const name of fixtures) {
 
 trim('what the fixtures do not have', () => {
   const ours = {
-    type: 'pod-network-controller.istio.io/redirected',
+    type: 'pod-network-controller.istio.io/ready',
     status: 'True',
     reason: 'Installed',
     message: 'x',
@@ -84,7 +86,6 @@ trim('what the fixtures do not have', () => {
     },
     spec: {
       hostNetwork: true,
-      hostUsers: false,
       securityContext: { runAsUser: 7, fsGroup: 8 },
       readinessGates: [{ conditionType: 'example.com/x' }, { conditionType: ours.type }],
       initContainers: null,
@@ -108,12 +109,10 @@ trim('what the fixtures do not have', () => {
   });
   const containers = {
     initContainers: [],
-    containers: [{ name: 'app', ports: [{ containerPort: 80 }, { containerPort: 53 }] }],
+    containers: [{ ports: [{ containerPort: 80 }, { containerPort: 53 }] }],
   };
   assert.deepEqual(spec, {
-    nodeName: '',
     hostNetwork: true,
-    hostUsers: false,
     securityContext: { runAsUser: 7 },
     readinessGates: [{ conditionType: ours.type }],
     ...containers,
@@ -150,6 +149,145 @@ trim('what is no Pod is a TypeError', () => {
     assert.throws(() => toPodRecord(object), /not a Pod/, JSON.stringify(object));
   }
   assert.throws(() => toNamespaceRecord({ metadata: {} }), /not a Namespace/);
+});
+
+const bounds = suite('what is kept of pods, bounded');
+
+/** Characters of all that is kept. */
+const sizeOf = (record: unknown) => JSON.stringify(record).length;
+const NAMED = { name: 'n', uid: 'u', namespace: 'default' };
+const RANGES = 'traffic.sidecar.istio.io/includeOutboundIPRanges';
+const many = <T>(count: number, make: (at: number) => T) => Array.from({ length: count }, (_, at) => make(at));
+const long = 'x'.repeat(200_000);
+
+const large: [what: string, pod: { metadata?: object; spec?: object; status?: object }][] = [
+  ['annotations that are not read', { metadata: { annotations: { note: long } } }],
+  ['annotations with this domain that are not read', { metadata: { annotations: { [`${DOMAIN}/note`]: long } } }],
+  ['annotations of a word', { metadata: { annotations: { [INITIALIZE]: long, [INJECT]: long, [INJECTED]: long } } }],
+  ['labels', { metadata: { labels: { 'sidecar.istio.io/inject': long } } }],
+  ['containers', { spec: { containers: many(10_000, (at) => ({ name: `c${at}`, image: 'x', args: [long] })) } }],
+  ['ports', { spec: { containers: [{ name: 'c', ports: many(65_535, (at) => ({ containerPort: at + 1 })) }] } }],
+  [
+    'ports of many containers',
+    { spec: { containers: many(10_000, (at) => ({ ports: [{ containerPort: at + 1 }] })) } },
+  ],
+  ['the same port', { spec: { containers: many(10_000, () => ({ ports: [{ containerPort: 1 }] })) } }],
+  ['readiness gates', { spec: { readinessGates: many(10_000, (at) => ({ conditionType: `${DOMAIN}/${at}` })) } }],
+  [
+    "the proxy's arguments",
+    { spec: { containers: [{ name: 'istio-proxy', args: many(9, () => long), command: [long] }] } },
+  ],
+  [
+    "the proxy's variables",
+    {
+      spec: { containers: [{ name: 'istio-proxy', env: many(10_000, () => ({ name: DISABLE_ENVOY, value: long })) }] },
+    },
+  ],
+  ['conditions', { status: { conditions: many(10_000, () => ({ type: READY, message: long })) } }],
+  ['addresses', { status: { podIPs: many(10_000, () => ({ ip: long })) } }],
+];
+for (const [what, pod] of large) {
+  bounds(what, () => {
+    const record = toPodRecord({ ...pod, metadata: { ...NAMED, ...pod.metadata } });
+    assert.ok(sizeOf(record) < MOST_KEPT, `${sizeOf(record)}`);
+    mustBeWhole(record);
+  });
+}
+
+bounds('more ports than a list may have are kept as one more, and refused where they count', () => {
+  const declared = (count: number) =>
+    toPodRecord({
+      metadata: NAMED,
+      spec: { containers: [{ ports: many(count, (at) => ({ containerPort: at + 1 })) }] },
+    });
+  const policy = { redirect: {}, defaultInboundPorts: 'declared' } as const;
+  assert.equal(podRedirect(declared(MAX_LIST), policy).spec.inbound.include.length, MAX_LIST);
+  assert.throws(
+    () => podRedirect(declared(MAX_LIST + 1), policy),
+    /declared ports .* more than 1000 items in one list/,
+  );
+  assert.equal(podRedirect(declared(60_000), { ...policy, defaultInboundPorts: '*' }).spec.inbound.include, '*');
+});
+
+const tooLarge: [what: string, pod: { metadata?: object; spec?: object }, says: string][] = [
+  [
+    'one annotation',
+    { metadata: { annotations: { [RANGES]: long } } },
+    `annotation ${RANGES}: the redirect options of the pod's annotations are too long; expected at most 32768 characters in all`,
+  ],
+  [
+    'annotations together',
+    {
+      metadata: {
+        annotations: { [RANGES]: 'x'.repeat(MOST_KEPT - 100), 'traffic.sidecar.istio.io/excludeInterfaces': long },
+      },
+    },
+    'annotation traffic.sidecar.istio.io/excludeInterfaces: ',
+  ],
+  [
+    'arguments of the gate',
+    { spec: { initContainers: [{ name: 'pod-network-gate', args: many(20_000, () => 'xxx') }] } },
+    "container pod-network-gate: the redirect options of the pod's containers are too long",
+  ],
+  [
+    'empty arguments',
+    { spec: { initContainers: [{ name: 'istio-init', args: many(500_000, () => '') }] } },
+    'container istio-init: ',
+  ],
+  [
+    'variables of an init container',
+    {
+      spec: {
+        initContainers: [
+          { name: 'istio-validation', env: [{ name: 'ISTIO_SERVICE_CIDR', value: long }], args: ['istio-iptables'] },
+        ],
+      },
+    },
+    'container istio-validation: ',
+  ],
+  [
+    'many gates',
+    { spec: { initContainers: many(10_000, (at) => ({ name: `gate-${at}`, command: ['pod-network-gate'] })) } },
+    'container gate-',
+  ],
+];
+for (const [what, pod, says] of tooLarge) {
+  bounds(`too large, and refused by name: ${what}`, () => {
+    const record = toPodRecord({ ...pod, metadata: { ...NAMED, ...pod.metadata } });
+    assert.ok(sizeOf(record) < 3 * MOST_KEPT, `${sizeOf(record)}`);
+    assert.throws(
+      () => mustBeWhole(record),
+      (error: ConfigError) => error.message.startsWith(says) && error.code === 'ERR_CONFIG',
+    );
+  });
+}
+
+bounds('the longest list of addresses that is usual has room', () => {
+  const annotations = { [RANGES]: many(1000, (at) => `10.${at >> 8}.${at & 255}.0/24`).join() };
+  const record = toPodRecord({ metadata: { ...NAMED, annotations } });
+  mustBeWhole(record);
+  assert.equal(record.metadata.annotations[RANGES], annotations[RANGES]);
+});
+
+bounds('whether the pod writes its own rules is known, however long its init container is', () => {
+  const words = many(100_000, () => 'xxx');
+  const init = (...args: string[]) =>
+    hasOwnInit(toPodRecord({ metadata: NAMED, spec: { initContainers: [{ name: 'istio-init', args }] } }));
+  assert.equal(init(...words), true);
+  assert.equal(init('init', ...words), false);
+  assert.equal(init(...words, '/usr/bin/pod-network-gate'), false);
+});
+
+bounds('nothing that is kept holds the bytes that it was read from', () => {
+  const { object } = encodingOf(PROTOBUF);
+  const pod = fixture('native-cni') as { metadata: { annotations: object } };
+  Object.assign(pod.metadata.annotations, { note: 'x'.repeat(1_000_000) });
+  const bytes = envelope('Pod', pod);
+  const own = Buffer.from(new Uint8Array(bytes));
+  const record = toPodRecord(object(own));
+  const before = structuredClone(record);
+  own.fill(0);
+  assert.deepEqual(record, before);
 });
 
 const specs = suite('specs of pods');

@@ -1,25 +1,33 @@
 /** Objects as an API server sends them in protobuf, made by the schema of lib/kube/messages.ts. For stand-ins. */
 import protobuf from 'protobufjs/light.js';
-import { bytesOf, MAGIC, messageType } from '../../lib/kube/messages.ts';
+import { elementsOf, entriesOf } from '../../lib/kube/encoding.ts';
+import { MAGIC, MESSAGES } from '../../lib/kube/messages.ts';
+import { compileSchema } from '../../lib/protobuf.ts';
 
 export const PROTOBUF = 'application/vnd.kubernetes.protobuf';
 
+const SCHEMA = compileSchema(MESSAGES);
+
 /** What the message does not have is left out. */
 export function encode(name: string, value: object): Buffer {
-  const type = messageType(name);
-  return Buffer.from(type.encode(type.fromObject(lateAsBytes(name, value))).finish());
+  const type = SCHEMA.lookupType(name);
+  return Buffer.from(type.encode(type.fromObject(value)).finish());
 }
 
-/** A message has bytes of what is late in it. */
-function lateAsBytes(name: string, value: { items?: object[]; spec?: object; status?: object }): object {
-  if (name === 'PodList') return { ...value, items: value.items?.map((pod) => lateAsBytes('Pod', pod)) };
-  if (name !== 'Pod') return value;
-  const { spec, status, ...rest } = value;
-  return {
-    ...rest,
-    ...(spec && { [bytesOf('spec')]: encode('PodSpec', spec) }),
-    ...(status && { [bytesOf('status')]: encode('PodStatus', status) }),
-  };
+/** All of a message that was read, in the shape of its JSON; what is absent is undefined, or an empty list or map. */
+export function plain(name: string, message: unknown): Record<string, unknown> {
+  const value = (type: string, given: unknown) =>
+    type in MESSAGES && given !== undefined ? plain(type, given) : given;
+  return Object.fromEntries(
+    Object.entries(MESSAGES[name] ?? {}).map(([field, [, type, rule]]) => {
+      const given = (message as Record<string, unknown>)[field];
+      if (rule === 'map') return [field, Object.fromEntries(entriesOf(given))];
+      return [
+        field,
+        rule === 'repeated' ? Array.from(elementsOf(given), (one) => value(type, one)) : value(type, given),
+      ];
+    }),
+  );
 }
 
 /** A message in pieces: its fields, one after the other, so that a large one is copied once. */

@@ -1,5 +1,5 @@
 /** A sandbox's cgroup, in each hierarchy of version 1, or in the one of version 2. */
-import { existsSync, globSync, mkdirSync, readdirSync, rmdirSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const ROOT = '/sys/fs/cgroup';
@@ -11,6 +11,15 @@ function hierarchies(): string[] {
 
 export function createCgroup(name: string): void {
   for (const hierarchy of hierarchies()) mkdirSync(join(hierarchy, name), { recursive: true });
+}
+
+/** Returns the folder whose `cgroup.procs` a process joins to have the limit. */
+export function limitMemory(name: string, bytes: number): string {
+  const [folder, file] = existsSync(join(ROOT, 'cgroup.controllers'))
+    ? [join(ROOT, name), 'memory.max']
+    : [join(ROOT, 'memory', name), 'memory.limit_in_bytes'];
+  writeFileSync(join(folder, file), String(bytes));
+  return folder;
 }
 
 /** A cgroup is removed by rmdir, its files notwithstanding; children first. */
