@@ -95,7 +95,7 @@ export class ControllerProcess {
   async get(path: string): Promise<{ status: number; text: string }> {
     const response = await fetch(`http://${this.#address}${path}`, {
       headers: { accept: 'application/json' },
-      signal: AbortSignal.timeout(Math.ceil(LIMIT_MS * patience())),
+      signal: AbortSignal.timeout(LIMIT_MS * patience()),
     });
     return { status: response.status, text: await response.text() };
   }

@@ -8,10 +8,10 @@ import { availableParallelism, loadavg } from 'node:os';
 /** By how much the limits grow at least: the load average is a minute late. */
 const LEAST = 3;
 
-/** By how much limits grow now. With twice as many runnable processes as CPUs a wait may take four times its limit. */
+/** By how much limits grow now, a whole number since timers take no other. With twice as many runnable processes as CPUs a wait may take four times its limit. */
 export function patience(): number {
   const [load = 0] = loadavg();
-  return Math.max(LEAST, (2 * load) / availableParallelism());
+  return Math.ceil(Math.max(LEAST, (2 * load) / availableParallelism()));
 }
 
 /** Whether what began then, as performance.now() has it, has gone on for longer than its limit. */
