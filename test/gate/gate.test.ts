@@ -1,6 +1,7 @@
 /** The gate: real netns, the rules of either backend, and whoever would have it open too early. */
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { chmodSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -506,16 +507,18 @@ for (const port of [15001, 15006]) {
       line,
       new RegExp(`^${flag}: 127.0.0.1:${port} is taken, which should be the proxy's.*before istio-proxy`),
     );
-    const six = inside(netns, [
-      'node',
-      '-e',
-      `require('net').createServer().listen(${port}, '::1'); setTimeout(() => process.exit(), 1500)`,
-    ]);
-    await sleep(500);
-    const other = await home.start(netns).ended;
-    assert.equal(other.code, 1);
-    assert.match(other.line, new RegExp(`^${flag}: \\[::1\\]:${port} is taken`));
-    await six;
+    const listen = `require('net').createServer().listen(${port}, '::1', () => console.log('listens'))`;
+    const six = launch('nsenter', [`--net=${netns}`, process.execPath, '-e', listen]);
+    const closed = once(six, 'close');
+    try {
+      await once(six.stdout, 'data');
+      const other = await home.start(netns).ended;
+      assert.equal(other.code, 1);
+      assert.match(other.line, new RegExp(`^${flag}: \\[::1\\]:${port} is taken`));
+    } finally {
+      six.kill('SIGKILL');
+      await closed;
+    }
     await home.start(netns).waiting();
   });
 }
