@@ -230,6 +230,21 @@ export const CATALOGUE = {
     why: 'a webhook can be corrected at any time, and nothing announces it',
     event: 'MarkFailed',
   },
+  ERR_FENCED: {
+    means: 'the fence, a policy of the API server, refuses what this controller writes: DETAIL',
+    remedy:
+      'the message says what the fence refuses. Where that is not a pod with too many annotations or conditions, report it',
+    retry: 'no',
+    why: 'the same request is refused again until the pod changes',
+    event: 'MarkFailed',
+  },
+  ERR_API_TOO_LARGE: {
+    means: 'the pod is too large for the API server to store a mark in it: DETAIL',
+    remedy: 'make the pod smaller: etcd stores at most 1.5 MiB',
+    retry: 'no',
+    why: 'the pod stays too large until it changes',
+    event: 'MarkFailed',
+  },
   ERR_API_FAILED: {
     means: 'the API server failed: DETAIL',
     remedy: 'see its log, and the logs of its webhooks',

@@ -238,17 +238,23 @@ export class Controller {
         recorder.record(pod, { type: 'Normal', reason: 'Cleaned', note: `redirect rules removed: ${outcome.message}` });
       return;
     }
-    const { installed, changed, marked, warnings, stages } = outcome;
+    const { installed, changed, marked, unmarked, warnings, stages } = outcome;
     const news = changed || marked;
     // Another sandbox had nothing that could drift.
     const repaired = entry.drifted === true && changed && entry.installed?.stamp === installed.stamp;
     delete entry.drifted;
     entry.installed = installed;
-    if (news || entry.view.state !== 'initialized') entry.view = { state: 'initialized', stages, since };
+    if (news || entry.view.state !== 'initialized') {
+      entry.view = { state: 'initialized', stages, since, ...(unmarked && { reason: unmarked.message }) };
+    }
     if (news) metrics.installed(installed.backend, stages);
     if (repaired) metrics.driftRepaired(installed.backend);
     const result = repaired ? 'repaired' : news ? 'initialized' : 'unchanged';
     podLine(log, { pod, outcome: result, backend: installed.backend, netns: installed.stamp, stages });
+    if (unmarked) {
+      metrics.failed(unmarked.code);
+      recorder.record(pod, { type: 'Warning', reason: unmarked.event, note: unmarked.message });
+    }
     for (const warning of warnings) recorder.record(pod, { type: 'Warning', reason: 'ConfigDoubtful', note: warning });
     if (repaired)
       recorder.record(pod, {

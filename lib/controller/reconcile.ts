@@ -3,7 +3,9 @@
  *
  *     decide -> plan -> locate -> compile -> install -> verify -> release -> mark
  */
+
 import type { RunConfig } from '../config/read.ts';
+import { asFailure, Failure } from '../errors.ts';
 import { decide, type SkipReason } from '../istio/enrolment.ts';
 import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { runtimeUid } from '../kube/pods.ts';
@@ -36,6 +38,8 @@ export type Outcome =
       installed: Installed;
       changed: boolean;
       marked: boolean;
+      /** Why the pod cannot have its mark until it changes. */
+      unmarked?: Failure;
       warnings: string[];
       stages: Stages;
     };
@@ -118,12 +122,21 @@ export class Reconciler {
     watch.split('install', { verify: timings.verify, release: timings.release });
 
     const stamp = `${bootId}:${netns.cookie}`;
-    const marked = await marker.mark(markedPod(pod), { status: INITIALIZED, netns: stamp, rules });
+    const mark = await marker
+      .mark(markedPod(pod), { status: INITIALIZED, netns: stamp, rules })
+      // A mark that is refused for good is no reason to leave the rules to themselves.
+      .catch((error: unknown) => {
+        const failure = asFailure(error);
+        if (failure.retry !== 'no') throw error;
+        return failure;
+      });
     watch.lap('mark');
 
     const { warnings } = planned.redirect;
     const installed = { target, compiled, backend, stamp, rules };
-    return { result: 'initialized', installed, changed, marked: marked === 'patched', warnings, stages: watch.total() };
+    const marked = mark === 'patched';
+    const unmarked = mark instanceof Failure && { unmarked: mark };
+    return { result: 'initialized', installed, changed, marked, ...unmarked, warnings, stages: watch.total() };
   }
 
   /** To be called when the pod is gone. */

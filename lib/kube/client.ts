@@ -54,8 +54,17 @@ const CODES: Partial<Record<number, Code>> = {
   401: 'ERR_API_CREDENTIALS',
   403: 'ERR_RBAC',
   409: 'ERR_API_CONFLICT',
+  413: 'ERR_API_TOO_LARGE',
   429: 'ERR_API_BUSY',
 };
+
+/** What etcd refuses for its size comes as 500: isTooLargeError() in k8s.io/apiserver/pkg/endpoints/handlers/rest.go. */
+const TOO_LARGE = /etcdserver: request is too large|trying to send message larger than max/;
+
+function codeOf(status: number, answer: string): Code {
+  if (status === 500 && TOO_LARGE.test(answer)) return 'ERR_API_TOO_LARGE';
+  return CODES[status] ?? (status >= 500 ? 'ERR_API_FAILED' : 'ERR_API_REFUSED');
+}
 
 /** An answer of the API other than 2xx, or a watch's ERROR event. */
 export class ApiError extends Failure {
@@ -70,7 +79,7 @@ export class ApiError extends Failure {
   readonly retryAfterMs: number | undefined;
 
   constructor(status: number, reason: string, answer: string, retryAfterMs?: number) {
-    super(CODES[status] ?? (status >= 500 ? 'ERR_API_FAILED' : 'ERR_API_REFUSED'), { detail: answer });
+    super(codeOf(status, answer), { detail: answer });
     this.status = status;
     this.answer = answer;
     this.reason = reason;

@@ -175,9 +175,14 @@ function isGone(error: unknown): boolean {
   return error.status === 404 || (error.status === 422 && error.answer.includes('metadata.uid: '));
 }
 
+/** How the API server names the fence when that refuses a request: templates/fence.yaml of the chart. */
+const FENCED = /ValidatingAdmissionPolicy '[^']*-fence(-events)?'/;
+
 /** `right` is what the request needs: `"patch" on "pods/status"`. */
 export function forbidden(error: unknown, right: string): unknown {
-  if (!(error instanceof ApiError) || error.code !== 'ERR_RBAC') return error;
+  if (!(error instanceof ApiError)) return error;
+  if (FENCED.test(error.answer)) return new Failure('ERR_FENCED', { detail: error.answer, cause: error });
+  if (error.code !== 'ERR_RBAC') return error;
   const remedy = `allow ${right} in the ClusterRole of this controller`;
   return new Failure('ERR_RBAC', { detail: error.answer, remedy, cause: error });
 }

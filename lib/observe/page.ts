@@ -9,7 +9,7 @@ export interface PodView {
   name: string;
   uid: string;
   state: PodState;
-  /** Why it was skipped, or failed. */
+  /** Why it was skipped, or failed, or is not marked. */
   reason?: string;
   backend?: Backend;
   /** `<boot id>:<cookie>`. */

@@ -186,7 +186,7 @@ for (const [name, { set, paths, socket }] of Object.entries(mounts)) {
 test("the controller's rights are these and no others", async () => {
   const objects = await render();
   assert.deepEqual(only(objects, 'ClusterRole').rules, [
-    { apiGroups: [''], resources: ['pods', 'namespaces'], verbs: ['get', 'list', 'watch'] },
+    { apiGroups: [''], resources: ['pods', 'namespaces'], verbs: ['list', 'watch'] },
     { apiGroups: [''], resources: ['pods/status'], verbs: ['patch'] },
     { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create'] },
   ]);

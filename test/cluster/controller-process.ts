@@ -24,7 +24,7 @@ export const ACCOUNT = { namespace: SYSTEM, name: 'agent' };
 
 /** All that the controller needs of the API. */
 const RIGHTS = [
-  { apiGroups: [''], resources: ['pods', 'namespaces'], verbs: ['get', 'list', 'watch'] },
+  { apiGroups: [''], resources: ['pods', 'namespaces'], verbs: ['list', 'watch'] },
   { apiGroups: [''], resources: ['pods/status'], verbs: ['patch'] },
   { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create'] },
 ];

@@ -2,7 +2,10 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1BoundObjectReference, V1Pod } from '@kubernetes/client-node';
-import type { ApiClient, ApiError } from '../../lib/kube/client.ts';
+import type { Failure } from '../../lib/errors.ts';
+import { DOMAIN } from '../../lib/istio/names.ts';
+import { type ApiClient, ApiError } from '../../lib/kube/client.ts';
+import { EventRecorder } from '../../lib/kube/events.ts';
 import { failed, type MarkedPod, NETNS, PodStatusWriter, READY, STATUS } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
@@ -33,6 +36,7 @@ let admin: ApiClient;
 let core: CoreV1Api;
 /** Its token is what the kubelet of node `one` mounts in the controller's pod. */
 let controller: ApiClient;
+let controllersCore: CoreV1Api;
 let unbound: ApiClient;
 const kubes: ApiClient[] = [];
 
@@ -51,7 +55,7 @@ test.before(async () => {
   }
   // What RBAC would refuse is for the fence to refuse.
   const rbac = '/apis/rbac.authorization.k8s.io/v1';
-  const rules = [{ apiGroups: [''], resources: ['*'], verbs: ['*'] }];
+  const rules = [{ apiGroups: ['', 'events.k8s.io'], resources: ['*'], verbs: ['*'] }];
   await admin.post(`${rbac}/clusterroles`, { metadata: { name: 'too-wide' }, rules });
   await admin.post(`${rbac}/clusterrolebindings`, {
     metadata: { name: 'too-wide' },
@@ -60,7 +64,9 @@ test.before(async () => {
   });
   for (const name of ['one', 'two']) await admin.post('/api/v1/nodes', { metadata: { name } });
   await applyPolicy(controlPlane, TEMPLATE);
-  controller = connect(await tokenOf(ACCOUNT, 'one'));
+  const kubeconfig = await tokenOf(ACCOUNT, 'one');
+  controller = connect(kubeconfig);
+  controllersCore = coreApi(kubeconfig);
   unbound = connect(await tokenOf(ACCOUNT));
   const { name } = await create('first');
   const probe = async () => {
@@ -68,6 +74,9 @@ test.before(async () => {
     return patch(controller, name, { metadata: { labels } }).catch((error: ApiError) => error.status);
   };
   await until('in force: the fence', probe, (answer) => answer === 422);
+  const tell = () =>
+    controller.post(EVENTS, event({ reportingInstance: 'two' })).catch((error: ApiError) => error.status);
+  await until('in force: the fence of Events', tell, (answer) => answer === 422);
 });
 test.after(async () => {
   for (const kube of kubes) kube.close();
@@ -115,12 +124,30 @@ const patch = (as: ApiClient, name: string, content: unknown) =>
 const read = async (name: string) =>
   JSON.parse(JSON.stringify(await core.readNamespacedPod({ namespace, name }))) as V1Pod;
 
-const refused = (reason: RegExp) => (error: ApiError) => {
-  assert.equal(error.status, 422);
+/** As the API server answers, or as PodStatusWriter explains that. */
+const refused = (reason: RegExp) => (error: Failure) => {
+  const { status } = error instanceof ApiError ? error : {};
+  assert.ok(error.code === 'ERR_FENCED' || status === 422, error.code);
   assert.match(error.message, /istio-pod-network-controller-fence/);
   assert.match(error.message, reason);
   return true;
 };
+
+const EVENTS = `/apis/events.k8s.io/v1/namespaces/${namespace}/events`;
+
+/** As the controller of node `one` sends them. */
+const event = (changes: object = {}) => ({
+  metadata: { generateName: 'pod-network-controller-', namespace },
+  eventTime: '2026-01-01T00:00:00.000000Z',
+  type: 'Normal',
+  reason: 'Initialized',
+  action: 'Redirect',
+  note: 'rules',
+  regarding: { apiVersion: 'v1', kind: 'Pod', namespace, name: 'main', uid: 'u' },
+  reportingController: DOMAIN,
+  reportingInstance: 'one',
+  ...changes,
+});
 
 test('marks, in each of their forms, pass', async () => {
   const marked = await create('marked');
@@ -128,7 +155,7 @@ test('marks, in each of their forms, pass', async () => {
   assert.equal(await marker.mark(marked, { status: 'initialized', netns: 'boot:7', rules: 'abc' }), 'patched');
   assert.equal((await read('marked')).metadata?.annotations?.[NETNS], 'boot:7');
   assert.equal(await marker.mark(marked, failed(new Error('no netns'))), 'patched');
-  assert.equal((await read('marked')).metadata?.annotations?.[STATUS], 'failed: no netns');
+  assert.equal((await read('marked')).metadata?.annotations?.[STATUS], 'failed: an unexpected error: no netns');
   assert.equal(await marker.unmark(marked), 'patched');
   const { metadata, status } = await read('marked');
   assert.deepEqual(metadata?.annotations, { other: 'kept' });
@@ -165,6 +192,27 @@ const others: [what: string, content: unknown, reason: RegExp][] = [
   ['a finalizer', { metadata: { finalizers: ['example.com/x'] } }, /not metadata\.finalizers/],
   ["another's annotation", { metadata: { annotations: { other: 'x' } } }, /annotations .*, not other/],
   ["another's annotation, taken away", { metadata: { annotations: { other: null } } }, /annotations .*, not other/],
+  [
+    'an annotation of our domain that sets options',
+    { metadata: { annotations: { 'pod-network-controller.istio.io/envoy-userid': '0' } } },
+    /annotations .*, not pod-network-controller\.istio\.io\/envoy-userid/,
+  ],
+  ['a long annotation', { metadata: { annotations: { [STATUS]: 'x'.repeat(2049) } } }, /at most 2048 characters/],
+  [
+    'a long condition',
+    { status: { conditions: [{ type: READY, status: 'False', message: 'x'.repeat(2049) }] } },
+    /at most 2048 characters/,
+  ],
+  [
+    'more annotations than are compared',
+    { metadata: { annotations: Object.fromEntries(Array.from({ length: 1001 }, (_, at) => [`x${at}`, ''])) } },
+    /the pod has more than 1000 annotations/,
+  ],
+  [
+    'more conditions than are compared',
+    { status: { conditions: Array.from({ length: 101 }, (_, at) => ({ type: `x${at}`, status: 'True' })) } },
+    /the pod has more than 100 conditions/,
+  ],
   [
     'a new annotation, beside ours',
     { metadata: { annotations: { [STATUS]: 'initialized', 'pod-network-controller.istio.io.example/x': 'y' } } },
@@ -216,6 +264,44 @@ for (const [what, content, reason] of others) {
     await patch(admin, name, content);
   });
 }
+
+test('refused: a further field manager, where there are a hundred', async () => {
+  const crowded = await create('crowded');
+  const manager = (at: number) => ({
+    manager: `m${at}`,
+    operation: 'Apply',
+    apiVersion: 'v1',
+    time: '2026-01-01T00:00:00Z',
+    fieldsType: 'FieldsV1',
+    fieldsV1: { 'f:metadata': { 'f:labels': { 'f:app': {} } } },
+  });
+  const managedFields = Array.from({ length: 100 }, (_, at) => manager(at));
+  await admin.patch(`/api/v1/namespaces/${namespace}/pods/crowded`, 'merge', { metadata: { managedFields } });
+  const mark = new PodStatusWriter(controller).mark(crowded, failed(new Error('late')));
+  await assert.rejects(mark, refused(/may not add to more than 100 metadata\.managedFields/));
+});
+
+test('a pod as large as etcd takes cannot be marked, and that is known for good', async () => {
+  const path = `/api/v1/namespaces/${namespace}/pods`;
+  const body = (size: number) => pod('huge', { nodeName: 'one', containers: [toolbox('toolbox', 'x'.repeat(size))] });
+  let size = 1.5 * 2 ** 20;
+  let made: V1Pod | undefined;
+  for (; made === undefined; size -= 128) {
+    made = (await admin.post(path, body(size)).catch((error: ApiError) => {
+      assert.equal(error.code, 'ERR_API_TOO_LARGE');
+      return undefined;
+    })) as V1Pod | undefined;
+  }
+  const huge = { uid: made.metadata?.uid ?? '', namespace, name: 'huge' };
+  const mark = new PodStatusWriter(controller).mark(huge, failed(new Error('x'.repeat(1000))));
+  await assert.rejects(mark, (error: Failure) => error.code === 'ERR_API_TOO_LARGE' && error.retry === 'no');
+});
+
+test('names as long as they can be are no obstacle', async () => {
+  const long = await create(`${'x'.repeat(250)}.yz`, 'one', { labels: {} });
+  assert.equal(await new PodStatusWriter(controller).mark(long, failed(new Error('y'.repeat(5000)))), 'patched');
+  await controller.post(EVENTS, event({ regarding: { ...event().regarding, name: long.name } }));
+});
 
 test('conditions in another order are no change', async () => {
   await create('order');
@@ -285,7 +371,58 @@ test('refused: whatever else a role that is too wide would let it do to pods', a
   assert.equal((await read('main')).metadata?.uid, uid);
 });
 
+test('Events, as the controller sends them, pass', async () => {
+  const errors: unknown[] = [];
+  const recorder = new EventRecorder({ requests: controller, node: 'one', onError: (error) => errors.push(error) });
+  const subject = { uid: 'u', namespace, name: 'main' };
+  recorder.record(subject, { type: 'Warning', reason: 'ConfigInvalid', note: 'no port: "x"' });
+  await recorder.settled();
+  assert.deepEqual(errors, []);
+});
+
+const FOREIGN_EVENTS: [what: string, changes: object, reason: RegExp][] = [
+  ["in another's name", { reportingController: 'kubelet' }, /in its own name alone/],
+  ['of another node', { reportingInstance: 'two' }, /on node one .* of that node alone/],
+  ['about a node', { regarding: { apiVersion: 'v1', kind: 'Node', name: 'one' } }, /about a pod .* alone/],
+  ['about nothing', { regarding: undefined }, /about a pod .* alone/],
+  ['about another object too', { related: { apiVersion: 'v1', kind: 'Node', name: 'one' } }, /about a pod .* alone/],
+];
+for (const field of ['labels', 'annotations']) {
+  const metadata = { ...event().metadata, [field]: { x: 'y' } };
+  FOREIGN_EVENTS.push([`with ${field}`, { metadata }, new RegExp(`without metadata\\.${field}`)]);
+}
+FOREIGN_EVENTS.push([
+  'that nobody can delete',
+  { metadata: { ...event().metadata, finalizers: ['example.com/x'] } },
+  /without metadata\.finalizers/,
+]);
+for (const [what, changes, reason] of FOREIGN_EVENTS) {
+  test(`refused: an Event ${what}`, () => assert.rejects(controller.post(EVENTS, event(changes)), refused(reason)));
+}
+
+test('refused: an Event of the older group in the name of the kubelet, and of a token of no node', async () => {
+  const involvedObject = { apiVersion: 'v1', kind: 'Pod', namespace, name: 'main', uid: 'u' };
+  const metadata = { generateName: 'x-', namespace };
+  const older = { metadata, involvedObject, reason: 'Started', message: 'x', source: { component: 'kubelet' } };
+  await assert.rejects(
+    controller.post(`/api/v1/namespaces/${namespace}/events`, older),
+    refused(/in its own name alone/),
+  );
+  await assert.rejects(unbound.post(EVENTS, event()), refused(/token is bound to no node/));
+});
+
+test('refused: to change or to delete an Event', async () => {
+  const { metadata } = (await admin.post(EVENTS, event({ reportingController: 'example.com/other' }))) as V1Pod;
+  const name = metadata?.name ?? '';
+  const nothingElse = (what: string) => new RegExp(`create Events, and do nothing else to them, not ${what}`);
+  const change = { series: { count: 2, lastObservedTime: '2026-01-01T00:00:01.000000Z' } };
+  await assert.rejects(controller.patch(`${EVENTS}/${name}`, 'merge', change), refused(nothingElse('UPDATE')));
+  await assert.rejects(controllersCore.deleteNamespacedEvent({ namespace, name }), nothingElse('DELETE'));
+});
+
 test('others are not fenced in', async () => {
+  const foreign = connect(await tokenOf('other', 'two'));
+  await foreign.post(EVENTS, event({ reportingController: 'example.com/other' }));
   await create('open', 'two');
   const other = connect(await tokenOf('other', 'one'));
   await patch(other, 'open', { metadata: { labels: { app: 'x' } }, status: { phase: 'Failed' } });
@@ -295,7 +432,7 @@ test('others are not fenced in', async () => {
 test('for an API server without such policies it is not rendered, and that is said', async () => {
   await assert.rejects(
     renderPolicy(TEMPLATE, [], ['--kube-version', '1.29']),
-    /fence\.enabled: true: this API server has no ValidatingAdmissionPolicy .*; false would be right/,
+    /fence\.enabled: true: this API server has no ValidatingAdmissionPolicy .*; expected false/,
   );
   await assert.rejects(renderPolicy(TEMPLATE, ['fence.enabled=false'], []), /could not find template/);
 });
@@ -331,6 +468,21 @@ whole(
       await mesh.expectCaptured(served, first);
       await mesh.annotate(served, { [INITIALIZE]: 'false' });
       await mesh.marked(served, (marks) => !isInitialized(marks));
+
+      // Its mark is refused for good, and its rules are not left to themselves.
+      const annotations = Object.fromEntries(Array.from({ length: 1001 }, (_, at) => [`x${at}`, '']));
+      const crowded = await mesh.run(meshPod('crowded', { annotations }));
+      await mesh.expectCaptured(crowded, first);
+      const events = async () =>
+        (await mesh.core.listNamespacedEvent({ namespace: NAMESPACE })).items.filter(
+          ({ involvedObject, reason }) => involvedObject.name === 'crowded' && reason === 'MarkFailed',
+        );
+      const [event] = await until('reported: the mark', events, ({ length }) => length > 0);
+      assert.match(event?.message ?? '', /the pod has more than 1000 annotations/);
+      assert.equal(
+        (await mesh.core.readNamespacedPod({ namespace: NAMESPACE, name: 'crowded' })).metadata?.annotations?.[STATUS],
+        undefined,
+      );
       const log = await mesh.core.readNamespacedPodLog({ namespace: SYSTEM, name: 'controller' });
       assert.ok(!/"level":"(warn|error)"/.test(log), log);
     } finally {

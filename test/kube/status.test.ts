@@ -224,6 +224,24 @@ marking('403 says which right is missing', async () => {
   });
 });
 
+marking('what no retry can help says so: a refusal of the fence, and a pod too large to store', async () => {
+  const fence = "ValidatingAdmissionPolicy 'istio-pod-network-controller-fence' with binding";
+  const cases = [
+    ['ERR_FENCED', answer(422, `pods "web" is forbidden: ${fence} 'x' denied request: more than 1000 annotations`)],
+    ['ERR_FENCED', answer(403, `pods "web" is forbidden: ${fence} 'x' denied request: more than 1000 annotations`)],
+    ['ERR_API_TOO_LARGE', answer(413, 'Request entity too large: limit is 3145728')],
+    ['ERR_API_TOO_LARGE', answer(500, 'etcdserver: request is too large')],
+  ] as const;
+  for (const [code, error] of cases) {
+    await assert.rejects(setUp(error).marker.mark(POD, DONE), (thrown: Failure) => {
+      assert.equal(thrown.code, code);
+      assert.equal(thrown.retry, 'no');
+      assert.ok(thrown.message.endsWith(error.answer));
+      return true;
+    });
+  }
+});
+
 marking('any other answer is passed on as it is, and the next attempt asks again', async () => {
   for (const error of [answer(409), answer(422, 'Pod "metadata.uid" is invalid'), answer(429, '', 3000), answer(500)]) {
     const { requests, marker } = setUp(error);
