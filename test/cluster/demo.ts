@@ -17,7 +17,7 @@ export async function clusterDemo(io: Io, wanted: 'auto' | Backend): Promise<voi
   heading(io, 'A cluster in namespaces of its own');
   const progress = (part: string, ms: number) =>
     io.out(paint(io, 'dim', `  ${(ms / 1000).toFixed(1).padStart(4)} s  ${part}\n`));
-  const mesh = await Mesh.start(['toolbox'], progress);
+  const mesh = await Mesh.start(['toolbox'], { progress });
   try {
     await show(io, mesh, wanted);
   } finally {

@@ -9,11 +9,10 @@ import { kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { createAccount } from './controller-process.ts';
 import { type ImageName, imageName } from './images/images.ts';
-import { type ClusterNode, startNode } from './node.ts';
+import { type ClusterNode, type NodeOptions, startNode } from './node.ts';
 import { pod, runPod, toolbox, until } from './pods.ts';
 import { programs } from './programs.ts';
 import { output } from './sandbox/sandbox.ts';
-import type { Progress } from './stopwatch.ts';
 
 export const INITIALIZE = 'istio-pod-network-controller/initialize';
 /** Of the pods; what is in it may not have any privilege. */
@@ -130,6 +129,44 @@ export function gatedPod(name: string, given: GatedPodOptions = {}): V1Pod {
   return made;
 }
 
+const MOUNT = '/opt/pod-network-gate';
+
+/** Where the gate is in the pod of `sidecarPod`. */
+export const MOUNTED_GATE = `${MOUNT}/pod-network-gate`;
+
+interface SidecarPodOptions {
+  /** Arguments of the toolbox in the application's container, which runs them once. */
+  app: string[];
+  /** False: the first process is the proxy, and a hook alone waits for the rules. */
+  guarded?: boolean;
+}
+
+/**
+ * As istiod's injection template makes it: the gate in front of the proxy, from an image volume. The toolbox answers
+ * `--await-ready` with what looks like a 200.
+ */
+export function sidecarPod(name: string, { app, guarded = true }: SidecarPodOptions): V1Pod {
+  const words = 'istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x  -b * -d 15090,15021'.split(' ');
+  const ports = guarded ? '15001,15006,15021' : '15001,15021';
+  const hook = guarded ? ['--await-ready', '15021'] : ['--timeout', '60s', ...words];
+  const proxy: V1Container = {
+    ...toolbox('istio-proxy', 'serve', '--name', 'HTTP/1.1 200 OK', '--tcp', ports),
+    restartPolicy: 'Always',
+    command: [...(guarded ? [MOUNTED_GATE, ...words, '--'] : []), '/toolbox'],
+    lifecycle: { postStart: { exec: { command: [MOUNTED_GATE, ...hook] } } },
+    volumeMounts: [{ name: 'pod-network-gate', mountPath: MOUNT, readOnly: true }],
+  };
+  const made = pod(name, {
+    ...common({}),
+    restartPolicy: 'OnFailure',
+    initContainers: [container(1337, proxy)],
+    containers: [container(1000, toolbox('app', ...app))],
+    volumes: [{ name: 'pod-network-gate', image: { reference: imageName('pod-network-gate'), pullPolicy: 'Never' } }],
+  });
+  made.metadata = { ...made.metadata, annotations: { 'sidecar.istio.io/status': '{}' } };
+  return made;
+}
+
 /** Not enrolled unless annotated. */
 export function plainPod(name: string, { annotations = {}, ...options }: PodOptions = {}): V1Pod {
   const made = pod(name, {
@@ -176,11 +213,14 @@ export class Mesh {
     this.admin = kubeOf(controlPlane.kubeconfig);
   }
 
-  static async start(images: ImageName[], progress?: Progress): Promise<Mesh> {
+  static async start(
+    images: ImageName[],
+    { progress, ...options }: Omit<NodeOptions, 'images' | 'name'> = {},
+  ): Promise<Mesh> {
     const reported = progress && { progress };
     const controlPlane = await startControlPlane({ controllers: true, ...reported });
     try {
-      const mesh = new Mesh(controlPlane, await startNode(controlPlane, { images, ...reported }));
+      const mesh = new Mesh(controlPlane, await startNode(controlPlane, { images, ...options, ...reported }));
       mesh.kubeconfig = await createAccount(controlPlane, mesh.admin, mesh.node);
       const labels = { 'pod-security.kubernetes.io/enforce': 'restricted' };
       await mesh.admin.post('/api/v1/namespaces', { metadata: { name: NAMESPACE, labels } });

@@ -86,7 +86,7 @@ export class Mesh {
   static async start(options: MeshOptions = {}): Promise<Mesh> {
     const { cni = false, istioCni = false, values = {}, images = [], progress } = options;
     const timed = stopwatch(progress);
-    const cluster = await Cluster.start(images, progress);
+    const cluster = await Cluster.start(images, progress && { progress });
     try {
       const mesh = new Mesh(cluster, merged(BASE_VALUES, { pilot: { cni: { enabled: cni || istioCni } } }, values));
       await Promise.all([

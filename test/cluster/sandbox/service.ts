@@ -12,6 +12,8 @@ export interface Service {
   name: string;
   /** Path of what it wrote. */
   log: string;
+  /** Its pid on this machine. */
+  pid(): number;
   /** Waits until `probe` is true; throws with the end of the log when the program ends before, or time runs out. */
   ready(probe: () => Promise<boolean>, limitMs?: number): Promise<void>;
   /** Kills it and waits for its end. */
@@ -62,10 +64,14 @@ function startService(sandbox: Sandbox, name: string, argv: string[], env: NodeJ
     return new Error(`${name} ${what}; the end of ${log}:\n${lines.slice(-20).join('\n')}`);
   };
 
+  // The child is nsenter, which waits for the program: its only child.
+  const pid = () => Number(readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8'));
+
   start();
   return {
     name,
     log,
+    pid,
     start,
     async ready(probe, limitMs = READY_LIMIT_MS) {
       const began = performance.now();
@@ -79,8 +85,7 @@ function startService(sandbox: Sandbox, name: string, argv: string[], env: NodeJ
       if (ended()) return;
       const exit = once(child, 'exit');
       child.ref();
-      // The child is nsenter, which waits for the program: its only child.
-      process.kill(Number(readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8')), signal);
+      process.kill(pid(), signal);
       await exit;
     },
   };

@@ -1,0 +1,187 @@
+/**
+ * No application runs before its rules are active, whatever is killed, stopped or restarted while pods start. Each
+ * application dials an address outside of its pod once, as its first act. A process on the node listens there and
+ * records who reaches it.
+ */
+import assert from 'node:assert/strict';
+import type { ChildProcess } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { V1Pod } from '@kubernetes/client-node';
+import { TOOLBOX } from '../../lib/demo/toolbox.ts';
+import { suite } from '../suite.ts';
+import { launch } from '../support/process.ts';
+import { randomNumbers } from '../support/random.ts';
+import { ControllerProcess } from './controller-process.ts';
+import { Mesh, MOUNTED_GATE, NAMESPACE, sidecarPod } from './mesh-pod.ts';
+import { deletePod, until } from './pods.ts';
+
+/** Pods that start at once. */
+const BATCH = 10;
+/** In all; a long run says how many. */
+const STARTS = Number(process.env.IPNC_BYPASS_STARTS ?? BATCH);
+const PORT = 7777;
+
+const test = suite('cluster, bypass');
+test.needs('cluster', 'addon', 'gate', 'toolbox');
+
+let mesh: Mesh;
+let controller: ControllerProcess | undefined;
+let outside: ChildProcess;
+/** Addresses with ports of those who reached the listener. */
+const reached: string[] = [];
+
+test.before(async () => {
+  mesh = await Mesh.start(['toolbox', 'pod-network-gate'], {
+    kubeletConfiguration: { crashLoopBackOff: { maxContainerRestartPeriod: '2s' } },
+  });
+  const serve = [TOOLBOX, 'serve', '--name', 'outside', '--tcp', String(PORT)];
+  outside = launch('nsenter', ['--target', String(mesh.node.sandbox.pid), '--net', '--', ...serve], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const lines = createInterface(outside.stdout as NonNullable<ChildProcess['stdout']>);
+  const listening = Promise.withResolvers<void>();
+  lines.on('line', (line) => {
+    const { event, from } = JSON.parse(line) as { event: string; from: string };
+    if (event === 'listening') listening.resolve();
+    else reached.push(from);
+  });
+  await listening.promise;
+});
+test.after.each(async () => {
+  await controller?.stop('SIGKILL');
+  controller = undefined;
+  reached.length = 0;
+});
+test.after(async () => {
+  outside?.kill();
+  await mesh?.stop();
+});
+
+async function startController(): Promise<void> {
+  controller = await ControllerProcess.start(mesh.node, mesh.kubeconfig, '--resync', '1s');
+}
+
+function create(name: string, guarded: boolean, family: 'v4' | 'v6' = 'v4'): Promise<V1Pod> {
+  const app = ['dial', '--timeout', '5000', 'tcp', mesh.node.network.address[family], String(PORT), name];
+  return mesh.core.createNamespacedPod({ namespace: NAMESPACE, body: sidecarPod(name, { app, guarded }) });
+}
+
+/** Pids here of processes of the node whose command line says this. */
+function processes(right: (words: string[]) => boolean): number[] {
+  return readdirSync('/proc').flatMap((entry) => {
+    try {
+      const words = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0');
+      return /^\d+$/.test(entry) && right(words) ? [Number(entry)] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+for (const program of ['kubelet', 'containerd']) {
+  test(
+    `a hook without the gate in front of the proxy is found to be a hole when ${program} is restarted`,
+    async () => {
+      const name = `planted-${program}`;
+      await create(name, false);
+      const hook = async () => processes((words) => words[0] === MOUNTED_GATE && words.includes('60s')).length;
+      await until('waiting: the hook', hook, (count) => count > 0);
+      await sleep(500);
+      const service = mesh.node.services.get(program);
+      await service?.kill();
+      service?.start();
+      await until(
+        'reached: the address outside',
+        async () => reached.length,
+        (count) => count > 0,
+        60_000,
+      );
+      await deletePod(mesh.core, name, NAMESPACE);
+    },
+    { timeoutMs: 120_000 },
+  );
+}
+
+test(
+  'whatever is killed, stopped or restarted while pods start, none reaches the outside',
+  async () => {
+    const random = randomNumbers('bypass');
+    const pick = <T>(items: readonly T[]): T => items[Math.floor(random() * items.length)] as T;
+    const counts: Record<string, number> = { starts: 0, captured: 0, again: 0 };
+    const count = (what: string) => {
+      counts[what] = (counts[what] ?? 0) + 1;
+    };
+    const service = (name: string) => {
+      const found = mesh.node.services.get(name);
+      assert.ok(found);
+      return found;
+    };
+    const faults: Record<string, () => Promise<void>> = {};
+    for (const name of ['kubelet', 'containerd']) {
+      faults[`${name} killed`] = async () => {
+        await service(name).kill();
+        await sleep(pick([0, 0, 100, 1000]));
+        service(name).start();
+      };
+      faults[`${name} stopped`] = async () => {
+        const pid = service(name).pid();
+        process.kill(pid, 'SIGSTOP');
+        await sleep(2000 * random());
+        process.kill(pid, 'SIGCONT');
+      };
+    }
+    faults['controller killed'] = async () => {
+      await controller?.stop('SIGKILL');
+      await sleep(pick([0, 500, 3000]));
+      await startController();
+    };
+    faults['gate killed'] = async () => {
+      for (let look = 0; look < 200; look++) {
+        const [gate] = processes((words) => words[0] === MOUNTED_GATE);
+        if (gate !== undefined) {
+          try {
+            process.kill(gate, 'SIGKILL');
+          } catch {
+            // It has ended meanwhile.
+          }
+          return;
+        }
+        await sleep(5);
+      }
+    };
+    await startController();
+    for (let batch = 0; (counts.starts ?? 0) < STARTS; batch++) {
+      const names = Array.from({ length: BATCH }, (_, at) => `p${batch}-${at}`);
+      for (const [at, name] of names.entries()) await create(name, true, at % 2 === 0 ? 'v4' : 'v6');
+      for (let left = 3; left > 0; left--) {
+        await sleep(1500 * random());
+        const fault = pick(Object.keys(faults));
+        count(fault);
+        await faults[fault]?.();
+      }
+      const pods = async () => (await mesh.core.listNamespacedPod({ namespace: NAMESPACE })).items;
+      const over = await until(
+        'over: all pods of the batch',
+        pods,
+        (items) => items.every(({ status }) => status?.phase === 'Succeeded') || reached.length > 0,
+        90_000,
+      );
+      assert.deepEqual(reached, [], `${JSON.stringify(counts)}: reached the outside`);
+      for (const { status } of over) {
+        count('starts');
+        if ((status?.initContainerStatuses?.[0]?.restartCount ?? 0) > 0) count('again');
+      }
+      for (const name of names) {
+        const log = await mesh.core.readNamespacedPodLog({ namespace: NAMESPACE, name, container: 'app' });
+        assert.match(log, /"reply":"HTTP\/1\.1 200 OK 15001 |ECONNREFUSED/, name);
+        count('captured');
+      }
+      await mesh.core.deleteCollectionNamespacedPod({ namespace: NAMESPACE });
+      await until('gone: the batch', pods, (items) => items.length === 0, 60_000);
+    }
+    console.log(JSON.stringify(counts));
+  },
+  { timeoutMs: 30_000 * STARTS },
+);
