@@ -43,7 +43,7 @@ export interface Request {
 
 export class UsageError extends Error {}
 
-/** Throws UsageError, which names flag, value and what would be right. 'help' where that was asked for. */
+/** Throws UsageError, which names flag, value and what is expected. 'help' where that was asked for. */
 export function parse(words: string[], workloads: readonly string[]): Request | 'help' {
   const { values, positionals } = read(words);
   if (values.help) return 'help';

@@ -143,7 +143,7 @@ export type Noise = z.infer<typeof noise>;
 export type GoalResult = z.infer<typeof goal>;
 export type Machine = z.infer<typeof machine>;
 
-/** Throws with field, value and what would be right; `where` names the document. */
+/** Throws with field, value and what is expected; `where` names the document. */
 export function parseResults(document: unknown, where: string): Results {
   const parsed = results.safeParse(document, { reportInput: true });
   if (parsed.success) return parsed.data;

@@ -382,6 +382,56 @@ export function asFailure(error: unknown): Failure {
   return new Failure('ERR_UNKNOWN', { detail: error instanceof Error ? error.message : String(error), cause: error });
 }
 
+/** How much of a value is shown in a message; the rest is counted. */
+const SHOWN = 48;
+
+/**
+ * An invalid setting. Nothing has been touched when it is thrown.
+ *
+ * `message` is `<field>: <value>: <what is wrong>; expected <what>`, one line, the value quoted, escaped and cut short.
+ */
+export class ConfigError extends Failure {
+  override readonly name = 'ConfigError';
+  /** The flag, environment variable, annotation or file the value came from, as its author would write it. */
+  readonly field: string;
+  /** As it was given, however long. Absent where the fault is a value that is missing. */
+  readonly value: string | undefined;
+  readonly wrong: string;
+  /** Half a sentence: `a number from 1 to 65535`. */
+  readonly expected: string;
+
+  constructor(field: string, value: string | undefined, wrong: string, expected: string) {
+    const parts = [field, ...(value === undefined ? [] : [shown(value)]), `${wrong}; expected ${expected}`];
+    super('ERR_CONFIG', { message: parts.join(': ') });
+    this.field = field;
+    this.value = value;
+    this.wrong = wrong;
+    this.expected = expected;
+  }
+}
+
+/** All the invalid settings of a configuration, one line each in `message`. */
+export class ConfigErrors extends Failure {
+  override readonly name = 'ConfigErrors';
+  readonly errors: readonly ConfigError[];
+
+  constructor(errors: readonly ConfigError[]) {
+    super('ERR_CONFIG', { message: errors.map(({ message }) => message).join('\n') });
+    this.errors = errors;
+  }
+}
+
+/** `value` in quotes, safe to print on a terminal: control and format characters escaped, at most 48 characters. */
+function shown(value: string): string {
+  const characters = Array.from(value.slice(0, 2 * SHOWN));
+  const cut = characters.length > SHOWN || value.length > 2 * SHOWN;
+  const text = JSON.stringify(characters.slice(0, SHOWN).join('')).replace(
+    /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cn}]/gu,
+    (character) => `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`,
+  );
+  return cut ? `${text}... (${value.length} characters)` : text;
+}
+
 /** What the addon throws, as native/to_js.cc and native/from_js.cc make it. */
 interface NativeError extends Error {
   /** An errno name (`ESTALE`), or one of native/error.h. Absent where an argument was refused. */

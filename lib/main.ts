@@ -11,10 +11,9 @@ import { planCommand } from './cli/plan.ts';
 import { runCommand } from './cli/run.ts';
 import { type Context, EXIT, OTHER, printError } from './cli/shared.ts';
 import { verifyCommand } from './cli/verify.ts';
-import { ConfigErrors } from './config/read.ts';
+
 import { demoCommand } from './demo/command.ts';
-import { asFailure } from './errors.ts';
-import { ConfigError } from './options/config-error.ts';
+import { asFailure, ConfigError, ConfigErrors } from './errors.ts';
 
 /** Room for a message and a suggestion; a word of a megabyte is not repeated. */
 const MESSAGE_LIMIT = 400;
@@ -70,8 +69,8 @@ invalid configuration (nothing was touched), 3 drift ("verify").`,
   program.hook('preAction', (_, verb) => {
     const [excess] = verb.args;
     if (excess !== undefined && verb.registeredArguments.length === 0) {
-      const right = `"${verb.name()}" takes flags only; see "ipnc ${verb.name()} --help"`;
-      throw new ConfigError('argument', excess, right);
+      const expected = `flags only, see "ipnc ${verb.name()} --help"`;
+      throw new ConfigError('argument', excess, `"${verb.name()}" takes no arguments`, expected);
     }
   });
   const verbs = [runCommand, planCommand, applyCommand, verifyCommand, cleanCommand, doctorCommand, demoCommand];
@@ -89,9 +88,9 @@ invalid configuration (nothing was touched), 3 drift ("verify").`,
 function fail(error: unknown, io: Io, json: boolean): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
   if (error instanceof ConfigError) {
-    const { code, field, value, expected } = error;
+    const { code, field, value, wrong, expected } = error;
     const shownValue = value === undefined ? {} : { value: value.slice(0, MESSAGE_LIMIT) };
-    printError(io, json, { code, message: error.message, ...(json && { field, ...shownValue, expected }) });
+    printError(io, json, { code, message: error.message, ...(json && { field, ...shownValue, wrong, expected }) });
     return EXIT.usage;
   }
   if (error instanceof ConfigErrors) {

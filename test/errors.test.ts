@@ -4,9 +4,8 @@ import { globSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { asFailure, CATALOGUE, type Code, explain, Failure, type Meaning } from '../lib/errors.ts';
+import { asFailure, CATALOGUE, type Code, ConfigError, explain, Failure, type Meaning } from '../lib/errors.ts';
 import { ApiError } from '../lib/kube/client.ts';
-import { ConfigError } from '../lib/options/config-error.ts';
 import { RuntimeError } from '../lib/runtime/channel.ts';
 import { suite } from './suite.ts';
 
@@ -129,7 +128,7 @@ test('what is put into a message stays as it is', () => {
 });
 
 test('whatever is thrown has a code', () => {
-  const config = new ConfigError('--x', '1', 'no');
+  const config = new ConfigError('--x', '1', 'not a y', 'a y');
   const codes = [config, new RuntimeError('UNAVAILABLE', 'x'), new TypeError('x'), undefined].map(
     (thrown) => asFailure(thrown).code,
   );

@@ -17,15 +17,16 @@ const LAYERS = [
   'observe',
   'kube',
   'netns',
+  'config',
   'runtime',
   'native',
-  'config',
   'istio',
   'options',
   'ruleset',
   'errors.ts',
   'backoff.ts',
   'bounded.ts',
+  'protobuf.ts',
   'root.ts',
 ];
 

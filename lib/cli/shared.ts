@@ -1,6 +1,7 @@
 /** What the verbs have in common: their flags, and how these become a plan and a target. */
 import { readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
+import { ConfigError } from '../errors.ts';
 import { foreignFlags } from '../istio/foreign.ts';
 import { optionList, options } from '../istio/options.ts';
 import { plan } from '../istio/plan.ts';
@@ -11,7 +12,6 @@ import { type Netns, native, type TableResult } from '../native/addon.ts';
 import { type BackendChoice, chooseBackend } from '../native/backend.ts';
 import { familiesOf } from '../netns/families.ts';
 import { identifyTarget, type TargetOptions, targetPath } from '../netns/target.ts';
-import { ConfigError } from '../options/config-error.ts';
 import { defaultOf, flagsOf } from '../options/option.ts';
 import { boolean, choice } from '../options/values.ts';
 import { type Backend, type Form, formOf } from '../ruleset/form.ts';
@@ -97,7 +97,12 @@ export function readRedirect(command: Command, { io }: Context): Request {
   for (const { flag, short, value, instead } of foreignFlags) {
     const attribute = new Option(`--${flag}${value ? ' [value]' : ''}`).attributeName();
     if (given[attribute] !== undefined) {
-      throw new ConfigError(`${short === undefined ? '' : `-${short}, `}--${flag}`, undefined, `not here; ${instead}`);
+      throw new ConfigError(
+        `${short === undefined ? '' : `-${short}, `}--${flag}`,
+        undefined,
+        'not a flag of this program',
+        instead,
+      );
     }
   }
   const backend = readBackend(given.backend);
@@ -161,11 +166,7 @@ function podFrom(file: string, io: Io): Pod {
     text = file === '-' ? io.readInput() : readFileSync(file, 'utf8');
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
-    throw new ConfigError(
-      '--pod',
-      file,
-      `cannot be read (${code}); a file with a Pod would be right, or - for standard input`,
-    );
+    throw new ConfigError('--pod', file, `cannot be read (${code})`, 'a file with a Pod, or - for standard input');
   }
   return readPod(text, field);
 }

@@ -1,6 +1,6 @@
 /** The controller's configuration file: YAML, one mapping of flags without dashes. */
 import { parseDocument } from 'yaml';
-import { ConfigError } from '../options/config-error.ts';
+import { ConfigError } from '../errors.ts';
 
 /** A ConfigMap holds no more (etcd's limit on an object is 1.5 MiB; k8s.io/api/core/v1, MaxSecretSize). */
 const MAX_BYTES = 1_048_576;
@@ -20,31 +20,30 @@ export function readEntries(
   problems: ConfigError[],
 ): Map<string, string> {
   const entries = new Map<string, string>();
-  const refuse = (field: string, value: string | undefined, expected: string) => {
-    problems.push(new ConfigError(field, value, expected));
+  const refuse: Refuse = (field, value, wrong, expected) => {
+    problems.push(new ConfigError(field, value, wrong, expected));
   };
   const mapping = parse(text, name, refuse);
   for (const [key, value] of Object.entries(mapping)) {
     const field = `${key} in ${name}`;
     if (!known.includes(key)) {
-      const near = nearest(key, known);
-      refuse(name, key, near === undefined ? 'not an option of "ipnc run"' : `no option; ${near} would be right`);
+      refuse(name, key, 'not an option of "ipnc run"', nearest(key, known) ?? 'a flag of it, without dashes');
     } else if (isPlain(value)) {
       entries.set(key, String(value));
     } else if (Array.isArray(value) && value.every(isPlain)) {
       entries.set(key, value.join(','));
     } else {
-      refuse(field, JSON.stringify(value), 'a text, number or boolean would be right, or a list of them');
+      refuse(field, JSON.stringify(value), 'of the wrong type', 'a text, number or boolean, or a list of them');
     }
   }
   return entries;
 }
 
-type Refuse = (field: string, value: string | undefined, expected: string) => void;
+type Refuse = (field: string, value: string | undefined, wrong: string, expected: string) => void;
 
 function parse(text: string, name: string, refuse: Refuse): object {
   if (Buffer.byteLength(text) > MAX_BYTES) {
-    refuse(name, undefined, `larger than a ConfigMap can be (${MAX_BYTES} bytes)`);
+    refuse(name, undefined, 'larger than a ConfigMap can be', `at most ${MAX_BYTES} bytes`);
     return {};
   }
   try {
@@ -54,10 +53,11 @@ function parse(text: string, name: string, refuse: Refuse): object {
     const value = document.toJS() as unknown;
     if (value === null) return {};
     if (typeof value === 'object' && !Array.isArray(value)) return value;
-    refuse(name, JSON.stringify(value), 'not a mapping of options, such as "enroll: both"');
+    refuse(name, JSON.stringify(value), 'not a mapping of options', 'one such as "enroll: both"');
   } catch (error) {
     const [first = ''] = (error instanceof Error ? error.message : String(error)).split('\n');
-    refuse(name, undefined, `not YAML: ${first.replace(/[\p{Cc}\p{Cf}]/gu, '?').slice(0, 120)}`);
+    const wrong = `not YAML: ${first.replace(/[\p{Cc}\p{Cf}]/gu, '?').slice(0, 120)}`;
+    refuse(name, undefined, wrong, 'a mapping of options');
   }
   return {};
 }

@@ -4,26 +4,14 @@
  * decides it. An environment variable set to nothing is unset, but for a redirect option that takes an empty list.
  */
 import { readFileSync } from 'node:fs';
-import { Failure } from '../errors.ts';
+import { ConfigError, ConfigErrors } from '../errors.ts';
 import { optionList } from '../istio/options.ts';
 import { type ClusterDefaults, redirect } from '../istio/redirect.ts';
 import { environmentSource, flagSource, type Given, type Source } from '../istio/sources.ts';
-import { ConfigError } from '../options/config-error.ts';
 import { readEntries } from './file.ts';
 import { type RunOption, type RunValues, runOptionList, runOptions } from './options.ts';
 
 export interface RunConfig extends RunValues, ClusterDefaults {}
-
-/** All that cannot be honoured in a configuration, one line each in `message`. */
-export class ConfigErrors extends Failure {
-  override readonly name = 'ConfigErrors';
-  readonly errors: readonly ConfigError[];
-
-  constructor(errors: readonly ConfigError[]) {
-    super('ERR_CONFIG', { message: errors.map(({ message }) => message).join('\n') });
-    this.errors = errors;
-  }
-}
 
 export interface RunSources {
   /** By long flag without dashes; true for a flag without a value. See `runFlags`. */
@@ -69,14 +57,14 @@ export function readConfig({ flags, environment, read = (file) => readFileSync(f
     if (found !== undefined) values[key] = collect(() => option.parse(found.text, found));
   }
   if (find(runOptions.nodeName, places) === undefined) {
-    const right = 'missing; the name of this node would be right, in NODE_NAME from the field spec.nodeName';
-    problems.push(new ConfigError('--node-name', undefined, right));
+    const expected = 'the name of this node, in NODE_NAME from the field spec.nodeName';
+    problems.push(new ConfigError('--node-name', undefined, 'missing', expected));
   }
   const defaults = clusterDefaults(places, collect);
   const ports = find(runOptions.defaultInboundPorts, places);
   if (ports !== undefined && ports.field !== DEFAULT && defaults.inboundPorts !== undefined) {
-    const right = `of no effect beside ${defaults.inboundPorts.field}; one of the two would be right`;
-    problems.push(new ConfigError(ports.field, ports.text, right));
+    const wrong = `of no effect beside ${defaults.inboundPorts.field}`;
+    problems.push(new ConfigError(ports.field, ports.text, wrong, 'one of the two'));
   }
   if (problems.length > 0) throw new ConfigErrors(problems);
   return { ...(values as RunValues), redirect: defaults };
@@ -88,9 +76,7 @@ function entriesOf(file: string, read: (file: string) => string, problems: Confi
     text = read(file);
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
-    problems.push(
-      new ConfigError(`--${CONFIG_FILE.flag}`, file, `cannot be read (${code}); a YAML file would be right`),
-    );
+    problems.push(new ConfigError(`--${CONFIG_FILE.flag}`, file, `cannot be read (${code})`, 'a YAML file'));
     return new Map();
   }
   return readEntries(text, file, KEYS, problems);

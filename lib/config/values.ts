@@ -1,6 +1,6 @@
 /** Parsers of the controller's own options, as those of `redirect/values.ts`. */
 import { isIP } from 'node:net';
-import { ConfigError } from '../options/config-error.ts';
+import { ConfigError } from '../errors.ts';
 import { list, type Parser } from '../options/values.ts';
 
 const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
@@ -15,8 +15,8 @@ export function duration(low: string, high: string): Parser<number> {
   const [least = 0, most = 0] = [low, high].map(milliseconds);
   return (text, { field }) => {
     const value = milliseconds(text);
-    if (value === undefined) throw new ConfigError(field, text, 'not a duration such as 500ms, 30s, 5m or 1h');
-    if (value < least || value > most) throw new ConfigError(field, text, `not between ${low} and ${high}`);
+    if (value === undefined) throw new ConfigError(field, text, 'not a duration', 'one such as 500ms, 30s, 5m or 1h');
+    if (value < least || value > most) throw new ConfigError(field, text, 'out of range', `${low} to ${high}`);
     return value;
   };
 }
@@ -30,30 +30,30 @@ export function count(low: number, high: number): Parser<number> {
   return (text, { field }) => {
     const value = /^(0|[1-9]\d{0,8})$/.test(text) ? Number(text) : Number.NaN;
     if (value >= low && value <= high) return value;
-    throw new ConfigError(field, text, `not a number from ${low} to ${high}`);
+    throw new ConfigError(field, text, 'not a number in range', `a number from ${low} to ${high}`);
   };
 }
 
 export const objectName: Parser<string> = (text, { field }) => {
   if (SUBDOMAIN.test(text)) return text;
-  throw new ConfigError(field, text, 'not the name of a node or pod: lower-case letters, digits, "-" and "."');
+  throw new ConfigError(field, text, 'not the name of a node or pod', 'lower-case letters, digits, "-" and "."');
 };
 
 export const namespace: Parser<string> = (text, { field }) => {
   if (LABEL.test(text)) return text;
-  throw new ConfigError(field, text, 'not the name of a namespace: at most 63 lower-case letters, digits and "-"');
+  throw new ConfigError(field, text, 'not the name of a namespace', 'at most 63 lower-case letters, digits and "-"');
 };
 
 export const namespaces = list(namespace);
 
 export const file: Parser<string> = (text, { field }) => {
   if (/^\P{Cc}+$/u.test(text)) return text;
-  throw new ConfigError(field, text, 'not the path of a file');
+  throw new ConfigError(field, text, 'not the path of a file', 'a path without control characters');
 };
 
 export const path: Parser<string> = (text, { field }) => {
   if (/^\/\P{Cc}*$/u.test(text)) return text;
-  throw new ConfigError(field, text, 'not an absolute path, such as /run/containerd/containerd.sock');
+  throw new ConfigError(field, text, 'not an absolute path', 'one such as /run/containerd/containerd.sock');
 };
 
 /** A path, or a URL as the kubelet's --container-runtime-endpoint has it. */
@@ -75,7 +75,8 @@ export const listen: Parser<'off' | Address> = (text, { field }) => {
     throw new ConfigError(
       field,
       text,
-      'not an address to listen on, such as :9464, 10.0.0.1:9464 or [::1]:9464; or off',
+      'not an address to listen on',
+      'one such as :9464, 10.0.0.1:9464 or [::1]:9464, or off',
     );
   }
   return { host: bracketed ?? (plain === '' ? undefined : plain), port };

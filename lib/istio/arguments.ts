@@ -1,5 +1,5 @@
 /** The arguments of an injected init container, read by the option table: istio-iptables' own command line. */
-import { ConfigError } from '../options/config-error.ts';
+import { ConfigError } from '../errors.ts';
 import { foreignFlags, LOG_FLAG } from './foreign.ts';
 import { optionList } from './options.ts';
 import type { Source } from './sources.ts';
@@ -31,12 +31,18 @@ export function argumentsSource(words: readonly string[], place: string): Source
     const next = words[at + 1];
     const flag = known.get(key) ?? logFlag(key, next);
     if (flag === undefined) {
-      throw new ConfigError(`${place} args`, word, 'not a flag of istio-iptables that this version knows');
+      throw new ConfigError(
+        `${place} args`,
+        word,
+        'an unknown flag',
+        'a flag of istio-iptables that this version knows',
+      );
     }
     let text = attached ?? 'true';
     if (flag.takesValue && attached === undefined) {
       at++;
-      if (next === undefined) throw new ConfigError(`${place} args ${key}`, undefined, 'the value is missing');
+      if (next === undefined)
+        throw new ConfigError(`${place} args ${key}`, undefined, 'the value is missing', 'one after it');
       text = next;
     }
     values.set(flag.name, { text, word: key });

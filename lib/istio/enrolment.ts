@@ -1,6 +1,6 @@
 /** Which pods are ours: one decision a pod, with a reason that does not change its name. */
 
-import { ConfigError } from '../options/config-error.ts';
+import { ConfigError } from '../errors.ts';
 import { boolean } from '../options/values.ts';
 import { hasOwnInit, PROXY, proxyOf, proxyType } from './containers.ts';
 import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from './names.ts';

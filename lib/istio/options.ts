@@ -222,7 +222,7 @@ export const options = {
     initial: '1337',
     group: PORTS,
     help: 'uids of the proxy; what they send is not captured',
-    parse: some(ids, 'the proxy runs as somebody; a list of uids would be right, such as 1337'),
+    parse: some(ids, 'a list of uids, such as 1337'),
   }),
   proxyGids: option({
     flag: 'proxy-gid',
@@ -233,7 +233,7 @@ export const options = {
     initialText: 'the same as --proxy-uid',
     group: PORTS,
     help: 'gids of the proxy, or names of /etc/group',
-    parse: some(groups, 'the proxy runs as somebody; a list of gids would be right, such as 1337'),
+    parse: some(groups, 'a list of gids, such as 1337'),
   }),
   redirectDns: option({
     flag: 'redirect-dns',
@@ -257,7 +257,7 @@ export const options = {
     initialText: 'the name servers of /etc/resolv.conf',
     group: DNS,
     help: 'with --redirect-dns, without --capture-all-dns: the servers whose traffic is captured',
-    parse: some(addresses, 'at least one address would be right, such as 10.96.0.10'),
+    parse: some(addresses, 'at least one address, such as 10.96.0.10'),
   }),
   dropInvalid: option({
     flag: 'drop-invalid',

@@ -1,6 +1,6 @@
 /** A Pod, and how one is read from a file. */
 import { parseAllDocuments } from 'yaml';
-import { ConfigError } from '../options/config-error.ts';
+import { ConfigError } from '../errors.ts';
 
 /** The part of a Pod that is looked at (k8s.io/api/core/v1). */
 export interface Pod {
@@ -75,7 +75,7 @@ const MAX_POD_BYTES = 1_572_864;
 /** Reads one Pod from YAML or JSON. `field` names the file in messages. */
 export function readPod(text: string, field: string): Pod {
   if (Buffer.byteLength(text) > MAX_POD_BYTES) {
-    throw new ConfigError(field, undefined, `larger than any Pod can be (${MAX_POD_BYTES} bytes)`);
+    throw new ConfigError(field, undefined, 'larger than any Pod can be', `at most ${MAX_POD_BYTES} bytes`);
   }
   let documents: unknown[];
   try {
@@ -86,16 +86,17 @@ export function readPod(text: string, field: string): Pod {
     });
   } catch (error) {
     const [first = ''] = (error instanceof Error ? error.message : String(error)).split('\n');
-    throw new ConfigError(field, undefined, `neither YAML nor JSON: ${printable(first).slice(0, 120)}`);
+    throw new ConfigError(field, undefined, `neither YAML nor JSON: ${printable(first).slice(0, 120)}`, 'one Pod');
   }
   const [pod, ...more] = documents;
-  if (documents.length === 0 || pod === null) throw new ConfigError(field, undefined, 'empty; one Pod would be right');
+  if (documents.length === 0 || pod === null) throw new ConfigError(field, undefined, 'empty', 'one Pod');
   if (more.length > 0) {
-    throw new ConfigError(field, undefined, `${documents.length} documents; one Pod would be right`);
+    throw new ConfigError(field, undefined, `${documents.length} documents`, 'one Pod');
   }
-  if (!isObject(pod)) throw new ConfigError(field, undefined, 'not a Pod, but a bare value');
+  if (!isObject(pod)) throw new ConfigError(field, undefined, 'not a mapping', 'a Pod');
   if (pod.kind !== 'Pod') {
-    throw new ConfigError(`${field} kind`, pod.kind === undefined ? undefined : String(pod.kind), 'Pod would be right');
+    const kind = pod.kind === undefined ? undefined : String(pod.kind);
+    throw new ConfigError(`${field} kind`, kind, kind === undefined ? 'missing' : 'another kind', 'Pod');
   }
   check(pod, field);
   return pod as Pod;
@@ -110,7 +111,8 @@ function check(pod: Record<string, unknown>, field: string): void {
       throw new ConfigError(
         `${field} annotation ${printable(key)}`,
         JSON.stringify(value),
-        'not a string; put it in quotes',
+        'not a string',
+        'a string in quotes',
       );
     }
   }
@@ -124,7 +126,7 @@ function check(pod: Record<string, unknown>, field: string): void {
       for (const words of ['command', 'args']) {
         for (const word of list(container[words], `${path}.${words}`)) {
           if (typeof word !== 'string') {
-            throw new ConfigError(`${path}.${words}`, JSON.stringify(word), 'not a string; put it in quotes');
+            throw new ConfigError(`${path}.${words}`, JSON.stringify(word), 'not a string', 'a string in quotes');
           }
         }
       }
@@ -134,7 +136,8 @@ function check(pod: Record<string, unknown>, field: string): void {
           throw new ConfigError(
             `${path}.env[${index}].value`,
             JSON.stringify(variable.value),
-            'not a string; put it in quotes',
+            'not a string',
+            'a string in quotes',
           );
         }
       }
@@ -147,20 +150,20 @@ function ids(value: unknown, path: string): void {
   for (const name of ['runAsUser', 'runAsGroup']) {
     const id = context?.[name];
     if (id !== undefined && id !== null && !(Number.isInteger(id) && Number(id) >= 0)) {
-      throw new ConfigError(`${path}.${name}`, JSON.stringify(id), 'not a numeric id');
+      throw new ConfigError(`${path}.${name}`, JSON.stringify(id), 'not a numeric id', 'a number from 0');
     }
   }
 }
 
 function object(value: unknown, path: string): Record<string, unknown> | undefined {
   if (value === undefined || value === null) return undefined;
-  if (!isObject(value)) throw new ConfigError(path, JSON.stringify(value), 'not a mapping');
+  if (!isObject(value)) throw new ConfigError(path, JSON.stringify(value), 'of the wrong type', 'a mapping');
   return value;
 }
 
 function list(value: unknown, path: string): unknown[] {
   if (value === undefined || value === null) return [];
-  if (!Array.isArray(value)) throw new ConfigError(path, JSON.stringify(value), 'not a list');
+  if (!Array.isArray(value)) throw new ConfigError(path, JSON.stringify(value), 'of the wrong type', 'a list');
   return value;
 }
 

@@ -7,8 +7,9 @@
  * the caller's environment not at all; for the controller the Pod, then the cluster's defaults; at last the defaults of
  * `redirect/options.ts`, which are what Istio injects today.
  */
+
+import { ConfigError } from '../errors.ts';
 import { addresses, cidrText, isLoopback } from '../options/addresses.ts';
-import { ConfigError } from '../options/config-error.ts';
 import { nameServers } from '../options/resolv-conf.ts';
 import type { Cidr, Family, PortRange } from '../ruleset/model.ts';
 import { type OptionKey, type OptionValues, optionList, options } from './options.ts';
@@ -145,9 +146,9 @@ function dns(
     const { field = '', text = '', source } = given.dnsServers ?? {};
     if (source === 'default' && !values.redirectDns) return 'off';
     if (source === 'default' && asksForAll(values, given)) return 'all';
-    if (!values.redirectDns) throw new ConfigError(field, text, 'of no effect without --redirect-dns');
+    if (!values.redirectDns) throw new ConfigError(field, text, 'of no effect without --redirect-dns', 'both or none');
     if (values.captureAllDns && given.captureAllDns?.source !== 'pod') {
-      throw new ConfigError(field, text, '--capture-all-dns captures all servers; one of the two would be right');
+      throw new ConfigError(field, text, 'of no effect beside --capture-all-dns', 'one of the two');
     }
     return { servers: values.dnsServers };
   }
@@ -180,18 +181,15 @@ function checkTogether(spec: RedirectSpec, { families }: OptionValues, given: So
     if (origin.source === 'default' && given.families?.source === 'pod') continue;
     const stray = cidrs.find(({ family }) => !families.includes(family));
     if (stray !== undefined) {
-      const other = `--ip-families ${families.join(',')} leaves IPv${stray.family} out; drop one of the two`;
-      throw new ConfigError(origin.field, key === 'dnsServers' ? stray.address : cidrText(stray), other);
+      const value = key === 'dnsServers' ? stray.address : cidrText(stray);
+      const wrong = `--ip-families ${families.join(',')} leaves IPv${stray.family} out`;
+      throw new ConfigError(origin.field, value, wrong, 'one of the two');
     }
   }
   const { cidrs } = spec.outbound;
   const reroutes = cidrs === '*' ? 0 : cidrs.length * spec.rerouteInterfaces.length;
   if (reroutes > MAX_REROUTES) {
     const { field = '', text = '' } = given.rerouteInterfaces ?? {};
-    throw new ConfigError(
-      field,
-      text,
-      `with these CIDRs makes ${reroutes} rules; at most ${MAX_REROUTES} would be right`,
-    );
+    throw new ConfigError(field, text, `makes ${reroutes} rules with these CIDRs`, `at most ${MAX_REROUTES}`);
   }
 }

@@ -2,12 +2,12 @@
  * What the controller keeps of the Pods and Namespaces it watches: of their fields those that are read, in the shape
  * that Kubernetes gives them (k8s.io/api/core/v1).
  */
+import { ConfigError } from '../errors.ts';
 import { END_OF_GATE, GATE, isGate, isInit, OWN_INIT, PROXY, programWords, type Words } from '../istio/containers.ts';
 import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from '../istio/names.ts';
 import { optionList } from '../istio/options.ts';
 import type { Condition, Container, NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { PROXY_VARIABLES } from '../istio/pod-sources.ts';
-import { ConfigError } from '../options/config-error.ts';
 import { MAX_LIST } from '../options/values.ts';
 import { elementsOf, entriesOf } from './encoding.ts';
 import { cut, NETNS, READY, RULES, STATUS } from './status.ts';
@@ -70,11 +70,8 @@ export function mustBeWhole({ metadata, spec }: PodRecord): void {
   const place = metadata.tooLarge ?? spec.tooLarge;
   if (place === undefined) return;
   const part = place === metadata.tooLarge ? 'annotations' : 'containers';
-  throw new ConfigError(
-    place,
-    undefined,
-    `the redirect options of the pod's ${part} are too long; expected at most ${MOST_KEPT} characters in all`,
-  );
+  const wrong = `the redirect options of the pod's ${part} are too long`;
+  throw new ConfigError(place, undefined, wrong, `at most ${MOST_KEPT} characters in all`);
 }
 
 function trimMetadata(metadata: Record<string, unknown>): PodRecord['metadata'] {

@@ -1,9 +1,8 @@
 /** From what a user typed to an identified netns. */
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { Failure } from '../errors.ts';
+import { ConfigError, Failure } from '../errors.ts';
 import type { Identity } from '../native/addon.ts';
-import { ConfigError } from '../options/config-error.ts';
 import { identifyPodNetns } from './identify.ts';
 
 export interface TargetOptions {
@@ -14,21 +13,19 @@ export interface TargetOptions {
 /** The largest pid there can be (linux/threads.h, PID_MAX_LIMIT). */
 const MAX_PID = 4_194_304;
 
+const ONE_TARGET = 'exactly one of --netns PATH and --pid N';
+
 /**
  * The file of the netns: `--netns PATH`, `--netns NAME` for /run/netns/NAME as `ip netns` has it, or `--pid N` for
  * /proc/N/ns/net. Exactly one of them, or it is a ConfigError.
  */
 export function targetPath({ netns, pid }: TargetOptions): string {
   if (netns !== undefined && pid !== undefined) {
-    throw new ConfigError(
-      '--pid',
-      pid,
-      'together with --netns; exactly one of --netns PATH and --pid N would be right',
-    );
+    throw new ConfigError('--pid', pid, 'given together with --netns', ONE_TARGET);
   }
   if (pid !== undefined) {
     if (!/^[1-9]\d{0,6}$/.test(pid) || Number(pid) > MAX_PID) {
-      throw new ConfigError('--pid', pid, `not the id of a process (1 to ${MAX_PID})`);
+      throw new ConfigError('--pid', pid, 'not the id of a process', `a number from 1 to ${MAX_PID}`);
     }
     if (!existsSync(`/proc/${pid}`)) {
       throw new Failure('ERR_NO_PROCESS', { subject: pid });
@@ -36,14 +33,10 @@ export function targetPath({ netns, pid }: TargetOptions): string {
     return `/proc/${pid}/ns/net`;
   }
   if (netns === undefined) {
-    throw new ConfigError(
-      '--netns or --pid',
-      undefined,
-      'missing; exactly one of --netns PATH and --pid N would be right',
-    );
+    throw new ConfigError('--netns or --pid', undefined, 'missing', ONE_TARGET);
   }
   if (/^\.{0,2}$|\p{Cc}/u.test(netns)) {
-    throw new ConfigError('--netns', netns, 'not a path such as /run/netns/pod, nor a name in /run/netns');
+    throw new ConfigError('--netns', netns, 'not a path', 'one such as /run/netns/pod, or a name in /run/netns');
   }
   return netns.includes('/') ? resolve(netns) : `/run/netns/${netns}`;
 }

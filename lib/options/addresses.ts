@@ -1,32 +1,35 @@
 /** Addresses and CIDRs, strictly read: net.isIP decides what an address is, ipaddr.js does the arithmetic. */
 import { isIP } from 'node:net';
 import ipaddr from 'ipaddr.js';
+import { ConfigError } from '../errors.ts';
 import type { Cidr } from '../ruleset/model.ts';
-import { ConfigError } from './config-error.ts';
 import { list, type Parser } from './values.ts';
 
-const CIDR = 'not a CIDR (such as 10.0.0.0/8 or fd00::/8)';
+type Refusal = readonly [wrong: string, expected: string];
+
+const CIDR: Refusal = ['not a CIDR', 'one such as 10.0.0.0/8 or fd00::/8'];
+const ADDRESS: Refusal = ['not an IP address', 'one such as 10.96.0.10 or fd00::a'];
 
 const cidr: Parser<Cidr> = (text, { field }) => {
   const [address = '', length, ...more] = text.split('/');
-  if (more.length > 0) throw new ConfigError(field, text, CIDR);
+  if (more.length > 0) throw new ConfigError(field, text, ...CIDR);
   const family = familyOf(address, text, field, CIDR);
   const width = family === 4 ? 32 : 128;
-  if (length === undefined) throw new ConfigError(field, text, `${CIDR}; ${address}/${width} is this one address`);
+  if (length === undefined) throw new ConfigError(field, text, CIDR[0], `${address}/${width} for this one address`);
   const prefix = /^(0|[1-9]\d{0,2})$/.test(length) ? Number(length) : Number.NaN;
   if (!(prefix <= width)) {
-    throw new ConfigError(field, text, `the prefix of an IPv${family} CIDR is a number from 0 to ${width}`);
+    throw new ConfigError(field, text, `not a prefix of an IPv${family} CIDR`, `a number from 0 to ${width}`);
   }
   const network = networkOf(address, prefix);
   if (canonical(address) !== network) {
-    throw new ConfigError(field, text, `has host bits set; the network is ${network}/${prefix}`);
+    throw new ConfigError(field, text, 'has host bits set', `the network ${network}/${prefix}`);
   }
   return { family, address: network, prefix };
 };
 
 /** A single address, as a CIDR of full length. */
 const address: Parser<Cidr> = (text, { field }) => {
-  const family = familyOf(text, text, field, 'not an IP address (such as 10.96.0.10 or fd00::a)');
+  const family = familyOf(text, text, field, ADDRESS);
   return { family, address: canonical(text), prefix: family === 4 ? 32 : 128 };
 };
 
@@ -34,7 +37,12 @@ const address: Parser<Cidr> = (text, { field }) => {
 export const loopbackCidr: Parser<Cidr> = (text, origin) => {
   const value = cidr(text, origin);
   if (value.family !== 4 || value.prefix < 8 || !value.address.startsWith('127.')) {
-    throw new ConfigError(origin.field, text, 'not an IPv4 loopback CIDR (inside 127.0.0.0/8, such as 127.0.0.1/32)');
+    throw new ConfigError(
+      origin.field,
+      text,
+      'not an IPv4 loopback CIDR',
+      'one inside 127.0.0.0/8, such as 127.0.0.1/32',
+    );
   }
   return value;
 };
@@ -48,17 +56,17 @@ export function isLoopback({ family, address }: Cidr): boolean {
   return family === 4 ? address.startsWith('127.') : address === '::1';
 }
 
-function familyOf(address: string, text: string, field: string, expected: string): 4 | 6 {
+function familyOf(address: string, text: string, field: string, refusal: Refusal): 4 | 6 {
   const family = isIP(address);
-  if (family !== 4 && family !== 6) throw new ConfigError(field, text, expected);
+  if (family !== 4 && family !== 6) throw new ConfigError(field, text, ...refusal);
   if (address.includes('%')) {
-    throw new ConfigError(field, text, 'a zone (%) has no meaning in a rule; leave it out');
+    throw new ConfigError(field, text, 'a zone (%) has no meaning in a rule', 'the address without it');
   }
   if (family === 6) {
     const parsed = ipaddr.IPv6.parse(address);
     if (parsed.isIPv4MappedAddress()) {
       const plain = parsed.toIPv4Address().toString();
-      throw new ConfigError(field, text, `an IPv4-mapped address never is on the wire; write ${plain} as IPv4`);
+      throw new ConfigError(field, text, 'an IPv4-mapped address is never on the wire', `${plain}`);
     }
   }
   return family;

@@ -1,6 +1,6 @@
 /** Group names, for the command line alone: /etc/group is the calling machine's and says nothing about a pod. */
 import { readFileSync } from 'node:fs';
-import { ConfigError } from './config-error.ts';
+import { ConfigError } from '../errors.ts';
 import { id, list, type Parser } from './values.ts';
 
 /** istio/tools/istio-iptables/pkg/config (ValidateOwnerGroups): they all become matches of one rule. */
@@ -14,12 +14,13 @@ const group: Parser<number> = (text, origin) => {
     throw new ConfigError(
       origin.field,
       text,
-      "a group by name: this machine's /etc/group says nothing about the pod; a numeric id would be right",
+      "a group by name, and this machine's /etc/group says nothing about the pod",
+      'a numeric id',
     );
   }
   const found = lookUp(text);
   if (found === undefined) {
-    throw new ConfigError(origin.field, text, 'no such group in /etc/group; a numeric id would be right');
+    throw new ConfigError(origin.field, text, 'no such group in /etc/group', 'a numeric id');
   }
   return found;
 };
@@ -31,11 +32,7 @@ export const groups = list(group);
 export const ownerGroups: Parser<number[]> = (text, origin) => {
   const found = groups(text, origin);
   if (found.length > MAX_OWNER_GROUPS) {
-    throw new ConfigError(
-      origin.field,
-      text,
-      `at most ${MAX_OWNER_GROUPS} groups can be included, not ${found.length}`,
-    );
+    throw new ConfigError(origin.field, text, `${found.length} groups`, `at most ${MAX_OWNER_GROUPS}`);
   }
   return found;
 };

@@ -2,8 +2,9 @@
  * Parsers of single values. Each takes the text and where it came from, and returns a typed value or throws a
  * ConfigError; none of them repairs or skips anything.
  */
+
+import { ConfigError } from '../errors.ts';
 import type { Family, PortRange } from '../ruleset/model.ts';
-import { ConfigError } from './config-error.ts';
 
 /** Where a value came from: the words for messages, and the kind of source, since some have less of a say. */
 export interface Origin {
@@ -23,11 +24,8 @@ const NO_ID = 0xffff_ffff;
  */
 export const MAX_LIST = 1000;
 
-const PORT = 'not a port (1 to 65535)';
-const RANGE = 'not a port or a range of ports (1 to 65535, such as 8080 or 8000-8100)';
-
-function fail(origin: Origin, text: string, expected: string): never {
-  throw new ConfigError(origin.field, text, expected);
+function fail(origin: Origin, text: string, wrong: string, expected: string): never {
+  throw new ConfigError(origin.field, text, wrong, expected);
 }
 
 /** A decimal number without sign, leading zeros or exponent, between `low` and `high`. */
@@ -37,26 +35,31 @@ function integer(text: string, low: number, high: number): number | undefined {
   return value >= low && value <= high ? value : undefined;
 }
 
-export const port: Parser<number> = (text, origin) => integer(text, 1, 65535) ?? fail(origin, text, PORT);
+export const port: Parser<number> = (text, origin) =>
+  integer(text, 1, 65535) ?? fail(origin, text, 'not a port', 'a number from 1 to 65535');
 
 const portRange: Parser<PortRange> = (text, origin) => {
-  if (text === '*') fail(origin, text, '"*" has no meaning in this list; name ports or ranges of ports');
+  const expected = 'numbers from 1 to 65535, such as 8080 or 8000-8100';
+  if (text === '*') fail(origin, text, '"*" has no meaning in this list', expected);
   const [from = '', to = from, ...more] = text.split('-');
   const first = integer(from, 1, 65535);
   const last = integer(to, 1, 65535);
-  if (first === undefined || last === undefined || more.length > 0) fail(origin, text, RANGE);
-  if (first > last) fail(origin, text, `the range ends before it begins; ${last}-${first} would be right`);
+  if (first === undefined || last === undefined || more.length > 0)
+    fail(origin, text, 'not a port or a range of ports', expected);
+  if (first > last) fail(origin, text, 'the range ends before it begins', `${last}-${first}`);
   return { first, last };
 };
 
 export const id: Parser<number> = (text, origin) =>
-  integer(text, 0, NO_ID - 1) ?? fail(origin, text, `not a numeric id (0 to ${NO_ID - 1}, such as 1337)`);
+  integer(text, 0, NO_ID - 1) ??
+  fail(origin, text, 'not a numeric id', `a number from 0 to ${NO_ID - 1}, such as 1337`);
 
 /** Istio's CNI (cni/pkg/plugin) and the kernel (IFNAMSIZ) set these bounds. */
 const networkInterface: Parser<string> = (text, origin) => {
-  if (text.length > 15) fail(origin, text, 'not the name of an interface: at most 15 characters');
+  const wrong = 'not the name of an interface';
+  if (text.length > 15) fail(origin, text, wrong, 'at most 15 characters');
   if (!/^[a-zA-Z][a-zA-Z0-9_.-]*$/.test(text)) {
-    fail(origin, text, 'not the name of an interface: a letter, then letters, digits, "_", "." and "-", such as eth0');
+    fail(origin, text, wrong, 'a letter, then letters, digits, "_", "." and "-", such as eth0');
   }
   return text;
 };
@@ -65,14 +68,14 @@ const networkInterface: Parser<string> = (text, origin) => {
 export const boolean: Parser<boolean> = (text, origin) => {
   if (/^(1|t|T|true|TRUE|True)$/.test(text)) return true;
   if (/^(0|f|F|false|FALSE|False)$/.test(text)) return false;
-  return fail(origin, text, 'not a boolean; true or false would be right');
+  return fail(origin, text, 'not a boolean', 'true or false');
 };
 
 /** One of `values`, spelt exactly so. */
 export function choice<const T extends string>(...values: T[]): Parser<T> {
   return (text, origin) => {
     const found = values.find((value) => value === text);
-    return found ?? fail(origin, text, `not one of ${values.join(', ')}`);
+    return found ?? fail(origin, text, 'not a known value', `one of ${values.join(', ')}`);
   };
 }
 
@@ -82,20 +85,19 @@ export const OUTBOUND_MARK = 1338;
 export const mark: Parser<number> = (text, origin) => {
   const value = /^0[xX][0-9a-fA-F]{1,8}$/.test(text) ? Number(text) : integer(text, 0, 0xffff_ffff);
   if (value === undefined || value === 0) {
-    fail(origin, text, 'not a mark (1 to 4294967295 or 0x1 to 0xffffffff, such as 1337; masks are not supported)');
+    fail(origin, text, 'not a mark', '1 to 4294967295 or 0x1 to 0xffffffff, such as 1337, without a mask');
   }
-  if (value === OUTBOUND_MARK)
-    fail(origin, text, `${OUTBOUND_MARK} marks the proxy's own traffic; choose another mark`);
+  if (value === OUTBOUND_MARK) fail(origin, text, "the mark of the proxy's own traffic", 'another mark');
   return value;
 };
 
 /** Tables 253, 254 and 255 are default, main and local (linux/rtnetlink.h): a pod cannot do without them. */
 export const routeTable: Parser<number> = (text, origin) => {
   const value = integer(text, 1, 0xffff_ffff);
-  if (value === undefined) fail(origin, text, 'not the number of a route table (1 to 4294967295, such as 133)');
-  if (value >= 253 && value <= 255) {
-    fail(origin, text, "253, 254 and 255 are the kernel's own route tables; choose another, such as 133");
+  if (value === undefined) {
+    fail(origin, text, 'not the number of a route table', 'a number from 1 to 4294967295, such as 133');
   }
+  if (value >= 253 && value <= 255) fail(origin, text, "one of the kernel's own route tables", 'another, such as 133');
   return value;
 };
 
@@ -111,7 +113,7 @@ export const families: Parser<'auto' | Family[]> = (text, origin) => {
     case '6,4':
       return [4, 6];
     default:
-      return fail(origin, text, 'not one of auto, 4, 6 and 4,6');
+      return fail(origin, text, 'not a known value', 'one of auto, 4, 6 and 4,6');
   }
 };
 
@@ -123,11 +125,11 @@ export function list<T>(item: Parser<T>, identity: (value: T) => string = String
   return (text, origin) => {
     if (text.trim() === '') return [];
     const parts = text.split(',', MAX_LIST + 1);
-    if (parts.length > MAX_LIST) fail(origin, text, `more than ${MAX_LIST} items in one list`);
+    if (parts.length > MAX_LIST) fail(origin, text, 'too many items in one list', `at most ${MAX_LIST}`);
     const found = new Map<string, T>();
     for (const part of parts) {
       const trimmed = part.replace(/^ +| +$/g, '');
-      if (trimmed === '') fail(origin, text, 'an empty item; items are separated by single commas');
+      if (trimmed === '') fail(origin, text, 'an empty item', 'items separated by single commas');
       const value = item(trimmed, origin);
       const name = identity(value);
       if (!found.has(name)) found.set(name, value);
@@ -140,7 +142,8 @@ export function list<T>(item: Parser<T>, identity: (value: T) => string = String
 export function wildcardOr<T>(parser: Parser<T>): Parser<'*' | T> {
   return (text, origin) => {
     if (text.trim() === '*') return '*';
-    if (/(^|,) *\* *(,|$)/.test(text)) fail(origin, text, '"*" stands for everything and must stand alone');
+    if (/(^|,) *\* *(,|$)/.test(text))
+      fail(origin, text, '"*" beside other items', '"*" alone, which means everything');
     return parser(text, origin);
   };
 }
@@ -153,6 +156,6 @@ export const interfaces = list(networkInterface);
 export function some<T>(parser: Parser<T[]>, expected: string): Parser<T[]> {
   return (text, origin) => {
     const values = parser(text, origin);
-    return values.length > 0 ? values : fail(origin, text, expected);
+    return values.length > 0 ? values : fail(origin, text, 'an empty list', expected);
   };
 }

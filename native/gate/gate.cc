@@ -126,7 +126,7 @@ bool Gate::PortsAreFree(Line& line) {
         line << " is taken, which should be the proxy's and is free before it starts; put this container before "
                 "istio-proxy in initContainers, or free the port";
       } else {
-        line << " cannot be listened on (" << ErrnoName(error) << "); a port from 1024 on would be right";
+        line << " cannot be listened on (" << ErrnoName(error) << "); expected a port from 1024 on";
       }
       return false;
     }

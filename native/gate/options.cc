@@ -8,12 +8,12 @@
 namespace ipnc::gate {
 namespace {
 
-constexpr char kPort[] = "not a port (1 to 65535)";
-constexpr char kRange[] = "not a port or a range of ports (1 to 65535, such as 8080 or 8000-8100)";
-constexpr char kId[] = "not a numeric id (0 to 4294967294, such as 1337)";
-constexpr char kCidr[] = "not a CIDR (such as 10.0.0.0/8 or fd00::/8)";
-constexpr char kFamilies[] = "not one of auto, 4, 6 and 4,6";
-constexpr char kDuration[] = "not a duration (more than nothing and at most 24h, such as 300s or 1m30s)";
+constexpr char kPort[] = "not a port; expected a number from 1 to 65535";
+constexpr char kRange[] = "not a port or a range of ports; expected numbers from 1 to 65535, such as 8080 or 8000-8100";
+constexpr char kId[] = "not a numeric id; expected a number from 0 to 4294967294, such as 1337";
+constexpr char kCidr[] = "not a CIDR; expected one such as 10.0.0.0/8 or fd00::/8";
+constexpr char kFamilies[] = "not a known value; expected one of auto, 4, 6 and 4,6";
+constexpr char kDuration[] = "not a duration; expected more than nothing and at most 24h, such as 300s or 1m30s";
 constexpr uint64_t kDay = 24ull * 3600 * 1'000'000;
 
 std::optional<uint64_t> Integer(std::string_view text, uint64_t low, uint64_t high, int base = 10) {
@@ -94,7 +94,7 @@ std::optional<Cidr> ReadCidr(std::string_view text) {
   return cidr;
 }
 
-// Readers put what they read into the options and return nothing, or return what would be right.
+// Readers put what they read into the options and return nothing, or return what is wrong and what is expected.
 using Reader = const char* (*)(const char*, Options&);
 
 template <uint16_t Options::*kMember>
@@ -107,7 +107,8 @@ const char* ReadPort(const char* text, Options& options) {
 
 const char* ReadMode(const char* text, Options& options) {
   const std::string_view mode = text;
-  if (mode != "REDIRECT" && mode != "TPROXY" && mode != "NONE") return "not one of REDIRECT, TPROXY, NONE";
+  if (mode != "REDIRECT" && mode != "TPROXY" && mode != "NONE")
+    return "not a known value; expected one of REDIRECT, TPROXY, NONE";
   options.expect = mode == "REDIRECT" ? Expect::kRedirect : mode == "TPROXY" ? Expect::kTproxy : Expect::kNone;
   return nullptr;
 }
@@ -115,7 +116,8 @@ const char* ReadMode(const char* text, Options& options) {
 const char* ReadExpect(const char* text, Options& options) {
   const std::string_view expect = text;
   if (expect == "auto") return nullptr;
-  if (expect != "redirect" && expect != "tproxy" && expect != "none") return "not one of redirect, tproxy, none, auto";
+  if (expect != "redirect" && expect != "tproxy" && expect != "none")
+    return "not a known value; expected one of redirect, tproxy, none, auto";
   options.expect = expect == "redirect" ? Expect::kRedirect : expect == "tproxy" ? Expect::kTproxy : Expect::kNone;
   return nullptr;
 }
@@ -168,7 +170,7 @@ const char* ReadOutboundCidrs(const char* text, Options& options) {
 const char* ReadLoopback(const char* text, Options& options) {
   const auto cidr = ReadCidr(text);
   if (!cidr || cidr->v6 || cidr->address[0] != 127 || cidr->prefix < 8)
-    return "not an IPv4 loopback CIDR (inside 127.0.0.0/8, such as 127.0.0.1/32)";
+    return "not an IPv4 loopback CIDR; expected one inside 127.0.0.0/8, such as 127.0.0.1/32";
   uint32_t address;
   std::memcpy(&address, cidr->address, sizeof(address));
   options.loopback_address = ntohl(address);
@@ -181,14 +183,14 @@ const char* ReadMark(const char* text, Options& options) {
   const bool hex = number.starts_with("0x") || number.starts_with("0X");
   if (hex) number.remove_prefix(2);
   const auto mark = Integer(number, 1, UINT32_MAX, hex ? 16 : 10);
-  if (!mark) return "not a mark (1 to 4294967295 or 0x1 to 0xffffffff, such as 1337)";
+  if (!mark) return "not a mark; expected 1 to 4294967295 or 0x1 to 0xffffffff, such as 1337";
   options.tproxy_mark = static_cast<uint32_t>(*mark);
   return nullptr;
 }
 
 const char* ReadTable(const char* text, Options& options) {
   const auto table = Integer(text, 1, UINT32_MAX);
-  if (!table) return "not the number of a route table (1 to 4294967295, such as 133)";
+  if (!table) return "not the number of a route table; expected a number from 1 to 4294967295, such as 133";
   options.tproxy_table = static_cast<uint32_t>(*table);
   return nullptr;
 }
@@ -199,7 +201,7 @@ const char* ReadDns(const char* text, Options& options) {
     if (word == text) return options.captures_dns = true, nullptr;
   for (const std::string_view word : {"0", "f", "F", "false", "FALSE", "False"})
     if (word == text) return options.captures_dns = false, nullptr;
-  return "not a boolean; true or false would be right";
+  return "not a boolean; expected true or false";
 }
 
 const char* ReadFamilies(const char* text, Options& options) {
@@ -253,12 +255,12 @@ const char* ReadDuration(const char* text, Options& options) {
 const char* ReadAnnotations(const char* text, Options& options) {
   options.annotations = text;
   options.annotations_named = true;
-  return *text == '/' ? nullptr : "not an absolute path, such as /etc/podinfo/pod_annotations";
+  return *text == '/' ? nullptr : "not an absolute path; expected one such as /etc/podinfo/pod_annotations";
 }
 
 const char* ReadTerminationLog(const char* text, Options& options) {
   options.termination_log = text;
-  return *text == '/' ? nullptr : "not an absolute path, such as /dev/termination-log";
+  return *text == '/' ? nullptr : "not an absolute path; expected one such as /dev/termination-log";
 }
 
 const char* ReadReadyPort(const char* text, Options& options) {
@@ -342,9 +344,9 @@ struct Given {
   std::string_view variable;
 };
 
-bool Refuse(Refusal& refusal, Exit code, std::string_view field, std::string_view value, std::string_view expected) {
+bool Refuse(Refusal& refusal, Exit code, std::string_view field, std::string_view value, std::string_view wrong) {
   refusal.code = code;
-  refusal.message << field << ": " << Quoted(value) << ": " << expected;
+  refusal.message << field << ": " << Quoted(value) << ": " << wrong;
   return false;
 }
 
@@ -362,20 +364,22 @@ bool IsProgram(std::string_view word, std::string_view name) {
 // As pflag reads them: `--flag value`, `--flag=value`, `-f value`, `-fvalue`, `-f=value`; a boolean takes a value only
 // with `=`.
 bool ReadWords(const char* const* words, Given (&given)[kCount], Options& options, Refusal& refusal) {
-  const auto usage = [&refusal](std::string_view word, std::string_view expected) {
-    return Refuse(refusal, Exit::kUsage, "argument", word, expected);
+  const auto usage = [&refusal](std::string_view word, std::string_view wrong) {
+    return Refuse(refusal, Exit::kUsage, "argument", word, wrong);
   };
   for (const char* const* at = words; *at; ++at) {
     const std::string_view word = *at;
     if (word == "--") {
       options.program = at + 1;
-      if (!options.program[0]) return usage(word, "the program is missing that follows it");
-      if (*options.program[0] != '/') return usage(options.program[0], "not an absolute path of a program");
+      if (!options.program[0]) return usage(word, "the last word; expected a program after it");
+      if (*options.program[0] != '/')
+        return usage(options.program[0], "not an absolute path; expected that of a program");
       break;
     }
     if (IsProgram(word, "istio-iptables") || (at == words && IsProgram(word, "pod-network-gate"))) continue;
     if (!word.starts_with('-') || word.size() < 2)
-      return usage(word, "not a flag; the gate takes flags, and those of istio-iptables after that word (see --help)");
+      return usage(word,
+                   "not a flag; expected flags of the gate, and those of istio-iptables after that word (see --help)");
     const bool is_long = word.starts_with("--");
     const size_t equals = is_long ? word.find('=') : word.npos;
     std::string_view name = word;
@@ -386,7 +390,7 @@ bool ReadWords(const char* const* words, Given (&given)[kCount], Options& option
       if (is_long ? each.flag == name : each.letter == word[1]) known = &each;
     const bool logging = is_long && name.starts_with("log_");
     if (!known && !logging)
-      return usage(word, "not a flag of the gate's nor of istio-iptables that this version knows");
+      return usage(word, "an unknown flag; expected one of the gate, or of istio-iptables that this version knows");
     const char* value = nullptr;
     if (equals != word.npos) {
       value = *at + equals + 1;
@@ -398,7 +402,7 @@ bool ReadWords(const char* const* words, Given (&given)[kCount], Options& option
       // Whether it takes a value is not known, and no value of a logging flag begins with a dash.
       value = "true";
     } else if (!(value = *++at)) {
-      return usage(word, "the value is missing");
+      return usage(word, "the value is missing; expected one after it");
     }
     if (known) given[known - kKnown] = {value, {}};
   }
@@ -430,9 +434,9 @@ bool CheckTogether(const Options& options, Refusal& refusal) {
   Text<8> port;
   port << options.probe_port;
   const auto refuse = [&](std::string_view why) {
-    Line expected;
-    expected << why << ", so a probe of it never gets through; another port would be right, such as 15002";
-    return Refuse(refusal, Exit::kConfiguration, "--iptables-probe-port", port.view(), expected.view());
+    Line wrong;
+    wrong << why << ", so a probe of it never gets through; expected another port, such as 15002";
+    return Refuse(refusal, Exit::kConfiguration, "--iptables-probe-port", port.view(), wrong.view());
   };
   if (options.probe_port == options.tunnel_port) return refuse("the proxy's own tunnel (--inbound-tunnel-port)");
   if (options.captures_dns && options.probe_port == 53) return refuse("goes to the proxy's DNS (--redirect-dns)");
@@ -440,7 +444,7 @@ bool CheckTogether(const Options& options, Refusal& refusal) {
     return refuse("is not captured (--istio-local-outbound-ports-exclude)");
   if (options.excludes_lo)
     return Refuse(refusal, Exit::kConfiguration, "-c, --istio-exclude-interfaces", "lo",
-                  "the probe goes over lo, and never gets through; leave lo out");
+                  "the probe goes over lo, and never gets through; expected other interfaces");
   return true;
 }
 
@@ -454,10 +458,10 @@ bool ReadOptions(const char* const* words, const char* const* environment, Optio
     if (!known.read) continue;
     const Given value = given[i].text ? given[i] : FromEnvironment(known, environment);
     if (!value.text) continue;
-    const char* expected = known.read(value.text, options);
-    if (!expected) continue;
+    const char* wrong = known.read(value.text, options);
+    if (!wrong) continue;
     const Exit code = value.variable.empty() ? Exit::kUsage : Exit::kConfiguration;
-    return Refuse(refusal, code, FieldOf(known, value).view(), value.text, expected);
+    return Refuse(refusal, code, FieldOf(known, value).view(), value.text, wrong);
   }
   return options.help || CheckTogether(options, refusal);
 }

@@ -59,7 +59,7 @@ struct Options {
 
 struct Refusal {
   Exit code = Exit::kUsage;
-  Line message;  // field, value and what would be right
+  Line message;  // field, value, what is wrong, and what is expected
 };
 
 // `words` and `environment` end with a null pointer; the program's name is not among the words. True if all of it can

@@ -4,7 +4,8 @@ import assert from 'node:assert/strict';
 import { Command } from 'commander';
 import { addRunOptions, runFlags } from '../../lib/cli/run.ts';
 import { runOptionList } from '../../lib/config/options.ts';
-import { ConfigErrors, type RunConfig, readConfig } from '../../lib/config/read.ts';
+import { type RunConfig, readConfig } from '../../lib/config/read.ts';
+import { ConfigErrors } from '../../lib/errors.ts';
 import { optionList } from '../../lib/istio/options.ts';
 import { podRedirect } from '../../lib/istio/redirect.ts';
 import { suite } from '../suite.ts';
@@ -200,38 +201,50 @@ test('the command line, and its help from the table', () => {
 });
 
 const bad: [given: Given, ...says: string[]][] = [
-  [{ environment: {} }, '--node-name: missing; the name of this node would be right, in NODE_NAME'],
+  [{ environment: {} }, '--node-name: missing; expected the name of this node, in NODE_NAME'],
   [{ environment: { NODE_NAME: '' } }, '--node-name: missing'],
   [{ environment: { NODE_NAME: 'Node_1' } }, 'NODE_NAME (environment): "Node_1": not the name of a node'],
   [{ flags: { 'node-name': `${'a'.repeat(254)}` } }, '(254 characters): not the name of a node'],
   [{ flags: { kubeconfig: '' } }, '--kubeconfig: "": not the path of a file'],
   [{ flags: { 'pod-namespace': 'a.b' } }, '--pod-namespace: "a.b": not the name of a namespace'],
   [{ flags: { 'pod-name': 'x/y' } }, '--pod-name: "x/y": not the name of a node or pod'],
-  [{ flags: { enroll: 'all' } }, '--enroll: "all": not one of annotation, istio, both'],
+  [{ flags: { enroll: 'all' } }, '--enroll: "all": not a known value; expected one of annotation, istio, both'],
   [{ flags: { 'exclude-namespaces': 'a,B' } }, '--exclude-namespaces: "B": not the name of a namespace'],
   [{ flags: { 'exclude-namespaces': 'a,,b' } }, '--exclude-namespaces: "a,,b": an empty item'],
-  [{ flags: { 'default-inbound-ports': '80' } }, '--default-inbound-ports: "80": not one of *, declared'],
-  [{ flags: { backend: 'ebpf' } }, '--backend: "ebpf": not one of auto, iptables-legacy, nftables'],
+  [
+    { flags: { 'default-inbound-ports': '80' } },
+    '--default-inbound-ports: "80": not a known value; expected one of *, declared',
+  ],
+  [
+    { flags: { backend: 'ebpf' } },
+    '--backend: "ebpf": not a known value; expected one of auto, iptables-legacy, nftables',
+  ],
   [{ flags: { counters: 'some' } }, '--counters: "some": not a boolean'],
-  [{ flags: { resync: '30' } }, '--resync: "30": not a duration such as 500ms, 30s, 5m or 1h'],
+  [{ flags: { resync: '30' } }, '--resync: "30": not a duration; expected one such as 500ms, 30s, 5m or 1h'],
   [{ flags: { resync: '1m30s' } }, '--resync: "1m30s": not a duration'],
-  [{ flags: { resync: '0s' } }, '--resync: "0s": not between 1s and 24h'],
-  [{ flags: { resync: '25h' } }, '--resync: "25h": not between 1s and 24h'],
-  [{ flags: { concurrency: '0' } }, '--concurrency: "0": not a number from 1 to 256'],
-  [{ flags: { concurrency: '257' } }, '--concurrency: "257": not a number from 1 to 256'],
-  [{ flags: { concurrency: '8.0' } }, '--concurrency: "8.0": not a number from 1 to 256'],
+  [{ flags: { resync: '0s' } }, '--resync: "0s": out of range; expected 1s to 24h'],
+  [{ flags: { resync: '25h' } }, '--resync: "25h": out of range; expected 1s to 24h'],
+  [{ flags: { concurrency: '0' } }, '--concurrency: "0": not a number in range; expected a number from 1 to 256'],
+  [{ flags: { concurrency: '257' } }, '--concurrency: "257": not a number in range; expected a number from 1 to 256'],
+  [{ flags: { concurrency: '8.0' } }, '--concurrency: "8.0": not a number in range; expected a number from 1 to 256'],
   [{ flags: { 'cri-socket': 'crio.sock' } }, '--cri-socket: "crio.sock": not an absolute path'],
   [{ flags: { 'cri-socket': 'tcp://127.0.0.1:1' } }, '--cri-socket: "tcp://127.0.0.1:1": not an absolute path'],
   [{ flags: { 'host-root': '/a\nb' } }, '--host-root: "/a\\nb": not an absolute path'],
-  [{ flags: { 'runtime-events': 'nri' } }, '--runtime-events: "nri": not one of auto, containerd, cri, inotify, off'],
+  [
+    { flags: { 'runtime-events': 'nri' } },
+    '--runtime-events: "nri": not a known value; expected one of auto, containerd, cri, inotify, off',
+  ],
   [{ flags: { 'metrics-address': '9464' } }, '--metrics-address: "9464": not an address to listen on'],
   [{ flags: { 'metrics-address': ':65536' } }, '--metrics-address: ":65536": not an address'],
   [{ flags: { 'metrics-address': ':0' } }, '--metrics-address: ":0": not an address'],
   [{ flags: { 'metrics-address': '::1:80' } }, '--metrics-address: "::1:80": not an address'],
   [{ flags: { 'metrics-address': 'localhost:80' } }, '--metrics-address: "localhost:80": not an address'],
   [{ flags: { 'metrics-address': '[127.0.0.1]:80' } }, '--metrics-address: "[127.0.0.1]:80": not an address'],
-  [{ flags: { 'log-level': 'INFO' } }, '--log-level: "INFO": not one of fatal, error, warn, info, debug, trace'],
-  [{ flags: { 'envoy-port': '0' } }, '-p, --envoy-port: "0": not a port (1 to 65535)'],
+  [
+    { flags: { 'log-level': 'INFO' } },
+    '--log-level: "INFO": not a known value; expected one of fatal, error, warn, info, debug, trace',
+  ],
+  [{ flags: { 'envoy-port': '0' } }, '-p, --envoy-port: "0": not a port; expected a number from 1 to 65535'],
   [{ environment: { NODE_NAME: 'n', INVALID_DROP: 'yes' } }, 'INVALID_DROP (environment): "yes": not a boolean'],
   [{ file: 'istio-service-cidr: 10.1.0.0/8' }, 'istio-service-cidr in /etc/ipnc.yaml: "10.1.0.0/8": has host bits set'],
   [{ flags: { 'proxy-gid': 'root' } }, '-g, --proxy-gid: "root": a group by name'],
@@ -246,23 +259,29 @@ const bad: [given: Given, ...says: string[]][] = [
   ],
   [
     { flags: { 'redirect-dns': true, 'capture-all-dns': true, 'dns-servers': '10.0.0.1' } },
-    '--dns-servers: "10.0.0.1": --capture-all-dns captures all servers',
+    '--dns-servers: "10.0.0.1": of no effect beside --capture-all-dns; expected one of the two',
   ],
   [
     { file: 'excludeNamespaces: [a]' },
-    '/etc/ipnc.yaml: "excludeNamespaces": no option; exclude-namespaces would be right',
+    '/etc/ipnc.yaml: "excludeNamespaces": not an option of "ipnc run"; expected exclude-namespaces',
   ],
-  [{ file: 'resnyc: 30s' }, '/etc/ipnc.yaml: "resnyc": no option; resync would be right'],
-  [{ file: 'ISTIO_INBOUND_PORT: 80' }, '"ISTIO_INBOUND_PORT": no option; istio-inbound-ports would be right'],
+  [{ file: 'resnyc: 30s' }, '/etc/ipnc.yaml: "resnyc": not an option of "ipnc run"; expected resync'],
+  [
+    { file: 'ISTIO_INBOUND_PORT: 80' },
+    '"ISTIO_INBOUND_PORT": not an option of "ipnc run"; expected istio-inbound-ports',
+  ],
   [{ file: 'colour: red' }, '/etc/ipnc.yaml: "colour": not an option of "ipnc run"'],
   [{ file: 'istio-local-exclude-cidr: x' }, '"istio-local-exclude-cidr": not an option of "ipnc run"'],
   [
     { file: 'exclude-namespaces: [a, {b: c}]' },
-    'exclude-namespaces in /etc/ipnc.yaml: "[\\"a\\",{\\"b\\":\\"c\\"}]": a text',
+    'exclude-namespaces in /etc/ipnc.yaml: "[\\"a\\",{\\"b\\":\\"c\\"}]": of the wrong type; expected a text',
   ],
   [{ file: 'config: x' }, '/etc/ipnc.yaml: "config": '],
-  [{ file: 'resync:' }, 'resync in /etc/ipnc.yaml: "null": a text, number or boolean would be right'],
-  [{ file: 'resync: {every: 30s}' }, 'resync in /etc/ipnc.yaml: "{\\"every\\":\\"30s\\"}": a text'],
+  [{ file: 'resync:' }, 'resync in /etc/ipnc.yaml: "null": of the wrong type; expected a text, number or boolean'],
+  [
+    { file: 'resync: {every: 30s}' },
+    'resync in /etc/ipnc.yaml: "{\\"every\\":\\"30s\\"}": of the wrong type; expected a text',
+  ],
   [{ file: 'resync: 30s\nresync: 31s' }, '/etc/ipnc.yaml: not YAML: Map keys must be unique'],
   [{ file: 'resync: [' }, '/etc/ipnc.yaml: not YAML'],
   [{ file: 'a: b\n---\nc: d\n' }, '/etc/ipnc.yaml: not YAML'],

@@ -634,7 +634,10 @@ test('every flag of istio-iptables is understood, in every way to write it', asy
     }
     if (!value) continue;
     const { code, line } = await home.start(netns, [`--${flag}`]).ended;
-    assert.deepEqual({ code, line }, { code: 2, line: `argument: "--${flag}": the value is missing` });
+    assert.deepEqual(
+      { code, line },
+      { code: 2, line: `argument: "--${flag}": the value is missing; expected one after it` },
+    );
   }
 });
 
@@ -694,11 +697,11 @@ test('the arguments and the environment that an injector writes', async () => {
 
 /** What is wrong, and what is said of it. */
 const bad: [string[], Record<string, string>, number, RegExp][] = [
-  [['--colour'], {}, 2, /^argument: "--colour": not a flag of the gate's nor of istio-iptables/],
-  [['-w', '5'], {}, 2, /^argument: "-w": not a flag/],
-  [['now'], {}, 2, /^argument: "now": not a flag; the gate takes flags/],
+  [['--colour'], {}, 2, /^argument: "--colour": an unknown flag; expected one of the gate, or of istio-iptables/],
+  [['-w', '5'], {}, 2, /^argument: "-w": an unknown flag/],
+  [['now'], {}, 2, /^argument: "now": not a flag; expected flags of the gate/],
   [['istio-iptables', 'pod-network-gate'], {}, 2, /^argument: "pod-network-gate"/],
-  [['-p', '0'], {}, 2, /^-p, --envoy-port: "0": not a port \(1 to 65535\)$/],
+  [['-p', '0'], {}, 2, /^-p, --envoy-port: "0": not a port; expected a number from 1 to 65535$/],
   [['-p', '65536'], {}, 2, /not a port/],
   [['-p', '015'], {}, 2, /not a port/],
   [['-p', ''], {}, 2, /^-p, --envoy-port: "": not a port/],
@@ -709,9 +712,14 @@ const bad: [string[], Record<string, string>, number, RegExp][] = [
   [['-u', '1337,'], {}, 2, /not a numeric id/],
   [['-u', '4294967295'], {}, 2, /not a numeric id/],
   [['-g', 'istio'], {}, 2, /^-g, --proxy-gid: "istio": not a numeric id/],
-  [['-m', 'redirect'], {}, 2, /not one of REDIRECT, TPROXY, NONE$/],
-  [['--expect', 'REDIRECT'], {}, 2, /^--expect: "REDIRECT": not one of redirect, tproxy, none, auto$/],
-  [['--families', '4,5'], {}, 2, /^--families: "4,5": not one of auto, 4, 6 and 4,6$/],
+  [['-m', 'redirect'], {}, 2, /not a known value; expected one of REDIRECT, TPROXY, NONE$/],
+  [
+    ['--expect', 'REDIRECT'],
+    {},
+    2,
+    /^--expect: "REDIRECT": not a known value; expected one of redirect, tproxy, none, auto$/,
+  ],
+  [['--families', '4,5'], {}, 2, /^--families: "4,5": not a known value; expected one of auto, 4, 6 and 4,6$/],
   [['-b', '80-'], {}, 2, /not a port or a range/],
   [['-b', '90-80'], {}, 2, /not a port or a range/],
   [['-o', '*'], {}, 2, /not a port or a range/],
@@ -724,7 +732,7 @@ const bad: [string[], Record<string, string>, number, RegExp][] = [
     (text): [string[], Record<string, string>, number, RegExp] => [['--timeout', text], {}, 2, /: not a duration/],
   ),
   [[], { IPNC_TIMEOUT: 'soon' }, 1, /^IPNC_TIMEOUT \(environment\): "soon": not a duration/],
-  [[], { IPNC_EXPECT: 'all' }, 1, /^IPNC_EXPECT \(environment\): "all": not one of/],
+  [[], { IPNC_EXPECT: 'all' }, 1, /^IPNC_EXPECT \(environment\): "all": not a known value; expected one of/],
   [[], { PROBE_TIMEOUT: '5' }, 1, /^PROBE_TIMEOUT \(environment\)/],
   [['--annotations', 'pod_annotations'], {}, 2, /not an absolute path/],
   [['--iptables-probe-port', '15008'], {}, 1, /^--iptables-probe-port: "15008": the proxy's own tunnel.*such as 15002/],

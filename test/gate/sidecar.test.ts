@@ -85,11 +85,11 @@ become('the capture port is free for the proxy when it starts', async () => {
 });
 
 for (const [what, words, says] of [
-  ['no program', [...REDIRECT, '--'], /^argument: "--": the program is missing that follows it$/],
+  ['no program', [...REDIRECT, '--'], /^argument: "--": the last word; expected a program after it$/],
   [
     'a relative path',
     [...REDIRECT, '--', 'pilot-agent'],
-    /^argument: "pilot-agent": not an absolute path of a program$/,
+    /^argument: "pilot-agent": not an absolute path; expected that of a program$/,
   ],
 ] as const) {
   become(`${what} after "--" is refused`, async () => {

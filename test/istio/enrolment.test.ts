@@ -293,7 +293,7 @@ test('messages name what decided', () => {
     const decision = decide(record, namespace(initialize), options('both'));
     return decision.enroll ? '' : decision.message;
   };
-  const invalid = `annotation ${INITIALIZE} of the pod: "yes": not a boolean; true or false would be right`;
+  const invalid = `annotation ${INITIALIZE} of the pod: "yes": not a boolean; expected true or false`;
   assert.equal(say(pod('plain', { annotations: { [INITIALIZE]: 'yes' } })), invalid);
   assert.ok(
     say(pod('plain'), 'yes').includes(`annotation ${INITIALIZE} of namespace bookinfo: "yes"`),

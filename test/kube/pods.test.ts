@@ -1,5 +1,6 @@
 /** What is kept of a Pod is what is read of it, and the spec that comes of it. */
 import assert from 'node:assert/strict';
+import { ConfigError } from '../../lib/errors.ts';
 import { hasOwnInit } from '../../lib/istio/containers.ts';
 import { DISABLE_ENVOY, DOMAIN, INITIALIZE, INJECT, INJECTED } from '../../lib/istio/names.ts';
 import type { Pod } from '../../lib/istio/pod.ts';
@@ -8,7 +9,6 @@ import { flagSource, type Source } from '../../lib/istio/sources.ts';
 import { encodingOf } from '../../lib/kube/encoding.ts';
 import { MOST_KEPT, mustBeWhole, runtimeUid, toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
 import { READY } from '../../lib/kube/status.ts';
-import { ConfigError } from '../../lib/options/config-error.ts';
 import { MAX_LIST } from '../../lib/options/values.ts';
 import { suite } from '../suite.ts';
 import { fixture, fixtures } from '../support/pods.ts';
@@ -204,7 +204,7 @@ bounds('more ports than a list may have are kept as one more, and refused where 
   assert.equal(podRedirect(declared(MAX_LIST), policy).spec.inbound.include.length, MAX_LIST);
   assert.throws(
     () => podRedirect(declared(MAX_LIST + 1), policy),
-    /declared ports .* more than 1000 items in one list/,
+    /declared ports .* too many items in one list; expected at most 1000/,
   );
   assert.equal(podRedirect(declared(60_000), { ...policy, defaultInboundPorts: '*' }).spec.inbound.include, '*');
 });
@@ -410,7 +410,7 @@ const bad: [what: string, pod: Pod, says: string][] = [
   [
     "the gate's unknown flag",
     { spec: { initContainers: [{ name: 'pod-network-gate', args: ['istio-iptables', '--from-tomorrow'] }] } },
-    'pod-network-gate args: "--from-tomorrow": not a flag of istio-iptables',
+    'pod-network-gate args: "--from-tomorrow": an unknown flag; expected a flag of istio-iptables',
   ],
   [
     'a variable by reference',
@@ -420,7 +420,7 @@ const bad: [what: string, pod: Pod, says: string][] = [
   [
     'the mode in the environment',
     { spec: { containers: [{ name: 'istio-proxy', env: [{ name: 'ISTIO_META_INTERCEPTION_MODE', value: 'BOTH' }] }] } },
-    'ISTIO_META_INTERCEPTION_MODE (env of istio-proxy): "BOTH": not one of REDIRECT, TPROXY, NONE',
+    'ISTIO_META_INTERCEPTION_MODE (env of istio-proxy): "BOTH": not a known value; expected one of REDIRECT, TPROXY, NONE',
   ],
 ];
 for (const [what, pod, says] of bad) {

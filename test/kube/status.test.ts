@@ -1,6 +1,6 @@
 /** What is asked of the API, and what is not. What the API makes of it is in cluster/status.test.ts. */
 import assert from 'node:assert/strict';
-import { Failure } from '../../lib/errors.ts';
+import { ConfigError, Failure } from '../../lib/errors.ts';
 import { ApiError } from '../../lib/kube/client.ts';
 import { EventRecorder } from '../../lib/kube/events.ts';
 import {
@@ -13,7 +13,6 @@ import {
   RULES,
   STATUS,
 } from '../../lib/kube/status.ts';
-import { ConfigError } from '../../lib/options/config-error.ts';
 import { suite } from '../suite.ts';
 
 interface Patch {
@@ -173,9 +172,9 @@ marking('after a patch of which no answer came, what was seen counts again', asy
 marking('a failure names field and value, takes back the stamps, and fits', async () => {
   const { requests, marker } = setUp();
   const annotation = 'traffic.sidecar.istio.io/includeInboundPorts';
-  await marker.mark(MARKED, failed(new ConfigError(annotation, '80x', 'ports from 1 to 65535 would be right')));
+  await marker.mark(MARKED, failed(new ConfigError(annotation, '80x', 'not a port', 'a number from 1 to 65535')));
   assert.deepEqual(requests.last.metadata.annotations, {
-    [STATUS]: `failed: ${annotation}: "80x": ports from 1 to 65535 would be right`,
+    [STATUS]: `failed: ${annotation}: "80x": not a port; expected a number from 1 to 65535`,
     [NETNS]: null,
     [RULES]: null,
   });

@@ -68,7 +68,7 @@ TEST("gate, options: flags before the environment, that before the defaults") {
   CHECK(both.options.uids == "1337" && both.options.captures_dns);
   const Read bad = ReadAll({}, {"ENVOY_PORT=80x"});
   CHECK(!bad.fine && bad.refusal.code == Exit::kConfiguration);
-  CHECK(bad.message() == "ENVOY_PORT (environment): \"80x\": not a port (1 to 65535)");
+  CHECK(bad.message() == "ENVOY_PORT (environment): \"80x\": not a port; expected a number from 1 to 65535");
   const Read unknown = ReadAll({"--verbose"});
   CHECK(!unknown.fine && unknown.refusal.code == Exit::kUsage);
 }

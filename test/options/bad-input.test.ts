@@ -9,15 +9,15 @@ import { runSync } from '../support/process.ts';
 interface Bad {
   /** Flags after `plan`, or a whole command line that begins with a verb. */
   words: string[];
-  /** What the message must hold: field, value, what would be right. */
+  /** What the message must hold: field, value, what is wrong, what is expected. */
   says: string[];
   input?: string;
   environment?: Record<string, string>;
 }
 
 const PORTS = '--istio-inbound-ports';
-const RANGE = 'not a port or a range of ports (1 to 65535, such as 8080 or 8000-8100)';
-const CIDR = 'not a CIDR (such as 10.0.0.0/8 or fd00::/8)';
+const RANGE = 'not a port or a range of ports; expected numbers from 1 to 65535, such as 8080 or 8000-8100';
+const CIDR = 'not a CIDR; expected one such as 10.0.0.0/8 or fd00::/8';
 const NAME = 'not the name of an interface';
 const MEGABYTE = 1_000_000;
 
@@ -53,7 +53,7 @@ const cases: Record<string, Bad> = {
   'empty item': flag(['-b', '80,,443'], PORTS, '"80,,443"', 'single commas'),
   'trailing comma': flag(['-d', '80,'], '--istio-local-exclude-ports', '"80,"', 'single commas'),
   'ports by semicolon': flag(['-b', '80;443'], PORTS, '"80;443"', RANGE),
-  'star among ports': flag(['-b', '*,80'], PORTS, '"*,80"', 'stand alone'),
+  'star among ports': flag(['-b', '*,80'], PORTS, '"*,80"', 'expected "*" alone'),
   'star in a list without meaning for it': flag(['-d', '*'], '--istio-local-exclude-ports', '"*"', 'no meaning'),
   'bare address': flag(['-i', '10.0.0.1'], '--istio-service-cidr', '"10.0.0.1"', '10.0.0.1/32'),
   'bare IPv6 address': flag(['-x', 'fd00::1'], '--istio-service-exclude-cidr', '"fd00::1"', 'fd00::1/128'),
@@ -66,10 +66,15 @@ const cases: Record<string, Bad> = {
   'two prefixes': flag(['-i', '10.0.0.0/8/8'], '"10.0.0.0/8/8"', CIDR),
   'short address': flag(['-i', '10/8'], '--istio-service-cidr', '"10/8"', CIDR),
   'octal address': flag(['-i', '010.0.0.0/8'], '"010.0.0.0/8"', CIDR),
-  'IPv4-mapped': flag(['-i', '::ffff:10.0.0.1/128'], '::ffff:10.0.0.1/128', 'write 10.0.0.1 as IPv4'),
-  'zone id': flag(['-x', 'fe80::1%eth0/128'], 'fe80::1%eth0/128', 'leave it out'),
+  'IPv4-mapped': flag(['-i', '::ffff:10.0.0.1/128'], '::ffff:10.0.0.1/128', 'expected 10.0.0.1'),
+  'zone id': flag(['-x', 'fe80::1%eth0/128'], 'fe80::1%eth0/128', 'address without it'),
   'host name': flag(['-x', 'example.com/32'], '"example.com/32"', CIDR),
-  'wrong family': flag(['-i', 'fd00::/8', '--ip-families', '4'], '--istio-service-cidr', '"fd00::/8"', 'drop one'),
+  'wrong family': flag(
+    ['-i', 'fd00::/8', '--ip-families', '4'],
+    '--istio-service-cidr',
+    '"fd00::/8"',
+    'one of the two',
+  ),
   'wrong family, excluded': flag(
     ['-x', '10.0.0.0/8', '--ip-families', '6'],
     '--istio-service-exclude-cidr',
@@ -92,7 +97,7 @@ const cases: Record<string, Bad> = {
     '"0,1,2',
     'at most 64',
   ),
-  'star among groups': flag(['--owner-groups', '*,5'], '--owner-groups', '"*,5"', 'stand alone'),
+  'star among groups': flag(['--owner-groups', '*,5'], '--owner-groups', '"*,5"', 'expected "*" alone'),
   'mode in lower case': flag(
     ['-m', 'tproxy'],
     '--istio-inbound-interception-mode',
@@ -102,9 +107,9 @@ const cases: Record<string, Bad> = {
   'empty mode': flag(['-m', ''], '--istio-inbound-interception-mode', '""', 'REDIRECT, TPROXY, NONE'),
   'mark 0': flag(['-t', '0'], '--istio-inbound-tproxy-mark', '"0"', '0x1 to 0xffffffff'),
   'mark too large': flag(['-t', '0x100000000'], '"0x100000000"', '0x1 to 0xffffffff'),
-  'mark with mask': flag(['-t', '1337/0xff'], '"1337/0xff"', 'masks are not supported'),
-  'mark in use': flag(['-t', '1338'], '"1338"', 'choose another mark'),
-  'the main table': flag(['-r', '254'], '--istio-inbound-tproxy-route-table', '"254"', 'choose another'),
+  'mark with mask': flag(['-t', '1337/0xff'], '"1337/0xff"', 'without a mask'),
+  'mark in use': flag(['-t', '1338'], '"1338"', 'expected another mark'),
+  'the main table': flag(['-r', '254'], '--istio-inbound-tproxy-route-table', '"254"', 'expected another'),
   'table by name': flag(['-r', 'main'], '"main"', '1 to 4294967295'),
   'loopback elsewhere': flag(['--loopback-cidr', '10.0.0.0/8'], '--loopback-cidr', '"10.0.0.0/8"', '127.0.0.0/8'),
   'loopback too wide': flag(['--loopback-cidr', '126.0.0.0/7'], '"126.0.0.0/7"', '127.0.0.0/8'),
@@ -140,10 +145,10 @@ const cases: Record<string, Bad> = {
   'bidirectional override': flag(['-c', 'eth\u202e0'], '\\u{202e}', NAME),
   newline: flag(['-b', '80\n443'], '"80\\n443"', RANGE),
   'a megabyte in one item': flag(['-b', '8'.repeat(MEGABYTE)], PORTS, `(${MEGABYTE} characters)`, RANGE),
-  'a megabyte of items': flag(['-b', '80,'.repeat(MEGABYTE / 3)], PORTS, 'characters)', 'more than 1000 items'),
+  'a megabyte of items': flag(['-b', '80,'.repeat(MEGABYTE / 3)], PORTS, 'characters)', 'at most 1000'),
   '1,001 items': flag(
     ['-i', Array.from({ length: 1001 }, (_, at) => `10.0.${at >> 8}.${at & 255}/32`).join(',')],
-    'more than 1000',
+    'at most 1000',
   ),
   'too many reroutes': flag(
     [
@@ -193,23 +198,23 @@ const cases: Record<string, Bad> = {
   'a folder for a Pod': flag(['--pod', '/'], '--pod', '"/"', 'EISDIR'),
   'an empty Pod': pod('', '--pod', 'empty', 'one Pod'),
   'not YAML': pod('kind: Pod\n  bad: [', '--pod', 'neither YAML nor JSON'),
-  'a bare value': pod('hello', '--pod', 'not a Pod'),
-  'a list': pod('[]', '--pod', 'not a Pod'),
-  'another kind': pod('kind: Deployment', 'kind', '"Deployment"', 'Pod would be right'),
-  'no kind': pod('metadata: {}', 'kind', 'Pod would be right'),
+  'a bare value': pod('hello', '--pod', 'expected a Pod'),
+  'a list': pod('[]', '--pod', 'expected a Pod'),
+  'another kind': pod('kind: Deployment', 'kind', '"Deployment"', 'expected Pod'),
+  'no kind': pod('metadata: {}', 'kind', 'expected Pod'),
   'two Pods': pod('kind: Pod\n---\nkind: Pod\n', '2 documents', 'one Pod'),
   'a Pod of 2 MB': pod(`kind: Pod\nx: ${'y'.repeat(2 * MEGABYTE)}`, 'larger than any Pod'),
   'aliases without end': pod(
     `kind: Pod\na: &a [x,x,x,x,x,x,x,x,x]\n${['b', 'c', 'd', 'e', 'f'].map((name, at) => `${name}: &${name} [${`*${'abcde'[at]},`.repeat(9)}]`).join('\n')}`,
     'neither YAML nor JSON',
   ),
-  'annotations as a list': podWith({ metadata: { annotations: ['x'] } }, 'metadata.annotations', 'not a mapping'),
+  'annotations as a list': podWith({ metadata: { annotations: ['x'] } }, 'metadata.annotations', 'expected a mapping'),
   'a number for an annotation': annotated('traffic.sidecar.istio.io/includeInboundPorts', 80, '80', 'quotes'),
   'a bad annotation': annotated('traffic.sidecar.istio.io/excludeOutboundPorts', '80-', '"80-"', RANGE),
   'a bad mode in an annotation': annotated('sidecar.istio.io/interceptionMode', 'BOTH', '"BOTH"', 'TPROXY'),
   'a bad annotation of ours': annotated('pod-network-controller.istio.io/envoy-port', 'x', '"x"', '1 to 65535'),
   'a group name in a pod': annotated('pod-network-controller.istio.io/envoy-groupid', 'root', '"root"', 'numeric id'),
-  'containers as a mapping': podWith({ spec: { containers: {} } }, 'spec.containers', 'not a list'),
+  'containers as a mapping': podWith({ spec: { containers: {} } }, 'spec.containers', 'expected a list'),
   'a uid in words': podWith(
     { spec: { containers: [{ name: 'istio-proxy', securityContext: { runAsUser: 'x' } }] } },
     'runAsUser',
@@ -269,7 +274,8 @@ test('the program itself: exit code 2, nothing on standard output, the reason as
       message: `-q, --istio-outbound-ports: "80-": ${RANGE}`,
       field: '-q, --istio-outbound-ports',
       value: '80-',
-      expected: RANGE,
+      wrong: 'not a port or a range of ports',
+      expected: 'numbers from 1 to 65535, such as 8080 or 8000-8100',
     },
   });
 });

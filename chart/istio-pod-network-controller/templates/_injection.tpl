@@ -24,7 +24,7 @@ policy, istio or none. auto is policy where the API server has it.
 {{- $version := include "istio-pod-network-controller.admissionVersion" $kind }}
 {{- if and (eq .Values.injection.mode "policy") (not $version) -}}
 {{- $lack := "this API server has no MutatingAdmissionPolicy (Kubernetes 1.36, or 1.34 where it is switched on)" }}
-{{- fail (printf "injection.mode: policy: %s; istio or none would be right" $lack) }}
+{{- fail (printf "injection.mode: policy: %s; expected istio or none" $lack) }}
 {{- else if ne .Values.injection.mode "auto" -}}
 {{ .Values.injection.mode }}
 {{- else -}}
