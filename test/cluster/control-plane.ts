@@ -17,6 +17,8 @@ export interface ControlPlaneOptions {
   controllers?: boolean;
   /** Further flags of kube-apiserver; they win over ours. */
   apiServerFlags?: Record<string, string>;
+  /** Further variables in the environment of all programs. */
+  environment?: Record<string, string>;
   /** Hears how long each part took. */
   progress?: Progress;
 }
@@ -52,7 +54,7 @@ export async function startControlPlane(options: ControlPlaneOptions = {}): Prom
   const timed = stopwatch(options.progress);
   const tools = await timed('programs', programs(options.controllers ? [...ALONE, ...CONTROLLERS] : ALONE));
   const sandbox = await timed('sandbox of the control plane', openSandbox());
-  const { services, start } = launcher(sandbox, tools);
+  const { services, start } = launcher(sandbox, tools, options.environment);
   try {
     const [network, authority] = await Promise.all([createNetwork(sandbox), createAuthority(sandbox.folder)]);
     const server = `https://${network.address.v4}:${PORT}`;

@@ -28,10 +28,10 @@ export interface Launcher {
   start(program: string, flags: Record<string, string>): Service;
 }
 
-/** Starts programs in one sandbox. */
-export function launcher(sandbox: Sandbox, programs: Programs): Launcher {
+/** Starts programs in one sandbox, with these variables in their environment. */
+export function launcher(sandbox: Sandbox, programs: Programs, variables: Record<string, string> = {}): Launcher {
   const services = new Map<string, Service>();
-  const env = { PATH: programs.search, HOME: sandbox.folder };
+  const env = { PATH: programs.search, HOME: sandbox.folder, ...variables };
   return {
     services,
     start(program, flags) {
