@@ -86,6 +86,8 @@ function startService(sandbox: Sandbox, name: string, argv: string[], env: NodeJ
       const exit = once(child, 'exit');
       child.ref();
       process.kill(pid(), signal);
+      // nsenter stops itself with a program that is stopped, and sees its end only when it goes on.
+      child.kill('SIGCONT');
       await exit;
     },
   };
