@@ -267,8 +267,8 @@ int main() {
         continue;
       }
       if (words.at(0) == "connect") {
-        const auto took = Connect(words.at(1), words.at(2), static_cast<uint16_t>(std::stoi(words.at(3))),
-                                  std::stoi(words.at(4)));
+        const auto took =
+            Connect(words.at(1), words.at(2), static_cast<uint16_t>(std::stoi(words.at(3))), std::stoi(words.at(4)));
         std::cout << took.count() << std::endl;
         continue;
       }

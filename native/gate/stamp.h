@@ -1,4 +1,5 @@
-// How the controller names a network namespace in a pod's annotations: `<boot id>:<cookie>` (lib/controller/reconcile.ts).
+// How the controller names a network namespace in a pod's annotations: `<boot id>:<cookie>`
+// (lib/controller/reconcile.ts).
 #pragma once
 
 #include "native/gate/text.h"
