@@ -1,11 +1,11 @@
-/** Whether a path names the netns of a pod, and whose it can be. */
+/** Whether a path names a netns that can be a pod's, and this pod's. */
 import { stat } from 'node:fs/promises';
 import ipaddr from 'ipaddr.js';
 import { Failure } from '../errors.ts';
 import { type Identity, native } from '../native/addon.ts';
 
 export interface IdentifyOptions {
-  /** A /proc with the node's processes. */
+  /** A /proc with the node's processes, if they are seen here. */
   proc: string;
   /** Nobody has installed anything there yet; see Native.identify(). */
   fresh?: boolean;

@@ -3,11 +3,13 @@
  * the cgroups of processes. What they name is checked in the kernel: it must be a netns, not the node's own, and hold one
  * of the pod's addresses.
  */
+import { Failure } from '../errors.ts';
 import type { Identity } from '../native/addon.ts';
 import { bundleFolders, ContainerdState } from '../runtime/containerd/state.ts';
 import type { Cri } from '../runtime/cri/client.ts';
 import { onNode } from '../runtime/node-paths.ts';
 import { type Candidate, firstOf, type Identify, identifyPodNetns } from './identify.ts';
+import { NodeNetns } from './node-netns.ts';
 import { firstProcesses, isProcessOf } from './proc.ts';
 
 /** A pod as the runtime knows it. */
@@ -77,6 +79,7 @@ export class Locator {
   readonly #hostRoot: string;
   readonly #proc: string;
   readonly #identify: Identify;
+  readonly #node: NodeNetns | undefined;
 
   constructor({ cri, criSocket, hostRoot = '', proc, identify = identifyPodNetns }: LocatorOptions) {
     this.#cri = cri;
@@ -84,6 +87,7 @@ export class Locator {
     this.#hostRoot = hostRoot;
     this.#proc = proc ?? onNode(hostRoot, '/proc');
     this.#identify = identify;
+    this.#node = cri && new NodeNetns(cri, (path) => identify(onNode(hostRoot, path), { proc: this.#proc }));
   }
 
   /** Tries the hint first, and then searches. Never rejects. */
@@ -191,7 +195,11 @@ export class Locator {
   }
 
   #firstOf(paths: readonly (string | undefined)[], ips: readonly string[], fresh = false): Promise<Candidate> {
-    return firstOf(paths, ips, (path) => this.#identify(path, { proc: this.#proc, fresh }));
+    return firstOf(paths, ips, async (path) => {
+      const netns = await this.#identify(path, { proc: this.#proc, fresh });
+      if (await this.#node?.is(netns)) throw new Failure('ERR_HOST_NETNS', { subject: path });
+      return netns;
+    });
   }
 }
 
