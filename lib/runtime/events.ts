@@ -110,8 +110,12 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
     const { signal } = this.#options;
     const end = new AbortController();
     const ending = AbortSignal.any([signal, end.signal]);
-    const report = (hint: SandboxHint) => this.#queue.push(hint);
-    const poller = new SandboxPoller(runtime.cri, report, ending);
+    const push = (hint: SandboxHint) => this.#queue.push(hint);
+    const poller = new SandboxPoller(runtime.cri, push, ending);
+    const report = (hint: SandboxHint) => {
+      poller.note(hint.sandboxId);
+      push(hint);
+    };
     // A list that fails is a lost connection: without it a sandbox could be missed for good.
     const listed = sleep(LIST_AFTER_MS, undefined, { signal: ending })
       .then(() => poller.reportAll())

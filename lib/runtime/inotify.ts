@@ -16,7 +16,9 @@ export const inotify: EventSource = {
   async follow({ hostRoot, netnsFolder, poller, signal }) {
     const folder = onNode(hostRoot, netnsFolder);
     for await (const { eventType, filename } of watch(folder, { signal })) {
-      if (eventType === 'rename' && filename !== null && existsSync(join(folder, filename))) poller.expect();
+      if (eventType !== 'rename' || filename === null) continue;
+      if (existsSync(join(folder, filename))) poller.expect(filename);
+      else poller.dismiss(filename);
     }
   },
 };

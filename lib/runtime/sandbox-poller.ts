@@ -1,25 +1,39 @@
 /** Finds new sandboxes in the runtime's list, for events that do not name the sandbox. */
+import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type BackoffLimits, backoff } from '../backoff.ts';
+import { keepNewest } from '../bounded.ts';
 import type { Cri } from './cri/client.ts';
 import type { SandboxHint } from './hint-queue.ts';
 
-/** A sandbox is listed once its CNI plugins have run, 50 ms or seconds after its netns was made. A list takes 1 ms. */
-const LOOKS_MS: BackoffLimits = [20, 250];
-const LOOK_FOR_MS = 10_000;
+/**
+ * A sandbox is listed once its CNI plugins have run: 50 ms or seconds after its netns was made. The pause between two
+ * lists is a share of that time, so a sandbox is found late by that share only. A list takes 1 ms.
+ */
+const PAUSE = { share: 0.02, shortestMs: 20, longestMs: 250 };
+
+/** A netns whose sandbox does not come is forgotten by then. */
+const LIMIT_MS = 60_000;
+
+/** More sandboxes than a node runs. */
+const MOST_NOTED = 4096;
+
+type SandboxList = Pick<Cri, 'sandboxes' | 'sandbox'>;
 
 export class SandboxPoller {
-  readonly #cri: Pick<Cri, 'sandboxes'>;
+  readonly #cri: SandboxList;
   readonly #report: (hint: SandboxHint) => void;
   readonly #signal: AbortSignal;
   /** Ids, as of the last list. */
   #known = new Set<string>();
-  #expected = 0;
-  #until = 0;
-  /** Looks in a row that found nothing new. */
-  #vain = 0;
+  /** Ids that the source has reported. */
+  readonly #noted = new Map<string, true>();
+  /** When each sandbox was announced, by its id or by the name of its netns. */
+  readonly #expected = new Map<string, number>();
+  #polls = false;
+  /** Ends the current pause. */
+  #wake: () => void = () => {};
 
-  constructor(cri: Pick<Cri, 'sandboxes'>, report: (hint: SandboxHint) => void, signal: AbortSignal) {
+  constructor(cri: SandboxList, report: (hint: SandboxHint) => void, signal: AbortSignal) {
     this.#cri = cri;
     this.#report = report;
     this.#signal = signal;
@@ -31,31 +45,59 @@ export class SandboxPoller {
     await this.#reportNew();
   }
 
-  /** One more sandbox is about to be listed: polls until it is, or until 10 s after the last call. */
-  expect(): void {
-    this.#until = performance.now() + LOOK_FOR_MS;
-    this.#vain = 0;
-    if (this.#expected++ === 0) void this.#poll();
+  /** Polls until the sandbox of this id, or with a netns of this file name, is listed, for a minute at most. */
+  expect(sandbox: string): void {
+    this.#expected.set(sandbox, performance.now());
+    if (this.#polls) this.#wake();
+    else void this.#poll();
+  }
+
+  /** The source itself has reported the sandbox of this id, so no list has to. */
+  note(id: string): void {
+    keepNewest(this.#noted, id, true, MOST_NOTED);
+    this.#expected.delete(id);
+  }
+
+  /** The sandbox will not be listed. */
+  dismiss(sandbox: string): void {
+    this.#expected.delete(sandbox);
   }
 
   async #poll(): Promise<void> {
-    while (this.#expected > 0 && performance.now() < this.#until && !this.#signal.aborted) {
-      const waitMs = backoff(LOOKS_MS, ++this.#vain, { factor: 1.5 });
-      await sleep(waitMs, undefined, { signal: this.#signal }).catch(() => {});
+    this.#polls = true;
+    while (this.#expected.size > 0 && !this.#signal.aborted) {
+      const age = performance.now() - Math.max(...this.#expected.values());
+      const pause = Math.min(PAUSE.longestMs, Math.max(PAUSE.shortestMs, age * PAUSE.share));
+      await this.#sleep(pause);
       // A runtime that does not answer now may do so at the next attempt.
-      const arrived = await this.#reportNew().catch(() => 0);
-      this.#expected = Math.max(0, this.#expected - arrived);
-      if (arrived > 0) this.#vain = 0;
+      for (const id of await this.#reportNew().catch(() => [])) await this.#account(id);
+      for (const [sandbox, since] of this.#expected) {
+        if (performance.now() - since > LIMIT_MS) this.#expected.delete(sandbox);
+      }
     }
-    this.#expected = 0;
+    this.#polls = false;
   }
 
-  async #reportNew(): Promise<number> {
+  async #sleep(ms: number): Promise<void> {
+    const end = new AbortController();
+    this.#wake = () => end.abort();
+    await sleep(ms, undefined, { signal: AbortSignal.any([this.#signal, end.signal]) }).catch(() => {});
+  }
+
+  /** A sandbox that nothing announced, as on the node's network, must not end the wait for another. */
+  async #account(id: string): Promise<void> {
+    if (this.#expected.delete(id) || this.#expected.size === 0) return;
+    const sandbox = await this.#cri.sandbox(id).catch(() => undefined);
+    if (sandbox?.netnsPath !== undefined) this.#expected.delete(basename(sandbox.netnsPath));
+  }
+
+  /** The ids of those that were not in the list before. */
+  async #reportNew(): Promise<string[]> {
     const listed = await this.#cri.sandboxes('ready', this.#signal);
-    if (this.#signal.aborted) return 0;
+    if (this.#signal.aborted) return [];
     const arrived = listed.filter(({ id }) => !this.#known.has(id));
     this.#known = new Set(listed.map(({ id }) => id));
-    for (const { id, uid } of arrived) this.#report({ sandboxId: id, podUid: uid });
-    return arrived.length;
+    for (const { id, uid } of arrived) if (!this.#noted.has(id)) this.#report({ sandboxId: id, podUid: uid });
+    return arrived.map(({ id }) => id);
   }
 }

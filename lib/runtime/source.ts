@@ -27,6 +27,8 @@ export interface Connection extends Runtime {
 export interface EventSource {
   /** The value of --runtime-events, and the label of the metric. */
   name: string;
+  /** Why `auto` does not use this source of a runtime that offers it, in half a sentence; undefined if it does. */
+  caution?(version: VersionResponse): string | undefined;
   /**
    * Why this runtime does not offer the source, in half a sentence; undefined if it does. Takes at most 100 ms, rejects
    * only after the signal, and leaves nothing behind.
@@ -43,7 +45,10 @@ export interface SourceChoice {
   reason: string;
 }
 
-/** The first of `sources` that the runtime offers. Rejects after the signal. */
+/**
+ * The first of `sources` that the runtime offers. If there is a choice, a source with a caution is not used. Rejects after
+ * the signal.
+ */
 export async function chooseSource(
   sources: readonly EventSource[],
   runtime: Runtime,
@@ -52,7 +57,8 @@ export async function chooseSource(
   const { runtimeName, runtimeVersion } = runtime.version;
   const reasons = [`${runtimeName} ${runtimeVersion}`];
   for (const source of sources) {
-    const lack = await source.lack(runtime, signal);
+    const caution = sources.length > 1 ? source.caution?.(runtime.version) : undefined;
+    const lack = caution ?? (await source.lack(runtime, signal));
     if (lack === undefined) return { source, reason: reasons.join('; ') };
     reasons.push(`${source.name}: ${lack}`);
   }

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import type { V1ContainerStatus, V1Pod } from '@kubernetes/client-node';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { suite } from '../suite.ts';
+import { CriDriver } from '../support/cri-driver.ts';
 import { ControllerProcess } from './controller-process.ts';
-import { CriDriver } from './cri-driver.ts';
 import { type GatedPodOptions, gatedPod, isInitialized, Mesh, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { until } from './pods.ts';
 

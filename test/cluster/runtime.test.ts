@@ -1,6 +1,5 @@
 /** A pod's netns is found on a real node, in each way, through what happens to sandboxes and to containerd. */
 import assert from 'node:assert/strict';
-import { EventEmitter, once } from 'node:events';
 import { renameSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CoreV1Api, type V1Pod } from '@kubernetes/client-node';
@@ -8,15 +7,13 @@ import { type Located, Locator, type RuntimePod } from '../../lib/netns/locate.t
 import type { RuntimeError } from '../../lib/runtime/channel.ts';
 import { taskCreates } from '../../lib/runtime/containerd/events.ts';
 import { Cri } from '../../lib/runtime/cri/client.ts';
-import { RuntimeEvents, type RuntimeEventsOptions } from '../../lib/runtime/events.ts';
-import type { SandboxHint } from '../../lib/runtime/hint-queue.ts';
-import { sourcesFor } from '../../lib/runtime/sources.ts';
+import { RuntimeEvents } from '../../lib/runtime/events.ts';
 import { suite } from '../suite.ts';
+import { CriDriver } from '../support/cri-driver.ts';
 import { configOf } from '../support/kubeconfig.ts';
-import { isOver } from '../support/patience.ts';
 import { output } from '../support/process.ts';
+import { listening, runtimeCases } from '../support/runtime-cases.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
-import { CriDriver } from './cri-driver.ts';
 import { type ClusterNode, startNode } from './node.ts';
 import { pod, runPod, toolbox, until } from './pods.ts';
 
@@ -84,46 +81,10 @@ async function reasons(ref: RuntimePod): Promise<Record<string, string>> {
   return found;
 }
 
-/** With the time at which it came, as performance.now() has it. */
-type Told = SandboxHint & { at: number };
-
-/** Events, until `use` is over. */
-async function listening<T>(
-  options: Partial<RuntimeEventsOptions>,
-  use: (events: RuntimeEvents, hints: Told[], told: (uid: string) => Promise<Told>) => Promise<T>,
-): Promise<T> {
-  const end = new AbortController();
-  const events = new RuntimeEvents({ cri, hostRoot: node.path(''), ...options, signal: end.signal });
-  const hints: Told[] = [];
-  const news = new EventEmitter();
-  const collected = (async () => {
-    for await (const hint of events) {
-      const told = { ...hint, at: performance.now() };
-      hints.push(told);
-      news.emit(hint.podUid ?? '', told);
-    }
-  })();
-  const told = async (uid: string) => ((await once(news, uid)) as [Told])[0];
-  try {
-    await events.chosen;
-    // Until the first list is over.
-    await sleep(300);
-    return await use(events, hints, told);
-  } finally {
-    end.abort();
-    const began = performance.now();
-    await collected;
-    assert.ok(!isOver(began, 5_000), 'lingers after the signal');
-  }
+/** Without the kubelet: it would end what it does not know. */
+async function withoutKubelet(): Promise<void> {
+  await node.services.get('kubelet')?.kill();
 }
-
-const hintOf = (hints: Told[], id: string) =>
-  until(
-    `told of: ${id}`,
-    async () => hints.find(({ sandboxId }) => sandboxId === id),
-    (hint) => hint !== undefined,
-    10_000,
-  ) as Promise<Told>;
 
 test(
   'a pod of the kubelet is found in each way, and they agree',
@@ -154,8 +115,7 @@ test(
 test(
   'a sandbox that was stopped is not taken, the one after it is',
   async () => {
-    // It would end what it does not know.
-    await node.services.get('kubelet')?.kill();
+    await withoutKubelet();
     const ref: RuntimePod = { ...driver.pod('replaced'), ips: [] };
     const first = await driver.run(ref);
     const before = await everyWay(ref);
@@ -171,10 +131,21 @@ test(
   SLOW,
 );
 
+const everything = () => ({ cri, criSocket: CRI_SOCKET, hostRoot: node.path('') });
+
+runtimeCases(test, ['containerd', 'cri', 'inotify'], () => ({
+  ...everything(),
+  driver,
+  whileDown: 'containerd-state',
+  kill: async () => node.services.get('containerd')?.kill(),
+  start: async () => node.services.get('containerd')?.start(),
+}));
+
 test(
-  'containerd tells of a sandbox before RunPodSandbox returns, and its netns is found then',
+  'containerd reports a sandbox before RunPodSandbox returns, and its netns is found then',
   async () => {
-    await listening({}, async (events, hints, told) => {
+    await listening(everything(), async (listener) => {
+      const { events, reports } = listener;
       assert.equal(events.source, 'containerd');
       assert.match(events.reason, /^containerd v2/);
       const early: number[] = [];
@@ -188,7 +159,7 @@ test(
           returned = performance.now();
           return id;
         });
-        const hint = await told(ref.uid);
+        const hint = await listener.next(ref.uid);
         const answer = await locator.locate(ref);
         locating.push(performance.now() - hint.at);
         const id = await running;
@@ -207,16 +178,16 @@ test(
       };
       console.log(`from event to return, from event to netns, ms: ${JSON.stringify(report)}`);
       assert.ok((early.sort((a, b) => a - b)[RUNS >> 1] ?? 0) > 0, JSON.stringify(report));
-      assert.equal(hints.filter(({ podUid }) => podUid === undefined).length, 0);
+      assert.equal(reports.filter(({ podUid }) => podUid === undefined).length, 0);
     });
   },
   SLOW,
 );
 
 test(
-  'a bundle tells of a sandbox before containerd does, once',
+  'a bundle reports a sandbox before containerd does, once',
   async () => {
-    await listening({}, async (_events, hints, told) => {
+    await listening(everything(), async (listener) => {
       const end = new AbortController();
       const made = new Map<string, number>();
       const following = (async () => {
@@ -228,7 +199,7 @@ test(
       let foreseen = 0;
       for (let run = 0; run < RUNS; run++) {
         const ref = driver.pod(`bundle-${run}`);
-        const [hint, id] = await Promise.all([told(ref.uid), driver.run(ref)]);
+        const [hint, id] = await Promise.all([listener.next(ref.uid), driver.run(ref)]);
         await until(
           'made',
           async () => made.has(id),
@@ -240,7 +211,7 @@ test(
       end.abort();
       await following.catch(() => {});
       assert.ok(foreseen > RUNS / 2, `${foreseen} of ${RUNS}`);
-      const ours = hints.filter(({ sandboxId }) => made.has(sandboxId));
+      const ours = listener.reports.filter(({ sandboxId }) => made.has(sandboxId));
       assert.equal(new Set(ours.map(({ sandboxId }) => sandboxId)).size, RUNS);
       assert.equal(ours.length, RUNS);
     });
@@ -255,76 +226,15 @@ function spread(all: number[]): Record<string, string> {
   return { min: at(0), p50: at(0.5), p99: at(0.99) };
 }
 
-for (const source of ['cri', 'inotify']) {
-  test(
-    `without its own events: ${source}`,
-    async () => {
-      await listening({ sources: sourcesFor(source) }, async (events, hints) => {
-        assert.equal(events.source, source);
-        const ref = driver.pod(`by-${source}`);
-        const id = await driver.run(ref);
-        const returned = performance.now();
-        const hint = await hintOf(hints, id);
-        assert.equal(hint.podUid, ref.uid);
-        console.log(`${source}: reported ${(hint.at - returned).toFixed(1)} ms after the return`);
-        await driver.end(id);
-      });
-    },
-    SLOW,
-  );
-}
-
 test(
-  'bundles that are not to be seen: the list is asked',
+  'bundles that are not mounted here: the list is asked',
   async () => {
-    await listening({ hostRoot: '/nonexistent' }, async (events, hints) => {
-      assert.equal(events.source, 'containerd');
+    await listening({ cri, hostRoot: '/nonexistent' }, async (listener) => {
+      assert.equal(listener.events.source, 'containerd');
       const ref = driver.pod('unseen');
       const id = await driver.run(ref);
-      assert.equal((await hintOf(hints, id)).podUid, ref.uid);
+      assert.equal((await listener.of(id)).podUid, ref.uid);
       await driver.end(id);
-    });
-  },
-  SLOW,
-);
-
-test(
-  'containerd is killed and comes back: found without it, and told again with it',
-  async () => {
-    await listening({}, async (events, hints) => {
-      const ref: RuntimePod = { ...driver.pod('outlives'), ips: [] };
-      const id = await driver.run(ref);
-      await hintOf(hints, id);
-      hints.length = 0;
-      const containerd = node.services.get('containerd');
-      await containerd?.kill();
-      await until(
-        'lost: its events',
-        async () => events.source,
-        (source) => source === 'none',
-        2000,
-      );
-      assert.match(events.reason, /UNAVAILABLE/);
-      const locator = new Locator({ cri, criSocket: CRI_SOCKET, hostRoot: node.path('') });
-      const meanwhile = await locator.locate(ref);
-      assert.equal(meanwhile.path === undefined ? meanwhile.detail : meanwhile.source, 'containerd-state');
-      containerd?.start();
-      const back = performance.now();
-      // Made while nobody may be subscribed: the list after the connection tells of it.
-      const later = driver.pod('later');
-      const laterId = await until(
-        'made: later',
-        () => driver.run(later).catch(() => ''),
-        (id) => id !== '',
-        20_000,
-      );
-      await hintOf(hints, laterId);
-      await hintOf(hints, id);
-      console.log(`containerd: events again ${(performance.now() - back).toFixed(0)} ms after its start`);
-      assert.equal(events.source, 'containerd');
-      assert.equal(events.stats.losses, 1);
-      assert.equal((await everyWay(ref)).sandboxId, id);
-      for (const sandbox of [id, laterId]) await driver.end(sandbox);
     });
   },
   SLOW,

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { Server, ServerCredentials, type ServerWritableStream, type sendUnaryData } from '@grpc/grpc-js';
 import { runOptions } from '../../lib/config/options.ts';
@@ -12,9 +13,11 @@ import { Cri } from '../../lib/runtime/cri/client.ts';
 import { getContainerEvents, listPodSandbox, type VersionResponse, version } from '../../lib/runtime/cri/messages.ts';
 import { RuntimeEvents } from '../../lib/runtime/events.ts';
 import { HintQueue } from '../../lib/runtime/hint-queue.ts';
+import { SandboxPoller } from '../../lib/runtime/sandbox-poller.ts';
 import { chooseSource } from '../../lib/runtime/source.ts';
 import { SOURCES, sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
+import { isOver } from '../support/patience.ts';
 import { scratchFolder } from '../support/scratch.ts';
 
 const UID = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
@@ -101,13 +104,22 @@ const choices: { runtime: StandIn; wanted?: string; source: string; reason: stri
   },
   {
     runtime: { runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'open' },
+    source: 'inotify',
+    reason:
+      'cri-o 1.36.3; containerd: the runtime is cri-o; ' +
+      'cri: a stopped controller would keep its events from the kubelet, so it has to be named',
+  },
+  {
+    runtime: { runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'open' },
+    wanted: 'cri',
     source: 'cri',
-    reason: 'cri-o 1.36.3; containerd: the runtime is cri-o',
+    reason: 'cri-o 1.36.3',
   },
   {
     runtime: { runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'off' },
-    source: 'inotify',
-    reason: 'cri-o 1.36.3; containerd: the runtime is cri-o; cri: its events are off',
+    wanted: 'cri',
+    source: 'none',
+    reason: 'cri-o 1.36.3; cri: its events are off',
   },
   {
     runtime: { runtimeName: 'docker', runtimeVersion: '28.0.0' },
@@ -241,3 +253,18 @@ function taskCreate(id: string, bundle: string): Buffer {
   const field = (number: number, text: string) => [Buffer.from([number * 8 + 2, text.length]), Buffer.from(text)];
   return Buffer.concat([...field(1, id), ...field(2, bundle)]);
 }
+
+const poller = suite('runtime events, poller');
+
+poller('what the source reported itself is not reported again, and what it announced is', async () => {
+  const items = [{ id: 'a' }, { id: 'b' }];
+  const cri = { sandboxes: async () => items, sandbox: async () => undefined } as unknown as Cri;
+  const reported: string[] = [];
+  const end = new AbortController();
+  const polling = new SandboxPoller(cri, ({ sandboxId }) => reported.push(sandboxId), end.signal);
+  polling.note('a');
+  polling.expect('b');
+  for (const began = performance.now(); reported.length === 0; await sleep(5)) assert.ok(!isOver(began, 1000));
+  assert.deepEqual(reported, ['b']);
+  end.abort();
+});

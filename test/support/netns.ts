@@ -53,6 +53,11 @@ export class Farm implements AsyncDisposable {
     return path;
   }
 
+  /** A new netns that a new user namespace owns, which gets the file `userns`. */
+  async addOwned(path: string, userns: string): Promise<void> {
+    await this.#coprocess.ask(`add-user ${path} ${userns}`);
+  }
+
   addAll(count: number): Promise<string[]> {
     return Promise.all(Array.from({ length: count }, () => this.add()));
   }

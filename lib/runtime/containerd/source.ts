@@ -86,7 +86,7 @@ class Following {
     }
     // containerd's event of it was ignored if it came meanwhile.
     this.#seen.delete(id);
-    poller.expect();
+    poller.expect(id);
   }
 
   /** The bundle or the event may come first. */
@@ -102,7 +102,7 @@ class Following {
       this.#report(containerId, await readBundle(onNode(hostRoot, bundle)));
     } catch {
       // The bundle is not mounted here, or gone already.
-      poller.expect();
+      poller.expect(containerId);
     }
   }
 

@@ -1,7 +1,14 @@
 /** GetContainerEvents, which the CRI has for the kubelet. */
+import { keepNewest } from '../../bounded.ts';
 import { earlyEnd } from '../early-end.ts';
 import type { EventSource } from '../source.ts';
 import type { VersionResponse } from './messages.ts';
+
+/** containerd sends both of a sandbox, CRI-O only the second. */
+const MADE: ReadonlySet<string> = new Set(['CONTAINER_CREATED_EVENT', 'CONTAINER_STARTED_EVENT']);
+
+/** More sandboxes than a node runs. */
+const MOST_REPORTED = 4096;
 
 /** CRI-O ends the stream within 25 ms if its events are off. */
 const OPEN_AFTER_MS = 100;
@@ -9,15 +16,26 @@ const OPEN_AFTER_MS = 100;
 export const cri: EventSource = {
   name: 'cri',
 
+  caution({ runtimeName }) {
+    // One loop serves all subscribers of CRI-O and waits for each of them (server/container_events.go).
+    if (runtimeName !== 'cri-o') return undefined;
+    return 'a stopped controller would keep its events from the kubelet, so it has to be named';
+  },
+
   async lack({ cri, version }, signal) {
     if (!broadcasts(version)) return 'its events would be taken from the kubelet';
     return earlyEnd((signal) => cri.containerEvents(signal), OPEN_AFTER_MS, signal);
   },
 
   async follow({ cri, report, signal }) {
+    const reported = new Map<string, true>();
     for await (const { containerId, containerEventType, podSandboxStatus } of cri.containerEvents(signal)) {
-      if (containerEventType !== 'CONTAINER_CREATED_EVENT' || podSandboxStatus?.id !== containerId) continue;
-      report({ sandboxId: containerId, podUid: podSandboxStatus.metadata?.uid ?? '' });
+      if (podSandboxStatus?.id !== containerId) continue;
+      if (!MADE.has(containerEventType)) reported.delete(containerId);
+      else if (!reported.has(containerId)) {
+        keepNewest(reported, containerId, true, MOST_REPORTED);
+        report({ sandboxId: containerId, podUid: podSandboxStatus.metadata?.uid ?? '' });
+      }
     }
   },
 };

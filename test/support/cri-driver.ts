@@ -17,14 +17,26 @@ const SCHEMA = compileSchema({
     linux: [8, 'Linux'],
   },
   PodSandboxMetadata: { name: [1, 'string'], uid: [2, 'string'], namespace: [3, 'string'], attempt: [4, 'uint32'] },
-  Linux: { cgroupParent: [1, 'string'] },
+  Linux: { cgroupParent: [1, 'string'], securityContext: [2, 'SecurityContext'] },
+  SecurityContext: { namespaceOptions: [1, 'NamespaceOption'] },
+  NamespaceOption: { network: [1, 'Mode'], usernsOptions: [5, 'UserNamespace'] },
+  UserNamespace: { mode: [1, 'Mode'] },
+  Mode: ['POD', 'CONTAINER', 'NODE'],
 });
+
+/** host: the node's network; userns: a netns that a user namespace of the pod owns. */
+type Network = 'own' | 'host' | 'userns';
+
+interface NamespaceOption {
+  network: 'POD' | 'NODE';
+  usernsOptions?: { mode: 'POD' };
+}
 
 interface Config {
   metadata: { name: string; uid: string; namespace: string; attempt: number };
   hostname: string;
   labels: Record<string, string>;
-  linux: { cgroupParent: string };
+  linux: { cgroupParent: string; securityContext: { namespaceOptions: NamespaceOption } };
 }
 
 const SERVICE = '/runtime.v1.RuntimeService';
@@ -61,14 +73,23 @@ export class CriDriver {
   }
 
   /** The sandbox's id. */
-  async run({ uid, namespace, name }: DrivenPod, attempt = 0): Promise<string> {
+  async run({ uid, namespace, name }: DrivenPod, attempt = 0, network: Network = 'own'): Promise<string> {
     const labels = {
       'io.kubernetes.pod.name': name,
       'io.kubernetes.pod.namespace': namespace,
       'io.kubernetes.pod.uid': uid,
     };
-    const linux = { cgroupParent: `/${this.#cgroup}/kubepods/besteffort/pod${uid}` };
-    const config = { metadata: { name, uid, namespace, attempt }, hostname: name, labels, linux };
+    const namespaceOptions: NamespaceOption = {
+      network: network === 'host' ? 'NODE' : 'POD',
+      ...(network === 'userns' && { usernsOptions: { mode: 'POD' } }),
+    };
+    const linux = {
+      cgroupParent: `/${this.#cgroup}/kubepods/besteffort/pod${uid}`,
+      securityContext: { namespaceOptions },
+    };
+    // containerd refuses a name of its own on the node's network.
+    const hostname = network === 'host' ? '' : name;
+    const config = { metadata: { name, uid, namespace, attempt }, hostname, labels, linux };
     return (await this.#call(runPodSandbox, { config })).podSandboxId;
   }
 
