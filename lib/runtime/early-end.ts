@@ -1,6 +1,6 @@
 /** Whether a runtime serves a stream of events at all: if it does not, it ends the stream at once. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { RuntimeError } from './channel.ts';
+import type { RuntimeError } from './channel.ts';
 
 /** Why the stream ended within `limitMs`; undefined if it was still open then. Rejects after the signal. */
 export async function earlyEnd(
@@ -11,7 +11,7 @@ export async function earlyEnd(
   const end = new AbortController();
   const ended = drain(open(AbortSignal.any([signal, end.signal]))).then(
     () => 'its events are off',
-    (error: unknown) => (error instanceof RuntimeError ? error.status : String(error)),
+    (error: Partial<RuntimeError>) => error.status ?? String(error),
   );
   const reason = await Promise.race([ended, sleep(limitMs, undefined, { signal: end.signal })]);
   end.abort();

@@ -190,7 +190,7 @@ events('a subscriber that does not read keeps the events from all others, so aut
   const heard: string[] = [];
   const reading = (async () => {
     for await (const { containerId } of cri.containerEvents(end.signal)) heard.push(containerId);
-  })().catch((error: RuntimeError) => error.code);
+  })().catch((error: RuntimeError) => error.status);
   const deaf = new Cri(`${hostRoot}/run/./crio.sock`);
   const silent = deaf.containerEvents(end.signal);
   const first = silent.next();

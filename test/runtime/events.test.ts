@@ -18,6 +18,7 @@ import { chooseSource } from '../../lib/runtime/source.ts';
 import { SOURCES, sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
 import { isOver } from '../support/patience.ts';
+import { run } from '../support/process.ts';
 import { scratchFolder } from '../support/scratch.ts';
 
 const UID = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
@@ -161,6 +162,13 @@ choice('the option takes every source by its name', () => {
   }
   assert.deepEqual(sourcesFor('off'), []);
   assert.throws(() => runOptions.runtimeEvents.parse('other', origin), /expected|auto/);
+});
+
+choice('the list of sources, which every verb reads, loads neither gRPC nor protobufjs', async () => {
+  const url = new URL('../../lib/runtime/sources.ts', import.meta.url).href;
+  const loaded = `await import('${url}'); console.log(Object.keys(process.getBuiltinModule('module')._cache).join())`;
+  const { stdout } = await run(process.execPath, ['--input-type=module', '--eval', loaded]);
+  assert.doesNotMatch(stdout, /grpc-js|protobufjs/);
 });
 
 const queue = suite('runtime events, queue');
