@@ -9,7 +9,7 @@ import { readConfig } from '../../lib/config/read.ts';
 import { assemble } from '../../lib/controller/assemble.ts';
 import { native } from '../../lib/native/addon.ts';
 import { type Located, Locator, type NotLocated, type RuntimePod } from '../../lib/netns/locate.ts';
-import { startHttp } from '../../lib/observe/http.ts';
+import { observedRoutes, startHttp } from '../../lib/observe/http.ts';
 import { createLogger } from '../../lib/observe/log.ts';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { RuntimeEvents } from '../../lib/runtime/events.ts';
@@ -69,10 +69,7 @@ const { controller, metrics } = assemble({
 });
 await startHttp({
   listen: { host: '127.0.0.1', port: 0 },
-  livez: () => [],
-  readyz: () => controller.missing(),
-  metrics,
-  pods: () => controller.views(),
+  routes: observedRoutes({ metrics, pods: () => controller.views() }),
   onError: () => {},
 });
 

@@ -6,7 +6,7 @@
 import type { RedirectOption } from '../options/option.ts';
 import { boolean, choice } from '../options/values.ts';
 import { SOURCES } from '../runtime/sources.ts';
-import { count, duration, file, listen, namespace, namespaces, objectName, path, socket } from './values.ts';
+import { count, duration, file, hostNames, listen, namespace, namespaces, objectName, path, socket } from './values.ts';
 
 export interface RunOption<T = unknown> extends RedirectOption<T> {
   env: readonly [string];
@@ -153,8 +153,26 @@ export const runOptions = {
     placeholder: 'address',
     initial: ':9464',
     group: SERVICE,
-    help: 'where metrics and health are served, or off',
+    help: 'where metrics and the list of pods are served, or off',
     parse: listen,
+  }),
+  healthAddress: option({
+    flag: 'health-address',
+    env: ['IPNC_HEALTH_ADDRESS'],
+    placeholder: 'address',
+    initial: ':9465',
+    group: SERVICE,
+    help: "where the kubelet's probes are answered, or off",
+    parse: listen,
+  }),
+  httpHosts: option({
+    flag: 'http-hosts',
+    env: ['IPNC_HTTP_HOSTS'],
+    placeholder: 'names',
+    initial: '',
+    group: SERVICE,
+    help: 'names by which both may be asked, beside addresses and localhost',
+    parse: hostNames,
   }),
   logLevel: option({
     flag: 'log-level',

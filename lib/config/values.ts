@@ -39,6 +39,13 @@ export const objectName: Parser<string> = (text, { field }) => {
   throw new ConfigError(field, text, 'not the name of a node or pod', 'lower-case letters, digits, "-" and "."');
 };
 
+const hostName: Parser<string> = (text, { field }) => {
+  if (SUBDOMAIN.test(text)) return text;
+  throw new ConfigError(field, text, 'not a host name', 'lower-case letters, digits, "-" and ".", without a port');
+};
+
+export const hostNames = list(hostName);
+
 export const namespace: Parser<string> = (text, { field }) => {
   if (LABEL.test(text)) return text;
   throw new ConfigError(field, text, 'not the name of a namespace', 'at most 63 lower-case letters, digits and "-"');

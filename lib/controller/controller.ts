@@ -53,6 +53,9 @@ const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } satisfies Record
 /** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
 const EARLY = 256;
 
+/** Each request and each wait of an attempt has a limit of its own; together they are shorter than this. */
+const LONGEST_RUN_MS = 180_000;
+
 /** Verifications that run at once in a sweep: the addon has at most four threads, and new pods use them too. */
 const SWEEP_LANES = 2;
 
@@ -100,6 +103,13 @@ export class Controller {
     await this.#queue.drain(drained);
     for (const { poll } of this.#entries.values()) clearTimeout(poll?.timer);
     await this.#options.recorder.settled();
+  }
+
+  /** What only a new process can repair: a worker that does not come back. Empty if there is none. */
+  stuck(limitMs = LONGEST_RUN_MS): string[] {
+    const { longestRunMs } = this.#queue.stats();
+    if (longestRunMs <= limitMs) return [];
+    return [`a worker has been busy with one pod for ${Math.round(longestRunMs / 1000)} s`];
   }
 
   /** What is missing yet of the first look at every pod. */

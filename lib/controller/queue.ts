@@ -51,6 +51,8 @@ interface Entry {
   /** When it began to wait. */
   since: number;
   running: boolean;
+  /** When the attempt that runs, or the last one, began. */
+  began: number;
   /** It was added while running, with this priority. */
   again?: Priority | undefined;
   /** While running. */
@@ -99,7 +101,7 @@ export class WorkQueue {
     if (this.#drained) return;
     let entry = this.#entries.get(key);
     if (entry === undefined) {
-      entry = { priority, failures: 0, since: 0, running: false };
+      entry = { priority, failures: 0, since: 0, running: false, began: 0 };
       this.#entries.set(key, entry);
       this.#enqueue(key, entry);
     } else if (entry.running) {
@@ -120,15 +122,18 @@ export class WorkQueue {
   stats(): QueueStats {
     const { new: first, resync } = this.#waiting;
     const waiting = first.size + resync.size;
-    let oldest = this.#options.clock.now();
-    for (const { since, running, pause } of this.#entries.values()) {
-      if (!running && !pause) oldest = Math.min(oldest, since);
+    const now = this.#options.clock.now();
+    let [oldest, longest] = [now, now];
+    for (const { since, running, began, pause } of this.#entries.values()) {
+      if (running) longest = Math.min(longest, began);
+      else if (!pause) oldest = Math.min(oldest, since);
     }
     return {
       waiting: { new: first.size, resync: resync.size },
       running: this.#running.new + this.#running.resync,
       backingOff: this.#entries.size - waiting - this.#running.new - this.#running.resync,
-      oldestMs: this.#options.clock.now() - oldest,
+      oldestMs: now - oldest,
+      longestRunMs: now - longest,
     };
   }
 
@@ -187,6 +192,7 @@ export class WorkQueue {
       if (key === undefined || entry === undefined) return;
       this.#waiting[entry.priority].delete(key);
       entry.running = true;
+      entry.began = this.#options.clock.now();
       void this.#run(key, entry);
     }
   }

@@ -7,7 +7,7 @@ import { ApiClient } from '../kube/client.ts';
 import type { Probe } from '../native/addon.ts';
 import { Locator } from '../netns/locate.ts';
 import { essentials } from '../observe/doctor.ts';
-import { startHttp } from '../observe/http.ts';
+import { type HttpServer, healthRoutes, observedRoutes, type Routes, startHttp } from '../observe/http.ts';
 import { createLogger } from '../observe/log.ts';
 import { Cri } from '../runtime/cri/client.ts';
 import { criSockets } from '../runtime/cri/sockets.ts';
@@ -54,17 +54,15 @@ export async function runNode(config: RunConfig): Promise<number> {
   const locator = new Locator({ hostRoot, cri, criSocket });
   const { version } = manifest;
   const { controller, metrics } = assemble({ config, kube, locator, probe, runtime, log, version });
-  const http =
-    config.metricsAddress === 'off'
-      ? undefined
-      : await startHttp({
-          listen: config.metricsAddress,
-          livez: () => [],
-          readyz: () => controller.missing(),
-          metrics,
-          pods: () => controller.views(),
-          onError: (err) => log.error({ err }, 'a request failed'),
-        });
+  const serve = async (listen: RunConfig['metricsAddress'], routes: Routes): Promise<HttpServer | undefined> => {
+    if (listen === 'off') return undefined;
+    const onError = (err: unknown) => log.error({ err }, 'a request failed');
+    return startHttp({ listen, routes, hosts: config.httpHosts, onError });
+  };
+  // Two ports: who asks for metrics must not be able to keep the kubelet's probes out.
+  const probes = healthRoutes({ livez: () => controller.stuck(), readyz: () => controller.missing() });
+  await using health = await serve(config.healthAddress, probes);
+  await using http = await serve(config.metricsAddress, observedRoutes({ metrics, pods: () => controller.views() }));
   await runtime?.chosen;
   log.info(
     {
@@ -74,14 +72,11 @@ export async function runNode(config: RunConfig): Promise<number> {
       events: runtime?.source ?? 'none',
       why: runtime?.reason ?? 'switched off',
       http: http?.address,
+      health: health?.address,
     },
     'started',
   );
-  try {
-    await controller.run(signal, drainAfter(signal));
-  } finally {
-    await http?.close();
-  }
+  await controller.run(signal, drainAfter(signal));
   log.info({ signal: String(signal.reason) }, 'ended');
   return 0;
 }

@@ -1,24 +1,35 @@
-/** What a node's controller tells over HTTP: its health, its metrics, its pods. It takes nothing. */
+/**
+ * What a node's controller says over HTTP, by two servers: its health to the kubelet, its metrics and pods to whoever asks.
+ * It takes nothing. Anybody in the cluster's network can connect, so whoever is slow, or comes in numbers, is in nobody's way.
+ */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, isIP } from 'node:net';
 import { Failure } from '../errors.ts';
+import { boundConnections, type ConnectionLimits } from './connections.ts';
 import type { Metrics } from './metrics.ts';
 import { CONTENT_SECURITY_POLICY, type PodView, podsPage } from './page.ts';
 
-export interface Told {
+export interface Health {
   /** What is wrong with the process itself, so that it has to be started anew; empty if nothing is. */
   livez(): string[];
   /** What is missing yet, `pods: first list`; empty when the controller does its work. */
   readyz(): string[];
+}
+
+export interface Observed {
   metrics: Pick<Metrics, 'contentType' | 'text'>;
   pods(): readonly PodView[];
 }
 
-export interface HttpOptions extends Told {
+export interface HttpOptions {
   listen: ListenAddress;
+  /** See healthRoutes and observedRoutes. */
+  routes: Routes;
+  /** Names that it may be asked by, beside addresses and localhost. */
+  hosts?: readonly string[];
   /** Hears what a handler threw; the client reads 500. */
   onError: (error: unknown) => void;
-  limits?: Partial<Limits>;
+  limits?: Partial<HttpLimits>;
 }
 
 export interface ListenAddress {
@@ -28,81 +39,104 @@ export interface ListenAddress {
   port: number;
 }
 
-interface Limits {
+export interface HttpLimits extends ConnectionLimits {
   /** Of the whole request, from its first byte. */
   requestMs: number;
+  /** Of the whole answer, until its last byte is sent. */
+  answerMs: number;
   /** Without a byte in either direction. */
   idleMs: number;
-  connections: number;
 }
 
-export interface HttpServer {
+export interface HttpServer extends AsyncDisposable {
   /** `127.0.0.1:9102` */
   address: string;
   /** Also what is being answered ends. */
   close(): Promise<void>;
 }
 
-const LIMITS: Limits = { requestMs: 5_000, idleMs: 10_000, connections: 64 };
+const LIMITS: HttpLimits = { requestMs: 5_000, answerMs: 20_000, idleMs: 10_000, connections: 64, perAddress: 16 };
 /** A GET of ours needs no more. */
 const MAX_HEADER_BYTES = 8192;
+/** Then the connection is closed. */
+const MAX_REQUESTS = 100;
+/** For how long an answer that is work to make is given again. */
+const FRESH_MS = 250;
 
 interface Answer {
   status: number;
   type: string;
-  body: string;
+  body: Buffer;
   headers?: Record<string, string>;
 }
 
 type Handler = (request: IncomingMessage) => Answer | Promise<Answer>;
+export type Routes = ReadonlyMap<string, Handler>;
+
+/** Of memory alone. */
+export function healthRoutes({ livez, readyz }: Health): Routes {
+  return new Map<string, Handler>([
+    ['/livez', () => health(livez())],
+    ['/readyz', () => health(readyz())],
+  ]);
+}
+
+export function observedRoutes({ metrics, pods }: Observed): Routes {
+  const text = remembered(async () => answerOf(200, metrics.contentType, await metrics.text()));
+  const json = remembered(() => podList(pods()));
+  const html = remembered(() => podPage(pods()));
+  return new Map<string, Handler>([
+    ['/metrics', text],
+    ['/pods', ({ headers }) => (wantsHtml(headers.accept) ? html() : json())],
+  ]);
+}
 
 /** Resolves when it listens. Rejects with Failure `ERR_LISTEN`. */
 export async function startHttp(options: HttpOptions): Promise<HttpServer> {
-  const { requestMs, idleMs, connections } = { ...LIMITS, ...options.limits };
-  const routes = routesOf(options);
+  const limits = { ...LIMITS, ...options.limits };
   const server = createServer(
     {
-      requestTimeout: requestMs,
-      headersTimeout: requestMs,
+      requestTimeout: limits.requestMs,
+      headersTimeout: limits.requestMs,
       // Node looks each 30 s otherwise, and lets a slow client be for as long.
-      connectionsCheckingInterval: requestMs,
+      connectionsCheckingInterval: limits.requestMs,
       maxHeaderSize: MAX_HEADER_BYTES,
     },
     (request, response) => {
-      answer(routes, request, options.onError).then(
-        (told) => send(response, told),
+      const late = setTimeout(() => request.socket.destroy(), limits.answerMs);
+      response.once('close', () => clearTimeout(late));
+      answer(options, request).then(
+        (given) => send(response, given),
         (error: unknown) => options.onError(error),
       );
     },
   );
-  server.timeout = idleMs;
-  server.maxConnections = connections;
+  server.timeout = limits.idleMs;
+  server.maxRequestsPerSocket = MAX_REQUESTS;
+  boundConnections(server, limits);
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => reject(refused(error, options.listen)));
     server.listen(options.listen, resolve);
   });
   server.removeAllListeners('error').on('error', options.onError);
   const { address, family, port } = server.address() as AddressInfo;
+  const close = () =>
+    new Promise<void>((resolve) => {
+      server.close(() => resolve());
+      server.closeAllConnections();
+    });
   return {
     address: family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`,
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
+    close,
+    [Symbol.asyncDispose]: close,
   };
 }
 
-function routesOf({ livez, readyz, metrics, pods }: Told): Map<string, Handler> {
-  return new Map<string, Handler>([
-    ['/livez', () => health(livez())],
-    ['/readyz', () => health(readyz())],
-    ['/metrics', async () => ({ status: 200, type: metrics.contentType, body: await metrics.text() })],
-    ['/pods', ({ headers }) => podList(pods(), wantsHtml(headers.accept))],
-  ]);
-}
-
-async function answer(routes: Map<string, Handler>, request: IncomingMessage, onError: HttpOptions['onError']) {
+async function answer({ routes, hosts = [], onError }: HttpOptions, request: IncomingMessage): Promise<Answer> {
+  const { host } = request.headers;
+  if (host !== undefined && !isOurs(host, hosts)) {
+    return plain(421, 'Ask by an address, by localhost, or by a name that --http-hosts lists.');
+  }
   const [path = ''] = (request.url ?? '').split('?');
   const handler = routes.get(path);
   if (handler === undefined) return plain(404, `Nothing is here. There are ${[...routes.keys()].join(', ')}.`);
@@ -117,10 +151,37 @@ async function answer(routes: Map<string, Handler>, request: IncomingMessage, on
   }
 }
 
+/**
+ * A page of somebody's own, whose name is made to lead here, could otherwise read what only this network may (DNS
+ * rebinding): a browser says by which name it asks.
+ */
+function isOurs(host: string, names: readonly string[]): boolean {
+  const [, bracketed, plain = ''] = /^(?:\[([^\]]*)\]|([^:[\]]*))(?::\d*)?$/.exec(host) ?? [];
+  if (bracketed !== undefined) return isIP(bracketed) === 6;
+  const name = plain.toLowerCase().replace(/\.$/, '');
+  return isIP(name) === 4 || name === 'localhost' || names.includes(name);
+}
+
+/** The same answer for FRESH_MS, and to all who ask while it is made. */
+function remembered(make: () => Answer | Promise<Answer>): () => Promise<Answer> {
+  let made: Promise<Answer> | undefined;
+  return () => {
+    if (made === undefined) {
+      const making = (async () => make())();
+      const forget = () => {
+        if (made === making) made = undefined;
+      };
+      made = making;
+      making.then(() => setTimeout(forget, FRESH_MS).unref(), forget);
+    }
+    return made;
+  };
+}
+
 function send(response: ServerResponse, { status, type, body, headers }: Answer): void {
   response.writeHead(status, {
     'Content-Type': type,
-    'Content-Length': Buffer.byteLength(body),
+    'Content-Length': body.length,
     'Cache-Control': 'no-store',
     'X-Content-Type-Options': 'nosniff',
     ...headers,
@@ -129,23 +190,30 @@ function send(response: ServerResponse, { status, type, body, headers }: Answer)
   response.end(body);
 }
 
+function answerOf(status: number, type: string, text: string, headers: Record<string, string> = {}): Answer {
+  return { status, type, body: Buffer.from(text), headers };
+}
+
 function plain(status: number, text: string, headers: Record<string, string> = {}): Answer {
-  return { status, type: 'text/plain; charset=utf-8', body: `${text}\n`, headers };
+  return answerOf(status, 'text/plain; charset=utf-8', `${text}\n`, headers);
 }
 
 function health(problems: readonly string[]): Answer {
   return problems.length === 0 ? plain(200, 'ok') : plain(503, problems.join('\n'));
 }
 
-function podList(pods: readonly PodView[], html: boolean): Answer {
-  const vary = { Vary: 'Accept' };
-  if (!html) return { status: 200, type: 'application/json', body: `${JSON.stringify({ pods })}\n`, headers: vary };
-  return {
-    status: 200,
-    type: 'text/html; charset=utf-8',
-    body: podsPage(pods),
-    headers: { ...vary, 'Content-Security-Policy': CONTENT_SECURITY_POLICY, 'Referrer-Policy': 'no-referrer' },
-  };
+const VARY = { Vary: 'Accept' };
+
+function podList(pods: readonly PodView[]): Answer {
+  return answerOf(200, 'application/json', `${JSON.stringify({ pods })}\n`, VARY);
+}
+
+function podPage(pods: readonly PodView[]): Answer {
+  return answerOf(200, 'text/html; charset=utf-8', podsPage(pods), {
+    ...VARY,
+    'Content-Security-Policy': CONTENT_SECURITY_POLICY,
+    'Referrer-Policy': 'no-referrer',
+  });
 }
 
 /** Whether HTML is named, as browsers do, and not less welcome than JSON. A wildcard means JSON. */

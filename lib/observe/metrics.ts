@@ -23,6 +23,8 @@ export interface QueueStats {
   backingOff: number;
   /** Of the key that has waited longest for a worker, milliseconds; 0 without one. */
   oldestMs: number;
+  /** Of the worker that has been busy longest with one attempt, milliseconds; 0 without one. */
+  longestRunMs: number;
 }
 
 /** What is asked for at each scrape. Cheap, and it does not throw. */
@@ -156,6 +158,9 @@ function registerObserved(registers: Registry[], observed: Observed): void {
   read(Gauge, 'queue_backing_off', 'Pods that wait for another attempt', [], () => [[{}, observed.queue().backingOff]]);
   read(Gauge, 'queue_oldest_age_seconds', 'Longest wait for a worker', [], () => [
     [{}, observed.queue().oldestMs / 1000],
+  ]);
+  read(Gauge, 'queue_longest_run_seconds', 'Longest time that a worker has been busy with one pod', [], () => [
+    [{}, observed.queue().longestRunMs / 1000],
   ]);
   read(Gauge, 'pods', 'Pods of this node, by state', ['state'], () => by('state', observed.pods()));
   read(Gauge, 'runtime_event_source', 'Always 1; the label names the source in use', ['source'], () => [

@@ -204,9 +204,32 @@ test('it goes to every node, comes back first, and is replaced one node after an
   assert.deepEqual(spec?.updateStrategy, { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 1 } });
   const probes = [container.startupProbe, container.livenessProbe, container.readinessProbe];
   assert.deepEqual(
-    probes.map((probe) => probe?.httpGet?.path),
-    ['/livez', '/livez', '/readyz'],
+    probes.map((probe) => [probe?.httpGet?.path, probe?.httpGet?.port]),
+    [
+      ['/livez', 'health'],
+      ['/livez', 'health'],
+      ['/readyz', 'health'],
+    ],
   );
+});
+
+test('health has a port of its own, which no policy opens, and metrics are asked for by known names', async () => {
+  const objects = await render(['health.port=9999', 'metrics.hosts={metrics.example.com}'], '--namespace', 'mesh');
+  const { container } = daemonSet(objects);
+  assert.deepEqual(container.ports, [
+    { name: 'metrics', containerPort: 9464 },
+    { name: 'health', containerPort: 9999 },
+  ]);
+  const variable = (wanted: string) => container.env?.find(({ name }) => name === wanted)?.value;
+  assert.equal(variable('IPNC_HEALTH_ADDRESS'), ':9999');
+  const name = 'istio-pod-network-controller';
+  assert.equal(variable('IPNC_HTTP_HOSTS'), `${name},${name}.mesh,${name}.mesh.svc,metrics.example.com`);
+  const { spec } = only(objects, 'NetworkPolicy') as unknown as V1NetworkPolicy;
+  assert.deepEqual(
+    spec?.ingress?.flatMap(({ ports = [] }) => ports.map(({ port }) => port)),
+    ['metrics'],
+  );
+  await assert.rejects(render(['health.port=9464']), /metrics.port and health.port are both 9464/);
 });
 
 test('another configuration is another pod, and the same one is not', async () => {
@@ -279,6 +302,8 @@ test('every option of "ipnc run" can be given, and the chart knows of no other',
     'host-root',
     'cri-socket',
     'metrics-address',
+    'health-address',
+    'http-hosts',
     'log-level',
     'enroll',
     'exclude-namespaces',
@@ -544,7 +569,7 @@ test('with other ways of injection istiod gets no values', async () => {
 /** Names of metrics, those of histograms in full. */
 async function metricNames(): Promise<Set<string>> {
   const metrics = createMetrics('0', {
-    queue: () => ({ waiting: {}, running: 0, backingOff: 0, oldestMs: 0 }) as never,
+    queue: () => ({ waiting: {}, running: 0, backingOff: 0, oldestMs: 0, longestRunMs: 0 }) as never,
     pods: () => ({ pending: 0, initialized: 0, failed: 0, skipped: 0 }),
     watches: () => [],
     events: () => ({}),

@@ -51,6 +51,7 @@ export interface LogLine {
   backend?: string;
   us?: Record<string, number>;
   http?: string;
+  health?: string;
   [field: string]: unknown;
 }
 
@@ -58,7 +59,8 @@ export class ControllerProcess {
   readonly lines: LogLine[] = [];
   readonly #child: ChildProcess;
   readonly #exit: Promise<number | string>;
-  #address = '';
+  /** Of metrics and pods, and of health. */
+  #addresses = { http: '', health: '' };
 
   private constructor(child: ChildProcess) {
     this.#child = child;
@@ -68,11 +70,11 @@ export class ControllerProcess {
   /** Resolves when it says that it started, which is before it knows of any pod. */
   static async start(node: ClusterNode, kubeconfig: string, ...flags: string[]): Promise<ControllerProcess> {
     const own = ['--node-name', node.name, '--kubeconfig', kubeconfig, '--host-root', node.path('/')];
-    const child = launch(
-      process.execPath,
-      [MAIN, 'run', ...own, '--metrics-address', `127.0.0.1:${nextPort++}`, '--log-level', 'debug', ...flags],
-      { stdio: ['ignore', 'pipe', 'inherit'] },
-    );
+    const free = () => `127.0.0.1:${nextPort++}`;
+    const http = ['--metrics-address', free(), '--health-address', free()];
+    const child = launch(process.execPath, [MAIN, 'run', ...own, ...http, '--log-level', 'debug', ...flags], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     const controller = new ControllerProcess(child);
     const started = Promise.withResolvers<void>();
     createInterface(child.stdout).on('line', (line) => {
@@ -80,7 +82,7 @@ export class ControllerProcess {
       controller.lines.push(said);
       if (process.env.IPNC_TEST_VERBOSE) console.log(line);
       if (said.msg !== 'started') return;
-      controller.#address = said.http ?? '';
+      controller.#addresses = { http: said.http ?? '', health: said.health ?? '' };
       started.resolve();
     });
     void controller.#exit.then((code) => started.reject(new Error(`the controller ended: ${code}`)));
@@ -93,7 +95,8 @@ export class ControllerProcess {
   }
 
   async get(path: string): Promise<{ status: number; text: string }> {
-    const response = await fetch(`http://${this.#address}${path}`, {
+    const { http, health } = this.#addresses;
+    const response = await fetch(`http://${path.endsWith('z') ? health : http}${path}`, {
       headers: { accept: 'application/json' },
       signal: AbortSignal.timeout(LIMIT_MS * patience()),
     });
@@ -163,7 +166,7 @@ export function controllerPod(
             field('POD_NAME', 'metadata.name'),
             field('POD_NAMESPACE', 'metadata.namespace'),
           ],
-          readinessProbe: { httpGet: { path: '/readyz', port: 9464 }, periodSeconds: 1 },
+          readinessProbe: { httpGet: { path: '/readyz', port: 9465 }, periodSeconds: 1 },
           securityContext: {
             runAsUser: 0,
             readOnlyRootFilesystem: true,

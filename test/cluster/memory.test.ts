@@ -78,7 +78,7 @@ interface Running {
 async function startLimited(kubeconfig: string): Promise<Running> {
   const port = 19_400;
   const flags = ['--node-name', NODE, '--kubeconfig', kubeconfig, '--host-root', FOLDER];
-  const rest = ['--runtime-events', 'off', '--metrics-address', `127.0.0.1:${port}`];
+  const rest = ['--runtime-events', 'off', '--metrics-address', `127.0.0.1:${port}`, '--health-address', 'off'];
   const command = [process.execPath, FLAG, main, 'run', ...flags, ...rest];
   const joined = `echo $$ > "$0"/cgroup.procs && exec "$@"`;
   const child = launch('sh', ['-c', joined, limitMemory(CGROUP, LIMIT), ...command], {

@@ -53,6 +53,8 @@ test('without anything but a node', () => {
     hostRoot: '/',
     runtimeEvents: 'auto',
     metricsAddress: { host: undefined, port: 9464 },
+    healthAddress: { host: undefined, port: 9465 },
+    httpHosts: [],
     logLevel: 'info',
     redirect: {},
   });
@@ -90,6 +92,11 @@ const read: Record<string, [text: string, key: keyof RunConfig, value: unknown][
     ['[::1]:65535', 'metricsAddress', { host: '::1', port: 65535 }],
     ['off', 'metricsAddress', 'off'],
   ],
+  'health-address': [
+    ['127.0.0.1:1', 'healthAddress', { host: '127.0.0.1', port: 1 }],
+    ['off', 'healthAddress', 'off'],
+  ],
+  'http-hosts': [['metrics, metrics.istio-system.svc', 'httpHosts', ['metrics', 'metrics.istio-system.svc']]],
   'log-level': [['debug', 'logLevel', 'debug']],
 };
 for (const [, { flag, env }] of runOptionList) {
@@ -240,6 +247,7 @@ const bad: [given: Given, ...says: string[]][] = [
   [{ flags: { 'metrics-address': '::1:80' } }, '--metrics-address: "::1:80": not an address'],
   [{ flags: { 'metrics-address': 'localhost:80' } }, '--metrics-address: "localhost:80": not an address'],
   [{ flags: { 'metrics-address': '[127.0.0.1]:80' } }, '--metrics-address: "[127.0.0.1]:80": not an address'],
+  [{ flags: { 'http-hosts': 'metrics:9464' } }, '--http-hosts: "metrics:9464": not a host name; expected'],
   [
     { flags: { 'log-level': 'INFO' } },
     '--log-level: "INFO": not a known value; expected one of fatal, error, warn, info, debug, trace',

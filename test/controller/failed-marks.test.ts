@@ -190,3 +190,24 @@ test('when an error is tried again', () => {
   assert.deepEqual(retryOf(new ApiError(403, '', 'no')), { longestMs: 300_000 });
   assert.deepEqual(retryOf(new ApiError(429, '', 'later', 2000)), { longestMs: 30_000, afterMs: 2000 });
 });
+
+test('a job that hangs makes the process unfit to live, and one that ends does not', async () => {
+  const api = new Api({ [INITIALIZE]: 'true' });
+  const hung = Promise.withResolvers<unknown>();
+  const hanging = { locate: () => hung.promise } as unknown as Locator;
+  const health = (controller: Controller) => controller.stuck(50);
+  await runUntil(
+    api,
+    (controller) => {
+      const { running } = controller.queue();
+      if (running === 1 && controller.queue().longestRunMs < 50) assert.deepEqual(health(controller), []);
+      const [problem] = health(controller);
+      if (problem === undefined) return false;
+      assert.match(problem, /^a worker has been busy with one pod for \d+ s$/);
+      assert.deepEqual(controller.stuck(), [], 'the limit of a real one is minutes');
+      hung.resolve({ reason: 'no-sandbox', detail: 'none' });
+      return true;
+    },
+    hanging,
+  );
+});

@@ -78,7 +78,7 @@ function harness(options: Partial<QueueOptions> = {}) {
   return { clock, queue, running, seen, errors, first };
 }
 
-const IDLE = { waiting: { new: 0, resync: 0 }, running: 0, backingOff: 0, oldestMs: 0 };
+const IDLE = { waiting: { new: 0, resync: 0 }, running: 0, backingOff: 0, oldestMs: 0, longestRunMs: 0 };
 
 const test = suite('queue');
 
@@ -326,7 +326,13 @@ test('tells how long the oldest has waited, and each worker how long its key did
   await clock.pass(30);
   queue.add('n');
   await clock.pass(10);
-  assert.deepEqual(queue.stats(), { waiting: { new: 1, resync: 1 }, running: 1, backingOff: 0, oldestMs: 40 });
+  assert.deepEqual(queue.stats(), {
+    waiting: { new: 1, resync: 1 },
+    running: 1,
+    backingOff: 0,
+    oldestMs: 40,
+    longestRunMs: 45,
+  });
   await first().end();
   assert.equal(first().attempt.waitedMs, 10);
 });

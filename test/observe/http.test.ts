@@ -8,8 +8,17 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Failure } from '../../lib/errors.ts';
-import { type HttpOptions, type HttpServer, startHttp } from '../../lib/observe/http.ts';
+import {
+  type Health,
+  type HttpOptions,
+  type HttpServer,
+  healthRoutes,
+  type Observed,
+  observedRoutes,
+  startHttp,
+} from '../../lib/observe/http.ts';
 import type { PodView } from '../../lib/observe/page.ts';
 import { suite } from '../suite.ts';
 import { launch } from '../support/process.ts';
@@ -22,20 +31,26 @@ const PODS: PodView[] = [
 const servers: HttpServer[] = [];
 const errors: unknown[] = [];
 
-function serve(options: Partial<HttpOptions> = {}): Promise<HttpServer> {
+/** The controller has a server for each of the two; here both are answered by one. */
+type Served = Health & Observed & Omit<HttpOptions, 'routes'>;
+
+async function serve(options: Partial<Served> = {}): Promise<HttpServer> {
   errors.length = 0;
-  return startHttp({
+  const {
+    livez = () => [],
+    readyz = () => [],
+    metrics = { contentType: 'text/plain; version=0.0.4', text: async () => 'up 1\n' },
+    pods = () => PODS,
+    ...rest
+  } = options;
+  const server = await startHttp({
     listen: { host: '127.0.0.1', port: 0 },
-    livez: () => [],
-    readyz: () => [],
-    metrics: { contentType: 'text/plain; version=0.0.4', text: async () => 'up 1\n' },
-    pods: () => PODS,
+    routes: new Map([...healthRoutes({ livez, readyz }), ...observedRoutes({ metrics, pods })]),
     onError: (error) => errors.push(error),
-    ...options,
-  }).then((server) => {
-    servers.push(server);
-    return server;
+    ...rest,
   });
+  servers.push(server);
+  return server;
 }
 
 interface Reply {
@@ -52,10 +67,15 @@ async function ask({ address }: HttpServer, path: string, headers = {}, method =
   return { status: response.statusCode, headers: response.headers, body: await text(response) };
 }
 
-/** A connection that says what it is told to, and when it was ended by the other side. */
-async function raw({ address }: HttpServer, words: string): Promise<{ socket: Socket; ended: Promise<string> }> {
+interface Raw {
+  socket: Socket;
+  ended: Promise<string>;
+}
+
+/** A connection that says what it is told to, and when it was ended by the other side. `from`: its own address. */
+async function raw({ address }: HttpServer, words: string, from = '127.0.0.1'): Promise<Raw> {
   const [host, port] = address.split(':');
-  const socket = connect({ host: host ?? '', port: Number(port) });
+  const socket = connect({ host: host ?? '', port: Number(port), localAddress: from });
   socket.on('error', () => {});
   await once(socket, 'connect');
   socket.write(words);
@@ -187,7 +207,16 @@ test(
     const server = { server: 'http://127.0.0.1:1' };
     const parts = [named('cluster', server), named('user', {}), named('context', { cluster: 'x', user: 'x' })];
     writeFileSync(kubeconfig, JSON.stringify(Object.assign({ 'current-context': 'x' }, ...parts)));
-    const flags = ['--node-name', 'x', '--kubeconfig', kubeconfig, '--metrics-address', first.address];
+    const flags = [
+      '--node-name',
+      'x',
+      '--kubeconfig',
+      kubeconfig,
+      '--health-address',
+      'off',
+      '--metrics-address',
+      first.address,
+    ];
     const child = launch(process.execPath, [join(import.meta.dirname, '../../lib/main.ts'), 'run', ...flags]);
     try {
       const said = text(child.stderr);
@@ -211,8 +240,8 @@ test('stopping ends at once what is idle, half asked and half answered', async (
   const limits = { requestMs: 60_000, idleMs: 60_000 };
   const server = await serve({ limits, metrics: { contentType: 'text/plain', text } });
   const idle = await raw(server, '');
-  const half = await raw(server, 'GET /livez HTTP/1.1\r\nHost: x\r\n');
-  const waiting = await raw(server, 'GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n');
+  const half = await raw(server, 'GET /livez HTTP/1.1\r\nHost: localhost\r\n');
+  const waiting = await raw(server, 'GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n');
   await asked.promise;
   await server.close();
   assert.deepEqual(await Promise.all([idle.ended, half.ended, waiting.ended]), ['', '', '']);
@@ -221,7 +250,7 @@ test('stopping ends at once what is idle, half asked and half answered', async (
 test('who is slow to ask is shown the door', async () => {
   const server = await serve({ limits: { requestMs: 50, idleMs: 60_000 } });
   const silent = await raw(server, '');
-  const half = await raw(server, 'GET /livez HTTP/1.1\r\nHost: x\r\n');
+  const half = await raw(server, 'GET /livez HTTP/1.1\r\nHost: localhost\r\n');
   const trickling = await raw(server, 'GET /livez HTTP/1.1\r\n');
   const trickle = setInterval(() => trickling.socket.write('X-A: b\r\n'), 10);
   for (const { ended } of [silent, half, trickling]) assert.match(await ended, /^HTTP\/1.1 408 /);
@@ -232,7 +261,7 @@ test('who says nothing is too, and who announces more than it sends is not waite
   const server = await serve({ limits: { requestMs: 60_000, idleMs: 50 } });
   const silent = await raw(server, '');
   assert.equal(await silent.ended, '');
-  const head = 'POST /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n';
+  const head = 'POST /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 9\r\n\r\n';
   assert.match(await (await raw(server, head)).ended, /^HTTP\/1.1 405 /);
 });
 
@@ -255,21 +284,130 @@ test('who never reads the answer is shown the door', async () => {
   const [host, port] = server.address.split(':');
   const reader = connect({ host: host ?? '', port: Number(port) });
   reader.on('error', () => {});
-  reader.write('GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n');
+  reader.write('GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n');
   await asked.promise;
   assert.match(await whenLetIn(server), /200 OK/);
   reader.destroy();
 });
 
-test('no more connections than allowed; the next one is let in when one is gone', async () => {
-  const server = await serve({ limits: { connections: 2 } });
-  const [one] = [await raw(server, ''), await raw(server, '')];
-  assert.equal(await (await raw(server, 'GET /livez HTTP/1.0\r\n\r\n')).ended, '');
-  one.socket.destroy();
-  assert.match(await whenLetIn(server), /200 OK/);
+/** The status line of an answer to a probe, on a connection of its own. */
+async function probe(server: HttpServer, from: string): Promise<string> {
+  const { ended } = await raw(server, 'GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n', from);
+  return (await ended).split('\r\n')[0] ?? '';
+}
+
+const ODD_ONES: [what: string, words: string, addresses: number][] = [
+  ['silent connections of one address', '', 1],
+  ['connections of one address that ask slowly', 'GET /livez HTTP/1.1\r\nHost: localhost\r\n', 1],
+  ['connections that ask slowly, of fifty addresses', 'GET /metrics HTTP/1.1\r\n', 50],
+  [
+    'connections that never read their answers, of fifty addresses',
+    'GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n',
+    50,
+  ],
+];
+for (const [what, words, addresses] of ODD_ONES) {
+  test(`200 ${what}: every probe is answered`, async () => {
+    const large = { status: 200, type: 'text/plain', body: Buffer.alloc(8_000_000) };
+    const routes = new Map(healthRoutes({ livez: () => [], readyz: () => [] })).set('/large', () => large);
+    const server = await startHttp({ listen: { host: '127.0.0.1', port: 0 }, routes, onError: () => {} });
+    servers.push(server);
+    const open: Socket[] = [];
+    for (let at = 0; at < 200; at++) {
+      const { socket } = await raw(server, words, `127.0.1.${at % addresses}`);
+      socket.pause();
+      open.push(socket);
+      if (at % 10 === 0) assert.equal(await probe(server, '127.0.0.1'), 'HTTP/1.1 200 OK', `${at}`);
+    }
+    for (let at = 0; at < 50; at++) assert.equal(await probe(server, '127.0.0.1'), 'HTTP/1.1 200 OK', `${at}`);
+    if (addresses === 1)
+      assert.equal(await probe(server, '127.0.1.0'), 'HTTP/1.1 200 OK', 'from their own address too');
+    for (const socket of open) socket.destroy();
+  });
+}
+
+test('of too many connections of one address the oldest goes that is not being answered', async () => {
+  const asked = Promise.withResolvers<void>();
+  const answer = Promise.withResolvers<string>();
+  const text = () => {
+    asked.resolve();
+    return answer.promise;
+  };
+  const server = await serve({ limits: { perAddress: 2 }, metrics: { contentType: 'text/plain', text } });
+  const busy = await raw(server, 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n');
+  await asked.promise;
+  const idle = await raw(server, '');
+  const other = await raw(server, '', '127.0.0.2');
+  const newest = await raw(server, '');
+  assert.equal(await idle.ended, '');
+  answer.resolve('up 1');
+  assert.match(await busy.ended, /up 1$/);
+  newest.socket.write('GET /livez HTTP/1.0\r\n\r\n');
+  assert.match(await newest.ended, /200 OK/);
+  other.socket.write('GET /livez HTTP/1.0\r\n\r\n');
+  assert.match(await other.ended, /200 OK/);
+});
+
+test('of too many connections in all one goes of the address that has the most', async () => {
+  const server = await serve({ limits: { connections: 4, perAddress: 4 } });
+  const first = await raw(server, '', '127.0.0.2');
+  const many = [await raw(server, ''), await raw(server, ''), await raw(server, '')];
+  const last = await raw(server, '', '127.0.0.3');
+  assert.equal(await many[0]?.ended, '');
+  for (const { socket, ended } of [first, last]) {
+    socket.write('GET /livez HTTP/1.0\r\n\r\n');
+    assert.match(await ended, /200 OK/);
+  }
+});
+
+test('an answer that is not made in time is given up', async () => {
+  const never = { contentType: 'text/plain', text: () => new Promise<string>(() => {}) };
+  const server = await serve({ limits: { answerMs: 50 }, metrics: never });
+  const { ended } = await raw(server, 'GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n');
+  assert.equal(await ended, '');
+  assert.equal(await probe(server, '127.0.0.1'), 'HTTP/1.1 200 OK');
+});
+
+test('what is work to answer is made once for all who ask within a moment, and anew after it', async () => {
+  let made = 0;
+  const server = await serve({ metrics: { contentType: 'text/plain', text: async () => `up ${++made}` } });
+  const bodies = await Promise.all(Array.from({ length: 10 }, async () => (await ask(server, '/metrics')).body));
+  assert.deepEqual([...new Set(bodies)], ['up 1']);
+  await sleep(400);
+  assert.equal((await ask(server, '/metrics')).body, 'up 2');
+});
+
+test('a fault is not remembered', async () => {
+  let calls = 0;
+  const text = async () => {
+    if (++calls === 1) throw new Error('once');
+    return 'up 1';
+  };
+  const server = await serve({ metrics: { contentType: 'text/plain', text } });
+  assert.deepEqual([(await ask(server, '/metrics')).status, (await ask(server, '/metrics')).status], [500, 200]);
+});
+
+test('a name that is not ours is refused: a page of somebody else cannot be made to read here', async () => {
+  const server = await serve({ hosts: ['metrics.istio-system.svc'] });
+  const ours = ['127.0.0.1:9464', '127.0.0.1', '[::1]:9464', '[fd00::1]', 'localhost', 'LOCALHOST:1', 'localhost.'];
+  for (const host of [...ours, 'metrics.istio-system.svc:9464', 'Metrics.istio-system.svc.']) {
+    assert.equal((await ask(server, '/pods', { host })).status, 200, host);
+  }
+  const others = ['evil.example', 'evil.example:9464', 'localhost.evil.example', '127.0.0.1.evil.example', '[evil]'];
+  for (const host of [...others, 'istio-system.svc', ':9464', 'a b', '127.1', '2130706433']) {
+    for (const path of ['/pods', '/metrics', '/livez', '/nowhere']) {
+      const { status, body } = await ask(server, path, { host });
+      assert.equal(status, 421, `${host} ${path}`);
+      assert.ok(!body.includes('web'));
+    }
+  }
+  assert.match(await (await raw(server, 'GET /livez HTTP/1.0\r\n\r\n')).ended, /200 OK/, 'HTTP/1.0 has no name');
 });
 
 test('a head of more than 8 KiB is refused', async () => {
-  const { ended } = await raw(await serve(), `GET /livez HTTP/1.1\r\nHost: x\r\nX-A: ${'a'.repeat(9000)}\r\n\r\n`);
+  const { ended } = await raw(
+    await serve(),
+    `GET /livez HTTP/1.1\r\nHost: localhost\r\nX-A: ${'a'.repeat(9000)}\r\n\r\n`,
+  );
   assert.match(await ended, /^HTTP\/1.1 431 /);
 });

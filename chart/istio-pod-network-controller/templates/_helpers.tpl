@@ -46,6 +46,13 @@ app.kubernetes.io/part-of: istio
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end -}}
 
+{{/* Names by which somebody may ask for metrics; any address may be asked as well. */}}
+{{- define "istio-pod-network-controller.hosts" -}}
+{{- $name := include "istio-pod-network-controller.name" . -}}
+{{- $inNamespace := printf "%s.%s" $name (include "istio-pod-network-controller.namespace" .) -}}
+{{- concat (list $name $inNamespace (printf "%s.svc" $inNamespace)) .Values.metrics.hosts | join "," -}}
+{{- end -}}
+
 {{/* Path of the runtime's socket on the node; empty: the controller looks for it. */}}
 {{- define "istio-pod-network-controller.criSocket" -}}
 {{- $socket := .Values.criSocket -}}
