@@ -1,6 +1,7 @@
 // The little that the native tests need: named tests, CHECK, and faults on demand.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
@@ -16,6 +17,8 @@ struct Test {
   void (*run)();
 };
 std::vector<Test>& Tests();
+// How many CHECKs were made, on any thread: main() fails a test that makes none.
+inline std::atomic<long> checks = 0;
 struct Register {
   Register(const char* name, void (*run)()) { Tests().push_back({name, run}); }
 };
@@ -48,6 +51,7 @@ long FailAllocation(long call);
   static void CHECK_CONCAT(Test, __LINE__)()
 #define CHECK(condition)                                                                                  \
   do {                                                                                                    \
+    ++check::checks;                                                                                      \
     if (!(condition))                                                                                     \
       throw std::runtime_error(std::string(__FILE__) + ":" + std::to_string(__LINE__) + ": " #condition); \
   } while (false)

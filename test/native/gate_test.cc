@@ -97,7 +97,10 @@ TEST("gate, options: any words at all are read to their end and no further") {
                                           "-c,lo",
                                           "--families=,"};
   for (const char* one : words)
-    for (const char* other : words) ReadAll({one, other}, {one, other, "=", "ENVOY_PORT", "ENVOY_PORT="});
+    for (const char* other : words) {
+      const Read read = ReadAll({one, other}, {one, other, "=", "ENVOY_PORT", "ENVOY_PORT="});
+      CHECK(read.fine == read.message().empty());
+    }
 }
 
 TEST("gate, options: who is captured on lo") {

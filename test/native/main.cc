@@ -182,8 +182,10 @@ int main() {
   int failed = 0;
   for (const check::Test& test : check::Tests()) {
     std::string failure;
+    const long checks = check::checks;
     try {
       test.run();
+      if (check::checks == checks) failure = "makes no CHECK";
     } catch (const std::exception& error) {
       failure = error.what();
     } catch (...) {
