@@ -164,6 +164,7 @@ marking('after a patch of which no answer came, what was seen counts again', asy
   requests.error = answer(500);
   await assert.rejects(
     marker.mark({ ...POD, resourceVersion: '9' }, { status: 'failed', reason: 'X', message: 'one' }),
+    { code: 'ERR_API_FAILED', status: 500 },
   );
   requests.error = undefined;
   assert.equal(await marker.mark({ ...POD, resourceVersion: '9' }, DONE), 'patched');
