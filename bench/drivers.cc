@@ -61,7 +61,7 @@ void ReadTables(const std::string& name, const std::string& path) {
     const auto state = ipnc::nftables::ReadState(channel);
     ipnc::nftables::Writer writer;
     writer.BeginBatch(std::nullopt);
-    for (const auto& dump : state.value().dumps) ipnc::nftables::PutAgain(writer, dump);
+    for (const auto& dump : state.value().dumps) ipnc::nftables::PutRecreation(writer, dump);
     batches[name] = writer.EndBatch();
     close(fd);
   });

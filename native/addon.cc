@@ -92,6 +92,7 @@ class Addon : public Napi::Addon<Addon> {
     env.AddCleanupHook([this] { workers_.reset(); });
     DefineAddon(exports, {InstanceMethod<&Addon::Probe>("probe"), InstanceMethod<&Addon::Identify>("identify"),
                           InstanceMethod<&Addon::Compile>("compile"), InstanceMethod<&Addon::Clean>("clean")});
+    exports.Set("layout", LayoutToJs(env));
   }
 
   template <typename Work, typename Convert>
@@ -183,7 +184,7 @@ Napi::Value CompiledWrap::Apply(const Napi::CallbackInfo& info) {
   return info.Env().GetInstanceData<Addon>()->Enqueue(
       info.Env(),
       [compiled = compiled_, netns = NetnsFromJs(info),
-       options = ApplyOptions{.fresh = info[4].ToBoolean().Value(), .release = info[5].ToBoolean().Value()}](
+       options = ApplyOptions{.fresh = info[4].ToBoolean().Value(), .wake_gate = info[5].ToBoolean().Value()}](
           Home& home) { return compiled->Apply(home, netns, options); },
       [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
 }

@@ -10,7 +10,7 @@
 #include <new>
 
 #include "native/error.h"
-#include "native/release.h"
+#include "native/wake_gate.h"
 
 namespace ipnc {
 namespace {
@@ -146,9 +146,9 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
       }
       watch.Lap();
       try {
-        v4_.RequireStanding(visit.socket(), result.tables);
-        v6_.RequireStanding(visit.socket(), result.tables);
-        if (is_nftables_) nftables_.RequireStanding(visit.netfilter_socket(), result.tables);
+        v4_.RequireInstalled(visit.socket(), result.tables);
+        v6_.RequireInstalled(visit.socket(), result.tables);
+        if (is_nftables_) nftables_.RequireInstalled(visit.netfilter_socket(), result.tables);
         result.timings.verify += watch.Lap();
         break;
       } catch (const Error& error) {
@@ -162,9 +162,9 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
   } catch (const std::bad_alloc&) {
     throw Error{.number = ENOMEM, .syscall = "malloc", .rollback = undo.Run()};
   }
-  if (options.release) {
+  if (options.wake_gate) {
     watch.Lap();
-    Release();
+    WakeGate();
     result.timings.release = watch.Lap();
   }
   result.timings.total = watch.Total();
@@ -178,13 +178,13 @@ bool Compiled::ReplacesTproxy(Visit& visit) const {
   constexpr std::array kMangle{TableName::kMangle};
   if (!is_nftables_) {
     const int socket = NetfilterSocket(visit);
-    return socket >= 0 && nftables::Standing(socket, kMangle);
+    return socket >= 0 && nftables::HasOurs(socket, kMangle);
   }
   const auto stands = [&]<typename F>(F) {
     TableSet mangle{};
     constexpr auto kIndex = static_cast<size_t>(TableName::kMangle);
     mangle[kIndex] = xtables::Existing<F>(visit.socket())[kIndex];
-    return xtables::Standing<F>(mangle);
+    return xtables::HasOurs<F>(mangle);
   };
   return stands(V4{}) || stands(V6{});
 }
@@ -258,12 +258,12 @@ Identity Identify(Home& home, const std::string& path, bool fresh) {
                     .addresses = Rtnetlink(visit.route_socket()).GlobalAddresses(),
                     .ipv6 = HasIpv6(visit),
                     .loopback_up = LoopbackIsUp(visit.socket()),
-                    .owned_elsewhere = visit.owned_elsewhere()};
+                    .foreign_userns = visit.foreign_userns()};
   if (fresh) return identity;
   const int netfilter = NetfilterSocket(visit);
-  identity.nftables_standing = netfilter >= 0 && nftables::Standing(netfilter);
-  identity.legacy_standing = xtables::Standing<V4>(xtables::Existing<V4>(visit.socket())) ||
-                             xtables::Standing<V6>(xtables::Existing<V6>(visit.socket()));
+  identity.has_nftables = netfilter >= 0 && nftables::HasOurs(netfilter);
+  identity.has_legacy = xtables::HasOurs<V4>(xtables::Existing<V4>(visit.socket())) ||
+                        xtables::HasOurs<V6>(xtables::Existing<V6>(visit.socket()));
   return identity;
 }
 
@@ -288,7 +288,7 @@ ProbeResult Probe(Home& home) {
     probe(V6{}, scratch.has_ipv6());
     const int netfilter = NetfilterSocket(scratch);
     result.nftables = netfilter < 0 ? EPROTONOSUPPORT : nftables::ProbeGeneration(netfilter);
-    if (result.nftables == 0) result.missing_expressions = nftables::Missing(netfilter);
+    if (result.nftables == 0) result.missing_expressions = nftables::MissingExpressions(netfilter);
   } catch (const Error& error) {
     result.netns = error.number;
   }

@@ -2,6 +2,7 @@
 // come home. All or nothing. Runs on a thread of workers.cc.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -30,16 +31,19 @@ struct Timings {
   double release = 0;
   double total = 0;
 };
+// In the order in which they cross to JavaScript; the first is the wait for a thread.
+inline constexpr std::array<const char*, 9> kPhaseNames{"queue",  "enter",  "v4",      "v6",   "nftables",
+                                                        "routes", "verify", "release", "total"};
 
 struct Identity {
   NetnsIdentity netns;
   std::vector<Address> addresses;  // global ones
   bool ipv6 = false;               // the kernel has it, and it is not disabled on lo
   bool loopback_up = false;
-  bool owned_elsewhere = false;  // by another user namespace than ours
+  bool foreign_userns = false;  // by another user namespace than ours
   // The forms in which rules of ours stand there already.
-  bool legacy_standing = false;
-  bool nftables_standing = false;
+  bool has_legacy = false;
+  bool has_nftables = false;
 };
 
 struct ApplyResult {
@@ -81,7 +85,7 @@ struct ApplyOptions {
   // need no search. If a table turns out to have rules after all, the search is made.
   bool fresh = false;
   // Wake the pod's gate as soon as all stands.
-  bool release = false;
+  bool wake_gate = false;
 };
 
 // A ruleset in one of two forms. The other form is what it wants nothing of: what stands there in it is taken away, so

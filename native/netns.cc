@@ -124,7 +124,7 @@ int Visit::netfilter_socket() {
   return netfilter_socket_.get();
 }
 
-bool Visit::owned_elsewhere() const {
+bool Visit::foreign_userns() const {
   const Fd owner(ioctl(fd_.get(), NS_GET_USERNS));
   struct stat st;
   // EPERM: it is no descendant of ours.

@@ -71,7 +71,7 @@ class Visit {
   bool has_ipv6() const { return has_ipv6_; }
   const NetnsIdentity& identity() const { return identity_; }
   // Whether another user namespace than ours owns the netns.
-  bool owned_elsewhere() const;
+  bool foreign_userns() const;
 
  private:
   void Arrive();

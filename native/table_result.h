@@ -1,6 +1,7 @@
 // What an install or a clean-up did to one table.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 
@@ -8,8 +9,9 @@
 
 namespace ipnc {
 
-// lib/native/addon.ts has the same list, and says what each means.
+// lib/native/addon.ts says what each means.
 enum class How : uint8_t { kReplayed, kMerged, kReplaced, kUnchanged, kCleaned };
+inline constexpr std::array<const char*, 5> kHowNames{"replayed", "merged", "replaced", "unchanged", "cleaned"};
 
 struct TableResult {
   std::optional<Family> family;  // absent: nftables' `inet`, which is both

@@ -6,6 +6,8 @@
 #include <array>
 #include <cstring>
 
+#include "native/nftables/encode.h"
+
 namespace ipnc {
 namespace {
 
@@ -30,10 +32,10 @@ Array Strings(Env env, const std::vector<std::string>& strings) {
   return ArrayOf(env, strings, [env](const std::string& text) { return Napi::String::New(env, text); });
 }
 
-// In the order of PHASES in lib/native/addon.ts.
 Array TimingsToJs(Env env, const Timings& timings, double waited) {
-  const std::array phases{waited,         timings.enter,  timings.v4,      timings.v6,   timings.nftables,
-                          timings.routes, timings.verify, timings.release, timings.total};
+  const std::array<double, kPhaseNames.size()> phases{waited,         timings.enter,    timings.v4,
+                                                      timings.v6,     timings.nftables, timings.routes,
+                                                      timings.verify, timings.release,  timings.total};
   return ArrayOf(env, phases, [env](double time) { return Napi::Number::New(env, time); });
 }
 
@@ -228,6 +230,21 @@ Object NftTableToJs(Env env, const nftables::Table& table) {
 
 }  // namespace
 
+Value LayoutToJs(Env env) {
+  const auto text = [env](const char* name) { return Napi::String::New(env, name); };
+  Object widths = Object::New(env);
+  for (const nftables::FieldInfo& field : nftables::kFields) widths.Set(field.name, field.width);
+  Object layout = Object::New(env);
+  layout.Set("tables", ArrayOf(env, kTableNames, [&](TableName name) { return text(ToString(name)); }));
+  layout.Set("how", ArrayOf(env, kHowNames, text));
+  layout.Set("phases", ArrayOf(env, kPhaseNames, text));
+  layout.Set("widths", widths);
+  layout.Set("chains", ArrayOf(env, xtables::kOurChains, text));
+  layout.Set("comment", xtables::kRuleComment);
+  layout.Set("nftChains", ArrayOf(env, nftables::kChainNames, text));
+  return layout;
+}
+
 Value ToJs(Env env, const ProbeResult& result) {
   const auto outcome = [env](int error) -> Value {
     if (error == 0) return Napi::Boolean::New(env, true);
@@ -266,11 +283,11 @@ Value ToJs(Env env, const Identity& identity, const std::string& path) {
   object.Set("families", ArrayOf(env, families, [env](Family family) { return FamilyToJs(env, family); }));
   object.Set("ipv6", identity.ipv6);
   object.Set("loUp", identity.loopback_up);
-  object.Set("ownedElsewhere", identity.owned_elsewhere);
-  std::vector<std::string> standing;
-  if (identity.legacy_standing) standing.push_back("iptables-legacy");
-  if (identity.nftables_standing) standing.push_back("nftables");
-  object.Set("standing", Strings(env, standing));
+  object.Set("foreignUserns", identity.foreign_userns);
+  std::vector<std::string> installed;
+  if (identity.has_legacy) installed.push_back("iptables-legacy");
+  if (identity.has_nftables) installed.push_back("nftables");
+  object.Set("installedBackends", Strings(env, installed));
   return object;
 }
 

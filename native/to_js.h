@@ -8,6 +8,8 @@
 
 namespace ipnc {
 
+// The names and numbers that both sides have to agree on, in the order in which they cross (LAYOUT in the same file).
+Napi::Value LayoutToJs(Napi::Env env);
 Napi::Value ToJs(Napi::Env env, const ProbeResult& result);
 Napi::Value ToJs(Napi::Env env, const Identity& identity, const std::string& path);
 // Flat, since it is made for every install: lib/native/addon.ts makes the object of it (`ApplyTuple`).

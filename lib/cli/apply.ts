@@ -42,7 +42,7 @@ invalid configuration (nothing was touched).`,
     const located = await locateAndPlan(given, redirect);
     const { target, families, backend, reason, form } = located;
     const compiled = await native().compile(form);
-    const result = await compiled.apply(target, { release });
+    const result = await compiled.apply(target, { wakeGate: release });
     if (json) printJson(io, { command: 'apply', netns: target, families, backend, reason, ...result });
     else io.out(text(io, located, result));
   });

@@ -114,10 +114,10 @@ export class Reconciler {
 
     const target: Netns = { path: netns.path, dev: netns.dev, ino: netns.ino, cookie: netns.cookie };
     // Nothing to look for is only in a sandbox that was made just now and holds nothing of ours.
-    const fresh = pod.status.phase === 'Pending' && netns.standing.length === 0;
+    const fresh = pod.status.phase === 'Pending' && netns.installedBackends.length === 0;
     this.#touched.add(pod.metadata.uid);
     // Reads back what it wrote, and then wakes the pod's gate.
-    const { changed, timings } = await compiled.apply(target, { fresh, release: true });
+    const { changed, timings } = await compiled.apply(target, { fresh, wakeGate: true });
     watch.lap('install');
     watch.split('install', { verify: timings.verify, release: timings.release });
 

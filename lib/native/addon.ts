@@ -2,13 +2,15 @@
  * The native addon, typed. It runs on threads of its own, never on libuv's; a job's promise settles when the job's
  * thread is back in its own netns. No file descriptor crosses this boundary.
  */
+import { isDeepStrictEqual } from 'node:util';
 import bindings from 'bindings';
 import { explain, Failure } from '../errors.ts';
 import { ROOT } from '../root.ts';
 import type { Drift } from '../ruleset/actual.ts';
 import type { Backend, Form } from '../ruleset/form.ts';
-import type { Family, Ruleset, TableName } from '../ruleset/model.ts';
-import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire } from '../ruleset/nftables/wire.ts';
+import { type Family, OUR_CHAINS, RULE_COMMENT, type Ruleset, type TableName } from '../ruleset/model.ts';
+import { nftChainName } from '../ruleset/nftables/lower.ts';
+import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire, WIDTHS } from '../ruleset/nftables/wire.ts';
 
 /** A netns, named for this boot. */
 export interface Netns {
@@ -29,9 +31,9 @@ export interface Identity extends Netns {
   ipv6: boolean;
   loUp: boolean;
   /** Whether another user namespace than this process's owns the netns, as for a pod with `hostUsers: false`. */
-  ownedElsewhere: boolean;
+  foreignUserns: boolean;
   /** The forms in which rules of ours stand there already; none where it was said to be fresh. */
-  standing: Backend[];
+  installedBackends: Backend[];
 }
 
 /** Microseconds. `queue` is the wait for a thread; `total` is the thread's own time, without `queue`. */
@@ -86,9 +88,9 @@ export interface Compiled {
    * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of
    * tables without rules; if a table turns out to have rules after all, both are made up for.
    *
-   * `release`: once all stands and is read back, the gate that waits in the netns is woken; nobody waiting is no error.
+   * `wakeGate`: once all stands and is read back, the gate that waits in the netns is woken; nobody waiting is no error.
    */
-  apply(target: Netns, options?: { fresh?: boolean; release?: boolean }): Promise<ApplyResult>;
+  apply(target: Netns, options?: { fresh?: boolean; wakeGate?: boolean }): Promise<ApplyResult>;
   verify(target: Netns): Promise<VerifyResult>;
 }
 
@@ -118,6 +120,7 @@ type VerifyWire = Pick<VerifyResult, 'legacy' | 'routes'> & { nftables: ActualNf
 
 /** The addon as it is (native/addon.cc). */
 interface Addon {
+  layout: unknown;
   probe(): Promise<Probe>;
   identify(path: string, fresh: boolean): Promise<Identity>;
   compile(ruleset: Ruleset | NftRulesetWire, backend: Backend): Promise<AddonCompiled>;
@@ -125,7 +128,7 @@ interface Addon {
 }
 
 interface AddonCompiled {
-  apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean, release: boolean): Promise<ApplyTuple>;
+  apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean, wakeGate: boolean): Promise<ApplyTuple>;
   verify(path: string, dev: number, ino: number, cookie: bigint): Promise<VerifyWire>;
 }
 
@@ -152,8 +155,9 @@ export function native(): Native {
 }
 
 function load(): Addon {
+  let addon: Addon;
   try {
-    return bindings({
+    addon = bindings({
       bindings: 'ipnc',
       module_root: ROOT,
       try: [['module_root', 'build', process.env.IPNC_BUILD ?? 'Release', 'bindings']],
@@ -161,6 +165,18 @@ function load(): Addon {
   } catch (cause) {
     throw new Failure('ERR_NOT_BUILT', { subject: 'the native addon', cause });
   }
+  requireLayout(addon.layout);
+  return addon;
+}
+
+/** Throws Failure `ERR_NOT_BUILT` unless `layout`, as the addon says it, is what this side was written for. */
+export function requireLayout(layout: unknown): void {
+  const said = layout as Partial<Record<string, unknown>> | undefined;
+  const other = Object.entries(LAYOUT).filter(([name, value]) => !isDeepStrictEqual(said?.[name], value));
+  if (other.length === 0) return;
+  const names = other.map(([name]) => name).join(', ');
+  const message = `the native addon was built from other sources than these: it differs in ${names}`;
+  throw new Failure('ERR_NOT_BUILT', { message });
 }
 
 function wrap(addon: Addon): Native {
@@ -173,8 +189,8 @@ function wrap(addon: Addon): Native {
       const wire = backend === 'nftables' ? toWire(ruleset) : ruleset;
       const compiled = await explained(SCRATCH, () => addon.compile(wire, backend));
       return {
-        apply: async ({ path, dev, ino, cookie }, { fresh = false, release = false } = {}) =>
-          applyResult(await explained(path, () => compiled.apply(path, dev, ino, cookie, fresh, release), UNDONE)),
+        apply: async ({ path, dev, ino, cookie }, { fresh = false, wakeGate = false } = {}) =>
+          applyResult(await explained(path, () => compiled.apply(path, dev, ino, cookie, fresh, wakeGate), UNDONE)),
         verify: async ({ path, dev, ino, cookie }) => {
           const answer = await explained(path, () => compiled.verify(path, dev, ino, cookie));
           const { legacy, nftables, routes, timings } = answer;
@@ -204,6 +220,17 @@ async function explained<T>(path: string, job: () => Promise<T>, undone?: string
 export const PHASES = ['queue', 'enter', 'v4', 'v6', 'nftables', 'routes', 'verify', 'release', 'total'] as const;
 const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
 const HOW = ['replayed', 'merged', 'replaced', 'unchanged', 'cleaned'] as const;
+
+/** What both sides have to agree on, in the order in which it crosses (native/to_js.cc). */
+export const LAYOUT = {
+  tables: TABLES,
+  how: HOW,
+  phases: PHASES,
+  widths: WIDTHS,
+  chains: OUR_CHAINS,
+  comment: RULE_COMMENT,
+  nftChains: [...OUR_CHAINS.map(nftChainName), 'prerouting', 'output'],
+};
 
 function timingsOf(times: number[]): Timings {
   const timings = {} as Timings;

@@ -12,9 +12,9 @@ export interface BackendChoice {
 }
 
 /** A netns nobody has touched, in this process's own user namespace. */
-export const ORDINARY = { path: '', ownedElsewhere: false, standing: [] } satisfies Place;
+export const ORDINARY = { path: '', foreignUserns: false, installedBackends: [] } satisfies Place;
 
-type Place = Pick<Identity, 'path' | 'ownedElsewhere' | 'standing'>;
+type Place = Pick<Identity, 'path' | 'foreignUserns' | 'installedBackends'>;
 
 /**
  * `auto`: nftables where another user namespace owns the netns, since the kernel lets nobody outside write xt owner
@@ -29,15 +29,15 @@ export async function chooseBackend(
   ruleset: Ruleset,
   probe: () => Probe | Promise<Probe>,
 ): Promise<BackendChoice> {
-  if (wanted === 'iptables-legacy' && place.ownedElsewhere) {
+  if (wanted === 'iptables-legacy' && place.foreignUserns) {
     throw new Failure('ERR_USERNS', { subject: place.path });
   }
   if (wanted !== 'auto') return { backend: wanted, reason: 'asked for' };
-  if (place.ownedElsewhere) return { backend: 'nftables', reason: 'another user namespace owns the netns' };
+  if (place.foreignUserns) return { backend: 'nftables', reason: 'another user namespace owns the netns' };
   const kernel = await probe();
   const lack = legacyLack(ruleset, kernel);
   if (lack !== undefined && kernel.nftables === true) return { backend: 'nftables', reason: lack };
-  const [standing, other] = place.standing;
+  const [standing, other] = place.installedBackends;
   if (standing !== undefined && other === undefined)
     return { backend: standing, reason: 'our rules stand in it there' };
   return { backend: 'iptables-legacy', reason: lack ?? 'the faster one' };

@@ -64,10 +64,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     TableOf(*message);
   }
   Writer writer;
-  PutAgain(writer, bytes);
+  PutRecreation(writer, bytes);
   // Whole messages, which say the same when they are put once more.
   Writer again;
-  PutAgain(again, writer.bytes());
+  PutRecreation(again, writer.bytes());
   rest = writer.bytes();
   while (TakeMessage(rest)) {
   }

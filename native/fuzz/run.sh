@@ -12,7 +12,7 @@ mkdir -p build/fuzz
 for target in $targets; do
   case $target in
     annotations) sources=native/gate/annotations.cc ;;
-    nft_*) sources=$(printf 'native/nftables/%s.cc ' again decode encode netlink parse validate write) ;;
+    nft_*) sources=$(printf 'native/nftables/%s.cc ' recreate decode encode netlink parse validate write) ;;
     *) sources=$(printf 'native/xtables/%s.cc ' encode decode replay) ;;
   esac
   # shellcheck disable=SC2086

@@ -47,7 +47,8 @@ std::optional<uint32_t> Generation(Channel& channel);
 // stand.
 std::optional<uint32_t> AskTable(Channel& channel, TableName table, const std::function<void(const Message&)>& each);
 
-// Our tables as the kernel tells of them, all of one generation: see PutAgain for the order. Empty: it does not stand.
+// Our tables as the kernel tells of them, all of one generation: see PutRecreation for the order. Empty: it does not
+// stand.
 struct State {
   uint32_t generation = 0;
   std::array<Bytes, kTableNames.size()> dumps;

@@ -1,6 +1,7 @@
 // Rule <-> expressions, as nft writes them for the same text. Pure: no system call, no state.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "native/nftables/expression.h"
@@ -20,6 +21,12 @@ const FieldForm& FormOf(Field field);
 
 // From the network's order to the host's, or back, where the field is in that.
 FieldValue Swapped(Field field, const FieldValue& value);
+
+// The chains that a table of ours may have.
+inline constexpr std::array<const char*, 10> kChainNames{
+    "istio-divert",     "istio-drop",     "istio-inbound", "istio-in-redirect", "istio-output",
+    "istio-output-dns", "istio-redirect", "istio-tproxy",  "prerouting",        "output",
+};
 
 // Throws ERR_INVALID_RULE, naming what is wrong.
 std::vector<Expression> Encode(const Rule& rule);

@@ -78,7 +78,7 @@ const Tables::Wanted* Tables::Find(TableName table) const {
   return nullptr;
 }
 
-bool Tables::Stands(const State& state, TableName table) const {
+bool Tables::Matches(const State& state, TableName table) const {
   const Wanted* wanted = Find(table);
   const Bytes& dump = state.of(table);
   return wanted ? !dump.empty() && Same(Parse(dump), wanted->content) : dump.empty();
@@ -92,7 +92,7 @@ void Tables::Try(int socket) const {
   Channel channel(socket);
   const auto state = ReadState(channel);
   for (const Wanted& wanted : wanted_)
-    if (!state || !Stands(*state, wanted.name))
+    if (!state || !Matches(*state, wanted.name))
       throw Error{.code = kInvalidRule,
                   .detail = "this kernel keeps a table in another form than it is given",
                   .table = Named(wanted.name)};
@@ -124,7 +124,7 @@ bool Tables::ApplyFresh(Channel& channel, int socket, uint32_t generation, std::
       // Made, or somebody else made something: ours are exactly what is wanted.
       const auto state = ReadState(channel);
       for (const Wanted& wanted : wanted_)
-        if (!state || !Stands(*state, wanted.name)) return;
+        if (!state || !Matches(*state, wanted.name)) return;
     }
     SendOrThrow(channel, removal_);
   };
@@ -150,7 +150,7 @@ bool Tables::ApplyOver(Channel& channel, int socket, const State& before, std::v
   for (TableName table : kTableNames) {
     const Wanted* wanted = Find(table);
     const Bytes& dump = before.of(table);
-    if (Stands(before, table)) {
+    if (Matches(before, table)) {
       if (wanted) planned.push_back({.family = {}, .table = table, .how = How::kUnchanged});
       continue;
     }
@@ -160,7 +160,7 @@ bool Tables::ApplyOver(Channel& channel, int socket, const State& before, std::v
     if (!dump.empty()) PutRemoval(change, table, false);
     if (wanted) change.Append(wanted->messages);
     PutRemoval(back, table, true);
-    PutAgain(back, dump);
+    PutRecreation(back, dump);
   }
   if (!changed.empty()) {
     const Batch batch = change.EndBatch();
@@ -180,7 +180,7 @@ bool Tables::ApplyOver(Channel& channel, int socket, const State& before, std::v
   return true;
 }
 
-void Tables::RequireStanding(int socket, const std::vector<TableResult>& results) const {
+void Tables::RequireInstalled(int socket, const std::vector<TableResult>& results) const {
   Channel channel(socket);
   std::optional<State> state;
   for (const TableResult& result : results) {
@@ -192,7 +192,7 @@ void Tables::RequireStanding(int socket, const std::vector<TableResult>& results
       stands = wanted ? use == wanted->content.chains.size() : !use;
     } else if (result.how == How::kReplaced) {
       if (!state) state = ReadState(channel);
-      stands = state && Stands(*state, result.table);
+      stands = state && Matches(*state, result.table);
     }
     if (!stands)
       throw Error{.code = kVerify,
@@ -206,11 +206,11 @@ std::vector<Table> Tables::Drift(int socket) const {
   const State state = ReadState(channel).value_or(State{});
   std::vector<Table> drift;
   for (TableName table : kTableNames)
-    if (!Stands(state, table)) drift.push_back(Decode(table, Parse(state.of(table))));
+    if (!Matches(state, table)) drift.push_back(Decode(table, Parse(state.of(table))));
   return drift;
 }
 
-bool Standing(int socket, std::span<const TableName> tables) {
+bool HasOurs(int socket, std::span<const TableName> tables) {
   Channel channel(socket);
   return std::any_of(tables.begin(), tables.end(),
                      [&](TableName table) { return AskTable(channel, table, [](const Message&) {}).has_value(); });

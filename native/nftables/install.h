@@ -32,7 +32,7 @@ class Tables {
 
   // Throws ERR_VERIFY unless what is wanted stands. `results` is what Apply said: what was replayed is only asked for
   // by its number of objects.
-  void RequireStanding(int socket, const std::vector<TableResult>& results) const;
+  void RequireInstalled(int socket, const std::vector<TableResult>& results) const;
 
   // The tables in which ours is not what is wanted, as they are.
   std::vector<Table> Drift(int socket) const;
@@ -45,7 +45,7 @@ class Tables {
   };
   const Wanted* Find(TableName table) const;
   // Whether the table is as it is wanted, be it that it is not there.
-  bool Stands(const State& state, TableName table) const;
+  bool Matches(const State& state, TableName table) const;
   // False: something of ours is there.
   bool ApplyFresh(Channel& channel, int socket, uint32_t generation, std::vector<TableResult>& results,
                   Undo& undo) const;
@@ -59,7 +59,7 @@ class Tables {
 };
 
 // Whether any of these tables of ours is there. False where this kernel has no nf_tables.
-bool Standing(int socket, std::span<const TableName> tables = kTableNames);
+bool HasOurs(int socket, std::span<const TableName> tables = kTableNames);
 
 // As long as it lives no TCP comes in: what is dropped is sent again. The kernel takes it away with the socket, should
 // this process end meanwhile.
@@ -80,6 +80,6 @@ int ProbeGeneration(int socket);
 
 // The expressions and chain types our rules can need that this kernel lacks, in nft's words: "tproxy", "redirect".
 // Tries each for real, and leaves there what the kernel took: `socket` is that of a scratch netns.
-std::vector<std::string> Missing(int socket);
+std::vector<std::string> MissingExpressions(int socket);
 
 }  // namespace ipnc::nftables

@@ -15,7 +15,7 @@ void PutGuard(Writer& writer, const Content& content);
 void PutGuardRemoval(Writer& writer);
 // What makes a table again as the kernel told of it, with the parts that the kernel keeps for itself left out. `dump`
 // is in the order of dependence: table, chains, flowtables, objects, sets, their elements, rules.
-void PutAgain(Writer& writer, View dump);
+void PutRecreation(Writer& writer, View dump);
 
 // What a dump, in any order in which a set's elements come before the rules, says of a table. Of what it does not
 // understand, or what is not well formed, something remains that equals nothing of ours.

@@ -13,10 +13,6 @@
 namespace ipnc::nftables {
 namespace {
 
-constexpr std::array<const char*, 10> kChains{"istio-inbound",    "istio-redirect", "istio-in-redirect", "istio-output",
-                                              "istio-output-dns", "istio-divert",   "istio-tproxy",      "istio-drop",
-                                              "prerouting",       "output"};
-
 [[noreturn]] void Refuse(Field field, const char* what) {
   InvalidRule(std::string("a condition on ") + Info(field).name + " " + what);
 }
@@ -145,7 +141,7 @@ void RequireValid(const std::vector<Table>& tables) {
       InvalidRule(std::string("the table ") + ToString(table.name) + " comes twice");
     Jumps jumps(table);
     for (const Chain& chain : table.chains) {
-      if (std::find(kChains.begin(), kChains.end(), chain.name) == kChains.end())
+      if (std::find(kChainNames.begin(), kChainNames.end(), chain.name) == kChainNames.end())
         InvalidRule("the chain " + chain.name + " is not one of ours");
       jumps.Follow(chain);
     }

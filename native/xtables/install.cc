@@ -79,7 +79,7 @@ bool MergeInto(TableName table, const Wanted& wanted, Undo& undo) {
   };
   const auto merge = [&](State current) -> std::optional<State> {
     before->reset();
-    if (Stands(current, wanted)) return std::nullopt;
+    if (Matches(current, wanted)) return std::nullopt;
     *before = std::move(current);
     return Merge(**before, wanted);
   };
@@ -130,7 +130,7 @@ TableSet Existing(int socket) {
 }
 
 template <typename F>
-bool Standing(const TableSet& existing) {
+bool HasOurs(const TableSet& existing) {
   return std::any_of(kTableNames.begin(), kTableNames.end(), [&existing](TableName table) {
     return existing[Index(table)] && Libiptc<F>(table).Read().HasOurs();
   });
@@ -161,7 +161,7 @@ void Tables<F>::BuildTemplates(int socket) {
 template <typename F>
 How Tables<F>::Install(int socket, TableName table, const Compiled& compiled, bool exists, Undo& undo) const {
   // The number of entries alone would miss a changed policy: look first, if there is anything to look at.
-  if (!exists || xtables::Stands<F>(socket, compiled.pristine)) {
+  if (!exists || xtables::Matches<F>(socket, compiled.pristine)) {
     const auto remove = [table] {
       ReadModifyWrite<F>(table, [](const State& current) -> std::optional<State> {
         if (!current.HasOurs()) return std::nullopt;
@@ -185,12 +185,12 @@ void Tables<F>::Apply(int socket, const TableSet& existing, std::vector<TableRes
 }
 
 template <typename F>
-void Tables<F>::RequireStanding(int socket, const std::vector<TableResult>& results) const {
+void Tables<F>::RequireInstalled(int socket, const std::vector<TableResult>& results) const {
   for (const TableResult& result : results) {
     if (result.family != F::kFamily || result.how == How::kUnchanged) continue;
     const std::optional<Compiled>& compiled = tables_[Index(result.table)];
     if (result.how == How::kReplayed && LooksLike<F>(socket, compiled->installed)) continue;
-    if (!xtables::Stands(Libiptc<F>(result.table).Read(), compiled ? compiled->wanted : Wanted{}))
+    if (!xtables::Matches(Libiptc<F>(result.table).Read(), compiled ? compiled->wanted : Wanted{}))
       throw Error{.code = kVerify,
                   .detail = "what the kernel holds is not what was installed: another process changed our rules",
                   .table = Name<F>(result.table)};
@@ -203,7 +203,7 @@ std::vector<ActualTable> Tables<F>::Drift(const TableSet& existing) const {
   for (TableName table : kTableNames) {
     const std::optional<Compiled>& compiled = tables_[Index(table)];
     const State state = existing[Index(table)] ? Libiptc<F>(table).Read() : State{};
-    if (compiled ? existing[Index(table)] && xtables::Stands(state, compiled->wanted) : !state.HasOurs()) continue;
+    if (compiled ? existing[Index(table)] && xtables::Matches(state, compiled->wanted) : !state.HasOurs()) continue;
     ActualTable actual{.family = F::kFamily, .table = table, .chains = {}};
     for (const auto& [name, slots] : state.builtin) {
       std::vector<Entry> ours;
@@ -248,8 +248,8 @@ std::vector<std::string> MissingExtensions(int socket) {
 
 template TableSet Existing<V4>(int);
 template TableSet Existing<V6>(int);
-template bool Standing<V4>(const TableSet&);
-template bool Standing<V6>(const TableSet&);
+template bool HasOurs<V4>(const TableSet&);
+template bool HasOurs<V6>(const TableSet&);
 template class Tables<V4>;
 template class Tables<V6>;
 template std::vector<std::string> MissingExtensions<V4>(int);

@@ -30,7 +30,7 @@ TableSet Existing(int socket);
 
 // Whether any of those holds something of ours.
 template <typename F>
-bool Standing(const TableSet& existing);
+bool HasOurs(const TableSet& existing);
 
 template <typename F>
 class Tables {
@@ -45,7 +45,7 @@ class Tables {
   void Apply(int socket, const TableSet& existing, std::vector<TableResult>& results, Undo& undo) const;
 
   // Throws ERR_VERIFY unless what is wanted stands. `results` is what Apply said.
-  void RequireStanding(int socket, const std::vector<TableResult>& results) const;
+  void RequireInstalled(int socket, const std::vector<TableResult>& results) const;
 
   // The tables in which ours is not what is wanted.
   std::vector<ActualTable> Drift(const TableSet& existing) const;

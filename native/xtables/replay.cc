@@ -85,7 +85,7 @@ bool SameEntries(const Blob& blob, const uint8_t* entries, size_t size) {
 }
 
 template <typename F>
-bool Stands(int socket, const Blob& blob) {
+bool Matches(int socket, const Blob& blob) {
   using GetEntries = typename F::GetEntries;
   const typename F::Replace header = Header<F>(blob);
   GetEntries request{};
@@ -137,8 +137,8 @@ void GuardBy(Blob& blob, const Blob& pristine) {
 
 template Blob Read<V4>(int, TableName);
 template Blob Read<V6>(int, TableName);
-template bool Stands<V4>(int, const Blob&);
-template bool Stands<V6>(int, const Blob&);
+template bool Matches<V4>(int, const Blob&);
+template bool Matches<V6>(int, const Blob&);
 template bool SameEntries<V4>(const Blob&, const uint8_t*, size_t);
 template bool SameEntries<V6>(const Blob&, const uint8_t*, size_t);
 template bool LooksLike<V4>(int, const Blob&);

@@ -19,7 +19,7 @@ Blob Read(int socket, TableName table);
 
 // Whether the table is what the blob says, but for counters and what the kernel keeps for itself.
 template <typename F>
-bool Stands(int socket, const Blob& blob);
+bool Matches(int socket, const Blob& blob);
 
 // Whether the table has the blob's size, number of entries and hooks: enough for one that was just written.
 template <typename F>

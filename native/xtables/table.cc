@@ -8,13 +8,6 @@
 namespace ipnc::xtables {
 namespace {
 
-// lib/ruleset/model.ts has the same list: OUR_CHAINS, RULE_COMMENT.
-constexpr std::array<std::string_view, 8> kOurChains{
-    "ISTIO_DIVERT", "ISTIO_DROP",       "ISTIO_INBOUND",  "ISTIO_IN_REDIRECT",
-    "ISTIO_OUTPUT", "ISTIO_OUTPUT_DNS", "ISTIO_REDIRECT", "ISTIO_TPROXY",
-};
-constexpr std::string_view kComment = "istio-pod-network-controller";
-
 // In a chain of the kernel's.
 template <typename F>
 bool IsOurs(const Entry& entry) {
@@ -22,7 +15,7 @@ bool IsOurs(const Entry& entry) {
   if (const auto* jump = std::get_if<Jump>(&rule.target); jump && IsOurChain(jump->chain)) return true;
   return std::any_of(rule.matches.begin(), rule.matches.end(), [](const Match& match) {
     const auto* comment = std::get_if<CommentMatch>(&match);
-    return comment && comment->text == kComment;
+    return comment && comment->text == kRuleComment;
   });
 }
 
@@ -115,7 +108,7 @@ State PutBack(const State& before, const State& current) {
   return state;
 }
 
-bool Stands(const State& current, const Wanted& wanted) {
+bool Matches(const State& current, const Wanted& wanted) {
   if (current.chains != wanted.chains) return false;
   for (const auto& [name, slots] : current.builtin) {
     const auto found = wanted.builtin.find(name);

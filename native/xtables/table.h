@@ -4,6 +4,7 @@
 // the rules that carry our comment. Nothing else is ever deleted.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -13,6 +14,12 @@
 #include "native/xtables/encode.h"
 
 namespace ipnc::xtables {
+
+inline constexpr std::array<const char*, 8> kOurChains{
+    "ISTIO_DIVERT", "ISTIO_DROP",       "ISTIO_INBOUND",  "ISTIO_IN_REDIRECT",
+    "ISTIO_OUTPUT", "ISTIO_OUTPUT_DNS", "ISTIO_REDIRECT", "ISTIO_TPROXY",
+};
+inline constexpr char kRuleComment[] = "istio-pod-network-controller";
 
 bool IsOurChain(std::string_view name);
 
@@ -53,7 +60,7 @@ State Merge(const State& current, const Wanted& wanted);
 State PutBack(const State& before, const State& current);
 
 // Whether all of ours in `current` is what is wanted, rule by rule in order, and nothing besides.
-bool Stands(const State& current, const Wanted& wanted);
+bool Matches(const State& current, const Wanted& wanted);
 
 // A table read once and committed at most once. Belongs to the netns the thread was in when it was made.
 template <typename F>

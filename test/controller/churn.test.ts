@@ -96,10 +96,10 @@ test(
 
       for (const pod of living()) {
         const { uid, annotations } = pod.metadata;
-        const { cookie, standing } = await native().identify(farm.file(uid));
+        const { cookie, installedBackends } = await native().identify(farm.file(uid));
         assert.equal(annotations[NETNS] ?? undefined, asks(pod) ? `${BOOT_ID}:${cookie}` : undefined, uid);
         assert.equal(annotations[RULES] !== undefined, asks(pod), uid);
-        assert.deepEqual(standing, asks(pod) ? ['iptables-legacy'] : [], uid);
+        assert.deepEqual(installedBackends, asks(pod) ? ['iptables-legacy'] : [], uid);
       }
       assert.deepEqual(
         [...api.patched].filter((uid) => !enrolled.has(uid)),

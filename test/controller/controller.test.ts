@@ -73,9 +73,9 @@ class Way implements AsyncDisposable {
       () => annotations()[STATUS] === INITIALIZED && this.running.idle(),
       () => [annotations(), this.view],
     );
-    const { cookie, standing } = await native().identify(this.farm.file(uid));
+    const { cookie, installedBackends } = await native().identify(this.farm.file(uid));
     assert.equal(annotations()[NETNS], `${BOOT_ID}:${cookie}`);
-    assert.deepEqual(standing, ['iptables-legacy']);
+    assert.deepEqual(installedBackends, ['iptables-legacy']);
     assert.equal(this.view?.uid, uid);
     assert.equal(await this.running.controller.sweep(), 1);
     assert.ok(this.running.idle(), 'there was something to be put right');
@@ -260,7 +260,7 @@ test('opted out after its configuration had gone bad, by a controller that knows
   const mark = () => way.api.pods.get('web')?.metadata.annotations[STATUS];
   way.annotate({ 'traffic.sidecar.istio.io/includeInboundPorts': '80,http' });
   await until('failed', () => mark()?.startsWith('failed: ') === true && way.running.idle(), mark);
-  assert.deepEqual((await native().identify(file)).standing, ['iptables-legacy']);
+  assert.deepEqual((await native().identify(file)).installedBackends, ['iptables-legacy']);
   await way.restart();
   await until(
     'looked at',
@@ -269,5 +269,5 @@ test('opted out after its configuration had gone bad, by a controller that knows
   );
   way.annotate({ [INITIALIZE]: 'false' });
   await until('unmarked', () => mark() === undefined && way.running.idle(), mark);
-  assert.deepEqual((await native().identify(file)).standing, []);
+  assert.deepEqual((await native().identify(file)).installedBackends, []);
 });

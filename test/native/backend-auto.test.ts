@@ -32,7 +32,7 @@ lacking('without legacy tables: auto is nftables, and says why', async () => {
   const applied = await ipncWithout('legacy', 'apply', '--netns', path);
   assert.equal(applied.code, 0, applied.stderr);
   assert.ok(applied.stdout.includes(`done: ${path} (IPv4 and IPv6, nftables: ${reason})`), applied.stdout);
-  assert.deepEqual((await native().identify(path)).standing, ['nftables']);
+  assert.deepEqual((await native().identify(path)).installedBackends, ['nftables']);
   const again = await json(ipncWithout('legacy', 'apply', '--netns', path, '--output', 'json'));
   assert.deepEqual([again.backend, again.reason, again.changed], ['nftables', reason, false]);
   const verified = await json(ipncWithout('legacy', 'verify', '--netns', path, '--output', 'json'));
@@ -169,7 +169,7 @@ for (const [name, steps] of Object.entries(series)) {
       assert.deepEqual([verified.ok, verified.backend], [true, backend]);
     }
     await done('clean', '--netns', path);
-    assert.deepEqual((await native().identify(path)).standing, []);
+    assert.deepEqual((await native().identify(path)).installedBackends, []);
   });
 }
 
@@ -208,7 +208,7 @@ for (const [name, { legacy, nftables, apply, left, reason }] of Object.entries(d
       await restore(path, family, await done('plan', ...legacy, '--ip-families', String(family)));
     }
     await restoreNft(path, await done('plan', '--format', 'nftables', ...nftables));
-    assert.deepEqual((await native().identify(path)).standing.sort(), ['iptables-legacy', 'nftables']);
+    assert.deepEqual((await native().identify(path)).installedBackends.sort(), ['iptables-legacy', 'nftables']);
     const verified = await ipnc(['verify', '--netns', path, ...apply]);
     assert.equal(verified.code, 3);
     const surplus = left === 'nftables' ? /^# IPv[46] nat\n\+/m : /^# table inet istio-proxy-nat\n\+/m;
@@ -225,7 +225,7 @@ for (const [name, { legacy, nftables, apply, left, reason }] of Object.entries(d
 
 /** As the operators' tools see it. */
 async function onlyOne(path: string, backend: string): Promise<void> {
-  assert.deepEqual((await native().identify(path)).standing, [backend]);
+  assert.deepEqual((await native().identify(path)).installedBackends, [backend]);
   assert.equal((await state(path)).includes('ISTIO'), backend === 'iptables-legacy');
   assert.equal((await nftRules(path)) !== '', backend === 'nftables');
 }

@@ -24,8 +24,8 @@ const withoutLegacy: Probe = {
 };
 const withoutRaw: Probe = { ...both, legacy: { ...both.legacy, 6: { ...tables, raw: 'ENOENT' } } };
 const neither: Probe = { ...withoutLegacy, nftables: 'EPROTONOSUPPORT' };
-const elsewhere = { ...ORDINARY, path: '/run/netns/pod', ownedElsewhere: true };
-const standing = (...forms: Backend[]) => ({ ...ORDINARY, standing: forms });
+const elsewhere = { ...ORDINARY, path: '/run/netns/pod', foreignUserns: true };
+const standing = (...forms: Backend[]) => ({ ...ORDINARY, installedBackends: forms });
 
 const defaults = plan(redirect({}).spec, [4, 6]);
 const dns = plan(redirect({ flags: flagsOf('redirect-dns', 'capture-all-dns') }).spec, [4, 6]);
@@ -44,7 +44,7 @@ const auto: Record<string, [Question, Backend, RegExp]> = {
   'nothing stands, the kernel has both': [['auto', ORDINARY, defaults, both], 'iptables-legacy', /faster/],
   'another user namespace': [['auto', elsewhere, defaults, both], 'nftables', /user namespace/],
   'another user namespace, legacy rules stand': [
-    ['auto', { ...elsewhere, standing: ['iptables-legacy'] }, defaults, both],
+    ['auto', { ...elsewhere, installedBackends: ['iptables-legacy'] }, defaults, both],
     'nftables',
     /user namespace/,
   ],

@@ -26,7 +26,7 @@ async function whileChanging(path: string, flags: string[][], watch: () => Promi
       const { changed } = (await compiled[++changes % compiled.length]?.apply(target)) ?? {};
       assert.equal(changed, true);
       const form = flags[changes % flags.length]?.includes('nftables') ? 'nftables' : 'iptables-legacy';
-      assert.deepEqual((await native().identify(path)).standing, [form]);
+      assert.deepEqual((await native().identify(path)).installedBackends, [form]);
     }
   };
   const look = async () => {

@@ -111,7 +111,7 @@ for (const backends of [[LEGACY], [NFTABLES], [LEGACY, NFTABLES]]) {
         await Promise.all([...rotated, ...rotated].map((each) => each.apply(target)));
         const standing = await Promise.all(compiled.map((each) => each.verify(target)));
         assert.equal(standing.filter(({ ok }) => ok).length, 1);
-        const { standing: found } = await native().identify(target.path);
+        const { installedBackends: found } = await native().identify(target.path);
         assert.equal(found.length, 1);
         forms.add(found.join());
       }

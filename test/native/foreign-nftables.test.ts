@@ -75,8 +75,8 @@ for (const [before, prepare] of Object.entries(befores)) {
       assert.equal(foreign(once), foreign(was), name);
       assert.equal(foreignNft(once), foreignNft(was), name);
       const form = flags.includes('nftables') ? 'nftables' : 'iptables-legacy';
-      const { standing } = await native().identify(path);
-      assert.deepEqual(standing, name.endsWith('NONE') ? [] : [form], name);
+      const { installedBackends } = await native().identify(path);
+      assert.deepEqual(installedBackends, name.endsWith('NONE') ? [] : [form], name);
       assert.equal(await savedByIptablesNft(path), saved, name);
 
       assert.equal((await compiled.apply(target)).changed, false, name);

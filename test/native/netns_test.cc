@@ -170,7 +170,7 @@ TEST("install: wakes the gate when asked to, whether or not one listens, or read
   crew.MustRun([&](Home& home) {
     const auto compiled = std::make_unique<Compiled>(home, SomeRules());
     const NetnsRef target{pod.path(), Identify(home, pod.path()).netns};
-    compiled->Apply(home, target, {.release = true});
+    compiled->Apply(home, target, {.wake_gate = true});
     Fd gate;
     {
       const Visit visit(home, pod.path(), nullptr);
@@ -185,9 +185,9 @@ TEST("install: wakes the gate when asked to, whether or not one listens, or read
     };
     compiled->Apply(home, target, {});
     CHECK(words() == 0);
-    compiled->Apply(home, target, {.release = true});
+    compiled->Apply(home, target, {.wake_gate = true});
     CHECK(words() == 1);
-    for (int i = 0; i < 1000; ++i) compiled->Apply(home, target, {.release = true});
+    for (int i = 0; i < 1000; ++i) compiled->Apply(home, target, {.wake_gate = true});
     CHECK(words() > 1);
   });
 }

@@ -60,7 +60,7 @@ inline std::vector<ipnc::nftables::Bytes> Look(int socket) {
   std::vector<ipnc::nftables::Bytes> tables;
   for (const auto& dump : state->dumps) {
     ipnc::nftables::Writer writer;
-    ipnc::nftables::PutAgain(writer, dump);
+    ipnc::nftables::PutRecreation(writer, dump);
     tables.push_back(writer.bytes());
   }
   return tables;

@@ -24,7 +24,7 @@ Failure Install(const Tables& tables, int socket, bool fresh, std::string& rollb
   std::vector<TableResult> results;
   try {
     tables.Apply(socket, fresh, results, undo);
-    tables.RequireStanding(socket, results);
+    tables.RequireInstalled(socket, results);
     return Failure::kNone;
   } catch (const Error&) {
     rollback = undo.Run();

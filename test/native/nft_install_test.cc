@@ -22,7 +22,7 @@ std::vector<TableResult> Applied(const Tables& tables, int socket, bool fresh) {
   Undo undo;
   std::vector<TableResult> results;
   tables.Apply(socket, fresh, results, undo);
-  tables.RequireStanding(socket, results);
+  tables.RequireInstalled(socket, results);
   CHECK(tables.Drift(socket).empty());
   return results;
 }
@@ -39,10 +39,10 @@ void ApplyAll(bool fresh) {
   const Tables two(check::SomeTables(16001, true));
   const Tables none({});
   InNetns([&](int socket) {
-    CHECK(!Standing(socket));
+    CHECK(!HasOurs(socket));
     CHECK(Are(Applied(none, socket, fresh), {}));
     CHECK(Are(Applied(one, socket, fresh), {{TableName::kNat, How::kReplayed}}));
-    CHECK(Standing(socket));
+    CHECK(HasOurs(socket));
     const auto before = Look(socket);
     CHECK(Are(Applied(one, socket, fresh), {{TableName::kNat, How::kUnchanged}}));
     CHECK(Look(socket) == before);
@@ -51,7 +51,7 @@ void ApplyAll(bool fresh) {
     CHECK(Are(Applied(one, socket, false), {{TableName::kMangle, How::kCleaned}, {TableName::kNat, How::kReplaced}}));
     CHECK(Look(socket) == before);
     CHECK(Are(Applied(none, socket, fresh), {{TableName::kNat, How::kCleaned}}));
-    CHECK(!Standing(socket));
+    CHECK(!HasOurs(socket));
     CHECK(Nft("list ruleset").empty());
   });
 }
@@ -67,7 +67,7 @@ TEST("nftables: what is not fresh after all is looked at") {
 TEST("nftables: this kernel has all that our rules need, and keeps them in the form they are given") {
   InNetns([](int socket) {
     CHECK(ProbeGeneration(socket) == 0);
-    CHECK(Missing(socket).empty());
+    CHECK(MissingExpressions(socket).empty());
   });
   InNetns([](int socket) { Tables(check::SomeTables(15001, true)).Try(socket); });
 }
@@ -273,13 +273,13 @@ TEST("nftables: what changes between the making and the check is told") {
     Nft("add chain inet istio-proxy-nat more");
     bool told = false;
     try {
-      tables.RequireStanding(socket, results);
+      tables.RequireInstalled(socket, results);
     } catch (const Error& error) {
       told = error.code == kVerify && error.table == "inet istio-proxy-nat";
     }
     CHECK(told);
     CHECK(undo.Run().empty());
-    CHECK(!Standing(socket));
+    CHECK(!HasOurs(socket));
   });
 }
 
@@ -318,7 +318,7 @@ TEST("nftables: a refusal names what was refused") {
     }
     CHECK(table == "inet istio-proxy-mangle");
     CHECK(detail == "rule in chain prerouting: meta, cmp, counter, immediate, redir");
-    CHECK(!Standing(socket));
+    CHECK(!HasOurs(socket));
   });
 }
 

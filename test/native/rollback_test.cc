@@ -133,7 +133,7 @@ void Exhaust(const Compiled* older, bool foreign, Deed deed, const Compiled& com
         if (deed == Deed::kClean)
           Clean(home, target);
         else
-          compiled.Apply(home, target, {.fresh = deed == Deed::kApplyFresh, .release = true});
+          compiled.Apply(home, target, {.fresh = deed == Deed::kApplyFresh, .wake_gate = true});
       } catch (const Error& error) {
         failure = error;
       }

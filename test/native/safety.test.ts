@@ -296,7 +296,7 @@ for (const [backend, tables] of Object.entries({ 'iptables-legacy': ['v4', 'v6']
     };
     const installed = ['enter', ...tables, 'routes', 'verify'];
     assert.deepEqual(taken(await compiled.apply(target, { fresh: true })), installed);
-    assert.deepEqual(taken(await compiled.apply(other, { fresh: true, release: true })), [...installed, 'release']);
+    assert.deepEqual(taken(await compiled.apply(other, { fresh: true, wakeGate: true })), [...installed, 'release']);
     assert.deepEqual(taken(await compiled.verify(target)), ['enter', 'v4', 'v6', 'nftables', 'routes']);
   });
 }

@@ -117,7 +117,7 @@ test('by name legacy is refused, with the reason, and nothing is touched', async
       assert.ok(stderr.includes('try: use the backend "auto"'), stderr);
     }
     assert.equal(await pod.rest(), was);
-    assert.deepEqual((await native().identify(pod.path)).standing, flags.length === 0 ? [] : ['nftables']);
+    assert.deepEqual((await native().identify(pod.path)).installedBackends, flags.length === 0 ? [] : ['nftables']);
     assert.equal((await ipnc(['apply', '--netns', pod.path])).code, 0);
   }
 });
@@ -152,19 +152,19 @@ test('legacy rules of ours that the pod wrote itself are moved to nftables', asy
   await pod.restore(theirs, theirs);
   const was = await pod.legacy();
   await pod.restore(await plan(4), await plan(6));
-  assert.deepEqual((await native().identify(pod.path)).standing, ['iptables-legacy']);
+  assert.deepEqual((await native().identify(pod.path)).installedBackends, ['iptables-legacy']);
   assert.equal((await ipnc(['verify', '--netns', pod.path])).code, 3);
   const applied = await ipnc(['apply', '--netns', pod.path]);
   assert.equal(applied.code, 0, applied.stderr);
   assert.match(applied.stdout, /^ +IPv4 nat +cleaned\n +IPv6 nat +cleaned$/m);
   assert.equal(await pod.legacy(), was);
-  assert.deepEqual((await native().identify(pod.path)).standing, ['nftables']);
+  assert.deepEqual((await native().identify(pod.path)).installedBackends, ['nftables']);
   assert.equal((await ipnc(['verify', '--netns', pod.path])).code, 0);
 
   await pod.restore(await plan(4), await plan(6));
   assert.equal((await ipnc(['clean', '--netns', pod.path])).code, 0);
   assert.equal(await pod.legacy(), was);
-  assert.deepEqual((await native().identify(pod.path)).standing, []);
+  assert.deepEqual((await native().identify(pod.path)).installedBackends, []);
 });
 
 test("beside an owner rule of the pod's own in that table they stay: an error, and nothing half done", async () => {
@@ -197,14 +197,14 @@ test('a user namespace without a uid 0', async () => {
     for (const family of [4, 6] as const) {
       await restore(path, family, '*nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -j ISTIO_OUTPUT\nCOMMIT\n');
     }
-    assert.deepEqual((await native().identify(path)).standing, ['iptables-legacy']);
+    assert.deepEqual((await native().identify(path)).installedBackends, ['iptables-legacy']);
     for (const flags of [[], TPROXY_DNS]) {
       const applied = await ipnc(['apply', ...pid, ...flags]);
       assert.equal(applied.code, 0, applied.stderr);
       assert.ok(applied.stdout.includes(`nftables: ${REASON}`), applied.stdout);
       const verified = await ipnc(['verify', ...pid, ...flags]);
       assert.equal(verified.code, 0, verified.stdout + verified.stderr);
-      assert.deepEqual((await native().identify(path)).standing, ['nftables']);
+      assert.deepEqual((await native().identify(path)).installedBackends, ['nftables']);
     }
     assert.ok((await nftRules(path)).includes('meta skuid 1337'), await nftRules(path));
     await restoreNft(path, 'insert rule inet istio-proxy-nat output accept');

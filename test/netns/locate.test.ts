@@ -112,8 +112,8 @@ function kernel(netns: Record<string, string[] | Code>) {
       families: [4],
       ipv6: true,
       loUp: true,
-      ownedElsewhere: false,
-      standing: [],
+      foreignUserns: false,
+      installedBackends: [],
     };
   };
 }

@@ -94,7 +94,7 @@ netns('one that a user namespace of the pod owns is found', async () => {
   await driver.run(pod, 0, 'userns');
   const found = await locator.locate(pod);
   assert.ok(found.path !== undefined, toJson(found));
-  assert.ok(found.netns.ownedElsewhere);
+  assert.ok(found.netns.foreignUserns);
 });
 
 netns('a sandbox whose CNI plugins still run is not there yet, although its netns is', async () => {

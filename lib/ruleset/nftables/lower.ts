@@ -25,7 +25,7 @@ const ADDRESS = {
 export function lower({ families, tables, routes }: Ruleset, { counters }: { counters: boolean }): NftRuleset {
   const only = families.length === 1 ? families[0] : undefined;
   const lowerChain = (table: TableName, { name, builtin, inserts, rules }: Chain): NftChain => ({
-    name: chainName(name),
+    name: nftChainName(name),
     ...(builtin && { hook: hookOf(table, name) }),
     rules: [...inserts, ...rules].flatMap((rule) => {
       const family = rule.family ?? (builtin ? only : undefined);
@@ -46,7 +46,7 @@ export function lower({ families, tables, routes }: Ruleset, { counters }: { cou
 }
 
 /** `ISTIO_IN_REDIRECT` is `istio-in-redirect`. */
-function chainName(name: string): string {
+export function nftChainName(name: string): string {
   return name.toLowerCase().replaceAll('_', '-');
 }
 
@@ -101,7 +101,7 @@ function matchCondition(match: Match): Condition[] {
  */
 function targetsOf(target: Target): Target[] {
   if (target.kind === 'tproxy') return [target, { kind: 'drop' }];
-  return [target.kind === 'jump' ? { kind: 'jump', chain: chainName(target.chain) } : target];
+  return [target.kind === 'jump' ? { kind: 'jump', chain: nftChainName(target.chain) } : target];
 }
 
 function addressCondition(side: 'source' | 'destination', match: AddressMatch | undefined): Condition[] {

@@ -26,8 +26,8 @@ export interface ActualNftTableWire {
   chains: { name: string; hook?: Hook; rules: (RuleWire | OpaqueRule)[] }[];
 }
 
-/** Bytes of each field (native/nftables/rule.h has the same list). */
-const WIDTHS: Record<Field, number> = {
+/** Bytes of each field. The addon has the same list; the two are compared when it is loaded. */
+export const WIDTHS: Record<Field, number> = {
   iifname: 16,
   oifname: 16,
   nfproto: 1,

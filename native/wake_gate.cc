@@ -1,11 +1,11 @@
-#include "native/release.h"
+#include "native/wake_gate.h"
 
 #include "native/fd.h"
 #include "native/gate/name.h"
 
 namespace ipnc {
 
-void Release() {
+void WakeGate() {
   const Fd fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return;
   const gate::Address gate = gate::HintAddress();

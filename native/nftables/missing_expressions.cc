@@ -71,7 +71,7 @@ Batch Trying(const std::vector<Probe>& probes, Writer::Deed deed) {
 
 }  // namespace
 
-std::vector<std::string> Missing(int socket) {
+std::vector<std::string> MissingExpressions(int socket) {
   std::vector<std::string> missing;
   Channel channel(socket);
   // All at once, and for real: to forget what was only tried takes the kernel longer than all the rest.

@@ -42,7 +42,7 @@ uint64_t Making(uint16_t type) {
 
 }  // namespace
 
-void PutAgain(Writer& writer, View dump) {
+void PutRecreation(Writer& writer, View dump) {
   uint32_t set_id = uint32_t{1} << 30;
   while (const auto message = TakeMessage(dump)) {
     const uint16_t type = message->header.nlmsg_type & 0xff;

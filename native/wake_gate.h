@@ -5,6 +5,6 @@ namespace ipnc {
 
 // To be called in the netns. It is a hint, after which the gate looks for itself: nobody listening is no error, nor is
 // anything else that keeps it from being sent.
-void Release();
+void WakeGate();
 
 }  // namespace ipnc
