@@ -12,7 +12,7 @@ ARG BUILDKIT_SBOM_SCAN_STAGE=true
 # What ./setup would install as root, without what linting and fuzzing need; as another user it tells what lacks.
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-      ca-certificates g++ iproute2 iptables libip4tc-dev libip6tc-dev libiptc-dev libmnl-dev libnftnl-dev make nftables \
+      ca-certificates g++ iproute2 iptables libip4tc-dev libip6tc-dev libiptc-dev make nftables \
       nodejs npm openssl pkg-config python3 util-linux \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home build \

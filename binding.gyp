@@ -25,7 +25,10 @@
       'type': 'static_library',
       'cflags': ['-fPIC'],
       'sources': [
+        'native/budget.cc',
         'native/install.cc',
+        'native/netlink/channel.cc',
+        'native/netlink/message.cc',
         'native/netns.cc',
         'native/nftables/recreate.cc',
         'native/nftables/channel.cc',
@@ -40,6 +43,7 @@
         'native/nftables/write.cc',
         'native/wake_gate.cc',
         'native/route.cc',
+        'native/route_message.cc',
         'native/workers.cc',
         'native/xtables/decode.cc',
         'native/xtables/encode.cc',
@@ -47,7 +51,7 @@
         'native/xtables/replay.cc',
         'native/xtables/table.cc',
       ],
-      'link_settings': {'libraries': ['-lip4tc', '-lip6tc', '-lmnl']},
+      'link_settings': {'libraries': ['-lip4tc', '-lip6tc']},
     },
     {
       'target_name': 'ipnc',
@@ -128,7 +132,7 @@
         'test/native/rollback_test.cc',
       ],
       'ldflags': [
-        '-pthread', '-rdynamic', '-Wl,--wrap=setns', '-Wl,--wrap=send', '-Wl,--wrap=recv', '-Wl,--wrap=ioctl',
+        '-pthread', '-rdynamic', '-Wl,--wrap=setns', '-Wl,--wrap=send', '-Wl,--wrap=recvfrom', '-Wl,--wrap=connect', '-Wl,--wrap=ioctl',
         '-Wl,--wrap=flock', '-Wl,--wrap=read', '-Wl,--wrap=open64',
       ],
     },

@@ -56,14 +56,14 @@ std::map<std::string, ipnc::nftables::Batch> batches;
 
 void ReadTables(const std::string& name, const std::string& path) {
   Inside(path, [&name](int) {
-    const int fd = Check(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER), "socket");
-    ipnc::nftables::Channel channel(fd);
+    const ipnc::Fd fd = ipnc::netlink::Open(NETLINK_NETFILTER);
+    ipnc::Budget budget;
+    ipnc::nftables::Channel channel(fd.get(), budget);
     const auto state = ipnc::nftables::ReadState(channel);
     ipnc::nftables::Writer writer;
     writer.BeginBatch(std::nullopt);
     for (const auto& dump : state.value().dumps) ipnc::nftables::PutRecreation(writer, dump);
     batches[name] = writer.EndBatch();
-    close(fd);
   });
 }
 

@@ -77,6 +77,13 @@ export const CATALOGUE = {
     why: 'the next attempt replaces what is left',
     event: 'RollbackFailed',
   },
+  ERR_BUDGET: {
+    means: 'PATH is too large, or changes too fast, for what one job may cost: DETAIL',
+    remedy:
+      'find the process with NET_ADMIN in the pod that fills its tables, or keeps changing them. Other pods are not held up',
+    retry: 'slowly',
+    why: 'the process may end, and nothing announces it',
+  },
   ERR_VERIFY: {
     means: 'the rules read back from PATH differ from those that were written',
     remedy: 'find the program that changes the same tables; see "ipnc doctor"',
@@ -170,12 +177,6 @@ export const CATALOGUE = {
     remedy: 'report it: this is a bug',
     retry: 'soon',
     why: 'what stands in the network namespace may change',
-  },
-  EFBIG: {
-    means: 'a table of ours in PATH is larger than this program reads',
-    remedy: 'find who fills it: rules of ours are never so many',
-    retry: 'soon',
-    why: 'the table can be emptied at any time',
   },
   EOVERFLOW: {
     means: 'a legacy table of PATH has more entries than an empty one',

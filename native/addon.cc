@@ -1,6 +1,7 @@
 // What JavaScript sees: lib/native/addon.ts has the types. Arguments are checked in from_js.cc, the work is done on
 // the threads of workers.cc, and promises are settled back here.
 #include <napi.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <memory>
@@ -25,9 +26,20 @@ unsigned ThreadCount() {
   return std::clamp(2 * std::thread::hardware_concurrency(), 2U, 4U);
 }
 
+Job::Place PlaceOf(const NetnsRef& netns) {
+  return {netns.identity.dev, netns.identity.ino};
+}
+
+// Where nothing is the job fails at once, and needs no place.
+std::optional<Job::Place> PlaceAt(const std::string& path) {
+  struct stat st;
+  if (stat(path.c_str(), &st) != 0) return std::nullopt;
+  return Job::Place(st.st_dev, st.st_ino);
+}
+
 class PromiseJob : public Job {
  public:
-  explicit PromiseJob(Napi::Env env) : deferred_(env) {}
+  PromiseJob(Napi::Env env, std::optional<Place> place) : Job(place), deferred_(env) {}
   Napi::Promise promise() const { return deferred_.Promise(); }
   // On the JavaScript thread.
   void Settle(Napi::Env env) {
@@ -48,8 +60,8 @@ class PromiseJob : public Job {
 template <typename Work, typename Convert>
 class JobOf final : public PromiseJob {
  public:
-  JobOf(Napi::Env env, Work work, Convert convert)
-      : PromiseJob(env), work_(std::move(work)), convert_(std::move(convert)) {}
+  JobOf(Napi::Env env, std::optional<Place> place, Work work, Convert convert)
+      : PromiseJob(env, place), work_(std::move(work)), convert_(std::move(convert)) {}
   void Run(Home& home) override { result_.emplace(work_(home)); }
   Napi::Value Result(Napi::Env env) override { return convert_(env, *result_, waited); }
 
@@ -91,13 +103,14 @@ class Addon : public Napi::Addon<Addon> {
     // Before the wake-up's own clean-up, which comes earlier in this list: nobody may call it by then.
     env.AddCleanupHook([this] { workers_.reset(); });
     DefineAddon(exports, {InstanceMethod<&Addon::Probe>("probe"), InstanceMethod<&Addon::Identify>("identify"),
-                          InstanceMethod<&Addon::Compile>("compile"), InstanceMethod<&Addon::Clean>("clean")});
+                          InstanceMethod<&Addon::Compile>("compile"), InstanceMethod<&Addon::Clean>("clean"),
+                          InstanceMethod<&Addon::Health>("health")});
     exports.Set("layout", LayoutToJs(env));
   }
 
   template <typename Work, typename Convert>
-  Napi::Value Enqueue(Napi::Env env, Work work, Convert convert) {
-    auto job = std::make_unique<JobOf<Work, Convert>>(env, std::move(work), std::move(convert));
+  Napi::Value Enqueue(Napi::Env env, std::optional<Job::Place> place, Work work, Convert convert) {
+    auto job = std::make_unique<JobOf<Work, Convert>>(env, place, std::move(work), std::move(convert));
     const Napi::Promise promise = job->promise();
     if (pending_++ == 0) wake_.Ref(env);
     if (!workers_->Submit(std::move(job))) {
@@ -142,21 +155,21 @@ class Addon : public Napi::Addon<Addon> {
 
   Napi::Value Probe(const Napi::CallbackInfo& info) {
     return Enqueue(
-        info.Env(), [](Home& home) { return ipnc::Probe(home); },
+        info.Env(), std::nullopt, [](Home& home) { return ipnc::Probe(home); },
         [](Napi::Env env, const ProbeResult& result, double) { return ToJs(env, result); });
   }
 
   Napi::Value Identify(const Napi::CallbackInfo& info) {
     std::string path = PathFromJs(info[0]);
     return Enqueue(
-        info.Env(),
+        info.Env(), PlaceAt(path),
         [path, fresh = info[1].ToBoolean().Value()](Home& home) { return ipnc::Identify(home, path, fresh); },
         [path](Napi::Env env, const Identity& identity, double) { return ToJs(env, identity, path); });
   }
 
   Napi::Value Compile(const Napi::CallbackInfo& info) {
     return Enqueue(
-        info.Env(),
+        info.Env(), std::nullopt,
         [forms = FormsFromJs(info[0], info[1])](Home& home) {
           return std::make_shared<const Compiled>(home, forms.ruleset, forms.nftables);
         },
@@ -167,9 +180,16 @@ class Addon : public Napi::Addon<Addon> {
   }
 
   Napi::Value Clean(const Napi::CallbackInfo& info) {
+    NetnsRef netns = NetnsFromJs(info);
     return Enqueue(
-        info.Env(), [netns = NetnsFromJs(info)](Home& home) { return ipnc::Clean(home, netns); },
+        info.Env(), PlaceOf(netns), [netns](Home& home) { return ipnc::Clean(home, netns); },
         [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
+  }
+
+  Napi::Value Health(const Napi::CallbackInfo& info) {
+    // Where a thread had to end and nothing is submitted.
+    workers_->Replenish();
+    return ToJs(info.Env(), workers_->health());
   }
 
   Napi::FunctionReference compiled_class_;
@@ -181,18 +201,19 @@ class Addon : public Napi::Addon<Addon> {
 };
 
 Napi::Value CompiledWrap::Apply(const Napi::CallbackInfo& info) {
+  NetnsRef netns = NetnsFromJs(info);
   return info.Env().GetInstanceData<Addon>()->Enqueue(
-      info.Env(),
-      [compiled = compiled_, netns = NetnsFromJs(info),
+      info.Env(), PlaceOf(netns),
+      [compiled = compiled_, netns,
        options = ApplyOptions{.fresh = info[4].ToBoolean().Value(), .wake_gate = info[5].ToBoolean().Value()}](
           Home& home) { return compiled->Apply(home, netns, options); },
       [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
 }
 
 Napi::Value CompiledWrap::Verify(const Napi::CallbackInfo& info) {
+  NetnsRef netns = NetnsFromJs(info);
   return info.Env().GetInstanceData<Addon>()->Enqueue(
-      info.Env(),
-      [compiled = compiled_, netns = NetnsFromJs(info)](Home& home) { return compiled->Verify(home, netns); },
+      info.Env(), PlaceOf(netns), [compiled = compiled_, netns](Home& home) { return compiled->Verify(home, netns); },
       [](Napi::Env env, const VerifyResult& result, double waited) { return ToJs(env, result, waited); });
 }
 

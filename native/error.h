@@ -10,6 +10,7 @@
 namespace ipnc {
 
 // Codes that are no errno. `Error::code` is empty otherwise.
+inline constexpr char kBudget[] = "ERR_BUDGET";
 inline constexpr char kHostNetns[] = "ERR_HOST_NETNS";
 inline constexpr char kNotNetns[] = "ERR_NOT_NETNS";
 inline constexpr char kInvalidRule[] = "ERR_INVALID_RULE";

@@ -65,7 +65,7 @@ void Remove(Rtnetlink& netlink, const std::vector<RouteItem>& items, std::vector
     const std::string command = IpCommand(item, "delete");
     // Looked for first: it may not have been removed, and the kernel takes the same rule twice.
     const auto add = [&netlink, item] {
-      for (const RouteItem& missing : Without({item}, netlink.List().all)) netlink.Add(missing);
+      if (netlink.List({item}).wanted.empty()) netlink.Add(item);
     };
     if (undo.Do("'ip " + command + "' could not be undone", add, [&] { return netlink.Remove(item); }))
       done.push_back(command);
@@ -95,17 +95,36 @@ bool HasIpv6(const Visit& visit) {
   return !fd || read(fd.get(), &digit, 1) != 1 || digit == '0';
 }
 
-// -1 where this kernel has no nfnetlink.
-int NetfilterSocket(Visit& visit) {
-  try {
-    return visit.netfilter_socket();
-  } catch (const Error& error) {
-    if (error.number != EPROTONOSUPPORT) throw;
-    return -1;
-  }
-}
-
 }  // namespace
+
+// A visit, and the ways to ask the kernel there, each made at first use.
+class Session final : public Visit {
+ public:
+  using Visit::Visit;
+
+  Rtnetlink& routes() {
+    if (!routes_) routes_.emplace(route_socket(), budget());
+    return *routes_;
+  }
+  // Throws EPROTONOSUPPORT where this kernel has no nfnetlink.
+  nftables::Channel& nftables() {
+    if (!nftables_) nftables_.emplace(netfilter_socket(), budget());
+    return *nftables_;
+  }
+  // Null where this kernel has no nfnetlink.
+  nftables::Channel* nftables_if_any() {
+    try {
+      return &nftables();
+    } catch (const Error& error) {
+      if (error.number != EPROTONOSUPPORT) throw;
+      return nullptr;
+    }
+  }
+
+ private:
+  std::optional<Rtnetlink> routes_;
+  std::optional<nftables::Channel> nftables_;
+};
 
 Compiled::Compiled(Ruleset ruleset, std::vector<nftables::Table> nftables)
     : ruleset_(std::move(ruleset)),
@@ -118,8 +137,8 @@ Compiled::Compiled(Ruleset ruleset, std::vector<nftables::Table> nftables)
 Compiled::Compiled(Home& home, Ruleset ruleset, std::vector<nftables::Table> nftables)
     : Compiled(std::move(ruleset), std::move(nftables)) {
   if (!HasRules()) return;
-  Visit scratch(home);
-  if (is_nftables_) nftables_.Try(scratch.netfilter_socket());
+  Session scratch(home);
+  if (is_nftables_) nftables_.Try(scratch.nftables());
   if (ruleset_.Has(Family::kV4)) v4_.BuildTemplates(scratch.socket());
   if (ruleset_.Has(Family::kV6)) v6_.BuildTemplates(scratch.socket());
 }
@@ -128,8 +147,7 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
   Stopwatch watch;
   bool fresh = options.fresh;
   ApplyResult result;
-  Visit visit(home, target.path, &target.identity, Visit::Purpose::kWrite);
-  Rtnetlink netlink(visit.route_socket());
+  Session visit(home, target.path, &target.identity, Visit::Purpose::kWrite);
   result.timings.enter = watch.Lap();
   // Gone when all is put back.
   std::optional<nftables::Guard> guard;
@@ -139,16 +157,16 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
     // the number of entries.
     constexpr int kAttempts = 8;
     for (int attempt = 1;; ++attempt) {
-      fresh = fresh && Install(visit, netlink, true, result, undo);
+      fresh = fresh && Install(visit, true, result, undo);
       if (!fresh) {
-        if (!guard && ReplacesTproxy(visit)) guard.emplace(visit.netfilter_socket());
-        Install(visit, netlink, false, result, undo);
+        if (!guard && ReplacesTproxy(visit)) guard.emplace(visit.nftables());
+        Install(visit, false, result, undo);
       }
       watch.Lap();
       try {
         v4_.RequireInstalled(visit.socket(), result.tables);
         v6_.RequireInstalled(visit.socket(), result.tables);
-        if (is_nftables_) nftables_.RequireInstalled(visit.netfilter_socket(), result.tables);
+        if (is_nftables_) nftables_.RequireInstalled(visit.nftables(), result.tables);
         result.timings.verify += watch.Lap();
         break;
       } catch (const Error& error) {
@@ -157,9 +175,11 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
       }
     }
   } catch (Error& error) {
+    visit.budget().Renew();
     error.rollback = undo.Run();
     throw;
   } catch (const std::bad_alloc&) {
+    visit.budget().Renew();
     throw Error{.number = ENOMEM, .syscall = "malloc", .rollback = undo.Run()};
   }
   if (options.wake_gate) {
@@ -173,12 +193,12 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
 
 // Whether TPROXY stands in the other form. While both do, the second takes what the first has marked for the proxy's
 // own traffic, and remembers that with the connection for good.
-bool Compiled::ReplacesTproxy(Visit& visit) const {
+bool Compiled::ReplacesTproxy(Session& visit) const {
   if (!ruleset_.routes.tproxy) return false;
   constexpr std::array kMangle{TableName::kMangle};
   if (!is_nftables_) {
-    const int socket = NetfilterSocket(visit);
-    return socket >= 0 && nftables::HasOurs(socket, kMangle);
+    nftables::Channel* channel = visit.nftables_if_any();
+    return channel && nftables::HasOurs(*channel, kMangle);
   }
   const auto stands = [&]<typename F>(F) {
     TableSet mangle{};
@@ -190,27 +210,27 @@ bool Compiled::ReplacesTproxy(Visit& visit) const {
 }
 
 // False if it was said to be fresh and was not: leftovers are still to be looked for.
-bool Compiled::Install(Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const {
+bool Compiled::Install(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const {
   Stopwatch watch;
   // Two equal policy rules can stand side by side, so the kernel's EEXIST is no answer for them: look first.
-  const PresentRoutes present = fresh && !ruleset_.routes.tproxy ? PresentRoutes{} : netlink.List();
+  const PresentRoutes present = fresh && !ruleset_.routes.tproxy ? PresentRoutes{} : visit.routes().List(routes_);
   // Routes first: a packet that TPROXY marks must find its way from the first one on.
   if (HasRules()) BringLoopbackUp(visit, result.routes);
-  ipnc::Add(netlink, Without(routes_, present.all), result.routes, undo);
+  ipnc::Add(visit.routes(), Without(routes_, present.wanted), result.routes, undo);
   result.timings.routes += watch.Lap();
   // The form that is wanted first: the other one captures until it stands.
   if (!is_nftables_) InstallLegacy(visit, fresh, result, undo);
   if (is_nftables_ || !fresh) InstallNftables(visit, fresh, result, undo);
   if (is_nftables_ && !fresh) InstallLegacy(visit, fresh, result, undo);
   watch.Lap();
-  ipnc::Remove(netlink, Without(present.ours, routes_), result.routes, undo);
+  ipnc::Remove(visit.routes(), Without(present.ours, routes_), result.routes, undo);
   result.timings.routes += watch.Lap();
   result.tables = Condensed(result.tables);
   return !fresh || std::all_of(result.tables.begin(), result.tables.end(),
                                [](const TableResult& table) { return table.how == How::kReplayed; });
 }
 
-void Compiled::InstallLegacy(Visit& visit, bool fresh, ApplyResult& result, Undo& undo) const {
+void Compiled::InstallLegacy(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const {
   Stopwatch watch;
   const TableSet v4 = fresh ? TableSet{} : xtables::Existing<V4>(visit.socket());
   const TableSet v6 = fresh ? TableSet{} : xtables::Existing<V6>(visit.socket());
@@ -220,16 +240,16 @@ void Compiled::InstallLegacy(Visit& visit, bool fresh, ApplyResult& result, Undo
   result.timings.v6 += watch.Lap();
 }
 
-void Compiled::InstallNftables(Visit& visit, bool fresh, ApplyResult& result, Undo& undo) const {
+void Compiled::InstallNftables(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const {
   Stopwatch watch;
-  if (const int socket = is_nftables_ ? visit.netfilter_socket() : NetfilterSocket(visit); socket >= 0)
-    nftables_.Apply(socket, fresh, result.tables, undo);
+  if (nftables::Channel* channel = is_nftables_ ? &visit.nftables() : visit.nftables_if_any())
+    nftables_.Apply(*channel, fresh, result.tables, undo);
   result.timings.nftables += watch.Lap();
 }
 
 VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
   Stopwatch watch;
-  Visit visit(home, target.path, &target.identity);
+  Session visit(home, target.path, &target.identity);
   VerifyResult result;
   result.timings.enter = watch.Lap();
   result.legacy = v4_.Drift(xtables::Existing<V4>(visit.socket()));
@@ -237,10 +257,11 @@ VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
   const auto v6 = v6_.Drift(xtables::Existing<V6>(visit.socket()));
   result.legacy.insert(result.legacy.end(), v6.begin(), v6.end());
   result.timings.v6 = watch.Lap();
-  if (const int socket = NetfilterSocket(visit); socket >= 0) result.nftables = nftables_.Drift(socket);
+  if (nftables::Channel* channel = visit.nftables_if_any()) result.nftables = nftables_.Drift(*channel);
   result.timings.nftables = watch.Lap();
-  const PresentRoutes present = Rtnetlink(visit.route_socket()).List();
-  for (const RouteItem& item : Without(routes_, present.all)) result.missing_routes.push_back(IpCommand(item, "add"));
+  const PresentRoutes present = visit.routes().List(routes_);
+  for (const RouteItem& item : Without(routes_, present.wanted))
+    result.missing_routes.push_back(IpCommand(item, "add"));
   for (const RouteItem& item : Without(present.ours, routes_)) result.surplus_routes.push_back(IpCommand(item, "add"));
   if (HasRules() && !LoopbackIsUp(visit.socket())) result.missing_routes.push_back("link set lo up");
   result.timings.routes = watch.Lap();
@@ -253,15 +274,15 @@ ApplyResult Clean(Home& home, const NetnsRef& target) {
 }
 
 Identity Identify(Home& home, const std::string& path, bool fresh) {
-  Visit visit(home, path, nullptr);
+  Session visit(home, path, nullptr);
   Identity identity{.netns = visit.identity(),
-                    .addresses = Rtnetlink(visit.route_socket()).GlobalAddresses(),
+                    .addresses = visit.routes().GlobalAddresses(),
                     .ipv6 = HasIpv6(visit),
                     .loopback_up = LoopbackIsUp(visit.socket()),
                     .foreign_userns = visit.foreign_userns()};
   if (fresh) return identity;
-  const int netfilter = NetfilterSocket(visit);
-  identity.has_nftables = netfilter >= 0 && nftables::HasOurs(netfilter);
+  nftables::Channel* channel = visit.nftables_if_any();
+  identity.has_nftables = channel && nftables::HasOurs(*channel);
   identity.has_legacy = xtables::HasOurs<V4>(xtables::Existing<V4>(visit.socket())) ||
                         xtables::HasOurs<V6>(xtables::Existing<V6>(visit.socket()));
   return identity;
@@ -270,7 +291,7 @@ Identity Identify(Home& home, const std::string& path, bool fresh) {
 ProbeResult Probe(Home& home) {
   ProbeResult result;
   try {
-    Visit scratch(home);
+    Session scratch(home);
     const auto probe = [&]<typename F>(F, bool possible) {
       for (TableName table : kTableNames) {
         int error = possible ? 0 : EAFNOSUPPORT;
@@ -286,9 +307,9 @@ ProbeResult Probe(Home& home) {
     };
     probe(V4{}, true);
     probe(V6{}, scratch.has_ipv6());
-    const int netfilter = NetfilterSocket(scratch);
-    result.nftables = netfilter < 0 ? EPROTONOSUPPORT : nftables::ProbeGeneration(netfilter);
-    if (result.nftables == 0) result.missing_expressions = nftables::MissingExpressions(netfilter);
+    nftables::Channel* channel = scratch.nftables_if_any();
+    result.nftables = channel ? nftables::ProbeGeneration(*channel) : EPROTONOSUPPORT;
+    if (result.nftables == 0) result.missing_expressions = nftables::MissingExpressions(*channel);
   } catch (const Error& error) {
     result.netns = error.number;
   }

@@ -88,6 +88,8 @@ struct ApplyOptions {
   bool wake_gate = false;
 };
 
+class Session;  // native/install.cc
+
 // A ruleset in one of two forms. The other form is what it wants nothing of: what stands there in it is taken away, so
 // that a netns never keeps both.
 class Compiled {
@@ -104,10 +106,10 @@ class Compiled {
   Compiled(Ruleset ruleset, std::vector<nftables::Table> nftables);
   // In either form.
   bool HasRules() const { return is_nftables_ || !ruleset_.tables.empty(); }
-  bool ReplacesTproxy(Visit& visit) const;
-  bool Install(Visit& visit, Rtnetlink& netlink, bool fresh, ApplyResult& result, Undo& undo) const;
-  void InstallLegacy(Visit& visit, bool fresh, ApplyResult& result, Undo& undo) const;
-  void InstallNftables(Visit& visit, bool fresh, ApplyResult& result, Undo& undo) const;
+  bool ReplacesTproxy(Session& visit) const;
+  bool Install(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const;
+  void InstallLegacy(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const;
+  void InstallNftables(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const;
 
   Ruleset ruleset_;
   bool is_nftables_;

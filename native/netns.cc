@@ -11,9 +11,8 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
-#include <ctime>
-
 #include "native/error.h"
+#include "native/netlink/channel.h"
 
 #ifndef SO_NETNS_COOKIE  // asm-generic/socket.h, Linux 5.14
 #define SO_NETNS_COOKIE 71
@@ -39,14 +38,15 @@ Fd Open(const std::string& path, bool known) {
   return fd;
 }
 
-// One writer a netns, over all processes of this project. Others' tools do not take it: for them there is EAGAIN. Any
-// process of the pod can take it and keep it, so after 200 ms the work is done without.
-void Lock(const Fd& fd, const std::string& path) {
-  constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 100'000};
-  constexpr int kAttempts = 2'000;
+// One writer a netns, over all processes of this project; within one process the queue sees to it. Others' tools do not
+// take it: for them there is EAGAIN. Any process of the pod can take it and keep it, so after 20 ms, which is several
+// installs, the work is done without.
+void Lock(const Fd& fd, const std::string& path, const Budget& budget) {
+  constexpr std::chrono::microseconds kPause(500);
+  constexpr int kAttempts = 40;
   for (int attempt = 0; attempt < kAttempts && flock(fd.get(), LOCK_EX | LOCK_NB) != 0; ++attempt) {
     if (errno != EWOULDBLOCK && errno != EINTR) throw Error{.number = errno, .syscall = "flock", .path = path};
-    nanosleep(&kPause, nullptr);
+    budget.Pause(kPause);
   }
 }
 
@@ -79,7 +79,7 @@ Visit::Visit(Home& home, const std::string& path, const NetnsIdentity* expected,
                 .path = path};
   };
   if (expected && !expected->SameFile(identity_)) stale();
-  if (purpose == Purpose::kWrite) Lock(fd_, path);
+  if (purpose == Purpose::kWrite) Lock(fd_, path, budget_);
   if (setns(fd_.get(), CLONE_NEWNET) != 0) throw Error{.number = errno, .syscall = "setns", .path = path};
   try {
     Arrive();
@@ -112,15 +112,12 @@ Visit::~Visit() {
 }
 
 int Visit::route_socket() {
-  if (!route_socket_)
-    route_socket_ = Fd(Check(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), "socket(NETLINK_ROUTE)"));
+  if (!route_socket_) route_socket_ = netlink::Open(NETLINK_ROUTE);
   return route_socket_.get();
 }
 
 int Visit::netfilter_socket() {
-  if (!netfilter_socket_)
-    netfilter_socket_ =
-        Fd(Check(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER), "socket(NETLINK_NETFILTER)"));
+  if (!netfilter_socket_) netfilter_socket_ = netlink::Open(NETLINK_NETFILTER);
   return netfilter_socket_.get();
 }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 
+#include "native/budget.h"
 #include "native/fd.h"
 
 namespace ipnc {
@@ -65,10 +66,13 @@ class Visit {
 
   // A datagram socket in the visited netns: AF_INET6 where the kernel has it, which does for both families.
   int socket() const { return socket_.get(); }
-  // A NETLINK_ROUTE and a NETLINK_NETFILTER socket in the visited netns, opened at first use. Throw Error.
+  // A NETLINK_ROUTE and a NETLINK_NETFILTER socket in the visited netns, connected to the kernel, opened at first use.
+  // Throw Error.
   int route_socket();
   int netfilter_socket();
   bool has_ipv6() const { return has_ipv6_; }
+  // What the job may spend there; its time has run since before the visit.
+  Budget& budget() { return budget_; }
   const NetnsIdentity& identity() const { return identity_; }
   // Whether another user namespace than ours owns the netns.
   bool foreign_userns() const;
@@ -78,6 +82,7 @@ class Visit {
   void Leave();
 
   Home& home_;
+  Budget budget_;
   Fd fd_;
   Fd socket_;
   Fd route_socket_;

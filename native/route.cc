@@ -2,12 +2,7 @@
 
 #include <net/if.h>
 
-#include <arpa/inet.h>
-#include <libmnl/libmnl.h>
-#include <linux/fib_rules.h>
-#include <linux/if_addr.h>
-#include <linux/rtnetlink.h>
-#include <netinet/in.h>
+#include <linux/netlink.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -15,152 +10,21 @@
 #include <cstring>
 
 #include "native/error.h"
+#include "native/route_message.h"
 
 namespace ipnc {
 namespace {
 
-// Who made a rule or a route (ip(8): "proto 133"): not one of /etc/iproute2/rt_protos.
-constexpr uint8_t kProtocol = 133;
-constexpr uint32_t kLoopbackIndex = 1;  // the first interface of every netns (net/core/dev.c: LOOPBACK_IFINDEX)
-constexpr in6_addr kPassthrough6 = {{{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6}}};
+constexpr char kSyscall[] = "rtnetlink";
 
-uint8_t AddressFamily(Family family) {
-  return family == Family::kV4 ? AF_INET : AF_INET6;
-}
+// Ours in a netns: at most a rule and a route in each family, and the address; twice that while one set replaces
+// another. A pod can make as many under our protocol number as it likes, and each is removed by a request of its own.
+constexpr size_t kMostOurs = 64;
+// Global addresses of a pod: a handful.
+constexpr size_t kMostAddresses = 256;
 
-nlmsghdr* PutRule(char* buffer, const RouteItem& item) {
-  nlmsghdr* message = mnl_nlmsg_put_header(buffer);
-  auto* header = static_cast<fib_rule_hdr*>(mnl_nlmsg_put_extra_header(message, sizeof(fib_rule_hdr)));
-  header->family = AddressFamily(item.family);
-  header->action = FR_ACT_TO_TBL;
-  header->table = RT_TABLE_UNSPEC;
-  mnl_attr_put_u32(message, FRA_TABLE, item.table);
-  mnl_attr_put_u32(message, FRA_FWMARK, item.mark);
-  mnl_attr_put_u8(message, FRA_PROTOCOL, kProtocol);
-  return message;
-}
-
-nlmsghdr* PutRoute(char* buffer, const RouteItem& item) {
-  nlmsghdr* message = mnl_nlmsg_put_header(buffer);
-  auto* header = static_cast<rtmsg*>(mnl_nlmsg_put_extra_header(message, sizeof(rtmsg)));
-  header->rtm_family = AddressFamily(item.family);
-  header->rtm_table = RT_TABLE_UNSPEC;
-  header->rtm_protocol = kProtocol;
-  header->rtm_scope = RT_SCOPE_HOST;
-  header->rtm_type = RTN_LOCAL;
-  mnl_attr_put_u32(message, RTA_TABLE, item.table);
-  mnl_attr_put_u32(message, RTA_OIF, kLoopbackIndex);
-  return message;
-}
-
-nlmsghdr* PutAddress(char* buffer) {
-  nlmsghdr* message = mnl_nlmsg_put_header(buffer);
-  auto* header = static_cast<ifaddrmsg*>(mnl_nlmsg_put_extra_header(message, sizeof(ifaddrmsg)));
-  header->ifa_family = AF_INET6;
-  header->ifa_prefixlen = 128;
-  header->ifa_scope = RT_SCOPE_UNIVERSE;
-  header->ifa_index = kLoopbackIndex;
-  mnl_attr_put(message, IFA_LOCAL, sizeof(kPassthrough6), &kPassthrough6);
-  mnl_attr_put(message, IFA_ADDRESS, sizeof(kPassthrough6), &kPassthrough6);
-  // On lo there is nobody to detect, and the local route is enough: saves a fifth of the kernel's time.
-  mnl_attr_put_u32(message, IFA_FLAGS, IFA_F_NODAD | IFA_F_NOPREFIXROUTE);
-  return message;
-}
-
-nlmsghdr* Put(char* buffer, const RouteItem& item, bool add) {
-  nlmsghdr* message = nullptr;
-  switch (item.kind) {
-    case RouteItem::Kind::kRule:
-      message = PutRule(buffer, item);
-      message->nlmsg_type = add ? RTM_NEWRULE : RTM_DELRULE;
-      break;
-    case RouteItem::Kind::kRoute:
-      message = PutRoute(buffer, item);
-      message->nlmsg_type = add ? RTM_NEWROUTE : RTM_DELROUTE;
-      break;
-    case RouteItem::Kind::kAddress:
-      message = PutAddress(buffer);
-      message->nlmsg_type = add ? RTM_NEWADDR : RTM_DELADDR;
-      break;
-  }
-  message->nlmsg_flags = static_cast<uint16_t>(NLM_F_REQUEST | NLM_F_ACK | (add ? NLM_F_CREATE | NLM_F_EXCL : 0));
-  return message;
-}
-
-// Attributes of one message by type; `header` is the length of the fixed part.
-template <size_t kMost>
-class Attributes {
- public:
-  Attributes(const nlmsghdr* message, size_t header) {
-    const auto* end = static_cast<const char*>(mnl_nlmsg_get_payload_tail(message));
-    const auto* attribute = static_cast<const nlattr*>(mnl_nlmsg_get_payload_offset(message, header));
-    for (; mnl_attr_ok(attribute, static_cast<int>(end - reinterpret_cast<const char*>(attribute)));
-         attribute = mnl_attr_next(attribute))
-      if (mnl_attr_get_type(attribute) <= kMost) attributes_[mnl_attr_get_type(attribute)] = attribute;
-  }
-  uint32_t U32(size_t type, uint32_t otherwise) const {
-    return attributes_[type] && mnl_attr_get_payload_len(attributes_[type]) == 4 ? mnl_attr_get_u32(attributes_[type])
-                                                                                 : otherwise;
-  }
-  uint8_t U8(size_t type, uint8_t otherwise) const {
-    return attributes_[type] && mnl_attr_get_payload_len(attributes_[type]) == 1 ? mnl_attr_get_u8(attributes_[type])
-                                                                                 : otherwise;
-  }
-  template <typename T>
-  bool Is(size_t type, const T& value) const {
-    return attributes_[type] && mnl_attr_get_payload_len(attributes_[type]) == sizeof(T) &&
-           std::memcmp(mnl_attr_get_payload(attributes_[type]), &value, sizeof(T)) == 0;
-  }
-  bool Has(size_t type) const { return attributes_[type] != nullptr; }
-  // Null unless there and of that length.
-  const void* Bytes(size_t type, size_t length) const {
-    return attributes_[type] && mnl_attr_get_payload_len(attributes_[type]) == length
-               ? mnl_attr_get_payload(attributes_[type])
-               : nullptr;
-  }
-
- private:
-  const nlattr* attributes_[kMost + 1] = {};
-};
-
-Family FamilyOf(uint8_t address_family) {
-  return address_family == AF_INET ? Family::kV4 : Family::kV6;
-}
-
-void OnRule(const nlmsghdr* message, PresentRoutes& present) {
-  const auto* header = static_cast<const fib_rule_hdr*>(mnl_nlmsg_get_payload(message));
-  const Attributes<FRA_MAX> attributes(message, sizeof(*header));
-  if (header->action != FR_ACT_TO_TBL || header->src_len || header->dst_len || attributes.Has(FRA_IIFNAME) ||
-      attributes.Has(FRA_OIFNAME) || attributes.U32(FRA_FWMASK, UINT32_MAX) != UINT32_MAX ||
-      !attributes.Has(FRA_FWMARK))
-    return;
-  const RouteItem item{.kind = RouteItem::Kind::kRule,
-                       .family = FamilyOf(header->family),
-                       .mark = attributes.U32(FRA_FWMARK, 0),
-                       .table = attributes.U32(FRA_TABLE, header->table)};
-  present.all.push_back(item);
-  if (attributes.U8(FRA_PROTOCOL, 0) == kProtocol) present.ours.push_back(item);
-}
-
-void OnRoute(const nlmsghdr* message, PresentRoutes& present) {
-  const auto* header = static_cast<const rtmsg*>(mnl_nlmsg_get_payload(message));
-  const Attributes<RTA_MAX> attributes(message, sizeof(*header));
-  if (header->rtm_type != RTN_LOCAL || header->rtm_dst_len != 0 || attributes.U32(RTA_OIF, 0) != kLoopbackIndex) return;
-  const RouteItem item{.kind = RouteItem::Kind::kRoute,
-                       .family = FamilyOf(header->rtm_family),
-                       .mark = 0,
-                       .table = attributes.U32(RTA_TABLE, header->rtm_table)};
-  present.all.push_back(item);
-  if (header->rtm_protocol == kProtocol) present.ours.push_back(item);
-}
-
-void OnAddress(const nlmsghdr* message, PresentRoutes& present) {
-  const auto* header = static_cast<const ifaddrmsg*>(mnl_nlmsg_get_payload(message));
-  const Attributes<IFA_MAX> attributes(message, sizeof(*header));
-  if (header->ifa_index != kLoopbackIndex || header->ifa_prefixlen != 128 || !attributes.Is(IFA_ADDRESS, kPassthrough6))
-    return;
-  present.all.push_back({});
-  present.ours.push_back({});
+bool Contains(const std::vector<RouteItem>& items, const RouteItem& item) {
+  return std::find(items.begin(), items.end(), item) != items.end();
 }
 
 }  // namespace
@@ -193,69 +57,57 @@ std::vector<RouteItem> WantedRoutes(const Ruleset& ruleset) {
   return wanted;
 }
 
-int Rtnetlink::Request(void* raw, void (*each)(const void*, void*), void* context) {
-  auto* message = static_cast<nlmsghdr*>(raw);
-  message->nlmsg_seq = ++sequence_;
-  if (send(socket_, message, message->nlmsg_len, 0) < 0) ThrowErrno(errno, "send(NETLINK_ROUTE)");
-  struct Call {
-    void (*each)(const void*, void*);
-    void* context;
-  } call{each, context};
-  const auto callback = [](const nlmsghdr* answer, void* data) {
-    const auto* call = static_cast<Call*>(data);
-    if (call->each) call->each(answer, call->context);
-    return MNL_CB_OK;
-  };
-  alignas(nlmsghdr) char buffer[16 * 1024];  // MNL_SOCKET_BUFFER_SIZE asks sysconf() each time
-  for (;;) {
-    const ssize_t length = recv(socket_, buffer, sizeof(buffer), 0);
-    if (length < 0) throw Error{.number = errno, .syscall = "recv(NETLINK_ROUTE)", .uncertain = true};
-    // What is left of an earlier request whose answer could not be received.
-    const auto* first = reinterpret_cast<const nlmsghdr*>(buffer);
-    if (static_cast<size_t>(length) >= sizeof(*first) && first->nlmsg_seq != sequence_) continue;
-    const int state = mnl_cb_run(buffer, static_cast<size_t>(length), sequence_, 0, callback, &call);
-    if (state < 0) return errno;
-    if (state == MNL_CB_STOP) return 0;
-  }
-}
+Rtnetlink::Rtnetlink(int socket, Budget& budget) : Channel(socket, NETLINK_ROUTE, budget) {}
 
-void Rtnetlink::Dump(uint16_t type, Family family, void (*each)(const void*, void*), void* context) {
-  alignas(nlmsghdr) char buffer[256];
+template <typename T>
+std::vector<T> Rtnetlink::Dump(const netlink::Bytes& request, std::optional<T> (*read)(const netlink::Message&)) {
+  if (!strict_) {
+    const int on = 1;
+    Check(setsockopt(socket(), SOL_NETLINK, NETLINK_GET_STRICT_CHK, &on, sizeof(on)),
+          "setsockopt(NETLINK_GET_STRICT_CHK)");
+    strict_ = true;
+  }
   constexpr int kAttempts = 8;
   for (int attempt = 1;; ++attempt) {
-    nlmsghdr* message = mnl_nlmsg_put_header(buffer);
-    message->nlmsg_type = type;
-    message->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-    // rtmsg is as long as fib_rule_hdr and longer than ifaddrmsg; each has the family first.
-    static_cast<rtmsg*>(mnl_nlmsg_put_extra_header(message, sizeof(rtmsg)))->rtm_family = AddressFamily(family);
-    const int error = Request(message, each, context);
-    if (error == 0) return;
-    if (error == EOPNOTSUPP || error == EAFNOSUPPORT) return;                         // no IPv6 in this kernel
-    if (error != EINTR || attempt == kAttempts) ThrowErrno(error, "rtnetlink dump");  // EINTR: changed meanwhile
+    std::vector<T> list;
+    const int error = Ask(request, [&](const netlink::Message& message) {
+      if (auto item = read(message)) list.push_back(std::move(*item));
+    });
+    if (error == 0) return list;
+    if (error == ENOENT) return {};                               // no such table
+    if (error == EOPNOTSUPP || error == EAFNOSUPPORT) return {};  // no IPv6 in this kernel
+    // Changed meanwhile, or part of it was lost.
+    if ((error != EINTR && error != ENOBUFS) || attempt == kAttempts) ThrowErrno(error, "rtnetlink dump");
   }
 }
 
-PresentRoutes Rtnetlink::List() {
+PresentRoutes Rtnetlink::List(const std::vector<RouteItem>& wanted) {
   PresentRoutes present;
-  const auto each = [](const void* raw, void* context) {
-    const auto* message = static_cast<const nlmsghdr*>(raw);
-    auto& present = *static_cast<PresentRoutes*>(context);
-    if (message->nlmsg_type == RTM_NEWRULE) OnRule(message, present);
-    if (message->nlmsg_type == RTM_NEWROUTE) OnRoute(message, present);
-    if (message->nlmsg_type == RTM_NEWADDR) OnAddress(message, present);
+  const auto list = [&](const netlink::Bytes& request, bool ours) {
+    for (const Listed& listed : Dump(request, ReadItem)) {
+      if (Contains(wanted, listed.item) && !Contains(present.wanted, listed.item))
+        present.wanted.push_back(listed.item);
+      if (!ours || !listed.ours) continue;
+      if (present.ours.size() == kMostOurs)
+        Budget::Refuse("policy rules and routes of protocol 133 in the network namespace", kMostOurs);
+      present.ours.push_back(listed.item);
+    }
   };
   for (Family family : {Family::kV4, Family::kV6}) {
-    Dump(RTM_GETRULE, family, each, &present);
-    Dump(RTM_GETROUTE, family, each, &present);
+    list(ListRules(family), true);
+    list(ListRoutes(family, std::nullopt), true);
   }
-  Dump(RTM_GETADDR, Family::kV6, each, &present);
+  // Somebody else's route is as good as ours.
+  for (const RouteItem& item : wanted)
+    if (item.kind == RouteItem::Kind::kRoute && !Contains(present.wanted, item))
+      list(ListRoutes(item.family, item.table), false);
+  list(ListAddresses(Family::kV6, true), true);
   return present;
 }
 
 bool Rtnetlink::Has(const RouteItem& item) {
   try {
-    const std::vector<RouteItem> all = List().all;
-    return std::find(all.begin(), all.end(), item) != all.end();
+    return !List({item}).wanted.empty();
   } catch (Error& error) {
     error.uncertain = false;  // nothing was asked for but a list
     throw;
@@ -263,41 +115,27 @@ bool Rtnetlink::Has(const RouteItem& item) {
 }
 
 bool Rtnetlink::Add(const RouteItem& item) {
-  alignas(nlmsghdr) char buffer[256];
-  const int error = Request(Put(buffer, item, true), nullptr, nullptr);
+  const int error = Ask(ChangeOf(item, Change::kAdd), [](const netlink::Message&) {});
   if (error == 0) return true;
   // Something has this place. Ours, or as good as ours?
   if (error == EEXIST && Has(item)) return false;
-  ThrowErrno(error, "rtnetlink", "ip " + IpCommand(item, "add"));
+  ThrowErrno(error, kSyscall, "ip " + IpCommand(item, "add"));
 }
 
 bool Rtnetlink::Remove(const RouteItem& item) {
-  alignas(nlmsghdr) char buffer[256];
-  const int error = Request(Put(buffer, item, false), nullptr, nullptr);
+  const int error = Ask(ChangeOf(item, Change::kRemove), [](const netlink::Message&) {});
   if (error == 0) return true;
   if (error == ENOENT || error == ESRCH || error == EADDRNOTAVAIL) return false;
-  ThrowErrno(error, "rtnetlink", "ip " + IpCommand(item, "delete"));
+  ThrowErrno(error, kSyscall, "ip " + IpCommand(item, "delete"));
 }
 
 std::vector<Address> Rtnetlink::GlobalAddresses() {
   std::vector<Address> addresses;
-  const auto each = [](const void* raw, void* context) {
-    const auto* message = static_cast<const nlmsghdr*>(raw);
-    const auto* header = static_cast<const ifaddrmsg*>(mnl_nlmsg_get_payload(message));
-    if (message->nlmsg_type != RTM_NEWADDR || header->ifa_scope != RT_SCOPE_UNIVERSE ||
-        header->ifa_index == kLoopbackIndex)
-      return;
-    const Attributes<IFA_MAX> attributes(message, sizeof(*header));
-    char text[INET6_ADDRSTRLEN];
-    // With a peer, as on a tunnel, IFA_ADDRESS is the other end's.
-    for (int type : {IFA_LOCAL, IFA_ADDRESS}) {
-      const void* bytes = attributes.Bytes(type, header->ifa_family == AF_INET ? 4 : 16);
-      if (!bytes || !inet_ntop(header->ifa_family, bytes, text, sizeof(text))) continue;
-      static_cast<std::vector<Address>*>(context)->push_back({FamilyOf(header->ifa_family), text});
-      return;
+  for (Family family : {Family::kV4, Family::kV6})
+    for (Address& address : Dump(ListAddresses(family, false), ReadGlobalAddress)) {
+      if (addresses.size() == kMostAddresses) Budget::Refuse("addresses in the network namespace", kMostAddresses);
+      addresses.push_back(std::move(address));
     }
-  };
-  for (Family family : {Family::kV4, Family::kV6}) Dump(RTM_GETADDR, family, each, &addresses);
   return addresses;
 }
 

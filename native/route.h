@@ -2,11 +2,12 @@
 // route a family. Works on the netns that the socket belongs to.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "native/netlink/channel.h"
 #include "native/rule.h"
-#include "native/undo.h"
 
 namespace ipnc {
 
@@ -33,16 +34,16 @@ std::vector<RouteItem> WantedRoutes(const Ruleset& ruleset);
 
 // What is in this netns. Rules and routes are ours by their protocol number, the address by what it is.
 struct PresentRoutes {
-  std::vector<RouteItem> all;
+  std::vector<RouteItem> wanted;  // those of the items asked for that are there, whoever made them
   std::vector<RouteItem> ours;
 };
 
-class Rtnetlink {
+class Rtnetlink : private netlink::Channel {
  public:
   // A NETLINK_ROUTE socket, which stays the caller's.
-  explicit Rtnetlink(int socket) : socket_(socket) {}
+  Rtnetlink(int socket, Budget& budget);
 
-  PresentRoutes List();
+  PresentRoutes List(const std::vector<RouteItem>& wanted);
   // False if it was there already. A rule is looked for with List: the kernel takes the same one twice.
   bool Add(const RouteItem& item);
   // False if it was not there.
@@ -53,12 +54,11 @@ class Rtnetlink {
 
  private:
   bool Has(const RouteItem& item);
-  // Sends one request, hands every answer to `each` (nullable), returns 0 or the kernel's errno.
-  int Request(void* message, void (*each)(const void* message, void* context), void* context);
-  void Dump(uint16_t type, Family family, void (*each)(const void* message, void* context), void* context);
+  // What `read` makes of the messages of a list. Throws Error.
+  template <typename T>
+  std::vector<T> Dump(const netlink::Bytes& request, std::optional<T> (*read)(const netlink::Message&));
 
-  const int socket_;
-  uint32_t sequence_ = 0;
+  bool strict_ = false;
 };
 
 // Any socket of the netns will do.

@@ -291,6 +291,18 @@ Value ToJs(Env env, const Identity& identity, const std::string& path) {
   return object;
 }
 
+Value ToJs(Env env, const Workers::Health& health) {
+  Object object = Object::New(env);
+  object.Set("threads", health.threads);
+  object.Set("busy", health.busy);
+  object.Set("stuck", health.stuck);
+  object.Set("lost", health.lost);
+  object.Set("queued", static_cast<double>(health.queued));
+  object.Set("longestMs", static_cast<double>(health.longest.count()));
+  object.Set("boundMs", static_cast<double>(Workers::kBound.count()));
+  return object;
+}
+
 Value ToJs(Env env, const ApplyResult& result, double waited) {
   Array flat = Array::New(env);
   uint32_t i = 0;

@@ -5,6 +5,7 @@
 
 #include "native/error.h"
 #include "native/install.h"
+#include "native/workers.h"
 
 namespace ipnc {
 
@@ -12,6 +13,7 @@ namespace ipnc {
 Napi::Value LayoutToJs(Napi::Env env);
 Napi::Value ToJs(Napi::Env env, const ProbeResult& result);
 Napi::Value ToJs(Napi::Env env, const Identity& identity, const std::string& path);
+Napi::Value ToJs(Napi::Env env, const Workers::Health& health);
 // Flat, since it is made for every install: lib/native/addon.ts makes the object of it (`ApplyTuple`).
 Napi::Value ToJs(Napi::Env env, const ApplyResult& result, double waited);
 Napi::Value ToJs(Napi::Env env, const VerifyResult& result, double waited);

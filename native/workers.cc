@@ -2,14 +2,23 @@
 
 #include <csignal>
 
+#include <algorithm>
 #include <exception>
 #include <new>
-#include <utility>
 
 namespace ipnc {
+namespace {
 
-Workers::Workers(unsigned threads, size_t most_queued, std::function<void(std::unique_ptr<Job>)> done)
-    : most_threads_(threads), most_queued_(most_queued), done_(std::move(done)) {}
+constexpr unsigned kMostStuck = 12;      // threads that are replaced while the kernel holds them up
+constexpr size_t kMostSuspects = 1'024;  // remembered: more pods than a node has
+
+}  // namespace
+
+Workers::Workers(unsigned threads, size_t most_queued, std::function<void(std::unique_ptr<Job>)> done,
+                 std::chrono::milliseconds bound)
+    : most_threads_(threads), most_queued_(most_queued), done_(std::move(done)), bound_(bound) {
+  suspects_.reserve(kMostSuspects);  // so that nothing fails for want of memory later
+}
 
 Workers::~Workers() {
   {
@@ -23,31 +32,87 @@ Workers::~Workers() {
 
 bool Workers::Submit(std::unique_ptr<Job> job) {
   Replenish();
+  bool ready;
   {
     const std::lock_guard lock(mutex_);
     if (queue_.size() >= most_queued_) return false;
-    job->submitted_ = std::chrono::steady_clock::now();
+    job->submitted_ = Clock::now();
+    ready = MayRun(*job);
     queue_.push_back(std::move(job));
-    any_queued_ = true;
+    if (ready) any_ready_ = true;
   }
-  if (!looking_out_) wake_.notify_one();
+  if (ready && !looking_out_) wake_.notify_one();
   return true;
 }
 
 // A pod's second job comes right after its first one, and to wake a thread takes as long as a family's rules: so one
 // thread stays awake for as long as that.
 void Workers::LookOut() {
-  using std::chrono::steady_clock;
   constexpr std::chrono::microseconds kLonger(50);
   if (looking_out_.exchange(true)) return;
-  const auto end = steady_clock::now() + kLonger;
-  while (!any_queued_ && steady_clock::now() < end) std::this_thread::yield();
+  const auto end = Clock::now() + kLonger;
+  while (!any_ready_ && Clock::now() < end) std::this_thread::yield();
   looking_out_ = false;
+}
+
+bool Workers::IsSuspect(const Job& job) const {
+  return job.place_ && std::find(suspects_.begin(), suspects_.end(), *job.place_) != suspects_.end();
+}
+
+bool Workers::MayRun(const Job& job) const {
+  if (!job.place_) return true;
+  const bool suspect = IsSuspect(job);
+  return std::none_of(threads_.begin(), threads_.end(),
+                      [&](const Thread& thread) { return thread.place == job.place_ || (suspect && thread.suspect); });
+}
+
+std::deque<std::unique_ptr<Job>>::iterator Workers::Next() {
+  return std::find_if(queue_.begin(), queue_.end(), [this](const auto& job) { return MayRun(*job); });
+}
+
+void Workers::NoteQueue() {
+  any_ready_ = Next() != queue_.end();
+}
+
+unsigned Workers::Living() const {
+  return static_cast<unsigned>(
+      std::count_if(threads_.begin(), threads_.end(), [](const Thread& thread) { return !thread.ended; }));
+}
+
+unsigned Workers::Stuck() const {
+  const auto since = Clock::now() - bound_;
+  const auto stuck = std::count_if(threads_.begin(), threads_.end(), [since](const Thread& thread) {
+    return thread.busy_since && *thread.busy_since < since;
+  });
+  return static_cast<unsigned>(stuck);
+}
+
+// Whether the job's netns is one that uses up budgets.
+void Workers::Judge(const Job& job) {
+  if (!job.place_) return;
+  std::erase(suspects_, *job.place_);
+  if (!job.error || job.error->code != kBudget) return;
+  if (suspects_.size() == kMostSuspects) suspects_.erase(suspects_.begin());
+  suspects_.push_back(*job.place_);
+}
+
+Workers::Health Workers::health() {
+  const std::lock_guard lock(mutex_);
+  Health health{.threads = Living(), .stuck = Stuck(), .lost = lost_, .queued = queue_.size()};
+  const auto now = Clock::now();
+  for (const Thread& thread : threads_) {
+    if (!thread.busy_since) continue;
+    ++health.busy;
+    const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(now - *thread.busy_since);
+    health.longest = std::max(health.longest, took);
+  }
+  return health;
 }
 
 void Workers::Replenish() {
   const std::lock_guard lock(mutex_);
-  if (threads_.size() == most_threads_ && !any_ended_) return;
+  const unsigned wanted = most_threads_ + std::min(Stuck(), kMostStuck);
+  if (threads_.size() >= wanted && !any_ended_) return;
   any_ended_ = false;
   for (auto thread = threads_.begin(); thread != threads_.end();) {
     if (!thread->ended) {
@@ -61,7 +126,7 @@ void Workers::Replenish() {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  while (threads_.size() < most_threads_) {
+  while (threads_.size() < wanted) {
     Thread& self = threads_.emplace_back();
     try {
       self.thread = std::thread([this, &self] { Work(self); });
@@ -80,14 +145,19 @@ void Workers::Work(Thread& self) {
     bool more;
     {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+      auto next = queue_.end();
+      wake_.wait(lock, [&] { return stop_ || (next = Next()) != queue_.end(); });
       if (stop_) return;
-      job = std::move(queue_.front());
-      queue_.pop_front();
-      more = any_queued_ = !queue_.empty();
+      job = std::move(*next);
+      queue_.erase(next);
+      self.busy_since = Clock::now();
+      self.place = job->place_;
+      self.suspect = IsSuspect(*job);
+      NoteQueue();
+      more = any_ready_;
     }
     if (more) wake_.notify_one();  // the one who looked out may have kept others from being told
-    job->waited = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - job->submitted_).count();
+    job->waited = std::chrono::duration<double, std::micro>(*self.busy_since - job->submitted_).count();
     try {
       if (!home) home.emplace();
       job->Run(*home);
@@ -99,14 +169,32 @@ void Workers::Work(Thread& self) {
       job->error = Error{.number = EINVAL, .detail = error.what()};
     }
     const bool lost = home && home->lost();
-    if (lost) {
+    {
       const std::lock_guard lock(mutex_);
-      ++lost_;
-      self.ended = any_ended_ = true;
+      Judge(*job);
+      self.place = std::nullopt;
+      self.suspect = false;
+      NoteQueue();
+      more = any_ready_;
+      // One that took the place of a thread which has come back meanwhile is not needed any more.
+      const bool surplus = !lost && Living() > most_threads_ + Stuck();
+      if (lost || surplus) {
+        lost_ += lost;
+        self.busy_since = std::nullopt;
+        self.ended = any_ended_ = true;
+      }
     }
+    const bool ended = self.ended;
     done_(std::move(job));
-    if (lost) return;
+    if (ended) {
+      if (more) wake_.notify_one();
+      return;
+    }
     if (home) home->Sweep();
+    {
+      const std::lock_guard lock(mutex_);
+      self.busy_since = std::nullopt;
+    }
     LookOut();
   }
 }

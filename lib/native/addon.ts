@@ -108,6 +108,23 @@ export interface Probe {
   missingExpressions: string[];
 }
 
+/** How the addon's threads are. */
+export interface Health {
+  /** Threads that live. */
+  threads: number;
+  /** Of them, with a job. */
+  busy: number;
+  /** Of them, with a job that has taken longer than `boundMs`: the kernel holds it up. Each is replaced meanwhile. */
+  stuck: number;
+  /** Threads that could not return to the process's own netns, and ended; each was replaced. */
+  lost: number;
+  /** Jobs that wait for a thread. */
+  queued: number;
+  /** Of the jobs that run, the longest so far. */
+  longestMs: number;
+  boundMs: number;
+}
+
 /**
  * What `apply` and `clean` answer, as it crosses: route changes; times, in the order of PHASES; then family (0 is inet),
  * table (index in TABLES) and how (index in HOW) of each table. Arrays are made in a fraction of the time that the objects
@@ -121,6 +138,7 @@ type VerifyWire = Pick<VerifyResult, 'legacy' | 'routes'> & { nftables: ActualNf
 /** The addon as it is (native/addon.cc). */
 interface Addon {
   layout: unknown;
+  health(): Health;
   probe(): Promise<Probe>;
   identify(path: string, fresh: boolean): Promise<Identity>;
   compile(ruleset: Ruleset | NftRulesetWire, backend: Backend): Promise<AddonCompiled>;
@@ -134,6 +152,8 @@ interface AddonCompiled {
 
 /** Every promise rejects with Failure; what the addon threw is its cause. */
 interface Native {
+  /** Cheap, and answers at once. */
+  health(): Health;
   probe(): Promise<Probe>;
   /**
    * `path` is a file of nsfs: /run/netns/x, /proc/1234/ns/net. Enters it to read its cookie and addresses. `fresh`: as
@@ -181,6 +201,7 @@ export function requireLayout(layout: unknown): void {
 
 function wrap(addon: Addon): Native {
   return {
+    health: () => addon.health(),
     probe: () => explained(SCRATCH, () => addon.probe()),
     identify: (path, { fresh = false } = {}) => explained(path, () => addon.identify(path, fresh)),
     clean: async ({ path, dev, ino, cookie }) =>

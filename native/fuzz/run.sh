@@ -4,15 +4,16 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-targets='entry rule table nft_rule nft_message annotations'
-seconds=$((${1:-60} / 6))
+targets='entry rule table nft_rule nft_message route annotations'
+seconds=$((${1:-60} / 7))
 [ "$seconds" -gt 0 ] || seconds=1
 mkdir -p build/fuzz
 
 for target in $targets; do
   case $target in
     annotations) sources=native/gate/annotations.cc ;;
-    nft_*) sources=$(printf 'native/nftables/%s.cc ' recreate decode encode netlink parse validate write) ;;
+    route) sources='native/netlink/message.cc native/route_message.cc' ;;
+    nft_*) sources=native/netlink/message.cc\ $(printf 'native/nftables/%s.cc ' recreate decode encode netlink parse validate write) ;;
     *) sources=$(printf 'native/xtables/%s.cc ' encode decode replay) ;;
   esac
   # shellcheck disable=SC2086

@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 
+#include "native/netlink/channel.h"
 #include "native/nftables/expression.h"
 #include "native/nftables/netlink.h"
 
@@ -15,29 +16,22 @@ struct Refusal {
   uint32_t sequence = 0;  // of the first message that it would not take
 };
 
-constexpr uint32_t kFirstSequence = uint32_t{1} << 31;  // of requests: above those of any batch
-
-class Channel {
+class Channel : private netlink::Channel {
  public:
-  // Throws away what an earlier request, whose answer could not be received, left unread.
-  explicit Channel(int socket);
+  Channel(int socket, Budget& budget);
 
-  // 0, or an errno. `each` gets the messages of the answer.
+  // 0, or an errno; for a dump EINTR and ENOBUFS mean that it is not whole. `each` gets the messages of the answer.
   int Ask(uint16_t type, uint16_t flags, const std::function<void(Writer&)>& fill,
           const std::function<void(const Message&)>& each);
 
   // An error that is `uncertain`: it is not known whether the kernel took the batch.
   std::optional<Refusal> Send(const Batch& batch);
 
+  using netlink::Channel::budget;
+
  private:
   std::optional<Refusal> ReceiveOutcome(const Batch& batch);
-  // The bytes of one answer; empty if there is none.
-  View Receive();
   void MakeRoom(size_t size);
-
-  int socket_;
-  uint32_t sequence_ = uint32_t{1} << 31;        // above those of any batch
-  alignas(nlmsghdr) uint8_t buffer_[32 * 1024];  // the longest that the kernel makes
 };
 
 // The generation of the netns' ruleset, which grows with each transaction. Nullopt where this kernel has no nf_tables.

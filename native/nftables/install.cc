@@ -84,12 +84,11 @@ bool Tables::Matches(const State& state, TableName table) const {
   return wanted ? !dump.empty() && Same(Parse(dump), wanted->content) : dump.empty();
 }
 
-void Tables::Try(int socket) const {
+void Tables::Try(Channel& channel) const {
   if (wanted_.empty()) return;
   Undo nothing;
   std::vector<TableResult> results;
-  Apply(socket, true, results, nothing);
-  Channel channel(socket);
+  Apply(channel, true, results, nothing);
   const auto state = ReadState(channel);
   for (const Wanted& wanted : wanted_)
     if (!state || !Matches(*state, wanted.name))
@@ -98,27 +97,24 @@ void Tables::Try(int socket) const {
                   .table = Named(wanted.name)};
 }
 
-void Tables::Apply(int socket, bool fresh, std::vector<TableResult>& results, Undo& undo) const {
-  Channel channel(socket);
+void Tables::Apply(Channel& channel, bool fresh, std::vector<TableResult>& results, Undo& undo) const {
   const auto generation = Generation(channel);
   if (!generation && wanted_.empty()) return;
   if (!generation) ThrowErrno(EPROTONOSUPPORT, "nf_tables", "this kernel has no nf_tables");
-  if (fresh && !wanted_.empty() && ApplyFresh(channel, socket, *generation, results, undo)) return;
+  if (fresh && !wanted_.empty() && ApplyFresh(channel, *generation, results, undo)) return;
   constexpr int kAttempts = 16;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     const auto before = ReadState(channel);
-    if (before && ApplyOver(channel, socket, *before, results, undo)) return;
+    if (before && ApplyOver(channel, *before, results, undo)) return;
   }
   ThrowErrno(EAGAIN, "nf_tables", "another process keeps changing the ruleset");
 }
 
-bool Tables::ApplyFresh(Channel& channel, int socket, uint32_t generation, std::vector<TableResult>& results,
-                        Undo& undo) const {
+bool Tables::ApplyFresh(Channel& channel, uint32_t generation, std::vector<TableResult>& results, Undo& undo) const {
   const auto made = std::make_shared<bool>(false);
   std::vector<TableName> names;
   for (const Wanted& wanted : wanted_) names.push_back(wanted.name);
-  const auto remove = [this, socket, generation, made] {
-    Channel channel(socket);
+  const auto remove = [this, &channel, generation, made] {
     if (!*made) {
       if (Generation(channel) == generation) return;
       // Made, or somebody else made something: ours are exactly what is wanted.
@@ -139,8 +135,7 @@ bool Tables::ApplyFresh(Channel& channel, int socket, uint32_t generation, std::
 }
 
 // False: the ruleset is no more of the generation in which it was read.
-bool Tables::ApplyOver(Channel& channel, int socket, const State& before, std::vector<TableResult>& results,
-                       Undo& undo) const {
+bool Tables::ApplyOver(Channel& channel, const State& before, std::vector<TableResult>& results, Undo& undo) const {
   std::vector<TableResult> planned;
   std::vector<TableName> changed;
   Writer change;
@@ -165,8 +160,7 @@ bool Tables::ApplyOver(Channel& channel, int socket, const State& before, std::v
   if (!changed.empty()) {
     const Batch batch = change.EndBatch();
     const auto made = std::make_shared<bool>(false);
-    const auto put_back = [socket, generation = before.generation, made, old = back.EndBatch()] {
-      Channel channel(socket);
+    const auto put_back = [&channel, generation = before.generation, made, old = back.EndBatch()] {
       if (*made || Generation(channel) != generation) SendOrThrow(channel, old);
     };
     const auto make = [&] {
@@ -180,8 +174,7 @@ bool Tables::ApplyOver(Channel& channel, int socket, const State& before, std::v
   return true;
 }
 
-void Tables::RequireInstalled(int socket, const std::vector<TableResult>& results) const {
-  Channel channel(socket);
+void Tables::RequireInstalled(Channel& channel, const std::vector<TableResult>& results) const {
   std::optional<State> state;
   for (const TableResult& result : results) {
     if (result.family) continue;
@@ -201,8 +194,7 @@ void Tables::RequireInstalled(int socket, const std::vector<TableResult>& result
   }
 }
 
-std::vector<Table> Tables::Drift(int socket) const {
-  Channel channel(socket);
+std::vector<Table> Tables::Drift(Channel& channel) const {
   const State state = ReadState(channel).value_or(State{});
   std::vector<Table> drift;
   for (TableName table : kTableNames)
@@ -210,13 +202,12 @@ std::vector<Table> Tables::Drift(int socket) const {
   return drift;
 }
 
-bool HasOurs(int socket, std::span<const TableName> tables) {
-  Channel channel(socket);
+bool HasOurs(Channel& channel, std::span<const TableName> tables) {
   return std::any_of(tables.begin(), tables.end(),
                      [&](TableName table) { return AskTable(channel, table, [](const Message&) {}).has_value(); });
 }
 
-Guard::Guard(int socket) : socket_(socket) {
+Guard::Guard(Channel& channel) : channel_(channel) {
   constexpr int32_t kBeforeMangle = -151;
   Rule rule{.conditions = {{.field = Field::kL4proto, .values = {{}}}}, .target = Verdict::kDrop};
   rule.conditions[0].values[0].first[0] = rule.conditions[0].values[0].last[0] = IPPROTO_TCP;
@@ -228,22 +219,19 @@ Guard::Guard(int socket) : socket_(socket) {
   Writer writer;
   writer.BeginBatch(std::nullopt);
   PutGuard(writer, Encode(Table{.chains = {{.name = "prerouting", .hook = hook, .rules = {std::move(rule)}}}}));
-  Channel channel(socket);
   SendOrThrow(channel, writer.EndBatch());
 }
 
 Guard::~Guard() {
   try {
-    Channel channel(socket_);
-    channel.Send(removal_);
+    channel_.Send(removal_);
   } catch (const Error&) {
     // It goes with the socket.
   }
 }
 
-int ProbeGeneration(int socket) {
+int ProbeGeneration(Channel& channel) {
   try {
-    Channel channel(socket);
     return Generation(channel) ? 0 : EPROTONOSUPPORT;
   } catch (const Error& error) {
     return error.number;

@@ -71,9 +71,8 @@ Batch Trying(const std::vector<Probe>& probes, Writer::Deed deed) {
 
 }  // namespace
 
-std::vector<std::string> MissingExpressions(int socket) {
+std::vector<std::string> MissingExpressions(Channel& channel) {
   std::vector<std::string> missing;
-  Channel channel(socket);
   // All at once, and for real: to forget what was only tried takes the kernel longer than all the rest.
   if (!channel.Send(Trying(Probes(), Writer::Deed::kCommit))) return missing;
   for (const Probe& probe : Probes())

@@ -97,29 +97,16 @@ void Writer::Close(size_t at) {
   std::memcpy(bytes_.data() + at + offsetof(nlattr, nla_len), &short_length, sizeof(short_length));
 }
 
-std::optional<Message> TakeMessage(View& rest) {
-  Message message;
-  if (rest.size() < sizeof(message.header)) return std::nullopt;
-  std::memcpy(&message.header, rest.data(), sizeof(message.header));
-  const size_t length = message.header.nlmsg_len;
-  if (length < NLMSG_HDRLEN || length > rest.size()) return std::nullopt;
-  message.whole = rest.first(length);
-  if (length >= kHeaders) {
-    message.family = rest[NLMSG_HDRLEN];
-    message.attributes = message.whole.subspan(kHeaders);
-  }
-  rest = rest.subspan(std::min(Aligned(length), rest.size()));
-  return message;
+Message MessageOf(const netlink::Message& message) {
+  View attributes = message.payload;
+  const auto header = netlink::TakeHeader<nfgenmsg>(attributes);
+  if (!header) return {.header = message.header, .family = 0, .attributes = {}, .whole = message.whole};
+  return {.header = message.header, .family = header->nfgen_family, .attributes = attributes, .whole = message.whole};
 }
 
-std::optional<Attribute> TakeAttribute(View& rest) {
-  nlattr header;
-  if (rest.size() < sizeof(header)) return std::nullopt;
-  std::memcpy(&header, rest.data(), sizeof(header));
-  if (header.nla_len < NLA_HDRLEN || header.nla_len > rest.size()) return std::nullopt;
-  const View whole = rest.first(header.nla_len);
-  rest = rest.subspan(std::min(Aligned(header.nla_len), rest.size()));
-  return Attribute{static_cast<uint16_t>(header.nla_type & NLA_TYPE_MASK), whole.subspan(NLA_HDRLEN), whole};
+std::optional<Message> TakeMessage(View& rest) {
+  const auto message = netlink::TakeMessage(rest);
+  return message ? std::optional(MessageOf(*message)) : std::nullopt;
 }
 
 uint32_t BigEndian32(View data) {
@@ -150,6 +137,12 @@ std::optional<uint32_t> Attributes::U32(uint16_t type) {
   const auto data = Get(type);
   if (!data || data->size() != sizeof(uint32_t)) return std::nullopt;
   return BigEndian32(*data);
+}
+
+std::optional<uint64_t> Attributes::U64(uint16_t type) {
+  const auto data = Get(type);
+  if (!data || data->size() != sizeof(uint64_t)) return std::nullopt;
+  return uint64_t{BigEndian32(*data)} << 32 | BigEndian32(data->subspan(sizeof(uint32_t)));
 }
 
 std::string_view Attributes::Text(uint16_t type) {

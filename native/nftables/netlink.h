@@ -1,19 +1,17 @@
-// Netlink messages as bytes, written and read. Reading never goes past the end, whatever the bytes are. Pure.
+// Messages of nf_tables as bytes, written and read. Reading never goes past the end, whatever the bytes are. Pure.
 #pragma once
 
-#include <linux/netlink.h>
-
-#include <cstdint>
 #include <initializer_list>
-#include <optional>
-#include <span>
 #include <string_view>
-#include <vector>
+
+#include "native/netlink/message.h"
 
 namespace ipnc::nftables {
 
-using Bytes = std::vector<uint8_t>;
-using View = std::span<const uint8_t>;
+using netlink::Attribute;
+using netlink::Bytes;
+using netlink::TakeAttribute;
+using netlink::View;
 
 // A transaction: messages between NFNL_MSG_BATCH_BEGIN and _END. The kernel answers the last one of them when all is
 // done, and each that it will not take.
@@ -55,22 +53,15 @@ class Writer {
   uint32_t sequence_;
 };
 
-// The first message of `rest`, which is taken off; empty if there is no whole one.
 struct Message {
   nlmsghdr header{};
   uint8_t family = 0;
-  View attributes;
+  View attributes;  // empty if the message is too short for any
   View whole;
 };
+Message MessageOf(const netlink::Message& message);
+// The first message of `rest`, which is taken off; empty if there is no whole one.
 std::optional<Message> TakeMessage(View& rest);
-
-// The first attribute of `rest`, which is taken off.
-struct Attribute {
-  uint16_t type = 0;
-  View data;
-  View whole;
-};
-std::optional<Attribute> TakeAttribute(View& rest);
 
 uint32_t BigEndian32(View data);  // of at least four bytes
 
@@ -82,6 +73,7 @@ class Attributes {
   bool Has(uint16_t type) const { return type < kMost && present_ & bit(type); }
   std::optional<View> Get(uint16_t type);
   std::optional<uint32_t> U32(uint16_t type);
+  std::optional<uint64_t> U64(uint16_t type);
   std::string_view Text(uint16_t type);  // up to a NUL; empty if absent
   bool Is(uint16_t type, uint32_t value) { return U32(type) == value; }
   // Every attribute was asked for, and the whole was well formed.

@@ -1,8 +1,11 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 
+#include <algorithm>
+
 #include "native/error.h"
 #include "native/nftables/channel.h"
+#include "native/nftables/encode.h"
 #include "native/nftables/message.h"
 
 namespace ipnc::nftables {
@@ -11,18 +14,26 @@ namespace {
 // Thrown where something changed while it was being read.
 struct Changed {};
 
-// Of what a table is told in, bytes: several times our largest. A pod that may change its own tables can make them as
-// large as its memory allows, which may be more than ours.
-constexpr size_t kMost = size_t{4} << 20;
+// Chains, named sets and other objects of a table that are read. A table of ours has at most ten chains, and the kernel
+// walks a list for each set that is asked for.
+constexpr uint32_t kMostNamed = 256;
+
+std::string Named(TableName table) {
+  return std::string("inet ") + KernelName(table);
+}
 
 void Append(Bytes& bytes, View data) {
   bytes.insert(bytes.end(), data.begin(), data.end());
   bytes.resize(NLMSG_ALIGN(bytes.size()));
 }
 
-// Returns the number of messages. In each the table's name is attribute 1, as of a table itself.
-uint32_t Dump(Channel& channel, uint16_t type, TableName table, const std::string& set, Bytes& bytes) {
-  uint32_t count = 0;
+void RequireDone(int error, TableName table) {
+  if (error == EINTR || error == ENOENT) throw Changed{};
+  if (error != 0) throw Error{.number = error, .syscall = "nf_tables dump", .table = Named(table)};
+}
+
+// Of a message of any of these types the table's name is attribute 1, as of a table itself. `set`: of that set alone.
+void Dump(Channel& channel, uint16_t type, TableName table, const std::string& set, Bytes& bytes) {
   const int error = channel.Ask(
       type, NLM_F_DUMP,
       [&](Writer& writer) {
@@ -30,37 +41,65 @@ uint32_t Dump(Channel& channel, uint16_t type, TableName table, const std::strin
         if (!set.empty()) writer.PutText(NFTA_SET_ELEM_LIST_SET, set);
       },
       [&](const Message& message) {
-        // Older kernels tell of every table.
-        if (message.family != NFPROTO_INET || TableOf(message) != KernelName(table)) return;
-        if (bytes.size() > kMost)
-          throw Error{.number = EFBIG,
-                      .syscall = "nf_tables dump",
-                      .detail = "somebody has made more of it than is ever ours",
-                      .table = std::string("inet ") + KernelName(table)};
-        Append(bytes, message.whole);
-        ++count;
+        // Of chains, and in older kernels of more, the kernel tells of every table.
+        if (message.family == NFPROTO_INET && TableOf(message) == KernelName(table)) Append(bytes, message.whole);
       });
-  if (error == EINTR || error == ENOENT) throw Changed{};
-  if (error != 0)
-    throw Error{.number = error, .syscall = "nf_tables dump", .table = std::string("inet ") + KernelName(table)};
-  return count;
+  RequireDone(error, table);
+}
+
+struct Chains {
+  struct One {
+    uint64_t handle = 0;
+    Bytes message;
+  };
+  std::vector<One> list;
+  uint64_t uses = 0;  // rules, and jumps to a chain
+};
+
+// The chains that may be ours, each asked for by its name: of all chains the kernel tells only for the whole netns. In
+// the order in which they were made.
+Chains AskChains(Channel& channel, TableName table) {
+  Chains chains;
+  for (const char* name : kChainNames) {
+    const int error = channel.Ask(
+        NFT_MSG_GETCHAIN, 0,
+        [&](Writer& writer) {
+          writer.PutText(NFTA_CHAIN_TABLE, KernelName(table));
+          writer.PutText(NFTA_CHAIN_NAME, name);
+        },
+        [&](const Message& message) {
+          Attributes attributes(message.attributes);
+          chains.uses += attributes.U32(NFTA_CHAIN_USE).value_or(0);
+          chains.list.push_back({attributes.U64(NFTA_CHAIN_HANDLE).value_or(0), {}});
+          Append(chains.list.back().message, message.whole);
+        });
+    if (error != ENOENT) RequireDone(error, table);
+  }
+  std::sort(chains.list.begin(), chains.list.end(), [](const auto& a, const auto& b) { return a.handle < b.handle; });
+  return chains;
 }
 
 Bytes ReadTable(Channel& channel, TableName table) {
   Bytes dump;
   const auto use = AskTable(channel, table, [&dump](const Message& message) { Append(dump, message.whole); });
   if (!use) return {};
-  uint32_t found = Dump(channel, NFT_MSG_GETCHAIN, table, {}, dump);
+  if (*use > kMostNamed) Budget::Refuse("chains, sets and other objects in table " + Named(table), kMostNamed);
+  const Chains chains = AskChains(channel, table);
+  channel.budget().Require(chains.uses);
   Bytes sets;
   Dump(channel, NFT_MSG_GETSET, table, {}, sets);
   std::vector<std::string> names;
+  size_t named = 0;
   View rest = sets;
   while (const auto set = TakeMessage(rest)) {
     Attributes attributes(set->attributes);
     names.emplace_back(attributes.Text(NFTA_SET_NAME));
-    found += !(attributes.U32(NFTA_SET_FLAGS).value_or(0) & NFT_SET_ANONYMOUS);
+    named += !(attributes.U32(NFTA_SET_FLAGS).value_or(0) & NFT_SET_ANONYMOUS);
   }
-  if (found != *use) {
+  if (chains.list.size() + named == *use) {
+    for (const Chains::One& chain : chains.list) Append(dump, chain.message);
+  } else {
+    Dump(channel, NFT_MSG_GETCHAIN, table, {}, dump);
     Dump(channel, NFT_MSG_GETFLOWTABLE, table, {}, dump);
     Dump(channel, NFT_MSG_GETOBJ, table, {}, dump);
   }

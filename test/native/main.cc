@@ -119,9 +119,13 @@ ssize_t __real_send(int fd, const void* data, size_t size, int flags);
 ssize_t __wrap_send(int fd, const void* data, size_t size, int flags) {
   return check::CallFails() ? -1 : __real_send(fd, data, size, flags);
 }
-ssize_t __real_recv(int fd, void* data, size_t size, int flags);
-ssize_t __wrap_recv(int fd, void* data, size_t size, int flags) {
-  return check::CallFails() ? -1 : __real_recv(fd, data, size, flags);
+ssize_t __real_recvfrom(int fd, void* data, size_t size, int flags, sockaddr* sender, socklen_t* length);
+ssize_t __wrap_recvfrom(int fd, void* data, size_t size, int flags, sockaddr* sender, socklen_t* length) {
+  return check::CallFails() ? -1 : __real_recvfrom(fd, data, size, flags, sender, length);
+}
+int __real_connect(int fd, const sockaddr* address, socklen_t length);
+int __wrap_connect(int fd, const sockaddr* address, socklen_t length) {
+  return check::CallFails() ? -1 : __real_connect(fd, address, length);
 }
 int __real_ioctl(int fd, unsigned long request, void* argument);
 int __wrap_ioctl(int fd, unsigned long request, void* argument) {

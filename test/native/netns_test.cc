@@ -29,7 +29,8 @@ ino_t OwnNetns() {
 
 class FunctionJob : public Job {
  public:
-  explicit FunctionJob(std::function<void(Home&)> body) : body_(std::move(body)) {}
+  explicit FunctionJob(std::function<void(Home&)> body, std::optional<Place> place = std::nullopt)
+      : Job(place), body_(std::move(body)) {}
   void Run(Home& home) override { body_(home); }
 
  private:
@@ -39,13 +40,16 @@ class FunctionJob : public Job {
 // Workers whose jobs can be waited for.
 class Crew {
  public:
-  explicit Crew(unsigned threads = 2, size_t bound = 16)
-      : workers_(threads, bound, [this](std::unique_ptr<Job> job) {
-          const std::lock_guard lock(mutex_);
-          last_ = std::move(job);
-          ++done_;
-          changed_.notify_all();
-        }) {}
+  explicit Crew(unsigned threads = 2, size_t most_queued = 16, std::chrono::milliseconds bound = Workers::kBound)
+      : workers_(
+            threads, most_queued,
+            [this](std::unique_ptr<Job> job) {
+              const std::lock_guard lock(mutex_);
+              last_ = std::move(job);
+              ++done_;
+              changed_.notify_all();
+            },
+            bound) {}
   // Runs `body` as a job that must not fail.
   void MustRun(std::function<void(Home&)> body) {
     if (const auto error = Run(std::move(body)))
@@ -61,6 +65,14 @@ class Crew {
     lock.lock();
     changed_.wait(lock, [&] { return done_ > before; });
     return last_->error;
+  }
+  // Adds a job and does not wait for it.
+  void Start(std::function<void(Home&)> body, std::optional<Job::Place> place = std::nullopt) {
+    CHECK(workers_.Submit(std::make_unique<FunctionJob>(std::move(body), place)));
+  }
+  void WaitFor(int done) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return done_ >= done; });
   }
   Workers& workers() { return workers_; }
 
@@ -104,7 +116,7 @@ TEST("workers: a thread that cannot come home runs nothing more, and is replaced
     });
     CHECK(!error);
   }
-  CHECK(crew.workers().lost() == 1);
+  CHECK(crew.workers().health().lost == 1);
 }
 
 TEST("workers: a queue that is full says so and takes nothing") {
@@ -121,6 +133,101 @@ TEST("workers: a queue that is full says so and takes nothing") {
   for (int i = 0; i < 2; ++i) CHECK(workers.Submit(std::make_unique<FunctionJob>([](Home&) {})));
   CHECK(!workers.Submit(std::make_unique<FunctionJob>([](Home&) {})));
   gate.unlock();
+}
+
+// Lets those who wait go on.
+class Latch {
+ public:
+  void Wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return open_; });
+  }
+  void Open() {
+    const std::lock_guard lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool open_ = false;
+};
+
+TEST("workers: a netns has one thread at most, and others are served meanwhile") {
+  Crew crew(4);
+  Latch latch;
+  std::atomic<int> inside = 0;
+  std::atomic<int> most = 0;
+  for (int i = 0; i < 8; ++i)
+    crew.Start(
+        [&](Home&) {
+          most = std::max<int>(most, ++inside);
+          latch.Wait();
+          --inside;
+        },
+        Job::Place(4, 1));
+  for (int i = 0; i < 8; ++i) crew.Start([](Home&) {}, Job::Place(4, static_cast<uint64_t>(i + 2)));
+  crew.WaitFor(8);
+  CHECK(most == 1);
+  const Workers::Health health = crew.workers().health();
+  CHECK(health.threads == 4);
+  CHECK(health.queued == 7);
+  latch.Open();
+  crew.WaitFor(16);
+  CHECK(most == 1);
+}
+
+TEST("workers: netns that used up their budget share one thread until they are done in time") {
+  Crew crew(4, 64);
+  const auto over = [](Home&) { throw Error{.code = kBudget}; };
+  for (uint64_t i = 1; i <= 4; ++i) crew.Start(over, Job::Place(4, i));
+  crew.WaitFor(4);
+  Latch latch;
+  std::atomic<int> inside = 0;
+  std::atomic<int> most = 0;
+  const auto slow = [&](Home&) {
+    most = std::max<int>(most, ++inside);
+    latch.Wait();
+    --inside;
+  };
+  for (uint64_t i = 1; i <= 4; ++i) crew.Start(slow, Job::Place(4, i));
+  for (uint64_t i = 5; i <= 20; ++i) crew.Start([](Home&) {}, Job::Place(4, i));
+  crew.WaitFor(4 + 16);
+  CHECK(most == 1);
+  latch.Open();
+  crew.WaitFor(4 + 16 + 4);
+  CHECK(most == 1);
+  // Each was done in time.
+  Latch second;
+  for (uint64_t i = 1; i <= 4; ++i)
+    crew.Start(
+        [&](Home&) {
+          if (++inside == 4) second.Open();
+          second.Wait();
+        },
+        Job::Place(4, i));
+  crew.WaitFor(4 + 16 + 4 + 4);
+}
+
+TEST("workers: threads that the kernel holds up are told of, replaced, and not needed any more once they come back") {
+  Crew crew(2, 64, std::chrono::milliseconds(20));
+  Latch latch;
+  for (uint64_t i = 1; i <= 2; ++i) crew.Start([&](Home&) { latch.Wait(); }, Job::Place(4, i));
+  while (crew.workers().health().stuck < 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  CHECK(crew.workers().health().longest >= std::chrono::milliseconds(20));
+  crew.Start([](Home&) {}, Job::Place(4, 3));
+  crew.WaitFor(1);
+  CHECK(crew.workers().health().threads == 4);
+  latch.Open();
+  crew.WaitFor(3);
+  for (int done = 4; crew.workers().health().threads > 2; ++done) {
+    CHECK(done < 200);
+    crew.Start([](Home&) {});
+    crew.WaitFor(done);
+  }
+  CHECK(crew.workers().health().stuck == 0);
+  CHECK(crew.workers().health().lost == 0);
 }
 
 TEST("netns: refuses the namespace it lives in, by each of its names") {
@@ -243,7 +350,7 @@ TEST("install: out of memory at every single allocation leaves all or nothing, a
     }
     CHECK(failures > 10);
   }
-  CHECK(crew.workers().lost() == 0);
+  CHECK(crew.workers().health().lost == 0);
 }
 
 }  // namespace

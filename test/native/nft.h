@@ -1,4 +1,4 @@
-// A netns of one's own with a socket to its nf_tables, nft beside it, and rules to put there.
+// A netns of one's own with a channel to its nf_tables, nft beside it, and rules to put there.
 #pragma once
 
 #include <netinet/in.h>
@@ -26,9 +26,10 @@ void InNetns(Body body) {
   std::thread([&] {
     try {
       CHECK(unshare(CLONE_NEWNET) == 0);
-      const ipnc::Fd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER));
-      CHECK(fd);
-      body(fd.get());
+      const ipnc::Fd fd = ipnc::netlink::Open(NETLINK_NETFILTER);
+      ipnc::Budget budget(std::chrono::hours(1));
+      ipnc::nftables::Channel channel(fd.get(), budget);
+      body(channel);
     } catch (const ipnc::Error& error) {
       failure = std::make_exception_ptr(std::runtime_error("errno " + std::to_string(error.number) + " " + error.code +
                                                            " " + error.syscall + " " + error.table + " " +
@@ -53,8 +54,7 @@ inline std::string Nft(const std::string& script) {
 }
 
 // Ours as the kernel tells of them, without what it keeps for itself.
-inline std::vector<ipnc::nftables::Bytes> Look(int socket) {
-  ipnc::nftables::Channel channel(socket);
+inline std::vector<ipnc::nftables::Bytes> Look(ipnc::nftables::Channel& channel) {
   const auto state = ipnc::nftables::ReadState(channel);
   CHECK(state);
   std::vector<ipnc::nftables::Bytes> tables;

@@ -19,12 +19,12 @@ struct Case {
 
 enum class Failure : uint8_t { kNone, kError, kMemory };
 
-Failure Install(const Tables& tables, int socket, bool fresh, std::string& rollback) {
+Failure Install(const Tables& tables, Channel& channel, bool fresh, std::string& rollback) {
   Undo undo;
   std::vector<TableResult> results;
   try {
-    tables.Apply(socket, fresh, results, undo);
-    tables.RequireInstalled(socket, results);
+    tables.Apply(channel, fresh, results, undo);
+    tables.RequireInstalled(channel, results);
     return Failure::kNone;
   } catch (const Error&) {
     rollback = undo.Run();
@@ -40,19 +40,19 @@ void Exhaust(const Case& each, const std::function<void(long)>& arm, const std::
   long failures = 0;
   for (long n = 1;; ++n) {
     long made = 0;
-    InNetns([&](int socket) {
+    InNetns([&](Channel& channel) {
       check::Nft("table inet theirs { chain c { counter packets 1 bytes 2; }; }");
       std::string rollback;
-      if (each.older) Install(*each.older, socket, true, rollback);
-      const auto before = Look(socket);
+      if (each.older) Install(*each.older, channel, true, rollback);
+      const auto before = Look(channel);
       arm(n);
-      const Failure failure = Install(*each.wanted, socket, each.fresh, rollback);
+      const Failure failure = Install(*each.wanted, channel, each.fresh, rollback);
       made = count();
       failures += failure != Failure::kNone;
       const std::string where = "the " + std::to_string(n) + "th: ";
       if (!rollback.empty()) throw std::runtime_error(where + rollback);
-      if (failure != Failure::kNone && Look(socket) != before) throw std::runtime_error(where + "not as it was");
-      if (failure == Failure::kNone && !each.wanted->Drift(socket).empty())
+      if (failure != Failure::kNone && Look(channel) != before) throw std::runtime_error(where + "not as it was");
+      if (failure == Failure::kNone && !each.wanted->Drift(channel).empty())
         throw std::runtime_error(where + "said to be done");
       CHECK(check::Nft("list table inet theirs").find("packets 1 bytes 2") != std::string::npos);
     });

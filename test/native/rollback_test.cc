@@ -61,7 +61,7 @@ Snapshot Look(const std::string& path) {
     Visit visit(home, path, nullptr);
     ReadTables<V4>(visit.socket(), snapshot);
     ReadTables<V6>(visit.socket(), snapshot);
-    snapshot.routes = Rtnetlink(visit.route_socket()).List().all;
+    snapshot.routes = Rtnetlink(visit.route_socket(), visit.budget()).List({}).ours;
     snapshot.loopback_up = LoopbackIsUp(visit.socket());
   });
   return snapshot;

@@ -145,7 +145,7 @@ for (const [backend, { needs, look }] of Object.entries(BACKENDS)) {
   );
 
   test(
-    `a lock that a process of the pod keeps delays an install, and no check at all: ${backend}`,
+    `a lock that a process of the pod keeps delays an install by 20 ms, and no check at all: ${backend}`,
     async () => {
       await using farm = new Farm('safety');
       const compiled = await compileFor('-m', 'TPROXY');
@@ -157,7 +157,7 @@ for (const [backend, { needs, look }] of Object.entries(BACKENDS)) {
         const began = performance.now();
         assert.equal((await compiled.apply(target, { fresh })).changed, true);
         const took = performance.now() - began;
-        assert.ok(took > 150, `waited for its turn for ${took} ms`);
+        assert.ok(took > 15 && took < 200, `waited for its turn for ${took} ms`);
         const { cookie } = await identify(path);
         assert.equal(cookie, target.cookie);
         assert.equal((await compiled.verify(target)).ok, true);

@@ -16,7 +16,7 @@ test.needs(...needs);
 
 if (needs.every((need) => lacking(need) === undefined)) {
   const { code, stdout, stderr } = runSync(program, [], {
-    timeout: 180_000,
+    timeout: 540_000,
     env: { ...process.env, ASAN_OPTIONS: 'detect_leaks=1', IPNC_TEST_SEED: String(testSeed()) },
   });
   for (const [, verdict, name = ''] of stdout.matchAll(/^(ok {2}|FAIL) (.*)$/gm)) {
