@@ -372,8 +372,8 @@ export class Failure extends Error {
     return meaningOf(this.code).retry;
   }
 
-  /** The reason of an Event or of a condition. */
-  get event(): string {
+  /** The reason of an Event or of a condition; see EVENTS in kube/events.ts. */
+  get event(): NonNullable<Meaning['event']> | 'InstallFailed' {
     return meaningOf(this.code).event ?? 'InstallFailed';
   }
 }

@@ -245,7 +245,7 @@ export class Controller {
       entry.view = { state: 'skipped', reason: outcome.reason, since };
       podLine(log, { pod, outcome: 'skipped', reason: outcome.reason });
       if (outcome.cleaned)
-        recorder.record(pod, { type: 'Normal', reason: 'Cleaned', note: `redirect rules removed: ${outcome.message}` });
+        recorder.record(pod, { reason: 'Cleaned', note: `redirect rules removed: ${outcome.message}` });
       return;
     }
     const { installed, changed, marked, unmarked, warnings, stages } = outcome;
@@ -263,19 +263,18 @@ export class Controller {
     podLine(log, { pod, outcome: result, backend: installed.backend, netns: installed.stamp, stages });
     if (unmarked) {
       metrics.failed(unmarked.code);
-      recorder.record(pod, { type: 'Warning', reason: unmarked.event, note: unmarked.message });
+      recorder.record(pod, { reason: unmarked.event, note: unmarked.message });
     }
-    for (const warning of warnings) recorder.record(pod, { type: 'Warning', reason: 'ConfigDoubtful', note: warning });
+    for (const warning of warnings) recorder.record(pod, { reason: 'ConfigDoubtful', note: warning });
     if (repaired)
       recorder.record(pod, {
-        type: 'Warning',
         reason: 'DriftRepaired',
-        note: 'redirect rules had been changed, and were put right',
+        note: 'somebody had changed the redirect rules, and they were repaired',
       });
     else if (news) {
       // Without how long it took: the same again is then one Event with a count.
       const note = `redirect rules installed by ${installed.backend} and read back`;
-      recorder.record(pod, { type: 'Normal', reason: 'Initialized', note });
+      recorder.record(pod, { reason: 'Initialized', note });
     }
   }
 
@@ -297,7 +296,7 @@ export class Controller {
     metrics.failed(code);
     entry.view = { state: 'failed', reason: message, since: new Date().toISOString() };
     podLine(log, { pod: entry.pod.metadata, outcome: 'failed', error: failure });
-    recorder.record(entry.pod.metadata, { type: 'Warning', reason: event, note: message });
+    recorder.record(entry.pod.metadata, { reason: event, note: message });
   }
 
   async #sweepEach(signal: AbortSignal): Promise<void> {

@@ -6,27 +6,27 @@ import { hasOwnInit, PROXY, proxyOf, proxyType } from './containers.ts';
 import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from './names.ts';
 import type { NamespaceRecord, PodRecord } from './pod.ts';
 
-/** Labels of a metric: a name here stays what it is. */
-export const SKIP_REASONS = [
-  'self',
-  'finished',
-  'terminating',
-  'host-network',
-  'excluded-namespace',
-  'openshift-deployer',
-  'openshift-build',
-  'invalid-annotation',
-  'opted-out',
-  'own-init',
-  'envoy-disabled',
-  'no-proxy',
-  'not-a-sidecar',
-  'inject-false',
-  'not-injected',
-  'not-annotated',
-] as const;
+/** By name, which is the label of a metric and stays what it is: why a pod is left alone. docs/operate.md has this table. */
+export const SKIP_REASONS = {
+  self: 'it is this controller',
+  finished: 'its phase is neither Pending nor Running',
+  terminating: 'it is being deleted',
+  'host-network': "it has the node's network, so that its rules would be the node's",
+  'excluded-namespace': 'its namespace is one of `excludeNamespaces`',
+  'openshift-deployer': 'it is a deployer pod of OpenShift',
+  'openshift-build': 'it is a build pod of OpenShift',
+  'invalid-annotation': `its annotation \`${INITIALIZE}\`, or that of its namespace, is neither true nor false`,
+  'opted-out': `its annotation \`${INITIALIZE}\`, or that of its namespace, is "false"`,
+  'own-init': 'its own privileged init container `istio-init` writes its rules',
+  'envoy-disabled': `\`${DISABLE_ENVOY}\` is set for \`${PROXY}\``,
+  'no-proxy': `it has no container \`${PROXY}\`, and no annotation of its own brings it in`,
+  'not-a-sidecar': 'its proxy is not a sidecar, but for instance a gateway',
+  'inject-false': `its label or annotation \`${INJECT}\` is "false"`,
+  'not-injected': `it has no annotation \`${INJECTED}\`, which Istio's injector writes, and no annotation brings it in`,
+  'not-annotated': `neither it nor its namespace has the annotation \`${INITIALIZE}\`, and \`enroll\` is "annotation"`,
+};
 
-export type SkipReason = (typeof SKIP_REASONS)[number];
+export type SkipReason = keyof typeof SKIP_REASONS;
 
 export type Decision =
   | { enroll: true; by: 'annotation' | 'istio' }
@@ -101,16 +101,16 @@ function outOfBounds({ metadata, spec, status }: PodRecord, { excludeNamespaces,
     self.uid === undefined
       ? self.name === metadata.name && self.namespace === metadata.namespace
       : self.uid === metadata.uid;
-  if (isSelf) return skip('self', 'it is this controller');
+  if (isSelf) return skip('self', SKIP_REASONS.self);
   if (status.phase !== 'Pending' && status.phase !== 'Running') return skip('finished', `its phase is ${status.phase}`);
-  if (metadata.deletionTimestamp !== undefined) return skip('terminating', 'it is being deleted');
-  if (spec.hostNetwork) return skip('host-network', "it has the host's network");
+  if (metadata.deletionTimestamp !== undefined) return skip('terminating', SKIP_REASONS.terminating);
+  if (spec.hostNetwork) return skip('host-network', SKIP_REASONS['host-network']);
   if (excludeNamespaces.includes(metadata.namespace)) {
     return skip('excluded-namespace', `namespace ${metadata.namespace} is excluded`);
   }
   const has = (name: string) => metadata.annotations[name] !== undefined || metadata.labels[name] !== undefined;
-  if (has(DEPLOYER)) return skip('openshift-deployer', 'it is a deployer pod of OpenShift');
-  if (has(BUILD)) return skip('openshift-build', 'it is a build pod of OpenShift');
+  if (has(DEPLOYER)) return skip('openshift-deployer', SKIP_REASONS['openshift-deployer']);
+  if (has(BUILD)) return skip('openshift-build', SKIP_REASONS['openshift-build']);
   return undefined;
 }
 

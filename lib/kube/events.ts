@@ -4,10 +4,50 @@ import { dropOldest } from '../bounded.ts';
 import { DOMAIN } from '../istio/names.ts';
 import { cut, forbidden, type PodRef, type Requests } from './status.ts';
 
-export interface PodEvent {
+interface Kind {
   type: 'Normal' | 'Warning';
-  /** One word in CamelCase: `Initialized`, `ConfigInvalid`. */
-  reason: string;
+  means: string;
+  remedy?: string;
+}
+
+/** By reason. docs/operate.md has this table. */
+export const EVENTS = {
+  Initialized: { type: 'Normal', means: 'the rules were installed and read back' },
+  Cleaned: { type: 'Normal', means: 'the pod was opted out, and its rules were removed' },
+  DriftRepaired: {
+    type: 'Warning',
+    means: 'somebody had changed the rules, and they were repaired',
+    remedy: 'find who: another agent, a CNI plugin, an init container',
+  },
+  ConfigDoubtful: {
+    type: 'Warning',
+    means: 'a setting has no effect',
+    remedy: 'the note names the setting, and says why',
+  },
+  ConfigInvalid: {
+    type: 'Warning',
+    means: "a setting is invalid; nothing was changed, and the pod's gate stays shut",
+    remedy: 'correct the setting that the note names',
+  },
+  InstallFailed: {
+    type: 'Warning',
+    means: 'an attempt failed; the pod is as it was before',
+    remedy: 'look the code of the note up below',
+  },
+  RollbackFailed: {
+    type: 'Warning',
+    means: "an attempt failed and left something half done in the pod's network namespace; the note names it",
+    remedy: 'see `ERR_ROLLBACK` below',
+  },
+  MarkFailed: {
+    type: 'Warning',
+    means: "the API server did not accept the pod's status; the rules in the pod are not affected",
+    remedy: 'look the code of the note up below',
+  },
+} as const satisfies Record<string, Kind>;
+
+export interface PodEvent {
+  reason: keyof typeof EVENTS;
   note: string;
 }
 
@@ -36,7 +76,7 @@ export class EventRecorder {
   /** `repeated`: only counted, for the next one; `dropped`: over the rate. */
   readonly stats = { sent: 0, repeated: 0, dropped: 0, failed: 0 };
   readonly #options: Required<RecorderOptions>;
-  readonly #types: Record<PodEvent['type'], TokenBucket>;
+  readonly #types: Record<Kind['type'], TokenBucket>;
   readonly #pods = new Map<string, { bucket: TokenBucket; told: Map<string, Told> }>();
   readonly #sending = new Set<Promise<void>>();
 
@@ -56,7 +96,7 @@ export class EventRecorder {
     dropOldest(known.told, REMEMBERED);
     told.count++;
     if (now < told.next) this.stats.repeated++;
-    else if (!known.bucket.take(now) || !this.#types[event.type].take(now)) this.stats.dropped++;
+    else if (!known.bucket.take(now) || !this.#types[EVENTS[event.reason].type].take(now)) this.stats.dropped++;
     else {
       told.next = now + told.gap;
       told.gap = Math.min(2 * told.gap, REPEAT_MS.most);
@@ -84,7 +124,7 @@ export class EventRecorder {
       kind: 'Event',
       metadata: { generateName: 'pod-network-controller-', namespace },
       eventTime: time,
-      type: event.type,
+      type: EVENTS[event.reason].type,
       reason: event.reason,
       action: 'Redirect',
       note: cut(event.note),

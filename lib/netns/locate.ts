@@ -39,20 +39,36 @@ export interface Located {
   netns: Identity;
 }
 
-/**
- * no-sandbox: there is none, not yet or no longer; stopped: the newest has ended; host-network: the pod has no netns of
- * its own; not-reached: there is a sandbox, but its netns cannot be reached; other-addresses: the netns does not hold an
- * address of the pod; ambiguous: the pod's processes are in several; unavailable: no source could be asked. Only
- * host-network is final.
- */
-export type Reason =
-  | 'no-sandbox'
-  | 'stopped'
-  | 'host-network'
-  | 'not-reached'
-  | 'other-addresses'
-  | 'ambiguous'
-  | 'unavailable';
+/** By name: why a pod's netns was not located. Only `host-network` is final. docs/operate.md has this table. */
+export const NOT_LOCATED = {
+  'no-sandbox': {
+    means: 'the runtime has no sandbox of the pod, not yet or no longer',
+    remedy: '`kubectl describe pod`: mostly it is the CNI plugin',
+  },
+  stopped: {
+    means: 'the newest sandbox of the pod has ended',
+    remedy: '`kubectl describe pod`: mostly it is the CNI plugin',
+  },
+  'host-network': { means: 'the pod has no netns of its own', remedy: '' },
+  'not-reached': {
+    means: 'there is a sandbox, but its netns cannot be reached',
+    remedy: 'mount `/run/netns` with `mountPropagation: HostToContainer`',
+  },
+  'other-addresses': {
+    means: "the netns holds none of the pod's addresses, so it is not entered",
+    remedy: 'report it: the runtime names the netns of another pod',
+  },
+  ambiguous: {
+    means: "the pod's processes are in several netns, so none is entered",
+    remedy: "mount the runtime's socket: this happens only without it",
+  },
+  unavailable: {
+    means: 'no source could be asked',
+    remedy: "mount the runtime's socket (`containerRuntime`, `criSocket`); see `ipnc doctor`",
+  },
+};
+
+export type Reason = keyof typeof NOT_LOCATED;
 
 export interface NotLocated {
   path: undefined;

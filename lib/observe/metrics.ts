@@ -70,22 +70,30 @@ export function createMetrics(version: string, observed: Observed): Metrics {
 
   const duration = new Histogram({
     name: `${PREFIX}init_duration_seconds`,
-    help: 'From the event to an initialized pod, by stage',
+    help: 'Time from the event to the mark, by stage and backend',
     labelNames: ['stage', 'backend'],
     buckets: BUCKETS,
     registers,
   });
   const counter = (name: string, help: string, label: string) =>
     new Counter({ name: PREFIX + name, help, labelNames: [label], registers });
-  const installs = counter('installs_total', 'Pods whose rules were installed, or found standing', 'backend');
-  const skips = counter('skips_total', 'Pods that are not enrolled, by reason', 'reason');
-  const failures = counter('failures_total', "Attempts that failed, by the error's code", 'reason');
-  const drift = counter('drift_repaired_total', 'Pods whose rules had changed, and were put right', 'backend');
+  const installs = counter(
+    'installs_total',
+    'Pods whose rules were installed, or found as they should be, by backend',
+    'backend',
+  );
+  const skips = counter('skips_total', 'Pods that were left alone, by reason', 'reason');
+  const failures = counter('failures_total', 'Attempts that failed, by code', 'reason');
+  const drift = counter(
+    'drift_repaired_total',
+    'Pods whose rules somebody had changed, and that were repaired, by backend',
+    'backend',
+  );
   const skipReason = bounded();
   registerObserved(registers, observed);
   new Gauge({
     name: `${PREFIX}build_info`,
-    help: 'Always 1',
+    help: 'Always 1; the labels name the versions of this program and of Node.js',
     labelNames: ['version', 'node_version'],
     registers,
   }).set({ version, node_version: process.version }, 1);
@@ -116,7 +124,7 @@ function registerProcess(registry: Registry): void {
   delay.enable();
   new Gauge({
     name: `${PREFIX}event_loop_lag_seconds`,
-    help: 'How late the event loop was since the last scrape; the quantile 1 is the longest',
+    help: 'How late the event loop was since the last scrape; the quantile 1 is the longest delay',
     labelNames: ['quantile'],
     registers: [registry],
     collect() {
@@ -151,32 +159,49 @@ function registerObserved(registers: Registry[], observed: Observed): void {
   const by = (label: string, counts: Readonly<Record<string, number>>) =>
     Object.entries(counts).map(([key, value]): [Record<string, string>, number] => [{ [label]: key }, value]);
 
-  read(Gauge, 'queue_depth', 'Pods that wait for a worker', ['priority'], () =>
+  read(Gauge, 'queue_depth', 'Pods that wait for a worker, by priority', ['priority'], () =>
     by('priority', observed.queue().waiting),
   );
   read(Gauge, 'queue_running', 'Pods that are being worked on', [], () => [[{}, observed.queue().running]]);
   read(Gauge, 'queue_backing_off', 'Pods that wait for another attempt', [], () => [[{}, observed.queue().backingOff]]);
-  read(Gauge, 'queue_oldest_age_seconds', 'Longest wait for a worker', [], () => [
+  read(Gauge, 'queue_oldest_age_seconds', 'Longest wait of a pod for a worker', [], () => [
     [{}, observed.queue().oldestMs / 1000],
   ]);
-  read(Gauge, 'queue_longest_run_seconds', 'Longest time that a worker has been busy with one pod', [], () => [
-    [{}, observed.queue().longestRunMs / 1000],
-  ]);
-  read(Gauge, 'pods', 'Pods of this node, by state', ['state'], () => by('state', observed.pods()));
-  read(Gauge, 'runtime_event_source', 'Always 1; the label names the source in use', ['source'], () => [
-    [{ source: observed.eventSource() }, 1],
-  ]);
-  read(Counter, 'watch_restarts_total', 'Watches begun anew, by resource and reason', ['resource', 'reason'], () =>
-    observed
-      .watches()
-      .flatMap(({ resource, restarts }) =>
-        by('reason', restarts).map(([labels, value]): [Record<string, string>, number] => [
-          { resource, ...labels },
-          value,
-        ]),
-      ),
+  read(
+    Gauge,
+    'queue_longest_run_seconds',
+    'Longest time that a worker has been busy with one pod; /livez fails at three minutes',
+    [],
+    () => [[{}, observed.queue().longestRunMs / 1000]],
   );
-  read(Counter, 'events_total', 'Events, by what became of them', ['result'], () => by('result', observed.events()));
+  read(Gauge, 'pods', 'Pods of this node, by state: pending, initialized, failed or skipped', ['state'], () =>
+    by('state', observed.pods()),
+  );
+  read(
+    Gauge,
+    'runtime_event_source',
+    'Always 1; the label names the source in use: containerd, cri, inotify or none',
+    ['source'],
+    () => [[{ source: observed.eventSource() }, 1]],
+  );
+  read(
+    Counter,
+    'watch_restarts_total',
+    'Watches of the API that began anew, by resource and reason',
+    ['resource', 'reason'],
+    () =>
+      observed
+        .watches()
+        .flatMap(({ resource, restarts }) =>
+          by('reason', restarts).map(([labels, value]): [Record<string, string>, number] => [
+            { resource, ...labels },
+            value,
+          ]),
+        ),
+  );
+  read(Counter, 'events_total', 'Events, by what became of them: sent, repeated, dropped or failed', ['result'], () =>
+    by('result', observed.events()),
+  );
 }
 
 function bounded(): (value: string) => string {

@@ -375,7 +375,7 @@ test('Events, as the controller sends them, pass', async () => {
   const errors: unknown[] = [];
   const recorder = new EventRecorder({ requests: controller, node: 'one', onError: (error) => errors.push(error) });
   const subject = { uid: 'u', namespace, name: 'main' };
-  recorder.record(subject, { type: 'Warning', reason: 'ConfigInvalid', note: 'no port: "x"' });
+  recorder.record(subject, { reason: 'ConfigInvalid', note: 'no port: "x"' });
   await recorder.settled();
   assert.deepEqual(errors, []);
 });

@@ -221,9 +221,9 @@ test('Events are taken as they are made: long, repeated, and about their pod', a
   const clock = { now: Date.now() };
   const options = { requests: agent, node: 'node-1', onError: (error: unknown) => errors.push(error) };
   const recorder = new EventRecorder({ ...options, now: () => clock.now });
-  recorder.record(about, { type: 'Normal', reason: 'Initialized', note: 'ü'.repeat(2000) });
+  recorder.record(about, { reason: 'Initialized', note: 'ü'.repeat(2000) });
   for (let minute = 0; minute < 3; minute++) {
-    recorder.record(about, { type: 'Warning', reason: 'ConfigInvalid', note: 'field: "value": wrong' });
+    recorder.record(about, { reason: 'ConfigInvalid', note: 'field: "value": wrong' });
     await recorder.settled();
     clock.now += 60_000;
   }
@@ -248,7 +248,7 @@ test('what is not allowed is told with the right that is missing', async () => {
   const errors: Failure[] = [];
   const onError = (error: unknown) => errors.push(error as Failure);
   const recorder = new EventRecorder({ requests: nobody, node: 'node-1', onError });
-  recorder.record(created, { type: 'Normal', reason: 'Initialized', note: 'done' });
+  recorder.record(created, { reason: 'Initialized', note: 'done' });
   await recorder.settled();
   assert.match(errors[0]?.message ?? '', /cannot create resource "events" in API group "events.k8s.io"/);
 });

@@ -268,7 +268,7 @@ function recording(error?: unknown) {
   return { requests, clock, errors, recorder, counts };
 }
 
-const WARNING = { type: 'Warning', reason: 'ConfigInvalid', note: 'field: "value": wrong' } as const;
+const WARNING = { reason: 'ConfigInvalid', note: 'field: "value": wrong' } as const;
 
 events('an Event that repeats is counted, and told again after ever longer times', async () => {
   const { clock, recorder, counts } = recording();
@@ -296,7 +296,7 @@ events('a pod whose Events differ each time does not flood either', async () => 
 events('over all pods the rate is bounded, and successes leave room for warnings', async () => {
   const { recorder } = recording();
   for (let i = 0; i < 100; i++) {
-    recorder.record({ ...POD, uid: `u-${i}` }, { type: 'Normal', reason: 'Initialized', note: 'done' });
+    recorder.record({ ...POD, uid: `u-${i}` }, { reason: 'Initialized', note: 'done' });
   }
   await recorder.settled();
   assert.deepEqual(recorder.stats, { sent: 30, repeated: 0, dropped: 70, failed: 0 });

@@ -6,22 +6,30 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { runOptionList } from '../../lib/config/options.ts';
 import { CATALOGUE, ERRNO, LONGEST_PAUSE_MS, type Meaning } from '../../lib/errors.ts';
+import { SKIP_REASONS } from '../../lib/istio/enrolment.ts';
 import { foreignFlags } from '../../lib/istio/foreign.ts';
 import { optionList } from '../../lib/istio/options.ts';
+import { EVENTS } from '../../lib/kube/events.ts';
+import { NOT_LOCATED } from '../../lib/netns/locate.ts';
+import { createMetrics } from '../../lib/observe/metrics.ts';
 import { defaultOf, flagsOf, type RedirectOption } from '../../lib/options/option.ts';
 
 interface DocTable {
   name: string;
   /** Under docs/. */
   file: string;
-  make: () => string;
+  make: () => string | Promise<string>;
 }
 
 export const DOC_TABLES: readonly DocTable[] = [
   { name: 'redirect-options', file: 'cli.md', make: redirectOptions },
   { name: 'foreign-flags', file: 'cli.md', make: foreignFlagsTable },
   { name: 'run-options', file: 'cli.md', make: runOptions },
+  { name: 'events', file: 'operate.md', make: events },
+  { name: 'skip-reasons', file: 'operate.md', make: skipReasons },
+  { name: 'wait-reasons', file: 'operate.md', make: waitReasons },
   { name: 'errors', file: 'operate.md', make: errors },
+  { name: 'metrics', file: 'operate.md', make: metrics },
 ];
 
 export function docFile(file: string): string {
@@ -84,15 +92,61 @@ function errors(): string {
   return table(['code', 'means', 'do', 'retried'], [...rows, ['any other errno name', ...cells(ERRNO)]]);
 }
 
+function events(): string {
+  const rows = Object.entries(EVENTS).map(([reason, { type, means, ...rest }]) => {
+    return [code([reason]), type, means, 'remedy' in rest ? rest.remedy : ''];
+  });
+  return table(['reason', 'type', 'means', 'do'], rows);
+}
+
+function skipReasons(): string {
+  return table(
+    ['reason', 'why'],
+    Object.entries(SKIP_REASONS).map(([reason, why]) => [code([reason]), why]),
+  );
+}
+
+function waitReasons(): string {
+  const remedy = 'look at the watches: the API server, or the role of the controller';
+  const namespace = { means: 'its namespace is not known yet', remedy };
+  const rows = Object.entries({ namespace, ...NOT_LOCATED }).map(([reason, { means, remedy }]) => {
+    return [code([reason]), means, remedy];
+  });
+  return table(['reason', 'means', 'do when it stays'], rows);
+}
+
+/** This project's own metrics: names, labels and texts as Prometheus reads them. */
+async function metrics(): Promise<string> {
+  const observed = createMetrics('', {
+    queue: () => ({ waiting: { new: 0, resync: 0 }, running: 0, backingOff: 0, oldestMs: 0, longestRunMs: 0 }),
+    pods: () => ({ pending: 0, initialized: 0, failed: 0, skipped: 0 }),
+    watches: () => [{ resource: '', restarts: { ended: 0 } }],
+    events: () => ({ sent: 0 }),
+    eventSource: () => '',
+  });
+  // A metric shows its labels only once it has a value.
+  observed.installed('nftables', { total: 0 });
+  observed.skipped('');
+  observed.failed('ERR_UNKNOWN');
+  observed.driftRepaired('nftables');
+  const text = await observed.text();
+  const rows = [...text.matchAll(/^# HELP (istio_pod_network_controller_\w+) (.*)\n# TYPE \S+ (\w+)/gm)].map(
+    ([, name = '', help = '', type = '']) => {
+      const [, labels = ''] = new RegExp(`^${name}(?:_sum)?\\{(.*)\\} `, 'm').exec(text) ?? [];
+      return [code([name]), type, code([...labels.matchAll(/(\w+)=/g)].map(([, label = '']) => label)), help];
+    },
+  );
+  return table(['metric', 'type', 'labels', 'means'], rows);
+}
+
 if (import.meta.main) {
   for (const { name, file, make } of DOC_TABLES) {
     const path = docFile(file);
     const text = readFileSync(path, 'utf8');
     if (tableIn(text, name) === undefined) throw new Error(`${path}: no table ${name}`);
+    const made = await make();
     // As a function: a replacement text would read "$" in the table.
-    writeFileSync(
-      path,
-      text.replace(patternOf(name), (_, head: string, __, tail: string) => head + make() + tail),
-    );
+    const written = text.replace(patternOf(name), (_, head: string, __, tail: string) => head + made + tail);
+    writeFileSync(path, written);
   }
 }
