@@ -131,7 +131,7 @@ for (const source of ['containerd', 'cri', 'inotify', 'off']) {
 test('doctor where no runtime answers says that none tells of sandboxes', async () => {
   for (const [socket, why] of [
     [mesh.node.criSocket.replace('.sock', '.gone'), 'UNAVAILABLE'],
-    [undefined, 'no runtime'],
+    [undefined, 'no CRI socket'],
   ]) {
     const environment = { IPNC_HOST_ROOT: '/nowhere', ...(socket && { IPNC_CRI_SOCKET: socket, IPNC_HOST_ROOT: '/' }) };
     const { code, stdout } = await ipnc(['doctor'], { environment });

@@ -143,7 +143,8 @@ for (const backend of BACKENDS) {
     await staysShut(gate, netns);
     await install(netns);
     await hint(netns);
-    opened(await gate.ended, /woken by datagram/);
+    // On a busy machine a look of its own may come before the hint.
+    opened(await gate.ended, /woken by datagram|found by the fall-back poll/);
     await clean(netns);
     await neverOpens(netns);
   });
@@ -616,30 +617,34 @@ const VALUES: Record<string, string> = {
 };
 const valueFor = (flag: string) => VALUES[flag] ?? '2048';
 
-test('every flag of istio-iptables is understood, in every way to write it', async () => {
-  const netns = await farm.add();
-  const flags = [
-    ...optionList.map(([, { flag, short, placeholder }]) => ({ flag, short, value: placeholder !== undefined })),
-    ...foreignFlags,
-  ];
-  for (const { flag, short, value } of flags) {
-    const text = valueFor(flag);
-    const ways = value
-      ? [[`--${flag}`, text], [`--${flag}=${text}`], ...(short ? [[`-${short}`, text], [`-${short}${text}`]] : [])]
-      : [[`--${flag}`], [`--${flag}=true`], ...(short ? [[`-${short}`]] : [])];
-    for (const way of ways) {
-      const words = ['istio-iptables', ...way, '--expect', 'none'];
-      const { code, line } = await home.start(netns, words).ended;
-      assert.equal(code, 0, `${way.join(' ')}: ${line}`);
+test(
+  'every flag of istio-iptables is understood, in every way to write it',
+  async () => {
+    const netns = await farm.add();
+    const flags = [
+      ...optionList.map(([, { flag, short, placeholder }]) => ({ flag, short, value: placeholder !== undefined })),
+      ...foreignFlags,
+    ];
+    for (const { flag, short, value } of flags) {
+      const text = valueFor(flag);
+      const ways = value
+        ? [[`--${flag}`, text], [`--${flag}=${text}`], ...(short ? [[`-${short}`, text], [`-${short}${text}`]] : [])]
+        : [[`--${flag}`], [`--${flag}=true`], ...(short ? [[`-${short}`]] : [])];
+      for (const way of ways) {
+        const words = ['istio-iptables', ...way, '--expect', 'none'];
+        const { code, line } = await home.start(netns, words).ended;
+        assert.equal(code, 0, `${way.join(' ')}: ${line}`);
+      }
+      if (!value) continue;
+      const { code, line } = await home.start(netns, [`--${flag}`]).ended;
+      assert.deepEqual(
+        { code, line },
+        { code: 2, line: `argument: "--${flag}": the value is missing; expected one after it` },
+      );
     }
-    if (!value) continue;
-    const { code, line } = await home.start(netns, [`--${flag}`]).ended;
-    assert.deepEqual(
-      { code, line },
-      { code: 2, line: `argument: "--${flag}": the value is missing; expected one after it` },
-    );
-  }
-});
+  },
+  SLOW,
+);
 
 for (const words of [
   ['--log_as_json'],

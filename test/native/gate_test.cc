@@ -61,7 +61,7 @@ void Inside(const std::function<void()>& body) {
 
 TEST("gate, options: flags before the environment, that before the defaults") {
   const Read none = ReadAll({});
-  CHECK(none.fine && none.options.inbound_port == 15006 && none.options.timeout_ms == 300'000);
+  CHECK(none.fine && none.options.inbound_port == 15006 && TimeoutMs(none.options) == 300'000);
   const Read both = ReadAll({"istio-iptables", "-z", "16006", "--redirect-dns"},
                             {"INBOUND_CAPTURE_PORT=17006", "ENVOY_PORT=17001", "PROXY_UID=", "DROP_INVALID=maybe"});
   CHECK(both.fine && both.options.inbound_port == 16006 && both.options.outbound_port == 17001);
