@@ -15,7 +15,7 @@ import { type Progress, stopwatch } from '../cluster/stopwatch.ts';
 import { DNS, meshImages } from './images.ts';
 import { istioFiles } from './programs.ts';
 
-export const SYSTEM = 'istio-system';
+const SYSTEM = 'istio-system';
 /** Its pods are injected, and Pod Security `restricted` is enforced. */
 export const RESTRICTED = NAMESPACE;
 /** Its pods are injected and may have privileges: what Istio's own istio-init and TPROXY need. */

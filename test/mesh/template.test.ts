@@ -10,7 +10,7 @@ import { ControllerProcess } from '../cluster/controller-process.ts';
 import { until } from '../cluster/pods.ts';
 import { suite } from '../suite.ts';
 import { type EchoOptions, echoPod, HTTP, request, runEcho } from './echo.ts';
-import { type Mesh, startMesh } from './mesh.ts';
+import { type Mesh, OUTSIDE, startMesh } from './mesh.ts';
 import { templateValues } from './template.ts';
 
 const test = suite('mesh, the gate by istiod');
@@ -36,10 +36,10 @@ const labels = (revision: string) => (revision === OWN ? {} : { 'istio.io/rev': 
 
 /** As it would be stored, with a revision's injector. */
 async function injected(revision: string, options: EchoOptions = {}): Promise<V1Pod> {
-  const { metadata, spec } = echoPod('web', { ...options, namespace: 'outside' });
+  const { metadata, spec } = echoPod('web', { ...options, namespace: OUTSIDE });
   const all = { 'sidecar.istio.io/inject': 'true', ...labels(revision), ...options.labels };
   const body = { metadata: { ...metadata, labels: all }, spec: { ...spec, serviceAccountName: 'default' } } as V1Pod;
-  const made = await mesh.cluster.core.createNamespacedPod({ namespace: 'outside', body, dryRun: 'All' });
+  const made = await mesh.cluster.core.createNamespacedPod({ namespace: OUTSIDE, body, dryRun: 'All' });
   return JSON.parse(JSON.stringify(made)) as V1Pod;
 }
 
@@ -52,7 +52,7 @@ async function sameSettings(made: V1Pod, options: EchoOptions = {}): Promise<voi
   const defaults = { redirect: {}, defaultInboundPorts: '*' } as const;
   const read = (pod: V1Pod) => {
     const copy = structuredClone(pod);
-    copy.metadata = { ...copy.metadata, name: 'web', uid: '1', namespace: 'outside' };
+    copy.metadata = { ...copy.metadata, name: 'web', uid: '1', namespace: OUTSIDE };
     return podRedirect(toPodRecord(copy), defaults).spec;
   };
   assert.deepEqual(read(made), read(await injected(OWN, options)));
