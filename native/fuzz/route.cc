@@ -1,5 +1,5 @@
-// Bytes as the kernel might hand them over, read as lists of rules, routes and addresses: never past their end, and what
-// we write is read as the same.
+// Bytes as the kernel might hand them over, read as lists of rules, routes and addresses: never past their end, and
+// what we write is read as the same.
 #include <fuzzer/FuzzedDataProvider.h>
 
 #include "native/route_message.h"
@@ -39,8 +39,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto listed = message ? ReadItem(*message) : std::nullopt;
   if (!listed || !(listed->item == item) || !listed->ours || !rest.empty()) __builtin_trap();
 
-  // The same damaged, which the fuzzer would hardly come to by itself. Cut to a size of its own, so that a step past the
-  // end is seen.
+  // The same damaged, which the fuzzer would hardly come to by itself. Cut to a size of its own, so that a step past
+  // the end is seen.
   while (input.remaining_bytes() > 2 && input.ConsumeBool())
     request[input.ConsumeIntegralInRange<size_t>(0, request.size() - 1)] = input.ConsumeIntegral<uint8_t>();
   const size_t kept = input.ConsumeIntegralInRange<size_t>(0, request.size());
