@@ -307,7 +307,12 @@ for (const { backend, hostUsers, command } of damage) {
         (events) => events.some((event) => event.startsWith('Warning DriftRepaired ')),
       );
       assert.equal(await controller.metric('drift_repaired_total'), repairs + 1);
-      assert.equal(controller.told(`${NAMESPACE}/${name}`, 'repaired').length, 1);
+      // The controller's output may be read later than the API server's answers.
+      await until(
+        'written: the line of the repair',
+        async () => controller.told(`${NAMESPACE}/${name}`, 'repaired').length,
+        (lines) => lines === 1,
+      );
       await mesh.expectCaptured(web, peer);
     },
     SLOW,
