@@ -54,7 +54,7 @@ test('an error says of what and of whom its meaning leaves open', () => {
     found: [, code = '', about = ''],
   } of made) {
     const { means = '' } = MEANINGS[code] ?? {};
-    if (/\b(PATH|PID|ADDRESS|PART)\b/.test(means)) assert.match(about, /subject/, `${file}: ${code}`);
+    if (/\b(PATH|PID|ADDRESS|PART)\b/.test(means)) assert.match(about, /subject|message/, `${file}: ${code}`);
     if (/\bDETAIL\b/.test(means)) assert.match(about, /detail|message/, `${file}: ${code}`);
   }
 });
