@@ -325,6 +325,7 @@ constexpr Known kKnown[] = {
     {"host-nsenter-exec", 0, false},
     {"iptables-trace-logging", 0, false},
     {"restore-format", 'f', false},
+    {"log_output_level"},
     {"log_as_json", 0, false},
     {"vklog"},
     // The gate's own.
