@@ -272,7 +272,7 @@ const failures: Record<string, { what: string; happen: () => Promise<() => Promi
         async () => {
           await mesh.annotate(pod, { [INITIALIZE]: 'true' });
           await mesh.annotate(pod, { [INITIALIZE]: null });
-          return controller.metric('failures_total{reason="401"}');
+          return controller.metric('failures_total{reason="ERR_API_CREDENTIALS"}');
         },
         (count) => count > 0,
       );
