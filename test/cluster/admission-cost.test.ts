@@ -350,8 +350,7 @@ for (const { kind, namespace, make, every = false } of KINDS) {
     };
     grown.push([`${list} of each container`, grow]);
   }
-  const all = every && process.env.IPNC_ADMISSION_COST === 'all';
-  for (const [what, grow] of grown.filter(([what]) => all || NAMED.test(what))) {
+  for (const [what, grow] of grown.filter(([what]) => every || NAMED.test(what))) {
     test(
       `a pod, ${kind}: ${what}`,
       () =>
