@@ -37,21 +37,7 @@ Fd Stream(bool v6) {
 
 }  // namespace
 
-Prober::Address Prober::At(bool v6, uint32_t v4, uint8_t v6_last, uint16_t port) {
-  Address address{};
-  if (v6) {
-    address.v6.sin6_family = AF_INET6;
-    address.v6.sin6_port = htons(port);
-    address.v6.sin6_addr.s6_addr[15] = v6_last;
-  } else {
-    address.v4.sin_family = AF_INET;
-    address.v4.sin_port = htons(port);
-    address.v4.sin_addr.s_addr = htonl(v4);
-  }
-  return address;
-}
-
-bool Prober::Same(const Address& one, const Address& other, bool v6) {
+bool Prober::Same(const SocketAddress& one, const SocketAddress& other, bool v6) {
   if (one.any.sa_family != other.any.sa_family) return false;
   if (v6)
     return one.v6.sin6_port == other.v6.sin6_port &&
@@ -65,8 +51,8 @@ int Prober::Listen(bool v6) {
   if (!fd) return errno;
   // Not held up by what an earlier gate left; a listener of somebody else's is in the way all the same.
   Enable(fd, SOL_SOCKET, SO_REUSEADDR);
-  const Address here = At(v6, INADDR_LOOPBACK, 1, capture_port_);
-  if (bind(fd.get(), &here.any, v6 ? sizeof(here.v6) : sizeof(here.v4)) != 0 || listen(fd.get(), 64) != 0) return errno;
+  const SocketAddress here = At(v6, INADDR_LOOPBACK, 1, capture_port_);
+  if (bind(fd.get(), &here.any, SizeOf(v6)) != 0 || listen(fd.get(), 64) != 0) return errno;
   listeners_[v6] = std::move(fd);
   return 0;
 }
@@ -104,7 +90,7 @@ Probed Prober::Probe(FamilySet families, uint32_t v4_target) {
 
 void Prober::Start(Dial& dial, uint32_t v4_target) {
   const bool v6 = dial.v6;
-  const socklen_t size = v6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+  const socklen_t size = SizeOf(v6);
   if (Listen(v6) != 0) {
     dial.result = Dialled::kNoListener;
     return;
@@ -130,7 +116,7 @@ void Prober::Start(Dial& dial, uint32_t v4_target) {
 
 void Prober::Accept(Dial& dial) {
   for (int i = 0; i < kStrangers; ++i) {
-    Address peer{};
+    SocketAddress peer{};
     socklen_t length = sizeof(peer);
     Fd accepted(accept4(listeners_[dial.v6].get(), &peer.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!accepted && errno == ECONNABORTED) continue;
@@ -153,7 +139,7 @@ void Prober::Advance(Dial& dial) {
       socklen_t length = sizeof(error);
       getsockopt(dial.dialler.get(), SOL_SOCKET, SO_ERROR, &error, &length);
       if (error != 0) return settle(error == ECONNREFUSED ? Dialled::kRefused : Dialled::kUnreachable);
-      Address peer{};
+      SocketAddress peer{};
       length = sizeof(peer);
       if (getpeername(dial.dialler.get(), &peer.any, &length) == 0) dial.result = Dialled::kElsewhere;
       return;
@@ -164,7 +150,7 @@ void Prober::Advance(Dial& dial) {
   char token[sizeof(dial.token)];
   const ssize_t got = recv(dial.accepted.get(), token, sizeof(token), MSG_PEEK);
   if ((got < 0 && errno == EAGAIN) || (got > 0 && static_cast<size_t>(got) < sizeof(token))) return;
-  Address original{};
+  SocketAddress original{};
   socklen_t length = sizeof(original);
   const bool captured =
       got == sizeof(token) && std::memcmp(token, dial.token, sizeof(token)) == 0 &&

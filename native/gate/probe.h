@@ -2,11 +2,10 @@
 // listener of its own on the capture port. Only a rule can have brought it there.
 #pragma once
 
-#include <netinet/in.h>
-
 #include <cstdint>
 
 #include "native/fd.h"
+#include "native/gate/address.h"
 #include "native/gate/options.h"
 
 namespace ipnc::gate {
@@ -43,24 +42,18 @@ class Prober {
   Probed Probe(FamilySet families, uint32_t v4_target);
 
  private:
-  union Address {
-    sockaddr any;
-    sockaddr_in v4;
-    sockaddr_in6 v6;
-  };
   struct Dial {
     bool v6 = false;
     Fd dialler;
     Fd accepted;
-    Address from{};
-    Address to{};
+    SocketAddress from{};
+    SocketAddress to{};
     char token[16];
     Dialled result = Dialled::kNot;
     bool pending = false;
   };
 
-  static Address At(bool v6, uint32_t v4, uint8_t v6_last, uint16_t port);
-  static bool Same(const Address& one, const Address& other, bool v6);
+  static bool Same(const SocketAddress& one, const SocketAddress& other, bool v6);
   void Start(Dial& dial, uint32_t v4_target);
   void Advance(Dial& dial);
   // The next connection that is the dial's own; what others have sent is dropped.

@@ -1,12 +1,12 @@
 #include "native/gate/ready.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "native/fd.h"
+#include "native/gate/address.h"
 #include "native/gate/clock.h"
 
 namespace ipnc::gate {
@@ -38,21 +38,8 @@ int Ask(bool v6, uint16_t port) {
   const int64_t until = NowUs() + kAnswerUs;
   const Fd fd(socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd) return 0;
-  union {
-    sockaddr any;
-    sockaddr_in v4;
-    sockaddr_in6 v6;
-  } to{};
-  if (v6) {
-    to.v6.sin6_family = AF_INET6;
-    to.v6.sin6_port = htons(port);
-    to.v6.sin6_addr = in6addr_loopback;
-  } else {
-    to.v4.sin_family = AF_INET;
-    to.v4.sin_port = htons(port);
-    to.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  }
-  if (connect(fd.get(), &to.any, v6 ? sizeof(to.v6) : sizeof(to.v4)) != 0 && errno != EINPROGRESS) return 0;
+  const SocketAddress to = At(v6, INADDR_LOOPBACK, 1, port);
+  if (connect(fd.get(), &to.any, SizeOf(v6)) != 0 && errno != EINPROGRESS) return 0;
   if (!Await(fd, POLLOUT, until) ||
       send(fd.get(), kRequest.data(), kRequest.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(kRequest.size()))
     return 0;
