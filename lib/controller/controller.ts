@@ -1,6 +1,6 @@
 /**
- * A node's controller: events of the API and of the runtime become work, one pod at a time, and a sweep keeps what was
- * done. What one pod's work is stands in initialize.ts.
+ * A node's controller. Events of the API server and of the runtime put pods into the work queue, and a sweep verifies the
+ * installed rules of every pod. reconcile.ts has the work for one pod.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type BackoffLimits, backoff } from '../backoff.ts';
@@ -218,7 +218,7 @@ export class Controller {
         });
       if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
     } finally {
-      // The pod went meanwhile, and both have noted more of it after they were told to forget it.
+      // The pod was deleted meanwhile. Both have noted something of it after they were told to forget it.
       if (!this.#entries.has(uid)) {
         marker.forget(uid);
         reconciler.forget(uid);

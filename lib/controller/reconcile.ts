@@ -113,7 +113,7 @@ export class Reconciler {
     watch.lap('plan');
 
     const target: Netns = { path: netns.path, dev: netns.dev, ino: netns.ino, cookie: netns.cookie };
-    // Nothing to look for is only in a sandbox that was made just now and holds nothing of ours.
+    // Leftovers need not be looked for in a new sandbox that has no rules of ours.
     const fresh = pod.status.phase === 'Pending' && netns.installedBackends.length === 0;
     this.#touched.add(pod.metadata.uid);
     // Reads back what it wrote, and then wakes the pod's gate.

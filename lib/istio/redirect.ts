@@ -1,9 +1,9 @@
 /**
  * RedirectSpec: what is to be redirected in one pod, typed, complete and valid. Made from flags, environment and a
- * Pod; `ruleset/plan.ts` turns it into rules.
+ * Pod; `plan.ts` turns it into rules.
  *
  * Of the sources the first that names an option decides it, and only what decides is parsed:
- * on the command line flags, then the environment; with a Pod flags, then the Pod (see `redirect/pod-sources.ts`), and
+ * on the command line flags, then the environment; with a Pod flags, then the Pod (see `pod-sources.ts`), and
  * the caller's environment not at all; for the controller the Pod, then the cluster's defaults; at last the defaults of
  * `redirect/options.ts`, which are what Istio injects today.
  */

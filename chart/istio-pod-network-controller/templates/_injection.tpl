@@ -54,7 +54,7 @@ init
 {{- end }}
 
 {{/*
-Where the image has the gate: GATE of test/cluster/images/controller.ts.
+The path of the gate in both images: GATE of chart/image/files.ts.
 */}}
 {{- define "istio-pod-network-controller.gateCommand" -}}
 /usr/local/bin/pod-network-gate
