@@ -147,7 +147,8 @@ interface SidecarPodOptions {
  */
 export function sidecarPod(name: string, { app, guarded = true }: SidecarPodOptions): V1Pod {
   const words = 'istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x  -b * -d 15090,15021'.split(' ');
-  const ports = guarded ? '15001,15006,15021' : '15001,15021';
+  // A gate that runs as the hook refuses to start if somebody listens on the proxy's ports already.
+  const ports = guarded ? '15001,15006,15021' : '15021';
   const hook = guarded ? ['--await-ready', '15021'] : ['--timeout', '60s', ...words];
   const proxy: V1Container = {
     ...toolbox('istio-proxy', 'serve', '--name', 'HTTP/1.1 200 OK', '--tcp', ports),
