@@ -286,7 +286,7 @@ const CONTAINER: Lists<V1Container> = {
   'securityContext.capabilities.add': (length) => ({
     securityContext: { capabilities: { add: numbered(length, (name) => name) } },
   }),
-  'resources.limits': (length) => ({ resources: { limits: map(length, '1') } }),
+  'resources.limits': (length) => ({ resources: { limits: map(length / 4, '1') } }),
   'resources.requests': (length) => ({ resources: { requests: map(length, '1') } }),
   'resources.claims': (length) => ({ resources: { claims: numbered(length, (name) => ({ name })) } }),
 };
