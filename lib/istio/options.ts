@@ -26,6 +26,9 @@ import {
 } from '../options/values.ts';
 import { DOMAIN } from './names.ts';
 
+/** Uids or gids of a proxy, which runs as one; each makes rules in every table. */
+const MAX_OWNERS = 16;
+
 const PORTS = 'Proxy:';
 const INBOUND = 'Inbound traffic:';
 const OUTBOUND = 'Outbound traffic:';
@@ -222,7 +225,7 @@ export const options = {
     initial: '1337',
     group: PORTS,
     help: 'uids of the proxy; what they send is not captured',
-    parse: some(ids, 'a list of uids, such as 1337'),
+    parse: some(ids, 'a list of uids, such as 1337', MAX_OWNERS),
   }),
   proxyGids: option({
     flag: 'proxy-gid',
@@ -233,7 +236,7 @@ export const options = {
     initialText: 'the same as --proxy-uid',
     group: PORTS,
     help: 'gids of the proxy, or names of /etc/group',
-    parse: some(groups, 'a list of gids, such as 1337'),
+    parse: some(groups, 'a list of gids, such as 1337', MAX_OWNERS),
   }),
   redirectDns: option({
     flag: 'redirect-dns',

@@ -15,6 +15,7 @@ import type { Cidr, Family, PortRange } from '../ruleset/model.ts';
 import { type OptionKey, type OptionValues, optionList, options } from './options.ts';
 import type { Pod } from './pod.ts';
 import { declaredPorts, podSources } from './pod-sources.ts';
+import { MAX_RULES, rulesByOption } from './rule-count.ts';
 import type { Given, Source } from './sources.ts';
 
 export interface RedirectSpec {
@@ -53,9 +54,6 @@ export interface Redirect {
 
 /** The agent's metrics, health and Prometheus ports (istio/cni/pkg/plugin/sidecar_redirect.go). */
 const AGENT_PORTS = [15020, 15021, 15090];
-
-/** Each interface of a virtual machine makes a rule for each captured CIDR. */
-const MAX_REROUTES = 10_000;
 
 /**
  * Throws ConfigError on the first value that cannot be honoured. `servers` is asked only if DNS capture needs the
@@ -186,10 +184,10 @@ function checkTogether(spec: RedirectSpec, { families }: OptionValues, given: So
       throw new ConfigError(origin.field, value, wrong, 'one of the two');
     }
   }
-  const { cidrs } = spec.outbound;
-  const reroutes = cidrs === '*' ? 0 : cidrs.length * spec.rerouteInterfaces.length;
-  if (reroutes > MAX_REROUTES) {
-    const { field = '', text = '' } = given.rerouteInterfaces ?? {};
-    throw new ConfigError(field, text, `makes ${reroutes} rules with these CIDRs`, `at most ${MAX_REROUTES}`);
-  }
+  const counts = rulesByOption(spec);
+  const total = counts.reduce((sum, [, rules]) => sum + rules, 0);
+  if (total <= MAX_RULES) return;
+  const [[largest, rules]] = counts.sort(([, a], [, b]) => b - a) as [(typeof counts)[number]];
+  const { field = `--${options[largest].flag}`, text } = given[largest] ?? {};
+  throw new ConfigError(field, text, `makes ${rules} of ${total} rules`, `at most ${MAX_RULES} in all`);
 }

@@ -153,9 +153,10 @@ export const ids = list(id);
 export const interfaces = list(networkInterface);
 
 /** At least one item. */
-export function some<T>(parser: Parser<T[]>, expected: string): Parser<T[]> {
+export function some<T>(parser: Parser<T[]>, expected: string, most = MAX_LIST): Parser<T[]> {
   return (text, origin) => {
     const values = parser(text, origin);
+    if (values.length > most) fail(origin, text, `a list of ${values.length} items`, `at most ${most}`);
     return values.length > 0 ? values : fail(origin, text, 'an empty list', expected);
   };
 }

@@ -24,9 +24,15 @@ type Ours = (typeof OUR_CHAINS)[number];
 const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
 const BUILTINS: readonly string[] = ['PREROUTING', 'OUTPUT'] satisfies Builtin[];
 
+interface Collected {
+  /** Groups of rules for the top of the chain, the last one topmost. */
+  top: Rule[][];
+  rules: Rule[];
+}
+
 export class RulesetBuilder {
   readonly #families: readonly Family[];
-  readonly #tables = new Map<TableName, Map<string, { top: Rule[]; rules: Rule[] }>>();
+  readonly #tables = new Map<TableName, Map<string, Collected>>();
 
   constructor(families: readonly Family[]) {
     this.#families = families;
@@ -41,7 +47,7 @@ export class RulesetBuilder {
   /** `-I CHAIN 1` for the whole of `drafts`, whose order is kept. */
   prepend(table: TableName, chain: Builtin | Ours, ...drafts: Draft[]): void {
     const rules = this.#rulesOf(chain, drafts);
-    if (rules.length > 0) this.#chain(table, chain).top.unshift(...rules);
+    if (rules.length > 0) this.#chain(table, chain).top.push(rules);
   }
 
   build(routes: Routes): Ruleset {
@@ -59,8 +65,8 @@ export class RulesetBuilder {
       .map((draft) => complete(chain, draft));
   }
 
-  #chain(table: TableName, chain: string): { top: Rule[]; rules: Rule[] } {
-    const chains = this.#tables.get(table) ?? new Map<string, { top: Rule[]; rules: Rule[] }>();
+  #chain(table: TableName, chain: string): Collected {
+    const chains = this.#tables.get(table) ?? new Map<string, Collected>();
     this.#tables.set(table, chains);
     const found = chains.get(chain) ?? { top: [], rules: [] };
     chains.set(chain, found);
@@ -76,7 +82,8 @@ function complete(chain: string, draft: Draft): Rule {
   return { ...draft, matches };
 }
 
-function chain([name, { top, rules }]: [string, { top: Rule[]; rules: Rule[] }]): Chain {
+function chain([name, { top: groups, rules }]: [string, Collected]): Chain {
+  const top = groups.toReversed().flat();
   return isBuiltin(name)
     ? { name, builtin: true, inserts: top, rules }
     : { name, builtin: false, inserts: [], rules: [...top, ...rules] };

@@ -2,7 +2,7 @@
  * The packets that a rule's conditions leave, as a box: a set of values for each field that matters, any value for the
  * others. Without `not`, so that one box lies in another, or beside it, where a single field says so.
  */
-import { contains, difference, equal, intersection, type Values } from './intervals.ts';
+import { contains, difference, equal, intersection, overlap, type Values } from './intervals.ts';
 import { type Condition, FIELDS, type Field } from './model.ts';
 
 export type Box = ReadonlyMap<Field, Values>;
@@ -94,7 +94,7 @@ export function lies(inner: Box, outer: Box, but?: Field): boolean {
 export function disjoint(a: Box, b: Box): boolean {
   for (const [field, values] of a) {
     const others = b.get(field);
-    if (others !== undefined && intersection(values, others).length === 0) return true;
+    if (others !== undefined && !overlap(values, others)) return true;
   }
   return false;
 }

@@ -16,7 +16,18 @@ export function normal(intervals: Values): Values {
 }
 
 export function union(a: Values, b: Values): Values {
-  return normal([...a, ...b]);
+  const joined: Interval[] = [];
+  for (let i = 0, j = 0; i < a.length || j < b.length; ) {
+    const [one, other] = [a[i], b[j]];
+    const next = other === undefined || (one !== undefined && one.first < other.first) ? one : other;
+    if (next === one) i++;
+    else j++;
+    const before = joined.at(-1);
+    if (next === undefined) continue;
+    if (before === undefined || next.first > before.last + 1n) joined.push({ ...next });
+    else if (next.last > before.last) before.last = next.last;
+  }
+  return joined;
 }
 
 export function intersection(a: Values, b: Values): Values {
@@ -48,7 +59,30 @@ export function difference(a: Values, b: Values): Values {
 }
 
 export function contains(outer: Values, inner: Values): boolean {
-  return difference(inner, outer).length === 0;
+  return inner.every(({ first, last }) => {
+    const around = outer[endingFrom(outer, first)];
+    return around !== undefined && around.first <= first && last <= around.last;
+  });
+}
+
+/** Whether a value is in both. */
+export function overlap(a: Values, b: Values): boolean {
+  const [few, many] = a.length < b.length ? [a, b] : [b, a];
+  return few.some(({ first, last }) => {
+    const next = many[endingFrom(many, first)];
+    return next !== undefined && next.first <= last;
+  });
+}
+
+/** Where the first interval is that does not end before `value`; the length if there is none. */
+function endingFrom(values: Values, value: bigint): number {
+  let [low, high] = [0, values.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((values[middle] as Interval).last < value) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 export function equal(a: Values, b: Values): boolean {

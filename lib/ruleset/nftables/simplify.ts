@@ -3,6 +3,10 @@
  *
  * Each step is sound by itself, by what the rules around it say; none knows what the chains are for. That all of them
  * together are sound is what test/ruleset/nftables.test.ts shows with packets.
+ *
+ * A pod's creator chooses the rules. Neighbours that differ in one field are joined in linear time, however many there are.
+ * What is left is compared rule by rule, and the number of comparisons is bounded by the number of rules: rules that are
+ * not cheaper by then stay as they are.
  */
 import {
   type Box,
@@ -19,7 +23,7 @@ import {
 } from './box.ts';
 import { Effects, type Step, sameTarget } from './effects.ts';
 import { contains, difference, normal, union, type Values } from './intervals.ts';
-import type { Field, NftChain, NftRule, NftRuleset, NftTable } from './model.ts';
+import { FIELDS, type Field, type NftChain, type NftRule, type NftRuleset, type NftTable } from './model.ts';
 
 const FAMILY_OF: Partial<Record<Field, bigint>> = {
   'ip saddr': 2n,
@@ -30,13 +34,26 @@ const FAMILY_OF: Partial<Record<Field, bigint>> = {
 /** Fields that rules change, so that what held at a jump may no longer hold. */
 const STATEFUL: readonly Field[] = ['mark', 'ct mark', 'ct state'];
 
+export interface Comparisons {
+  /** For each chain. */
+  chain: number;
+  /** For each rule of a chain, in addition. */
+  rule: number;
+}
+
+/** How many boxes are compared at most. */
+const COMPARISONS: Comparisons = { chain: 20_000, rule: 8 };
+/** Rules that one is compared with before it is said that another may pass it. */
+const MOST_PASSED = 64;
+
 /** Leaves no condition with `not` on skuid or skgid; throws where it finds no way to that. */
-export function simplify({ families, tables, routes }: NftRuleset): NftRuleset {
-  return { families, tables: tables.map(simplifyTable).filter(({ chains }) => chains.length > 0), routes };
+export function simplify({ families, tables, routes }: NftRuleset, comparisons = COMPARISONS): NftRuleset {
+  const simple = tables.map((table) => simplifyTable(table, comparisons)).filter(({ chains }) => chains.length > 0);
+  return { families, tables: simple, routes };
 }
 
 /** Chains that nothing reaches, or that do nothing, are left out. */
-function simplifyTable({ name, chains }: NftTable): NftTable {
+function simplifyTable({ name, chains }: NftTable, comparisons: Comparisons): NftTable {
   const plain = new Map(chains.map((chain) => [chain.name, chain.rules.map(stepOf)]));
   const simplified = new Map<string, Step[]>();
   const effects = new Effects(simplified);
@@ -45,7 +62,8 @@ function simplifyTable({ name, chains }: NftTable): NftTable {
     const steps = plain.get(chain);
     if (steps === undefined || simplified.has(chain)) return;
     for (const { target } of steps) if (target.kind === 'jump') visit(target.chain);
-    simplified.set(chain, new Simplifier(effects, arriving(chain, plain)).simplify(steps));
+    const limit = comparisons.chain + comparisons.rule * steps.length;
+    simplified.set(chain, new Simplifier(effects, arriving(chain, plain), limit).simplify(steps));
   };
   for (const chain of chains) if (chain.hook !== undefined) visit(chain.name);
   const rulesOf = (chain: NftChain) => (simplified.get(chain.name) ?? []).map(ruleOf);
@@ -80,23 +98,46 @@ function arriving(chain: string, chains: ReadonlyMap<string, readonly Step[]>): 
 class Simplifier {
   readonly #effects: Effects;
   readonly #context: Box;
+  /** Of `effects.comparisons`. */
+  readonly #last: number;
 
-  /** `context`: a box around all packets that get here. */
-  constructor(effects: Effects, context: Box) {
+  /** `context`: a box around all packets that get here; `limit`: how many comparisons it may take. */
+  constructor(effects: Effects, context: Box, limit: number) {
     this.#effects = effects;
     this.#context = context;
+    this.#last = effects.comparisons + limit;
   }
 
   simplify(plain: readonly Step[]): Step[] {
-    let best = this.#ownersNamed(this.#improve(plain));
+    let best = this.#ownersNamed(this.#improve(this.#joinRuns(plain)));
     const excepted = this.#improve(this.#withExceptions(best));
     if (cost(excepted) < cost(best)) best = excepted;
     return best;
   }
 
+  /** Whether nothing more is to be compared. */
+  get #spent(): boolean {
+    return this.#effects.comparisons >= this.#last;
+  }
+
+  /** Neighbours of the same target may be in any order: of those that differ in one field one rule does the same. */
+  #joinRuns(steps: readonly Step[]): Step[] {
+    const joined: Step[] = [];
+    for (let at = 0, end = 0; at < steps.length; at = end) {
+      const begin = steps[at] as Step;
+      while (end < steps.length && sameTarget(begin.target, (steps[end] as Step).target)) end++;
+      const run = steps.slice(at, end);
+      // Not so where one changes what the other looks at, be it in the chain that both jump to.
+      const written = this.#effects.writes(begin);
+      const mayJoin = run.every((step) => !this.#effects.reads(step).some((field) => written.includes(field)));
+      joined.push(...(mayJoin ? joinAll(run) : run));
+    }
+    return joined;
+  }
+
   #improve(steps: readonly Step[]): Step[] {
     let now = this.#tidy(steps);
-    for (let before = Number.POSITIVE_INFINITY; cost(now) < before; ) {
+    for (let before = Number.POSITIVE_INFINITY; cost(now) < before && !this.#spent; ) {
       before = cost(now);
       now = this.#tidy(this.#raiseReturns(now));
     }
@@ -117,15 +158,15 @@ class Simplifier {
     const kept: Step[] = [];
     for (let step of steps) {
       let place = kept.length;
-      for (let at = place - 1; at >= 0; at--) {
+      for (let at = place - 1; at >= 0 && !this.#spent; at--) {
         const above = kept[at] as Step;
-        const joined = this.#effects.commute(above, step) ? join(above, step) : undefined;
-        if (joined !== undefined) {
-          if (place < kept.length) kept.splice(place, 1);
-          step = joined;
-          place = at;
-          kept[place] = step;
-        } else if (!this.#effects.commute(above, step)) break;
+        if (!this.#effects.commute(above, step)) break;
+        const joined = join(above, step);
+        if (joined === undefined) continue;
+        if (place < kept.length) kept.splice(place, 1);
+        step = joined;
+        place = at;
+        kept[place] = step;
       }
       if (place === kept.length) kept.push(step);
     }
@@ -144,7 +185,13 @@ class Simplifier {
     );
     const relaxed: Step[] = [];
     steps.forEach((step, at) => {
-      const elsewhere = [...never, ...this.#companions(step, steps.slice(at + 1))];
+      // A return of all but some owners has to lose its other conditions: see #ownersNamed. There are few of them.
+      if (this.#spent && unownedField(step.box) === undefined) {
+        relaxed.push(step);
+        return;
+      }
+      const elsewhere = [...never, ...this.#companions(step, steps, at + 1)];
+      this.#effects.comparisons += elsewhere.length * (step.box.size + 1);
       let { box } = step;
       for (const field of [...box.keys()].reverse()) {
         const free = freeValues(box, field, elsewhere);
@@ -164,11 +211,14 @@ class Simplifier {
     return relaxed;
   }
 
-  /** The rules below of the same target that could as well stand right above `step`. */
-  #companions(step: Step, below: readonly Step[]): Box[] {
+  /** The rules from `begin` on of the same target that could as well be right above `step`. */
+  #companions(step: Step, steps: readonly Step[], begin: number): Box[] {
     const passed = [step];
     const found: Box[] = [];
-    for (const other of below) {
+    const needed = unownedField(step.box) !== undefined;
+    for (let at = begin; at < steps.length && passed.length <= MOST_PASSED; at++) {
+      if (this.#spent && !needed) break;
+      const other = steps[at] as Step;
       const movable = passed.every((above) => this.#effects.commute(above, other));
       if (movable && sameTarget(step.target, other.target)) found.push(other.box);
       else passed.push(other);
@@ -185,7 +235,7 @@ class Simplifier {
     const kept: Step[] = [];
     for (const step of steps.toReversed()) {
       const here = this.#effects.acts(step);
-      const idle = step.target.kind === 'return' ? acts.every((act) => disjoint(act, step.box)) : here.length === 0;
+      const idle = step.target.kind === 'return' ? this.#isApart(step.box, acts) : here.length === 0;
       if (idle || isEmpty(step.box)) continue;
       kept.push(step);
       acts.push(...here);
@@ -193,12 +243,20 @@ class Simplifier {
     return kept.reverse();
   }
 
+  /** Whether no packet is in the box and in one of the others; false where finding out would be too much work. */
+  #isApart(box: Box, others: readonly Box[]): boolean {
+    if (this.#spent) return false;
+    const at = others.findIndex((other) => !disjoint(other, box));
+    this.#effects.comparisons += at === -1 ? others.length : at + 1;
+    return at === -1;
+  }
+
   /** Each return goes up past other rules as far as it commutes with what it passes: so those need not except it. */
   #raiseReturns(steps: readonly Step[]): Step[] {
     const raised: Step[] = [];
     for (const step of steps) {
       let place = raised.length;
-      for (let at = place - 1; step.target.kind === 'return' && at >= 0; at--) {
+      for (let at = place - 1; step.target.kind === 'return' && at >= 0 && !this.#spent; at--) {
         const above = raised[at] as Step;
         if (!this.#effects.commute(above, step)) break;
         if (above.target.kind !== 'return') place = at;
@@ -240,12 +298,46 @@ class Simplifier {
           [field, others],
         ]);
         const known = exceptions.some((exception) => differing(exception.box, excepted).length === 0);
-        if (known || !acts.every((act) => disjoint(act, excepted))) continue;
+        if (known || !this.#isApart(excepted, acts)) continue;
         exceptions.push({ box: excepted, counter, target: { kind: 'return' } });
       }
     }
     return [...exceptions, ...steps];
   }
+}
+
+/** In linear time: for each field in turn, the rules that differ in no other become one. */
+function joinAll(run: readonly Step[]): Step[] {
+  const fields = new Set(run.flatMap(({ box }) => [...box.keys()]));
+  let steps = [...run];
+  for (const field of FIELDS.filter((each) => fields.has(each))) {
+    if (steps.length === 1) break;
+    const alike = Map.groupBy(steps, ({ box }) => textOf(box, field));
+    steps = [...alike.values()].flatMap(([first, ...others]) => {
+      if (first === undefined || others.length === 0) return first ?? [];
+      const values = [first, ...others].flatMap(({ box }) => box.get(field) ?? DOMAIN[field]);
+      return { ...first, box: replace(first.box, field, normal(values)) };
+    });
+  }
+  return steps;
+}
+
+/** The same for boxes that differ in `but` alone. */
+function textOf(box: Box, but: Field): string {
+  let text = '';
+  for (const [field, values] of box) if (field !== but) text += `${field} ${valuesText(values)};`;
+  return text;
+}
+
+const texts = new WeakMap<Values, string>();
+
+function valuesText(values: Values): string {
+  let text = texts.get(values);
+  if (text === undefined) {
+    text = values.map(({ first, last }) => `${first}-${last}`).join();
+    texts.set(values, text);
+  }
+  return text;
 }
 
 /** Undefined if no single box has the packets of both, and those only, or if the targets are not the same. */
