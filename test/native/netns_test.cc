@@ -37,6 +37,56 @@ class FunctionJob : public Job {
   std::function<void(Home&)> body_;
 };
 
+// Lets those who wait go on.
+class Latch {
+ public:
+  void Wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return open_; });
+  }
+  void Open() {
+    const std::lock_guard lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool open_ = false;
+};
+
+// Opens the latch when a test ends early: a Crew waits for its jobs. Declared after the Crew.
+class OpenAtEnd {
+ public:
+  explicit OpenAtEnd(Latch& latch) : latch_(latch) {}
+  ~OpenAtEnd() { latch_.Open(); }
+  OpenAtEnd(const OpenAtEnd&) = delete;
+  OpenAtEnd& operator=(const OpenAtEnd&) = delete;
+
+ private:
+  Latch& latch_;
+};
+
+// Jobs that wait at a latch: how many do at once.
+struct Waiters {
+  std::function<void(Home&)> Body() {
+    return [this](Home&) {
+      most = std::max<int>(most, ++inside);
+      latch.Wait();
+      --inside;
+    };
+  }
+  // A job that a thread has taken may not have begun yet.
+  void AwaitFirst() const {
+    while (inside == 0) std::this_thread::yield();
+  }
+
+  Latch latch;
+  std::atomic<int> inside = 0;
+  std::atomic<int> most = 0;
+};
+
 // Workers whose jobs can be waited for.
 class Crew {
  public:
@@ -120,86 +170,52 @@ TEST("workers: a thread that cannot come home runs nothing more, and is replaced
 }
 
 TEST("workers: a queue that is full says so and takes nothing") {
+  Waiters waiters;
   Crew crew(1, 2);
-  std::mutex gate;
-  gate.lock();
-  std::atomic<bool> started = false;
+  const OpenAtEnd open(waiters.latch);
   auto& workers = crew.workers();
-  CHECK(workers.Submit(std::make_unique<FunctionJob>([&](Home&) {
-    started = true;
-    const std::lock_guard wait(gate);
-  })));
-  while (!started) std::this_thread::yield();
+  CHECK(workers.Submit(std::make_unique<FunctionJob>(waiters.Body())));
+  waiters.AwaitFirst();
   for (int i = 0; i < 2; ++i) CHECK(workers.Submit(std::make_unique<FunctionJob>([](Home&) {})));
   CHECK(!workers.Submit(std::make_unique<FunctionJob>([](Home&) {})));
-  gate.unlock();
 }
 
-// Lets those who wait go on.
-class Latch {
- public:
-  void Wait() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return open_; });
-  }
-  void Open() {
-    const std::lock_guard lock(mutex_);
-    open_ = true;
-    changed_.notify_all();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool open_ = false;
-};
-
 TEST("workers: a netns has one thread at most, and others are served meanwhile") {
+  Waiters waiters;
   Crew crew(4);
-  Latch latch;
-  std::atomic<int> inside = 0;
-  std::atomic<int> most = 0;
-  for (int i = 0; i < 8; ++i)
-    crew.Start(
-        [&](Home&) {
-          most = std::max<int>(most, ++inside);
-          latch.Wait();
-          --inside;
-        },
-        Job::Place(4, 1));
+  const OpenAtEnd open(waiters.latch);
+  for (int i = 0; i < 8; ++i) crew.Start(waiters.Body(), Job::Place(4, 1));
   for (int i = 0; i < 8; ++i) crew.Start([](Home&) {}, Job::Place(4, static_cast<uint64_t>(i + 2)));
   crew.WaitFor(8);
-  CHECK(most == 1);
+  waiters.AwaitFirst();
+  CHECK(waiters.most == 1);
   const Workers::Health health = crew.workers().health();
   CHECK(health.threads == 4);
   CHECK(health.queued == 7);
-  latch.Open();
+  waiters.latch.Open();
   crew.WaitFor(16);
-  CHECK(most == 1);
+  CHECK(waiters.most == 1);
 }
 
 TEST("workers: netns that used up their budget share one thread until they are done in time") {
+  Waiters waiters;
+  Latch second;
+  std::atomic<int> inside = 0;
   Crew crew(4, 64);
+  const OpenAtEnd open(waiters.latch);
+  const OpenAtEnd open_second(second);
   const auto over = [](Home&) { throw Error{.code = kBudget}; };
   for (uint64_t i = 1; i <= 4; ++i) crew.Start(over, Job::Place(4, i));
   crew.WaitFor(4);
-  Latch latch;
-  std::atomic<int> inside = 0;
-  std::atomic<int> most = 0;
-  const auto slow = [&](Home&) {
-    most = std::max<int>(most, ++inside);
-    latch.Wait();
-    --inside;
-  };
-  for (uint64_t i = 1; i <= 4; ++i) crew.Start(slow, Job::Place(4, i));
+  for (uint64_t i = 1; i <= 4; ++i) crew.Start(waiters.Body(), Job::Place(4, i));
   for (uint64_t i = 5; i <= 20; ++i) crew.Start([](Home&) {}, Job::Place(4, i));
   crew.WaitFor(4 + 16);
-  CHECK(most == 1);
-  latch.Open();
+  waiters.AwaitFirst();
+  CHECK(waiters.most == 1);
+  waiters.latch.Open();
   crew.WaitFor(4 + 16 + 4);
-  CHECK(most == 1);
+  CHECK(waiters.most == 1);
   // Each was done in time.
-  Latch second;
   for (uint64_t i = 1; i <= 4; ++i)
     crew.Start(
         [&](Home&) {
@@ -211,8 +227,9 @@ TEST("workers: netns that used up their budget share one thread until they are d
 }
 
 TEST("workers: threads that the kernel holds up are told of, replaced, and not needed any more once they come back") {
-  Crew crew(2, 64, std::chrono::milliseconds(20));
   Latch latch;
+  Crew crew(2, 64, std::chrono::milliseconds(20));
+  const OpenAtEnd open(latch);
   for (uint64_t i = 1; i <= 2; ++i) crew.Start([&](Home&) { latch.Wait(); }, Job::Place(4, i));
   while (crew.workers().health().stuck < 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   CHECK(crew.workers().health().longest >= std::chrono::milliseconds(20));
