@@ -6,6 +6,7 @@ import { controller } from './controller.ts';
 import { endToEnd } from './end-to-end.ts';
 import { gate } from './gate.ts';
 import { live } from './live.ts';
+import { sandbox } from './sandbox.ts';
 import { single } from './single.ts';
 import { size } from './size.ts';
 import { soak } from './soak.ts';
@@ -23,5 +24,6 @@ export const workloads: readonly Workload[] = [
   connection,
   controller,
   endToEnd,
+  sandbox,
   soak,
 ];

@@ -153,7 +153,9 @@ export class Controller {
   #onPod({ type, object: pod }: InformerEvent<PodRecord>): void {
     const { uid } = pod.metadata;
     if (type === 'deleted') {
-      clearTimeout(this.#entries.get(uid)?.poll?.timer);
+      const gone = this.#entries.get(uid);
+      clearTimeout(gone?.poll?.timer);
+      gone?.hint?.proceed?.();
       this.#entries.delete(uid);
       this.#queue.forget(uid);
       this.#options.reconciler.forget(uid);
@@ -186,12 +188,16 @@ export class Controller {
       // A static pod has another uid there, by what its mirror says, and anybody can write that: it is polled for.
       const uid = hint.podUid;
       const entry = this.#entries.get(uid);
-      if (entry === undefined) keepNewest(this.#early, uid, hint, EARLY);
-      else {
+      if (entry === undefined) {
+        // The API server has not shown this pod, and may never do.
+        hint.proceed?.();
+        keepNewest(this.#early, uid, hint, EARLY);
+      } else {
         const { namespace, name } = entry.pod.metadata;
         const { sandboxId: sandbox, netnsPath: netns } = hint;
         const source = this.#options.runtime?.source;
         this.#options.log.debug({ pod: `${namespace}/${name}`, source, sandbox, netns }, 'told of a sandbox');
+        entry.hint?.proceed?.();
         entry.hint = hint;
         this.#queue.add(uid);
       }
@@ -212,12 +218,15 @@ export class Controller {
         .reconcile(task)
         // What may heal is not written there: the pod's gate would give up on it.
         .catch(async (error: unknown) => {
+          hint?.proceed?.();
           // A mark that fails is what is tried again, and the rest with it.
           if (asFailure(error).retry === 'no') await marker.mark(markedPod(pod), failed(error));
           throw error;
         });
       if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
     } finally {
+      // Nothing was to be installed, or nothing can be installed yet: the pod's gate waits, the runtime need not wait.
+      hint?.proceed?.();
       // The pod was deleted meanwhile. Both have noted something of it after they were told to forget it.
       if (!this.#entries.has(uid)) {
         marker.forget(uid);

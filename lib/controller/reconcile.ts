@@ -100,7 +100,10 @@ export class Reconciler {
     const decision = decide(pod, namespace, { ...config, self });
     watch.lap('decide');
     if (decision.enroll === undefined) return { result: 'waiting', reason: decision.wait, message: decision.message };
-    if (!decision.enroll) return this.#skip(task, decision);
+    if (!decision.enroll) {
+      task.hint?.proceed?.();
+      return this.#skip(task, decision);
+    }
 
     const planned = this.#planner.plan(pod);
     watch.lap('plan');
@@ -120,6 +123,9 @@ export class Reconciler {
     const { changed, timings } = await compiled.apply(target, { fresh, wakeGate: true });
     watch.lap('install');
     watch.split('install', { verify: timings.verify, release: timings.release });
+
+    // The rules are in. The runtime does not wait for the API server.
+    task.hint?.proceed?.();
 
     const stamp = `${bootId}:${netns.cookie}`;
     const mark = await marker
@@ -177,12 +183,10 @@ export class Reconciler {
     const { locator } = this.#options;
     const { uid, namespace, name, annotations } = pod.metadata;
     const wanted = { uid: runtimeUid({ uid, annotations }), namespace, name, ips: pod.status.podIPs };
-    // The runtime names the path while it makes the sandbox; we may have been in there since.
-    const fresh = installed === undefined && !this.#touched.has(uid);
-    const found = await locator.locate(
-      wanted,
-      hint?.netnsPath === undefined ? undefined : { path: hint.netnsPath, fresh },
-    );
+    // We may have been in there since the runtime made the sandbox.
+    const fresh = hint?.justMade === true && installed === undefined && !this.#touched.has(uid);
+    const path = hint?.netnsPath;
+    const found = await locator.locate(wanted, path === undefined ? undefined : { path, fresh, ips: hint?.ips });
     return found.path === undefined ? { reason: found.reason, message: found.detail } : found.netns;
   }
 }

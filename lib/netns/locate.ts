@@ -28,6 +28,8 @@ export interface NetnsHint {
   path: string;
   /** Nobody has installed anything there yet; see Native.identify(). */
   fresh: boolean;
+  /** Those of this sandbox. Absent or empty if the runtime did not name them; the pod's in the API are then expected. */
+  ips?: readonly string[] | undefined;
 }
 
 export interface Located {
@@ -137,8 +139,9 @@ export class Locator {
   }
 
   /** A hint that is outdated is not an answer: another source knows better. */
-  async #byHint(pod: RuntimePod, { path, fresh }: NetnsHint): Promise<Located | NotLocated> {
-    return located(await this.#firstOf([onNode(this.#hostRoot, path)], pod.ips, fresh), 'hint', undefined);
+  async #byHint(pod: RuntimePod, { path, fresh, ips = [] }: NetnsHint): Promise<Located | NotLocated> {
+    const addresses = ips.length > 0 ? ips : pod.ips;
+    return located(await this.#firstOf([onNode(this.#hostRoot, path)], addresses, fresh), 'hint', undefined);
   }
 
   async #byCri(pod: RuntimePod, ended: Set<string>): Promise<Located | NotLocated> {

@@ -228,15 +228,17 @@ async function runtimeEvents({ criSocket, hostRoot, runtimeEvents: wanted }: Exa
   // Only here: gRPC takes longer to load than all other checks to run.
   const { Cri } = await import('../runtime/cri/client.ts');
   const cri = new Cri(onNode(hostRoot, socket), RUNTIME_LIMIT_MS);
+  const end = new AbortController();
   try {
     const runtime = { cri, version: await cri.version(), criSocket: socket, netnsFolder: NETNS_FOLDER, hostRoot };
-    const { source, reason } = await chooseSource(sourcesFor(wanted), runtime, AbortSignal.timeout(RUNTIME_LIMIT_MS));
-    if (source !== undefined) return { name, status: 'ok', detail: `${source.name}: ${reason}` };
+    const { chosen, reason } = await chooseSource(sourcesFor(wanted), runtime, end.signal);
+    if (chosen !== undefined) return { name, status: 'ok', detail: `${chosen.source.name}: ${reason}` };
     return { name, status: 'warn', detail: `none: ${reason}`, remedy: `set --runtime-events to auto; ${without}` };
   } catch (error) {
     const detail = `none: ${error instanceof Error ? error.message : String(error)}`;
     return { name, status: 'warn', detail, remedy: `start the runtime, or name its socket; ${without}` };
   } finally {
+    end.abort();
     cri.close();
   }
 }

@@ -180,7 +180,7 @@ function registerObserved(registers: Registry[], observed: Observed): void {
   read(
     Gauge,
     'runtime_event_source',
-    'Always 1; the label names the source in use: containerd, cri, inotify or none',
+    'Always 1; the label names the source in use: containerd, nri, cri, inotify or none',
     ['source'],
     () => [[{ source: observed.eventSource() }, 1]],
   );

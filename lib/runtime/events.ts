@@ -31,9 +31,6 @@ export interface RuntimeEventsStats {
   dropped: number;
 }
 
-/** By then the runtime has accepted the subscription, which takes 10 ms: a list shows what came before it. */
-const LIST_AFTER_MS = 100;
-
 /** Between two attempts to connect, which cost a millisecond. */
 const BACKOFF_MS: BackoffLimits = [100, 5000];
 
@@ -101,34 +98,28 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
     const { cri, criSocket, netnsFolder = NETNS_FOLDER, hostRoot = '', sources = SOURCES, signal } = this.#options;
     const version = await cri.version(signal);
     const runtime: Runtime = { cri, version, criSocket, netnsFolder, hostRoot };
-    const { source, reason } = await chooseSource(sources, runtime, signal);
-    this.#settleOn(source?.name ?? 'none', reason);
-    if (source !== undefined) await this.#follow(source, runtime);
-  }
-
-  async #follow(source: EventSource, runtime: Runtime): Promise<void> {
-    const { signal } = this.#options;
     const end = new AbortController();
     const ending = AbortSignal.any([signal, end.signal]);
-    const push = (hint: SandboxHint) => this.#queue.push(hint);
-    const poller = new SandboxPoller(runtime.cri, push, ending);
-    const report = (hint: SandboxHint) => {
-      poller.note(hint.sandboxId);
-      push(hint);
-    };
-    // A list that fails is a lost connection: without it a sandbox could be missed for good.
-    const listed = sleep(LIST_AFTER_MS, undefined, { signal: ending })
-      .then(() => poller.reportAll())
-      .catch((error: Error) => end.abort(error));
     try {
-      await source.follow({ ...runtime, signal: ending, report, poller });
-      throw new Error(`the runtime ended its events (${source.name})`);
+      const { chosen, reason } = await chooseSource(sources, runtime, ending);
+      this.#settleOn(chosen?.source.name ?? 'none', reason);
+      if (chosen === undefined) return;
+      const push = (hint: SandboxHint) => this.#queue.push(hint);
+      const poller = new SandboxPoller(cri, push, ending);
+      // A list that fails is a lost connection: without it a sandbox could be missed for good.
+      if (!chosen.source.lists) void poller.reportAll().catch((error: Error) => end.abort(error));
+      const report = (hint: SandboxHint) => {
+        poller.note(hint.sandboxId);
+        push(hint);
+      };
+      await chosen.follow({ report, poller }).finally(() => {
+        if (!signal.aborted) this.#losses++;
+      });
+      throw new Error(`the runtime ended its events (${chosen.source.name})`);
     } catch (error) {
       throw end.signal.aborted ? end.signal.reason : error;
     } finally {
-      if (!signal.aborted) this.#losses++;
       end.abort();
-      await listed;
     }
   }
 }

@@ -5,11 +5,17 @@ export interface SandboxHint {
   sandboxId: string;
   /** The runtime's uid of the pod, which for a static pod is not the API's. */
   podUid?: string;
-  /**
-   * Path on the node. A source names it only if the netns exists and is connected, and no container of the pod has
-   * been started.
-   */
+  /** Path on the node of a netns that exists and is connected. */
   netnsPath?: string;
+  /** With `netnsPath`: no container of the pod has been started yet. */
+  justMade?: boolean;
+  /** The pod's addresses in the sandbox. Absent or empty if the source does not know them. */
+  ips?: readonly string[];
+  /**
+   * The runtime waits for this call before it goes on with the pod, but for a limited time. To be called once nothing
+   * has to be installed any more; further calls do nothing.
+   */
+  proceed?: () => void;
 }
 
 /** Many times the sandboxes that a node runs. */

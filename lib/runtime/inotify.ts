@@ -8,17 +8,15 @@ import type { EventSource } from './source.ts';
 export const inotify: EventSource = {
   name: 'inotify',
 
-  async lack({ hostRoot, netnsFolder }) {
+  async connect({ hostRoot, netnsFolder }, signal) {
     const folder = onNode(hostRoot, netnsFolder);
-    return existsSync(folder) ? undefined : `${folder} does not exist`;
-  },
-
-  async follow({ hostRoot, netnsFolder, poller, signal }) {
-    const folder = onNode(hostRoot, netnsFolder);
-    for await (const { eventType, filename } of watch(folder, { signal })) {
-      if (eventType !== 'rename' || filename === null) continue;
-      if (existsSync(join(folder, filename))) poller.expect(filename);
-      else poller.dismiss(filename);
-    }
+    if (!existsSync(folder)) throw new Error(`${folder} does not exist`);
+    return async ({ poller }) => {
+      for await (const { eventType, filename } of watch(folder, { signal })) {
+        if (eventType !== 'rename' || filename === null) continue;
+        if (existsSync(join(folder, filename))) poller.expect(filename);
+        else poller.dismiss(filename);
+      }
+    };
   },
 };

@@ -17,37 +17,39 @@ export interface Runtime {
   hostRoot: string;
 }
 
-export interface Connection extends Runtime {
-  signal: AbortSignal;
+export interface Reporter {
   report(hint: SandboxHint): void;
   /** Finds sandboxes for events that do not name them. */
   poller: SandboxPoller;
 }
 
+/** Reports sandboxes until the connection ends. Resolves if the runtime ends it, and rejects with the reason otherwise. */
+export type Follow = (reporter: Reporter) => Promise<void>;
+
 export interface EventSource {
   /** The value of --runtime-events, and the label of the metric. */
   name: string;
+  /** It reports the sandboxes that were there before, so the runtime's list is not needed. */
+  lists?: boolean;
   /** Why `auto` does not use this source of a runtime that offers it, in half a sentence; undefined if it does. */
   caution?(version: VersionResponse): string | undefined;
   /**
-   * Why this runtime does not offer the source, in half a sentence; undefined if it does. Takes at most 100 ms, rejects
-   * only after the signal, and leaves nothing behind.
+   * Connects. Rejects with the reason, in half a sentence, if the runtime does not offer this source. Nothing is reported
+   * before the caller follows. The signal ends the connection.
    */
-  lack(runtime: Runtime, signal: AbortSignal): Promise<string | undefined>;
-  /** Reports sandboxes until the runtime ends the connection. Rejects if the connection fails, and after the signal. */
-  follow(connection: Connection): Promise<void>;
+  connect(runtime: Runtime, signal: AbortSignal): Promise<Follow>;
 }
 
 export interface SourceChoice {
   /** Absent if the runtime offers none. */
-  source?: EventSource;
+  chosen?: { source: EventSource; follow: Follow };
   /** Names the runtime, and says why each source before the chosen one was rejected. */
   reason: string;
 }
 
 /**
- * The first of `sources` that the runtime offers. If there is a choice, a source with a caution is not used. Rejects after
- * the signal.
+ * Connects to the first of `sources` that the runtime offers. If there is a choice, a source with a caution is not used.
+ * Rejects after the signal.
  */
 export async function chooseSource(
   sources: readonly EventSource[],
@@ -58,9 +60,17 @@ export async function chooseSource(
   const reasons = [`${runtimeName} ${runtimeVersion}`];
   for (const source of sources) {
     const caution = sources.length > 1 ? source.caution?.(runtime.version) : undefined;
-    const lack = caution ?? (await source.lack(runtime, signal));
-    if (lack === undefined) return { source, reason: reasons.join('; ') };
-    reasons.push(`${source.name}: ${lack}`);
+    if (caution !== undefined) {
+      reasons.push(`${source.name}: ${caution}`);
+      continue;
+    }
+    try {
+      const follow = await source.connect(runtime, signal);
+      return { chosen: { source, follow }, reason: reasons.join('; ') };
+    } catch (error) {
+      signal.throwIfAborted();
+      reasons.push(`${source.name}: ${(error as Error).message}`);
+    }
   }
   return { reason: reasons.join('; ') };
 }

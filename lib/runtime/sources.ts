@@ -2,9 +2,10 @@
 import { containerd } from './containerd/source.ts';
 import { cri } from './cri/source.ts';
 import { inotify } from './inotify.ts';
+import { nri } from './nri/source.ts';
 import type { EventSource } from './source.ts';
 
-export const SOURCES: readonly EventSource[] = [containerd, cri, inotify];
+export const SOURCES: readonly EventSource[] = [containerd, nri, cri, inotify];
 
 /** The sources that a value of --runtime-events allows; none for `off`. */
 export function sourcesFor(value: string): readonly EventSource[] {

@@ -139,6 +139,17 @@ const mounts: Record<string, { set: string[]; paths: string[]; socket?: string }
     socket: '/run/containerd/containerd.sock',
   },
   crio: { set: ['containerRuntime=crio'], paths: ['/run/netns', '/run/crio'], socket: '/run/crio/crio.sock' },
+  'crio by NRI': {
+    set: ['containerRuntime=crio', 'runtimeEvents=nri'],
+    paths: ['/run/netns', '/run/crio', '/run/nri'],
+    socket: '/run/crio/crio.sock',
+  },
+  'auto by NRI': { set: ['runtimeEvents=nri'], paths: ['/run'] },
+  'containerd by NRI': {
+    set: ['containerRuntime=containerd', 'runtimeEvents=nri'],
+    paths: ['/run/netns', '/run/containerd', '/run/nri'],
+    socket: '/run/containerd/containerd.sock',
+  },
   docker: { set: ['containerRuntime=docker'], paths: ['/run', '/proc'], socket: '/run/cri-dockerd.sock' },
   'auto elsewhere': {
     set: ['criSocket=/var/snap/microk8s/common/run/containerd.sock'],
@@ -176,7 +187,8 @@ for (const [name, { set, paths, socket }] of Object.entries(mounts)) {
       assert.equal(mountPropagation, mountPath === '/host/proc' ? undefined : 'HostToContainer');
     }
     assert.equal((pod.volumes ?? []).length, paths.length + 1);
-    const { criSocket, hostRoot } = configOf(objects);
+    const { criSocket, hostRoot, runtimeEvents } = configOf(objects);
+    assert.equal(runtimeEvents, set.find((each) => each.startsWith('runtimeEvents='))?.split('=')[1] ?? 'auto');
     assert.equal(criSocket, socket);
     assert.equal(hostRoot, '/host');
     if (socket !== undefined) assert.ok(paths.some((path) => socket.startsWith(`${path}/`)));
@@ -307,6 +319,7 @@ test('every option of "ipnc run" can be given, and the chart knows of no other',
     'log-level',
     'enroll',
     'exclude-namespaces',
+    'runtime-events',
   ]);
   const options = [...runOptionList, ...optionList].map(([, { flag }]) => flag);
   assert.deepEqual(
@@ -341,6 +354,11 @@ const refused: [set: string, says: RegExp][] = [
   ['image.tga=v1', /'\/image': additional properties 'tga' not allowed/],
   ['kubernetesDistribution=openshift', /'\/kubernetesDistribution': value must be one of 'Kubernetes', 'OpenShift'/],
   ['containerRuntime=rkt', /'\/containerRuntime': value must be one of 'auto', 'containerd', 'crio', 'docker'/],
+  [
+    'runtimeEvents=ebpf',
+    /'\/runtimeEvents': value must be one of 'auto', 'containerd', 'nri', 'cri', 'inotify', 'off'/,
+  ],
+  ['config.runtime-events=nri', /'\/config': additional properties 'runtime-events' not allowed/],
   ['injection.mode=webhook', /'\/injection\/mode': value must be one of 'auto', 'policy', 'istio', 'none'/],
   ['injection.failurePolicy=Never', /'\/injection\/failurePolicy': value must be one of 'Fail', 'Ignore'/],
   ['fence.enabled=maybe', /'\/fence\/enabled': got string, want boolean/],

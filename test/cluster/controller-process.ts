@@ -122,6 +122,10 @@ export class ControllerProcess {
     return this.lines.filter((line) => line.pod === pod && line.msg === msg);
   }
 
+  signal(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
+  }
+
   /** Resolves with what it ended with. */
   stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | string> {
     this.#child.kill(signal);

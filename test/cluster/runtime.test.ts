@@ -8,6 +8,7 @@ import type { RuntimeError } from '../../lib/runtime/channel.ts';
 import { taskCreates } from '../../lib/runtime/containerd/events.ts';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { RuntimeEvents } from '../../lib/runtime/events.ts';
+import { sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
 import { CriDriver } from '../support/cri-driver.ts';
 import { configOf } from '../support/kubeconfig.ts';
@@ -131,8 +132,9 @@ test(
 );
 
 const everything = () => ({ cri, criSocket: CRI_SOCKET, hostRoot: node.path('') });
+const byContainerd = () => ({ ...everything(), sources: sourcesFor('containerd') });
 
-runtimeCases(test, ['containerd', 'cri', 'inotify'], () => ({
+runtimeCases(test, ['nri', 'containerd', 'cri', 'inotify'], () => ({
   ...everything(),
   driver,
   whileDown: 'containerd-state',
@@ -143,7 +145,7 @@ runtimeCases(test, ['containerd', 'cri', 'inotify'], () => ({
 test(
   'containerd reports a sandbox before RunPodSandbox returns, and its netns is found then',
   async () => {
-    await listening(everything(), async (listener) => {
+    await listening(byContainerd(), async (listener) => {
       const { events, reports } = listener;
       assert.equal(events.source, 'containerd');
       assert.match(events.reason, /^containerd v2/);
@@ -186,7 +188,7 @@ test(
 test(
   'a bundle reports a sandbox before containerd does, once',
   async () => {
-    await listening(everything(), async (listener) => {
+    await listening(byContainerd(), async (listener) => {
       const end = new AbortController();
       const made = new Map<string, number>();
       const following = (async () => {

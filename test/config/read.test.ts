@@ -238,8 +238,8 @@ const bad: [given: Given, ...says: string[]][] = [
   [{ flags: { 'cri-socket': 'tcp://127.0.0.1:1' } }, '--cri-socket: "tcp://127.0.0.1:1": not an absolute path'],
   [{ flags: { 'host-root': '/a\nb' } }, '--host-root: "/a\\nb": not an absolute path'],
   [
-    { flags: { 'runtime-events': 'nri' } },
-    '--runtime-events: "nri": not a known value; expected one of auto, containerd, cri, inotify, off',
+    { flags: { 'runtime-events': 'ebpf' } },
+    '--runtime-events: "ebpf": not a known value; expected one of auto, containerd, nri, cri, inotify, off',
   ],
   [{ flags: { 'metrics-address': '9464' } }, '--metrics-address: "9464": not an address to listen on'],
   [{ flags: { 'metrics-address': ':65536' } }, '--metrics-address: ":65536": not an address'],

@@ -79,6 +79,7 @@ function netnsFolder(): string {
 
 const choice = suite('runtime events, choice');
 
+const NRI = 'nri: every pod of the node would wait for the controller, so it has to be named';
 const CONTAINERD = { containerEvents: 'open', taskCreates: 'open' } as const;
 const choices: { runtime: StandIn; wanted?: string; source: string; reason: string }[] = [
   {
@@ -101,13 +102,14 @@ const choices: { runtime: StandIn; wanted?: string; source: string; reason: stri
   {
     runtime: { runtimeName: 'containerd', runtimeVersion: 'v2.1.9', containerEvents: 'open' },
     source: 'cri',
-    reason: 'containerd v2.1.9; containerd: UNIMPLEMENTED',
+    reason: `containerd v2.1.9; containerd: UNIMPLEMENTED; ${NRI}`,
   },
   {
     runtime: { runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'open' },
     source: 'inotify',
     reason:
       'cri-o 1.36.3; containerd: the runtime is cri-o; ' +
+      `${NRI}; ` +
       'cri: a stopped controller would keep its events from the kubelet, so it has to be named',
   },
   {
@@ -125,7 +127,7 @@ const choices: { runtime: StandIn; wanted?: string; source: string; reason: stri
   {
     runtime: { runtimeName: 'docker', runtimeVersion: '28.0.0' },
     source: 'inotify',
-    reason: 'docker 28.0.0; containerd: the runtime is docker; cri: its events would be taken from the kubelet',
+    reason: `docker 28.0.0; containerd: the runtime is docker; ${NRI}; cri: its events would be taken from the kubelet`,
   },
 ];
 for (const { runtime, wanted = 'auto', source, reason } of choices) {
@@ -141,12 +143,23 @@ for (const { runtime, wanted = 'auto', source, reason } of choices) {
   });
 }
 
+choice('NRI needs its socket', async () => {
+  using runs = await standIn({ runtimeName: 'containerd', runtimeVersion: 'v1.7.24' });
+  const end = new AbortController();
+  const hostRoot = netnsFolder();
+  const events = new RuntimeEvents({ cri: runs.cri, hostRoot, sources: sourcesFor('nri'), signal: end.signal });
+  await events.chosen;
+  const reason = `containerd v1.7.24; nri: ${hostRoot}/run/nri/nri.sock does not exist`;
+  assert.deepEqual([events.source, events.reason], ['none', reason]);
+  end.abort();
+});
+
 choice('inotify needs the folder', async () => {
   using runs = await standIn({ runtimeName: 'docker', runtimeVersion: '28.0.0' });
   const runtime = { cri: runs.cri, version: await runs.cri.version(), criSocket: undefined, hostRoot: '' };
   const { signal } = new AbortController();
-  const { source, reason } = await chooseSource(sourcesFor('inotify'), { ...runtime, netnsFolder: '/none' }, signal);
-  assert.equal(source, undefined);
+  const { chosen, reason } = await chooseSource(sourcesFor('inotify'), { ...runtime, netnsFolder: '/none' }, signal);
+  assert.equal(chosen, undefined);
   assert.equal(reason, 'docker 28.0.0; inotify: /none does not exist');
 });
 
@@ -230,20 +243,16 @@ reports('each folder of bundles is watched once, however often containerd names 
   for (const folder of ['a', 'b']) mkdirSync(join(hostRoot, folder), { recursive: true });
   const end = new AbortController();
   const sent = Promise.withResolvers<void>();
-  let subscriptions = 0;
   const cri = {
     version: async () => ({ runtimeName: 'containerd', runtimeVersion: '2.1.0' }),
     sandboxes: async () => [],
     channel: {
       async *stream(_method: unknown, _request: unknown, signal: AbortSignal) {
-        // The first subscription is that of the check.
-        if (++subscriptions === 2) {
-          for (let at = 0; at < 10; at++) {
-            const bundle = `/${at % 2 === 0 ? 'a' : 'b'}/${at}`;
-            yield { event: { value: taskCreate(`${at}`, bundle) } };
-          }
-          sent.resolve();
+        for (let at = 0; at < 10; at++) {
+          const bundle = `/${at % 2 === 0 ? 'a' : 'b'}/${at}`;
+          yield { event: { value: taskCreate(`${at}`, bundle) } };
         }
+        sent.resolve();
         await once(signal, 'abort');
       },
     },

@@ -98,6 +98,7 @@ export class Listener {
 
   async #collect(): Promise<void> {
     for await (const hint of this.events) {
+      hint.proceed?.();
       const report = { ...hint, at: performance.now(), tick: this.#tick };
       this.reports.push(report);
       this.#news.emit(hint.podUid ?? '', report);

@@ -82,6 +82,9 @@ its socket anew, and a mounted file would stay the old one.
 {{- if and $socket (not (and (has "/run" $paths) (hasPrefix "/run/" $socket))) -}}
 {{- $paths = append $paths (dir $socket) -}}
 {{- end -}}
+{{- if and (eq .Values.runtimeEvents "nri") (not (has "/run" $paths)) -}}
+{{- $paths = append $paths "/run/nri" -}}
+{{- end -}}
 {{- if eq .Values.containerRuntime "docker" -}}
 {{- $paths = append $paths "/proc" -}}
 {{- end -}}
@@ -95,7 +98,7 @@ its socket anew, and a mounted file would stay the old one.
 
 {{/* The configuration file of "ipnc run". */}}
 {{- define "istio-pod-network-controller.config" -}}
-{{- $config := dict "enroll" .Values.enroll "exclude-namespaces" .Values.excludeNamespaces "log-level" (include "istio-pod-network-controller.logLevel" .) -}}
+{{- $config := dict "enroll" .Values.enroll "exclude-namespaces" .Values.excludeNamespaces "log-level" (include "istio-pod-network-controller.logLevel" .) "runtime-events" .Values.runtimeEvents -}}
 {{- $flags := dict
   "includeIPRanges" "istio-service-cidr"
   "excludeIPRanges" "istio-service-exclude-cidr"

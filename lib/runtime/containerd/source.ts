@@ -6,9 +6,9 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { keepNewest } from '../../bounded.ts';
-import { earlyEnd } from '../early-end.ts';
 import { onNode } from '../node-paths.ts';
-import type { Connection, EventSource } from '../source.ts';
+import { opened } from '../opened.ts';
+import type { EventSource, Reporter, Runtime } from '../source.ts';
 import { type Bundle, readBundle } from './bundle.ts';
 import { bundleChanges } from './bundle-changes.ts';
 import type { TaskCreate } from './events.ts';
@@ -26,15 +26,17 @@ const BUNDLE_ATTEMPTS = 20;
 export const containerd: EventSource = {
   name: 'containerd',
 
-  async lack({ cri, version: { runtimeName } }, signal) {
-    if (runtimeName !== 'containerd') return `the runtime is ${runtimeName}`;
+  async connect(runtime, signal) {
+    const { cri, version } = runtime;
+    if (version.runtimeName !== 'containerd') throw new Error(`the runtime is ${version.runtimeName}`);
     // Only here: the command line reads the list of sources, and protobufjs takes longer to load than most verbs to run.
     const { taskCreates } = await import('./events.ts');
-    return earlyEnd((signal) => taskCreates(cri.channel, signal), OPEN_AFTER_MS, signal);
+    const tasks = await opened(taskCreates(cri.channel, signal), OPEN_AFTER_MS);
+    return (reporter) => new Following({ ...runtime, ...reporter, signal }).run(tasks);
   },
-
-  follow: (connection) => new Following(connection).run(),
 };
+
+type Connection = Runtime & Reporter & { signal: AbortSignal };
 
 class Following {
   readonly #connection: Connection;
@@ -46,12 +48,11 @@ class Following {
     this.#connection = connection;
   }
 
-  async run(): Promise<void> {
-    const { cri, criSocket, hostRoot, signal } = this.#connection;
-    const { taskCreates } = await import('./events.ts');
+  async run(tasks: AsyncIterable<TaskCreate>): Promise<void> {
+    const { criSocket, hostRoot } = this.#connection;
     const known = bundleFolders(criSocket).find((folder) => existsSync(onNode(hostRoot, folder)));
     if (known !== undefined) this.#watch(known);
-    for await (const created of taskCreates(cri.channel, signal)) {
+    for await (const created of tasks) {
       // The first event shows where containerd keeps its bundles.
       this.#watch(dirname(created.bundle));
       if (this.#isNew(created.containerId)) await this.#reportTask(created);
@@ -109,6 +110,10 @@ class Following {
   /** Ignores a container that is not a sandbox, and a pod on the host's network, which has no netns of its own. */
   #report(id: string, { sandbox, hostNetwork, uid, netnsPath }: Bundle): void {
     if (!sandbox || hostNetwork) return;
-    this.#connection.report({ sandboxId: id, podUid: uid, ...(netnsPath !== undefined && { netnsPath }) });
+    this.#connection.report({
+      sandboxId: id,
+      podUid: uid,
+      ...(netnsPath !== undefined && { netnsPath, justMade: true }),
+    });
   }
 }

@@ -1,6 +1,6 @@
 /** GetContainerEvents, which the CRI has for the kubelet. */
 import { keepNewest } from '../../bounded.ts';
-import { earlyEnd } from '../early-end.ts';
+import { opened } from '../opened.ts';
 import type { EventSource } from '../source.ts';
 import type { VersionResponse } from './messages.ts';
 
@@ -22,21 +22,20 @@ export const cri: EventSource = {
     return 'a stopped controller would keep its events from the kubelet, so it has to be named';
   },
 
-  async lack({ cri, version }, signal) {
-    if (!broadcasts(version)) return 'its events would be taken from the kubelet';
-    return earlyEnd((signal) => cri.containerEvents(signal), OPEN_AFTER_MS, signal);
-  },
-
-  async follow({ cri, report, signal }) {
-    const reported = new Map<string, true>();
-    for await (const { containerId, containerEventType, podSandboxStatus } of cri.containerEvents(signal)) {
-      if (podSandboxStatus?.id !== containerId) continue;
-      if (!MADE.has(containerEventType)) reported.delete(containerId);
-      else if (!reported.has(containerId)) {
-        keepNewest(reported, containerId, true, MOST_REPORTED);
-        report({ sandboxId: containerId, podUid: podSandboxStatus.metadata?.uid ?? '' });
+  async connect({ cri, version }, signal) {
+    if (!broadcasts(version)) throw new Error('its events would be taken from the kubelet');
+    const events = await opened(cri.containerEvents(signal), OPEN_AFTER_MS);
+    return async ({ report }) => {
+      const reported = new Map<string, true>();
+      for await (const { containerId, containerEventType, podSandboxStatus } of events) {
+        if (podSandboxStatus?.id !== containerId) continue;
+        if (!MADE.has(containerEventType)) reported.delete(containerId);
+        else if (!reported.has(containerId)) {
+          keepNewest(reported, containerId, true, MOST_REPORTED);
+          report({ sandboxId: containerId, podUid: podSandboxStatus.metadata?.uid ?? '' });
+        }
       }
-    }
+    };
   },
 };
 

@@ -1,0 +1,89 @@
+/**
+ * RunPodSandbox on a real containerd, with each source of runtime events and with none: how long it takes, and whether the
+ * rules are in the pod when it returns. Runs only where it is named.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ControllerProcess } from '../../test/cluster/controller-process.ts';
+import { meshPod } from '../../test/cluster/mesh-pod.ts';
+import { clusterLack } from '../../test/cluster/programs.ts';
+import { SandboxStarts, type Started } from '../../test/cluster/sandbox-starts.ts';
+import { seriesOf } from '../method.ts';
+import type { Figure, Series } from '../schema.ts';
+import type { Bench, Workload } from './workload.ts';
+
+const NAMES = { off: 'no runtime events', containerd: "containerd's events", nri: 'NRI' } as const;
+type Source = keyof typeof NAMES;
+const SOURCES = Object.keys(NAMES) as Source[];
+
+/** Each source has a turn in each round. A turn's first pod does not count: its controller has just been started. */
+const ROUNDS = { quick: 4, full: 25 };
+const PODS = { quick: 5, full: 20 };
+
+export const sandbox: Workload = {
+  name: 'sandbox',
+  title: 'RunPodSandbox with each source of runtime events',
+  budget: { quick: 120, full: 900 },
+  apart: true,
+  lack: clusterLack,
+  async run(bench) {
+    await using starts = await SandboxStarts.setUp();
+    const rounds = await measure(bench, starts);
+    return { series: seriesOfRounds(bench, rounds), figures: figuresOf(rounds), charts: [] };
+  },
+};
+
+type Rounds = Record<Source, Started[][]>;
+
+async function measure(bench: Bench, starts: SandboxStarts): Promise<Rounds> {
+  const mode = bench.quick ? 'quick' : 'full';
+  const rounds: Rounds = { off: [], containerd: [], nri: [] };
+  await atRest(bench);
+  for (let round = 0; round < ROUNDS[mode]; round++) {
+    for (const source of bench.random.shuffled(SOURCES)) {
+      rounds[source].push(await turn(starts, source, PODS[mode]));
+    }
+    bench.progress((round + 1) / ROUNDS[mode]);
+  }
+  await atRest(bench);
+  return rounds;
+}
+
+async function turn(starts: SandboxStarts, source: Source, pods: number): Promise<Started[]> {
+  const { mesh } = starts;
+  await using controller = await ControllerProcess.start(mesh.node, mesh.kubeconfig, '--runtime-events', source);
+  const all: Started[] = [];
+  for (let pod = 0; pod <= pods; pod++) {
+    const started = await starts.start(meshPod(source), controller);
+    await starts.end(started);
+    if (pod > 0) all.push(started);
+  }
+  return all;
+}
+
+/** While no pod is on its way: during that the reference would measure our own load. */
+async function atRest(bench: Bench): Promise<void> {
+  await sleep(2000);
+  await bench.atRest();
+}
+
+function times(rounds: Rounds, source: Source): number[][] {
+  return rounds[source].map((round) => round.map(({ took }) => took));
+}
+
+function seriesOfRounds({ random }: Bench, rounds: Rounds): Series[] {
+  const baseline = { id: 'run/off', rounds: times(rounds, 'off') };
+  return SOURCES.map((source) => {
+    const ours = source !== 'off';
+    const named = { id: `run/${source}`, name: NAMES[source], group: 'RunPodSandbox', ours, unit: 'ms' } as const;
+    return seriesOf(random, named, times(rounds, source), ours ? { baseline } : {});
+  });
+}
+
+function figuresOf(rounds: Rounds): Figure[] {
+  return SOURCES.map((source) => {
+    const all = rounds[source].flat();
+    const label = `${NAMES[source]}: rules before RunPodSandbox returned`;
+    const value = (100 * all.filter(({ ruled }) => ruled).length) / all.length;
+    return { id: `early/${source}`, label, value, unit: '% of pods' };
+  });
+}

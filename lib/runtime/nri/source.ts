@@ -1,0 +1,63 @@
+/**
+ * NRI: the runtime waits in RunPodSandbox until a new sandbox has been taken care of, but for a limited time only. A pod
+ * is never refused here.
+ */
+import { existsSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { SandboxHint } from '../hint-queue.ts';
+import { onNode } from '../node-paths.ts';
+import type { EventSource } from '../source.ts';
+import type { PodSandbox } from './messages.ts';
+
+const SOCKET = '/run/nri/nri.sock';
+
+/** An install takes milliseconds; the runtime waits for 2 s, and then drops the plugin. */
+const WAIT_MS = 500;
+/** After a wait in vain, until an answer is in time again: calls are serial, and each delays every pod of the node. */
+const IMPATIENT_MS = 50;
+
+export const nri: EventSource = {
+  name: 'nri',
+  lists: true,
+
+  /** containerd's own events are early enough without that, and on CRI-O nobody has measured NRI yet. */
+  caution: () => 'every pod of the node would wait for the controller, so it has to be named',
+
+  async connect({ hostRoot }, signal) {
+    const path = onNode(hostRoot, SOCKET);
+    if (!existsSync(path)) throw new Error(`${path} does not exist`);
+    // Only here: the command line reads the list of sources, and protobufjs takes longer to load than most verbs to run.
+    const { NriPlugin } = await import('./plugin.ts');
+    const plugin = await NriPlugin.connect(path, signal);
+    return async ({ report }) => {
+      const longest = plugin.requestMs > 0 ? Math.min(WAIT_MS, plugin.requestMs / 4) : WAIT_MS;
+      let wait = longest;
+      plugin.handle({
+        onList: (pods) => {
+          for (const pod of pods) {
+            const hint = hintOf(pod);
+            if (hint !== undefined) report(hint);
+          }
+        },
+        onRun: async (pod) => {
+          const hint = hintOf(pod);
+          if (hint === undefined) return;
+          const answered = Promise.withResolvers<'answered'>();
+          report({ ...hint, justMade: true, proceed: () => answered.resolve('answered') });
+          const late = new AbortController();
+          const limit = sleep(wait, 'late' as const, { signal: late.signal }).catch(() => 'late' as const);
+          const outcome = await Promise.race([answered.promise, limit]);
+          late.abort();
+          wait = outcome === 'late' ? Math.min(IMPATIENT_MS, longest) : longest;
+        },
+      });
+      throw new Error(await plugin.closed);
+    };
+  },
+};
+
+/** Undefined on the node's network, as far as the runtime shows it: CRI-O names a path for such a pod too. */
+function hintOf({ id, uid, linux, ips }: PodSandbox): SandboxHint | undefined {
+  const netnsPath = linux?.namespaces.find(({ type }) => type === 'network')?.path;
+  return netnsPath ? { sandboxId: id, podUid: uid, netnsPath, ips } : undefined;
+}

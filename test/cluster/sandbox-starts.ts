@@ -1,0 +1,82 @@
+/** Sandboxes that are made through the CRI, as the kubelet makes them, so that the kubelet's own time does not count. */
+import assert from 'node:assert/strict';
+import type { V1Pod } from '@kubernetes/client-node';
+import { native } from '../../lib/native/addon.ts';
+import { Locator } from '../../lib/netns/locate.ts';
+import { Cri } from '../../lib/runtime/cri/client.ts';
+import { CriDriver } from '../support/cri-driver.ts';
+import type { ControllerProcess } from './controller-process.ts';
+import { Mesh, NAMESPACE } from './mesh-pod.ts';
+import { until } from './pods.ts';
+
+export interface Started {
+  /** How long RunPodSandbox took, milliseconds. */
+  took: number;
+  /** Whether the netns had rules of ours when RunPodSandbox returned. */
+  ruled: boolean;
+  sandbox: string;
+}
+
+export class SandboxStarts {
+  readonly mesh: Mesh;
+  readonly cri: Cri;
+  readonly driver: CriDriver;
+  readonly #locator: Locator;
+  #made = 0;
+
+  private constructor(mesh: Mesh) {
+    this.mesh = mesh;
+    this.cri = new Cri(mesh.node.criSocket);
+    this.driver = new CriDriver(mesh.node.criSocket, mesh.node.sandbox.name);
+    this.#locator = new Locator({ cri: this.cri, hostRoot: mesh.node.path('') });
+  }
+
+  /** A cluster whose kubelet is down: it would make the sandboxes itself, and end those that it does not know. */
+  static async setUp(): Promise<SandboxStarts> {
+    const mesh = await Mesh.start(['toolbox']);
+    await mesh.node.services.get('kubelet')?.kill();
+    return new SandboxStarts(mesh);
+  }
+
+  /** The name that the next pod will have. */
+  next(prefix: string): string {
+    return `${prefix}-${this.#made}`;
+  }
+
+  /** Creates the pod, waits until `controller` knows it, and makes its sandbox. Rejects if RunPodSandbox fails. */
+  async start(body: V1Pod, controller?: ControllerProcess): Promise<Started> {
+    const { core, node } = this.mesh;
+    const name = this.next(body.metadata?.name ?? '');
+    this.#made++;
+    const spec = { ...body.spec, containers: body.spec?.containers ?? [], nodeName: node.name };
+    const created = await core.createNamespacedPod({
+      namespace: NAMESPACE,
+      body: { ...body, metadata: { ...body.metadata, name }, spec },
+    });
+    if (controller) {
+      await until(
+        `known: ${name}`,
+        () => controller.pods(),
+        (pods) => pods.has(name),
+      );
+    }
+    const pod = { uid: created.metadata?.uid ?? '', namespace: NAMESPACE, name };
+    const began = performance.now();
+    const sandbox = await this.driver.run(pod);
+    const took = performance.now() - began;
+    const found = await this.#locator.locate({ ...pod, ips: [] });
+    assert.ok(found.path !== undefined, String(found.path === undefined && found.detail));
+    const ruled = (await native().identify(found.path)).installedBackends.length > 0;
+    return { took, ruled, sandbox };
+  }
+
+  async end({ sandbox }: Started): Promise<void> {
+    await this.driver.end(sandbox);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.driver.close();
+    this.cri.close();
+    await this.mesh.stop();
+  }
+}

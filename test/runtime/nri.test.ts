@@ -1,0 +1,222 @@
+/** NRI as a source of events, against a stand-in for the runtime's side; the real one is in test/cluster. */
+
+import assert from 'node:assert/strict';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Cri } from '../../lib/runtime/cri/client.ts';
+import { RuntimeEvents } from '../../lib/runtime/events.ts';
+import type { SandboxHint } from '../../lib/runtime/hint-queue.ts';
+import { ByteQueue } from '../../lib/runtime/nri/bytes.ts';
+import { sourcesFor } from '../../lib/runtime/sources.ts';
+import { suite } from '../suite.ts';
+import { NriRuntime, type Pod } from '../support/nri-runtime.ts';
+import { isOver, patience } from '../support/patience.ts';
+import { scratchFolder } from '../support/scratch.ts';
+
+const folder = scratchFolder('nri');
+let made = 0;
+
+/** Takes each hint to `onHint`. */
+async function connected(
+  onHint: (hint: SandboxHint) => void,
+  use: (runtime: NriRuntime, events: RuntimeEvents) => Promise<void>,
+  prepare: (runtime: NriRuntime) => void = () => {},
+): Promise<void> {
+  const hostRoot = join(folder, `${made++}`);
+  mkdirSync(join(hostRoot, 'run/nri'), { recursive: true });
+  await using runtime = await NriRuntime.start(join(hostRoot, 'run/nri/nri.sock'));
+  prepare(runtime);
+  const cri = { version: async () => ({ runtimeName: 'cri-o', runtimeVersion: '1.36.3' }) } as unknown as Cri;
+  const end = new AbortController();
+  const events = new RuntimeEvents({ cri, hostRoot, sources: sourcesFor('nri'), signal: end.signal });
+  const taking = (async () => {
+    for await (const hint of events) onHint(hint);
+  })();
+  try {
+    await until(() => runtime.plugins.length === 1);
+    await use(runtime, events);
+  } finally {
+    end.abort();
+    await taking;
+  }
+}
+
+async function until(isSo: () => boolean): Promise<void> {
+  for (const began = performance.now(); !isSo(); await sleep(2)) assert.ok(!isOver(began, 2000));
+}
+
+const pod = (name: string, netns = `/var/run/netns/${name}`): Pod => ({
+  id: `id-${name}`,
+  name,
+  uid: `uid-${name}`,
+  namespace: 'shop',
+  ...(netns !== '' && {
+    linux: {
+      namespaces: [
+        { type: 'ipc', path: '/x' },
+        { type: 'network', path: netns },
+      ],
+    },
+  }),
+  ips: ['10.244.1.2'],
+});
+
+const test = suite('NRI');
+
+test('registers for RunPodSandbox alone, and takes the list in parts', async () => {
+  const hints: SandboxHint[] = [];
+  await connected(
+    (hint) => hints.push(hint),
+    async (runtime, events) => {
+      const [plugin] = runtime.plugins;
+      assert.deepEqual([plugin?.name, plugin?.index, plugin?.events], ['istio-pod-network-controller', '50', 1]);
+      assert.deepEqual(plugin?.echoes, [true, true]);
+      await until(() => hints.length === 2);
+      // The second is on the node's network.
+      assert.deepEqual(
+        hints.map(({ sandboxId }) => sandboxId),
+        ['id-a', 'id-c'],
+      );
+      assert.equal(hints[0]?.proceed, undefined);
+      assert.equal(hints[0]?.justMade, undefined, 'rules may be in there already');
+      assert.deepEqual([events.source, events.reason], ['nri', 'cri-o 1.36.3']);
+    },
+    (runtime) => {
+      runtime.lists = [[pod('a'), pod('b', '')], [pod('c')]];
+    },
+  );
+});
+
+for (const old of [false, true]) {
+  test(`the runtime goes on when it is told to${old ? ', up to NRI 0.11 too' : ''}`, async () => {
+    let answered = 0;
+    await connected(
+      (hint) => {
+        assert.deepEqual(
+          { ...hint, proceed: undefined },
+          {
+            sandboxId: 'id-web',
+            podUid: 'uid-web',
+            netnsPath: '/var/run/netns/web',
+            ips: ['10.244.1.2'],
+            justMade: true,
+            proceed: undefined,
+          },
+        );
+        setTimeout(() => {
+          answered = performance.now();
+          hint.proceed?.();
+        }, 100);
+      },
+      async (runtime) => {
+        runtime.old = old;
+        await runtime.run(pod('web'));
+        assert.ok(answered > 0, 'the runtime did not wait');
+      },
+    );
+  });
+}
+
+test("a pod on the node's network is answered at once, and not reported", async () => {
+  await connected(
+    () => assert.fail('reported'),
+    async (runtime) => {
+      assert.ok((await runtime.run(pod('host', ''))) < 100 * patience());
+    },
+  );
+});
+
+test('nobody answers: the runtime waits well below its limit, and then hardly at all, until an answer is in time', async () => {
+  let answers = false;
+  await connected(
+    ({ proceed }) => {
+      if (answers) proceed?.();
+    },
+    async (runtime) => {
+      const took = async (name: string) => Math.round(await runtime.run(pod(name)));
+      const first = await took('a');
+      assert.ok(first >= 490 && first < 1500, `${first} ms`);
+      const second = await took('b');
+      assert.ok(second >= 45 && second < 400, `${second} ms`);
+      answers = true;
+      assert.ok((await took('c')) < second);
+      answers = false;
+      const patient = await took('d');
+      assert.ok(patient >= 490, `${patient} ms`);
+    },
+  );
+});
+
+test('a runtime with a short limit is answered in a quarter of it', async () => {
+  await connected(
+    () => {},
+    async (runtime) => {
+      const took = await runtime.run(pod('a'));
+      assert.ok(took >= 95 && took < 380, `${took} ms`);
+    },
+    (runtime) => {
+      runtime.requestMs = 400;
+    },
+  );
+});
+
+test('the runtime is killed and comes back: registered anew, with the list', async () => {
+  const hints: string[] = [];
+  await connected(
+    ({ sandboxId }) => hints.push(sandboxId),
+    async (runtime, events) => {
+      await runtime.kill();
+      await until(() => events.source === 'none');
+      assert.equal(events.reason, 'the runtime closed the connection');
+      runtime.lists = [[pod('survivor')]];
+      await runtime.listen();
+      await until(() => runtime.plugins.length === 2 && hints.length === 1);
+      assert.deepEqual(hints, ['id-survivor']);
+      assert.equal(events.stats.losses, 1);
+    },
+  );
+});
+
+test('large messages are sent in frames that the peer takes, and received whole', async () => {
+  const hints: SandboxHint[] = [];
+  await connected(
+    (hint) => hints.push(hint),
+    async () => until(() => hints.length === 500),
+    (runtime) => {
+      const labels = { text: 'x'.repeat(3000) };
+      runtime.lists = [Array.from({ length: 500 }, (_, at) => ({ ...pod(`${at}`), labels }))];
+    },
+  );
+});
+
+test('a frame or a message beyond the limit ends the connection', async () => {
+  for (const bytes of [
+    [0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff],
+    [0, 0, 0, 1, 0, 0, 0, 10, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 1, 0],
+  ]) {
+    await connected(
+      () => {},
+      async (runtime, events) => {
+        runtime.plugins[0]?.socket.write(Buffer.from(bytes));
+        await until(() => events.source === 'none');
+        assert.match(events.reason, /^a (frame|message) of 4294967295 bytes, expected \d+ at most$/);
+      },
+    );
+  }
+});
+
+test('bytes are taken in any lengths, however they arrive', () => {
+  const all = Buffer.from(Array.from({ length: 256 }, (_, at) => at));
+  for (const piece of [1, 3, 7, 100, 256]) {
+    const queue = new ByteQueue();
+    const taken: Buffer[] = [];
+    for (let at = 0; at < all.length; at += piece) {
+      queue.push(all.subarray(at, at + piece));
+      for (let part = queue.take(5); part !== undefined; part = queue.take(5)) taken.push(Buffer.from(part));
+    }
+    taken.push(queue.take(1) ?? Buffer.alloc(0));
+    assert.equal(queue.peek(1), undefined);
+    assert.deepEqual(Buffer.concat(taken), all, `pieces of ${piece}`);
+  }
+});
