@@ -55,7 +55,10 @@ function bench(...words: string[]) {
 test('usage errors end with 2 and say nothing else', () => {
   const { status, stdout, stderr } = bench('--only', 'nothing');
   assert.deepEqual({ status, stdout }, { status: 2, stdout: '' });
-  assert.match(stderr, /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, sandbox, soak\n$/);
+  assert.match(
+    stderr,
+    /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, sandbox, soak\n$/,
+  );
 });
 
 test('--help names every workload', () => {

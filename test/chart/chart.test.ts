@@ -443,6 +443,24 @@ async function bench(...set: string[]) {
   return { objects, job, template: job.spec?.template, pod, container };
 }
 
+test('each pod names the SecurityContextConstraints that it needs, on OpenShift alone', async () => {
+  const required = async (...set: string[]) => {
+    const objects = await render(['bench.enabled=true', ...set]);
+    const annotations = (kind: string, name: RegExp) => {
+      const found = objects.find(
+        (each) => each.kind === kind && name.test(each.metadata.name),
+      ) as unknown as V1DaemonSet;
+      return (kind === 'Pod' ? found : found.spec?.template)?.metadata?.annotations ?? {};
+    };
+    return [annotations('DaemonSet', /controller$/), annotations('Pod', /-test-/), annotations('Job', /-bench/)].map(
+      (each) => each['openshift.io/required-scc'],
+    );
+  };
+  const own = 'istio-pod-network-controller';
+  assert.deepEqual(await required('kubernetesDistribution=OpenShift'), [own, 'restricted-v2', `${own}-bench`]);
+  assert.deepEqual(await required(), [undefined, undefined, undefined]);
+});
+
 test('bench: nothing of it unless it is asked for; on OpenShift constraints for its account alone', async () => {
   assert.ok(!(await render(['kubernetesDistribution=OpenShift'])).some(({ metadata }) => /bench/.test(metadata.name)));
   const kinds = async (...set: string[]) => (await bench(...set)).objects.map(({ kind }) => kind);

@@ -317,7 +317,7 @@ const expected: Record<string, Partial<RedirectSpec>> = {
     inbound: { include: [port(8080), port(9000, 9010)], exclude: [15090, 15021, 15020].map((p) => port(p)) },
   },
   original: { proxyPort: 15011, proxyUids: [1337], proxyGids: [1337] },
-  openshift: { proxyUids: [1000670000], proxyGids: [1] },
+  openshift: { proxyUids: [1000669999], proxyGids: [1] },
   'mode-none': { mode: 'NONE' },
 };
 for (const [name, parts] of Object.entries(expected)) {

@@ -13,6 +13,9 @@ template:
       sidecar.istio.io/inject: "false"
     annotations:
       istio-pod-network-controller/initialize: "false"
+      {{- if eq .Values.kubernetesDistribution "OpenShift" }}
+      openshift.io/required-scc: {{ include "istio-pod-network-controller.name" . }}-bench
+      {{- end }}
       {{- if semverCompare "<1.30-0" .Capabilities.KubeVersion.Version }}
       container.apparmor.security.beta.kubernetes.io/bench: unconfined
       {{- end }}
