@@ -1,6 +1,7 @@
 /** What can be asked of the harness on the command line. */
 import { parseArgs } from 'node:util';
 import type { External } from './drivers/external.ts';
+import type { Extent } from './workloads/workload.ts';
 
 export const HELP = `What pod initialisation costs on this machine: this project's way, the bare system calls, and the usual
 ways, in one run.
@@ -8,7 +9,8 @@ ways, in one run.
   npm run bench                            everything, in at most 15 minutes
   npm run bench -- --quick                 at most 2 minutes; for a look
   npm run bench -- --only single,churn     these workloads: WORKLOADS;
-                                           soak, of ten minutes, runs only where it is named
+                                           soak, of ten minutes, sandbox, of 15, and mesh, of 25, run only
+                                           where they are named
   npm run bench -- --driver NAME=COMMAND   measures another program too, which installs Istio's default rules in the netns
                                            it is started in, or in {netns} if that is among its arguments; repeatable
   npm run bench -- --compare A.json B.json what got slower from A to B beyond noise
@@ -20,6 +22,9 @@ Where a FILE of results is read, the log of a run with --output - does as well.
   --seed N          orders are drawn from it; printed with every run
   --output FILE     where the results go; bench/results/TIME.json if absent, the report beside it as .html.
                     - prints them as one last line, and writes nothing
+  --pods N          mesh: pods of each way, however long that takes
+  --at-once N       mesh: pods of one way that start together; 1 if absent
+  --resident N      mesh: pods that run on each node already; 0 if absent
   --profile FOLDER  CPU profiles of the controller go there
   --plant NAME=US   makes the driver NAME slower by US microseconds: what --compare should then find
 
@@ -39,6 +44,7 @@ export interface Request {
   output?: string;
   profile?: string;
   plant: Map<string, number>;
+  starts: Extent;
 }
 
 export class UsageError extends Error {}
@@ -63,6 +69,7 @@ export function parse(words: string[], workloads: readonly string[]): Request | 
     externals: (values.driver ?? []).map(externalOf),
     publish: values.publish ?? false,
     plant: new Map((values.plant ?? []).map(plantOf)),
+    starts: startsOf(values, only),
     ...(only && { only }),
     ...(compare && { compare }),
     ...(values.from !== undefined && { from: values.from }),
@@ -89,6 +96,9 @@ function read(words: string[]) {
         output: { type: 'string' },
         profile: { type: 'string' },
         plant: { type: 'string', multiple: true },
+        pods: { type: 'string' },
+        'at-once': { type: 'string' },
+        resident: { type: 'string' },
       },
     });
   } catch (error) {
@@ -117,8 +127,22 @@ function plantOf(value: string): [string, number] {
   return [name, whole('--plant', microseconds, 1e6)];
 }
 
-function whole(flag: string, value: string, most: number): number {
-  if (!/^\d+$/.test(value) || Number(value) > most)
-    throw new UsageError(`${flag}: "${value}": a whole number from 0 to ${most} is needed`);
+/** A kubelet of the test cluster runs 200 pods at most. */
+const MOST = { pods: 10_000, 'at-once': 50, resident: 100 };
+
+function startsOf(values: Partial<Record<keyof typeof MOST, string>>, only: string[] | undefined): Extent {
+  const read = (flag: keyof typeof MOST, least: number) => {
+    const value = values[flag];
+    if (value !== undefined && !only?.includes('mesh'))
+      throw new UsageError(`--${flag}: "${value}": goes with --only mesh alone`);
+    return value === undefined ? undefined : whole(`--${flag}`, value, MOST[flag], least);
+  };
+  const pods = read('pods', 1);
+  return { ...(pods !== undefined && { pods }), atOnce: read('at-once', 1) ?? 1, resident: read('resident', 0) ?? 0 };
+}
+
+function whole(flag: string, value: string, most: number, least = 0): number {
+  if (!/^\d+$/.test(value) || Number(value) > most || Number(value) < least)
+    throw new UsageError(`${flag}: "${value}": a whole number from ${least} to ${most} is needed`);
   return Number(value);
 }

@@ -15,7 +15,7 @@ import { watchOthers } from './others.ts';
 import { Progress } from './progress.ts';
 import type { Results, WorkloadResult } from './schema.ts';
 import { seeded } from './statistics.ts';
-import type { Bench, Workload } from './workloads/workload.ts';
+import type { Bench, Extent, Workload } from './workloads/workload.ts';
 
 export interface RunOptions {
   quick: boolean;
@@ -24,6 +24,7 @@ export interface RunOptions {
   plant: ReadonlyMap<string, number>;
   seed: number;
   profile?: string | undefined;
+  starts: Extent;
   /** Hears of each workload that is over. */
   onWorkload(result: WorkloadResult): void;
 }
@@ -42,6 +43,7 @@ export async function run({
   plant,
   seed,
   profile,
+  starts,
   onWorkload,
 }: RunOptions): Promise<Results> {
   const mode = quick ? 'quick' : 'full';
@@ -64,6 +66,7 @@ export async function run({
       floors,
       random,
       profile,
+      starts,
       drivers: () => {
         const freshNetns = () => farm.one();
         prepared ??= prepareDrivers({ floors, folder, ruleset: rulesetOf(), freshNetns, externals, plant });
@@ -97,7 +100,7 @@ export async function run({
       }
     };
     for (const [at, workload] of workloads.entries()) {
-      const late = elapsed() + workload.budget[mode] > LIMIT[mode];
+      const late = !workload.apart && elapsed() + workload.budget[mode] > LIMIT[mode];
       const skipped = workload.lack?.() ?? (late ? 'no time is left for it: this machine is slow, or busy' : undefined);
       if (skipped !== undefined) {
         const { name, title } = workload;

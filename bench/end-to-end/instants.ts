@@ -15,22 +15,37 @@ function instant(text: string): number {
 
 const WRITTEN_MS = 5000;
 
+interface PodName {
+  namespace: string;
+  name: string;
+  uid: string;
+}
+
+/** Of the first and last line that a container wrote. */
+export async function containerLines(logs: string, pod: PodName, container: string) {
+  const lines = await linesOf(logs, pod, container, () => true);
+  return { first: at(lines[0]), last: at(lines.at(-1)) };
+}
+
+/** Of the first line of a container that says this. */
+export async function containerSaid(logs: string, pod: PodName, container: string, what: RegExp): Promise<number> {
+  const lines = await linesOf(logs, pod, container, (line) => what.test(line));
+  return at(lines.find((line) => what.test(line)));
+}
+
+const at = (line = '') => instant(line.slice(0, line.indexOf(' ')));
+
 /**
- * Of the first and last line that a container wrote, as the runtime kept them (the CRI's log format). A pod is ready
- * before its container has said anything, so they are waited for.
+ * What a container has written, as the runtime kept it (the CRI's log format). A pod is ready before its container has
+ * said anything, so such a line is waited for.
  */
-export async function containerLines(
-  logs: string,
-  pod: { namespace: string; name: string; uid: string },
-  container: string,
-) {
+async function linesOf(logs: string, pod: PodName, container: string, wanted: (line: string) => boolean) {
   const path = join(logs, `${pod.namespace}_${pod.name}_${pod.uid}`, container, '0.log');
-  const at = (line = '') => instant(line.slice(0, line.indexOf(' ')));
   for (const limit = performance.now() + WRITTEN_MS; performance.now() < limit; await sleep(20)) {
-    const lines = existsSync(path) ? readFileSync(path, 'utf8').trimEnd().split('\n') : [''];
-    if (lines[0] !== '') return { first: at(lines[0]), last: at(lines.at(-1)) };
+    const lines = existsSync(path) ? readFileSync(path, 'utf8').split('\n').filter(Boolean) : [];
+    if (lines.some(wanted)) return lines;
   }
-  throw new Error(`${container} of ${pod.name} wrote nothing`);
+  throw new Error(`${container} of ${pod.name} did not write what is waited for`);
 }
 
 export interface Sandbox {

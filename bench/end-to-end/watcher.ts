@@ -1,6 +1,7 @@
 /** What becomes known of pods from the API, as soon as it is. */
 
 import type { ApiClient } from '../../lib/kube/client.ts';
+import { elementsOf, entriesOf } from '../../lib/kube/encoding.ts';
 import { Informer } from '../../lib/kube/informer.ts';
 import { NETNS } from '../../lib/kube/status.ts';
 import { now } from './instants.ts';
@@ -21,11 +22,10 @@ interface Trimmed {
   ready: boolean;
 }
 
+/** Lists and maps may be read once each, see elementsOf. */
 interface PodObject {
-  metadata: { uid: string; name: string; annotations?: Record<string, string> };
-  /** Without a node the name is absent, or empty in protobuf. */
-  spec: { nodeName?: string };
-  status?: { conditions?: { type: string; status: string }[] };
+  metadata: { uid: string; name: string; annotations?: unknown };
+  status?: { conditions?: unknown };
 }
 
 export class Watcher implements AsyncDisposable {
@@ -40,12 +40,15 @@ export class Watcher implements AsyncDisposable {
       kube,
       path: `/api/v1/namespaces/${namespace}/pods`,
       trim: (object) => {
-        const { metadata, spec, status } = object as PodObject;
-        const ready = status?.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True') === true;
-        const marked = metadata.annotations?.[NETNS] !== undefined;
-        return { uid: metadata.uid, name: metadata.name, bound: Boolean(spec.nodeName), marked, ready };
+        const { metadata, status } = object as PodObject;
+        const marked = new Map(entriesOf(metadata.annotations)).has(NETNS);
+        const conditions = [...elementsOf(status?.conditions)] as { type: string; status: string }[];
+        const is = (wanted: string) => conditions.some(({ type, status }) => type === wanted && status === 'True');
+        return { uid: metadata.uid, name: metadata.name, bound: is('PodScheduled'), marked, ready: is('Ready') };
       },
       onEvent: ({ object }) => this.#look(object),
+      // An event that cannot be read would otherwise be noticed only as a pod that is never ready.
+      log: { debug: () => {}, warn: () => {}, error: (...said: unknown[]) => console.error(...said) },
     });
     this.synced = informer.synced;
     this.#ended = informer.start(signal);

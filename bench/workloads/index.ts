@@ -6,6 +6,7 @@ import { controller } from './controller.ts';
 import { endToEnd } from './end-to-end.ts';
 import { gate } from './gate.ts';
 import { live } from './live.ts';
+import { mesh } from './mesh.ts';
 import { sandbox } from './sandbox.ts';
 import { single } from './single.ts';
 import { size } from './size.ts';
@@ -25,5 +26,6 @@ export const workloads: readonly Workload[] = [
   controller,
   endToEnd,
   sandbox,
+  mesh,
   soak,
 ];

@@ -5,6 +5,16 @@ import type { Farm } from '../farm.ts';
 import type { Method } from '../method.ts';
 import type { Chart, Figure, Series } from '../schema.ts';
 
+/** How many pods the workload `mesh` starts. */
+export interface Extent {
+  /** Of each way; absent: as many as the budget has time for. */
+  pods?: number;
+  /** Pods of one way that start together. */
+  atOnce: number;
+  /** Pods that each node runs already. */
+  resident: number;
+}
+
 /** What every workload gets. */
 export interface Bench extends Method {
   quick: boolean;
@@ -18,6 +28,7 @@ export interface Bench extends Method {
   drivers(): Promise<readonly Driver[]>;
   /** A folder for CPU profiles of the controller. */
   profile?: string | undefined;
+  starts: Extent;
   /** How long this workload may take. */
   seconds: number;
 }

@@ -12,10 +12,10 @@ import { sample } from './sample.ts';
 
 const test = suite('bench, command line');
 const MAIN = fileURLToPath(new URL('../../bench/main.ts', import.meta.url));
-const NAMES = ['single', 'churn'];
+const NAMES = ['single', 'churn', 'mesh'];
 
 const bad: [words: string[], message: RegExp][] = [
-  [['--only', 'singel'], /--only: "singel" is no workload; there are single, churn/],
+  [['--only', 'singel'], /--only: "singel" is no workload; there are single, churn, mesh/],
   [['--only', 'single,'], /--only: "" is no workload/],
   [['--seed', '-1'], /--seed/],
   [['--seed', '1e3'], /--seed: "1e3": a whole number from 0 to 4294967295/],
@@ -30,6 +30,9 @@ const bad: [words: string[], message: RegExp][] = [
   [['a.json'], /"a.json": no argument is expected here/],
   [['--publish', '--quick'], /--publish: needs a full run/],
   [['--publish', '--only', 'single'], /--publish: needs a full run/],
+  [['--pods', '3'], /--pods: "3": goes with --only mesh alone/],
+  [['--only', 'mesh', '--pods', '0'], /--pods: "0": a whole number from 1 to 10000/],
+  [['--only', 'mesh', '--at-once', '99'], /--at-once: "99": a whole number from 1 to 50/],
   [['--fast'], /--fast/],
   [['--seed'], /--seed/],
 ];
@@ -44,7 +47,12 @@ test('what is asked for rightly is understood', () => {
   assert.deepEqual(externals, [
     { name: 'istio-iptables', command: ['/usr/bin/istio-iptables', '-p', '15001', '--netns', '{netns}'] },
   ]);
-  assert.deepEqual({ only, quick, seed }, { only: NAMES, quick: true, seed: 7 });
+  assert.deepEqual({ only, quick, seed }, { only: ['single', 'churn'], quick: true, seed: 7 });
+});
+
+test('the number of pods of a mesh is understood', () => {
+  const words = ['--only', 'mesh', '--pods', '3', '--at-once', '2', '--resident', '30'];
+  assert.deepEqual((parse(words, NAMES) as Request).starts, { pods: 3, atOnce: 2, resident: 30 });
 });
 
 function bench(...words: string[]) {
@@ -57,7 +65,7 @@ test('usage errors end with 2 and say nothing else', () => {
   assert.deepEqual({ status, stdout }, { status: 2, stdout: '' });
   assert.match(
     stderr,
-    /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, sandbox, soak\n$/,
+    /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, sandbox, mesh, soak\n$/,
   );
 });
 

@@ -130,7 +130,16 @@ async function measured(plant: ReadonlyMap<string, number>): Promise<Series[]> {
     const freshNetns = () => farm.one();
     const all = await prepareDrivers({ floors, folder, ruleset: rulesetOf(), freshNetns, externals: [], plant });
     const drivers = async () => all.filter(({ name }) => name === 'floor' || name === 'ours');
-    const bench = { ...method, quick: true, folder, farm, floors, drivers, seconds: 30 };
+    const bench = {
+      ...method,
+      quick: true,
+      folder,
+      farm,
+      floors,
+      drivers,
+      starts: { atOnce: 1, resident: 0 },
+      seconds: 30,
+    };
     const subjects = (await drivers()).map((driver) => burstOf(bench, driver, { burst: 10 }));
     return await interleaved(method, subjects, { rounds: 8, seconds: 20 });
   } finally {
