@@ -1,31 +1,78 @@
-/** A full run's figures and picture into README.md and docs/: between markers, so that nobody copies by hand. */
+/**
+ * A full run's figures and pictures into README.md and docs/: between markers, so that nobody copies by hand. What a pod's
+ * start costs is a run of its own (`--only mesh`), and so are its tables.
+ */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { isOfStarts } from './goals.ts';
 import { figureRows, goalRows, machineText, seriesTables } from './print.ts';
 import { LARGE, reckon } from './reckon.ts';
-import { picture } from './report/picture.ts';
+import { picture, startPicture } from './report/picture.ts';
 import type { Results, WorkloadResult } from './schema.ts';
 import { figure } from './table.ts';
 
 /** `root`: the folder of README.md. Throws where a run is not fit to be quoted. */
 export function publish(results: Results, root: string): string[] {
-  const single = results.workloads.find(({ name }) => name === 'single');
-  // A part that was refused is told of without its figures; without this one there is nothing to tell.
+  const of = (name: string) => results.workloads.find((workload) => workload.name === name);
+  const [single, mesh] = [of('single'), of('mesh')];
+  // A part that was refused is reported without its figures. Without one of these two there is nothing to report.
   const unfit = results.workloads.filter(
-    ({ name, refused, failed, skipped }) => failed ?? skipped ?? (name === 'single' ? refused : undefined),
+    ({ name, refused, failed, skipped }) =>
+      failed ?? skipped ?? (name === 'single' || name === 'mesh' ? refused : undefined),
   );
-  if (results.mode !== 'full' || single === undefined) throw new Error('--publish: the run is not a full one');
+  if (results.mode !== 'full' || (single === undefined && mesh === undefined))
+    throw new Error('--publish: the run is not a full one');
   if (unfit.length > 0)
     throw new Error(`--publish: refused, failed or skipped in this run: ${unfit.map(({ name }) => name).join(', ')}`);
+  return [
+    ...(single === undefined ? [] : publishInstalls(results, single, root)),
+    ...(mesh === undefined ? [] : publishStarts(results, mesh, root)),
+  ];
+}
+
+function publishInstalls(results: Results, single: WorkloadResult, root: string): string[] {
+  const rest = { ...results, workloads: results.workloads.filter(({ name }) => name !== 'mesh') };
+  const goals = results.goals.filter((goal) => !isOfStarts(goal));
   writeFileSync(join(root, 'docs/performance.svg'), picture(single));
-  fill(join(root, 'README.md'), { summary: summary(results, single) });
   fill(join(root, 'docs/performance.md'), {
-    figures: figures(results),
-    goals: markdownTable(['goal', 'asked', 'measured', ''], goalRows(results.goals)),
+    summary: summary(results, single),
+    figures: figures(rest),
+    goals: markdownTable(GOAL_HEAD, goalRows(goals)),
     cluster: cluster(results),
   });
-  return ['docs/performance.svg', 'README.md', 'docs/performance.md'];
+  return ['docs/performance.svg', 'docs/performance.md'];
 }
+
+function publishStarts(results: Results, mesh: WorkloadResult, root: string): string[] {
+  const app = mesh.series.filter(({ id }) => id.startsWith('app/'));
+  writeFileSync(join(root, 'docs/start.svg'), startPicture(app));
+  const alone = app.find(({ id }) => id === 'app/none')?.summary.p50.value ?? Number.NaN;
+  const rows = app.map(({ name, ours, ratio, summary: { p50, p90, p99 } }) => {
+    const mark = ours ? '**' : '';
+    const to = ratio === undefined ? '' : `${figure(ratio.value)}x`;
+    const beyond = figure(p50.value - alone);
+    return [`${mark}${name}${mark}`, to, beyond, figure(p50.value), figure(p90.value), figure(p99.value)];
+  });
+  const head = [
+    'from created to app started',
+    "to Istio's istio-init",
+    'beyond no mesh, ms',
+    'p50, ms',
+    'p90, ms',
+    'p99, ms',
+  ];
+  const [line, table] = [runLine(results), markdownTable(head, rows)];
+  const goals = markdownTable(GOAL_HEAD, goalRows(results.goals.filter(isOfStarts)));
+  fill(join(root, 'README.md'), { start: `![${START_TITLE}](docs/start.svg)\n\n${table}\n\n${line}` });
+  const tables = seriesTables(mesh).map(({ head, rows }) => markdownTable(head, rows));
+  fill(join(root, 'docs/performance.md'), {
+    start: [`![${START_TITLE}](start.svg)`, table, line, ...tables, goals].join('\n\n'),
+  });
+  return ['docs/start.svg', 'README.md', 'docs/performance.md'];
+}
+
+const GOAL_HEAD = ['goal', 'asked', 'measured', ''];
+const START_TITLE = 'From the creation of a pod to the start of its application, by each way';
 
 function cluster(results: Results): string {
   const rows = reckon(results, LARGE).map(({ label, node, cluster }) => [label, node, cluster]);
@@ -53,7 +100,7 @@ function summary(results: Results, single: WorkloadResult): string {
     return [`${mark}${group}: ${name}${mark}`, `${figure(p50.value / ours)}x`, figure(p50.value), figure(p99.value)];
   });
   return [
-    '![What one install costs, by each way](docs/performance.svg)\n',
+    '![What one install costs, by each way](performance.svg)\n',
     markdownTable(['one install, IPv4 and IPv6', 'to ours', 'p50, us', 'p99, us'], rows),
     `\n${runLine(results)}`,
   ].join('\n');

@@ -1,7 +1,7 @@
-/** One install by each way, as one picture for a README: by itself, light and dark. */
+/** The pictures of README.md and docs/: each by itself, light and dark. */
 import type { Series, WorkloadResult } from '../schema.ts';
 import { figure, ratio } from '../table.ts';
-import { logarithmic, short, uprights, words } from './scale.ts';
+import { linear, logarithmic, short, uprights, words } from './scale.ts';
 
 const WIDTH = 760;
 const ROW = 26;
@@ -46,6 +46,32 @@ export function picture({ series }: WorkloadResult): string {
     `role="img" aria-label="What one install costs, by each way"><style>${STYLE}</style>\n` +
     `<path class="back" d="M0 0H${WIDTH}V${height}H0Z"/>\n${uprights(scale, [TOP - 4, height - 20], told)}\n` +
     `${parts.join('\n')}\n</svg>\n`
+  );
+}
+
+/** From created to app started, in each way. `starts` are series in milliseconds with a ratio to Istio's own way. */
+export function startPicture(starts: readonly Series[]): string {
+  const left = 330;
+  const scale = linear(Math.max(...starts.map(({ summary }) => summary.p50.value)), left, WIDTH - RIGHT);
+  const height = TOP + starts.length * ROW + 26;
+  const bars = starts.map(({ name, ours, summary, ratio: to }, at) => {
+    const { value } = summary.p50;
+    const top = TOP + at * ROW;
+    const [kind, fill] = ours ? ['own', 'ours'] : ['their', 'other'];
+    const width = Math.max(1, scale.at(value) - left).toFixed(1);
+    const told = `${figure(value)} ms${to === undefined ? '' : `, ${ratio(to.value)}`}`;
+    return (
+      words(kind, [left - 10, top + 15], name, 'end') +
+      `<rect class="${fill}" x="${left}" y="${top + 3}" width="${width}" height="${ROW - 9}" rx="2"/>` +
+      words(kind, [scale.at(value) + 7, top + 15], told)
+    );
+  });
+  const title = "From created to app started: p50 in milliseconds, and to Istio's istio-init";
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" ` +
+    `role="img" aria-label="${title}"><style>${STYLE}</style>\n` +
+    `<path class="back" d="M0 0H${WIDTH}V${height}H0Z"/>\n${words('tick', [12, TOP - 8], title)}\n` +
+    `${uprights(scale, [TOP - 4, height - 20])}\n${bars.join('\n')}\n</svg>\n`
   );
 }
 

@@ -33,6 +33,7 @@ const bad: [words: string[], message: RegExp][] = [
   [['--pods', '3'], /--pods: "3": goes with --only mesh alone/],
   [['--only', 'mesh', '--pods', '0'], /--pods: "0": a whole number from 1 to 10000/],
   [['--only', 'mesh', '--at-once', '99'], /--at-once: "99": a whole number from 1 to 50/],
+  [['--publish', '--only', 'single,churn'], /--publish: needs a full run/],
   [['--fast'], /--fast/],
   [['--seed'], /--seed/],
 ];
