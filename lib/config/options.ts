@@ -102,6 +102,15 @@ export const runOptions = {
     help: 'whether the rules of the nftables form count packets, which costs a fifth of an install',
     parse: boolean,
   }),
+  marks: option({
+    flag: 'marks',
+    env: ['IPNC_MARKS'],
+    placeholder: 'which',
+    initial: 'all',
+    group: SCOPE,
+    help: 'which pods get annotations and a condition: all, or failures: those that failed, or that wait for the mark',
+    parse: choice('all', 'failures'),
+  }),
   resync: option({
     flag: 'resync',
     env: ['IPNC_RESYNC'],

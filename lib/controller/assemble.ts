@@ -47,7 +47,8 @@ export function assemble({ config, kube, locator, probe, runtime, log, version }
     events: () => recorder.stats,
     eventSource: () => runtime?.source ?? 'none',
   });
-  const common = { kube, nodeName, resyncMs, concurrency, log, ...(runtime && { runtime }) };
+  const quiet = config.marks === 'failures';
+  const common = { kube, nodeName, resyncMs, concurrency, quiet, log, ...(runtime && { runtime }) };
   const controller = new Controller({ ...common, reconciler, marker, recorder, metrics });
   return { controller, metrics, marker };
 }

@@ -6,14 +6,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type BackoffLimits, backoff } from '../backoff.ts';
 import { keepNewest } from '../bounded.ts';
 import { asFailure, LONGEST_PAUSE_MS } from '../errors.ts';
-import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
+import type { GateEnd, NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import { type ApiClient, ApiError } from '../kube/client.ts';
 import type { EventRecorder } from '../kube/events.ts';
 import { Informer, type InformerEvent } from '../kube/informer.ts';
 import { toNamespaceRecord, toPodRecord } from '../kube/pods.ts';
 import { failed, INITIALIZED, type PodStatusWriter, partMarks, STATUS } from '../kube/status.ts';
 import { type Logger, podLine } from '../observe/log.ts';
-import type { Metrics, PodState, QueueStats } from '../observe/metrics.ts';
+import type { GateReason, Metrics, PodState, QueueStats } from '../observe/metrics.ts';
 import type { PodView } from '../observe/page.ts';
 import type { RuntimeEvents } from '../runtime/events.ts';
 import type { SandboxHint } from '../runtime/hint-queue.ts';
@@ -26,6 +26,8 @@ export interface ControllerOptions {
   /** Milliseconds between two sweeps. */
   resyncMs: number;
   concurrency: number;
+  /** Whether a pod without a mark gets no Event of its rules either: `marks: failures`. */
+  quiet: boolean;
   reconciler: Reconciler;
   marker: PodStatusWriter;
   recorder: EventRecorder;
@@ -41,6 +43,8 @@ interface Entry {
   hint?: SandboxHint;
   installed?: Installed;
   view: Pick<PodView, 'state' | 'reason' | 'stages' | 'since'>;
+  /** It was there before this process: an earlier one may have installed rules in it, and marked nothing. */
+  inherited: boolean;
   /** Drift was found: what is installed next is a repair. */
   drifted?: boolean;
   /** When to look for a sandbox again, if nobody tells of one. */
@@ -67,6 +71,7 @@ export class Controller {
   readonly #queue: WorkQueue;
   readonly #pods: Informer<PodRecord>;
   readonly #namespaces: Informer<NamespaceRecord>;
+  readonly #startedAt = Date.now();
   #ready = false;
 
   constructor(options: ControllerOptions) {
@@ -167,13 +172,26 @@ export class Controller {
     if (known !== undefined) {
       const before = known.pod;
       known.pod = pod;
+      this.#countGateFailure(known, before.status.gateEnd);
       if (asksForWork(before, pod, known.view.state)) this.#queue.add(uid);
       return;
     }
     const hint = this.#early.get(uid);
     this.#early.delete(uid);
-    this.#entries.set(uid, { pod, view: { state: 'pending' }, ...(hint && { hint }) });
+    const inherited = this.#pods.stats().lists === 0;
+    const entry: Entry = { pod, view: { state: 'pending' }, inherited, ...(hint && { hint }) };
+    this.#entries.set(uid, entry);
+    // A pod that has started counted long ago.
+    if (pod.status.phase === 'Pending') this.#countGateFailure(entry);
     this.#queue.add(uid);
+  }
+
+  /** `before` is how the gate had ended when the pod was seen last. */
+  #countGateFailure({ pod: { status }, view: { state } }: Entry, before?: GateEnd): void {
+    const { gateEnd } = status;
+    if (gateEnd === undefined || gateEnd.restarts === before?.restarts) return;
+    const reason = gateReason(gateEnd, state, this.#startedAt);
+    if (reason !== undefined) this.#options.metrics.gateFailed(reason);
   }
 
   #onNamespace({ type, object: { metadata }, old }: InformerEvent<NamespaceRecord>): void {
@@ -207,11 +225,11 @@ export class Controller {
   async #work(uid: string): Promise<void> {
     const entry = this.#entries.get(uid);
     if (entry === undefined) return;
-    const { pod, hint, installed } = entry;
+    const { pod, hint, installed, inherited } = entry;
     delete entry.hint;
     clearTimeout(entry.poll?.timer);
     const namespace = this.#namespaces.get(pod.metadata.namespace);
-    const task: Task = { pod, namespace, hint, installed };
+    const task: Task = { pod, namespace, hint, installed, inherited };
     const { reconciler, marker } = this.#options;
     try {
       const outcome = await reconciler
@@ -238,7 +256,10 @@ export class Controller {
   #note(entry: Entry, outcome: Outcome): void {
     const { log, recorder, metrics } = this.#options;
     const pod = entry.pod.metadata;
-    if (outcome.result !== 'waiting') delete entry.poll;
+    if (outcome.result !== 'waiting') {
+      delete entry.poll;
+      entry.inherited = false;
+    }
     const since = new Date().toISOString();
     if (outcome.result === 'waiting') {
       // Without its namespace it was not looked at yet: see missing().
@@ -280,7 +301,7 @@ export class Controller {
         reason: 'DriftRepaired',
         note: 'somebody had changed the redirect rules, and they were repaired',
       });
-    else if (news) {
+    else if (news && (marked || !this.#options.quiet)) {
       // Without how long it took: the same again is then one Event with a count.
       const note = `redirect rules installed by ${installed.backend} and read back`;
       recorder.record(pod, { reason: 'Initialized', note });
@@ -337,6 +358,20 @@ export class Controller {
     await Promise.all(Array.from({ length: SWEEP_LANES }, lane));
     return due.length;
   }
+}
+
+/** The exit code of the gate without rules, as that of istio-validation. */
+const NOT_REDIRECTED = 126;
+/** Its exit codes for a configuration that cannot work. */
+const REFUSED = [1, 2];
+
+/** Why a gate ended; undefined if it did not fail, or if what ended is the proxy that it had become. */
+function gateReason({ exitCode, message, at }: GateEnd, state: PodState, startedAt: number): GateReason | undefined {
+  if (REFUSED.includes(exitCode) && message) return 'refused';
+  if (exitCode !== NOT_REDIRECTED) return undefined;
+  if (state === 'skipped') return 'left-alone';
+  if (state === 'failed') return 'rules-failed';
+  return at < startedAt ? 'controller-away' : 'rules-late';
 }
 
 /** Whether and when a pod is tried again after this error. */

@@ -6,8 +6,10 @@
 
 import type { RunConfig } from '../config/read.ts';
 import { asFailure, Failure } from '../errors.ts';
+import { waitsForMark } from '../istio/containers.ts';
 import { decide, type SkipReason } from '../istio/enrolment.ts';
 import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
+import type { RedirectSpec } from '../istio/redirect.ts';
 import { runtimeUid } from '../kube/pods.ts';
 import { INITIALIZED, type MarkedPod, type PodStatusWriter, STATUS } from '../kube/status.ts';
 import { type Compiled, type Identity, type Netns, native, type Probe } from '../native/addon.ts';
@@ -51,6 +53,8 @@ export interface Task {
   /** What the runtime reported of the pod's newest sandbox. */
   hint?: SandboxHint | undefined;
   installed?: Installed | undefined;
+  /** Whether the pod was there before this process. */
+  inherited?: boolean;
 }
 
 export interface ReconcilerOptions {
@@ -128,17 +132,19 @@ export class Reconciler {
     task.hint?.proceed?.();
 
     const stamp = `${bootId}:${netns.cookie}`;
-    const mark = await marker
-      .mark(markedPod(pod), { status: INITIALIZED, netns: stamp, rules })
-      // A mark that is refused for good is no reason to leave the rules to themselves.
-      .catch((error: unknown) => {
-        const failure = asFailure(error);
-        if (failure.retry !== 'no') throw error;
-        return failure;
-      });
+    const { spec, warnings } = planned.redirect;
+    const mark = this.#marks(pod, spec)
+      ? await marker
+          .mark(markedPod(pod), { status: INITIALIZED, netns: stamp, rules })
+          // A mark that is refused for good is no reason to leave the rules to themselves.
+          .catch((error: unknown) => {
+            const failure = asFailure(error);
+            if (failure.retry !== 'no') throw error;
+            return failure;
+          })
+      : 'unchanged';
     watch.lap('mark');
 
-    const { warnings } = planned.redirect;
     const installed = { target, compiled, backend, stamp, rules };
     const marked = mark === 'patched';
     const unmarked = mark instanceof Failure && { unmarked: mark };
@@ -148,6 +154,17 @@ export class Reconciler {
   /** To be called when the pod is gone. */
   forget(uid: string): void {
     this.#touched.delete(uid);
+  }
+
+  /**
+   * Whether a pod that goes well gets its mark. With `marks: failures` only where something may wait for it: a readiness
+   * gate, the original controller's init container, or our gate with TPROXY, which cannot see all of the rules by itself;
+   * and where an earlier mark has to be replaced.
+   */
+  #marks(pod: PodRecord, { mode }: RedirectSpec): boolean {
+    const { config, marker } = this.#options;
+    const waits = pod.spec.readinessGates !== undefined || mode === 'TPROXY' || waitsForMark(pod);
+    return config.marks === 'all' || waits || marker.isMarked(markedPod(pod));
   }
 
   async #skip(task: Task, { reason, message }: { reason: SkipReason; message: string }): Promise<Outcome> {
@@ -162,18 +179,21 @@ export class Reconciler {
    * anything, or with why it cannot be done yet: the mark stays as long as the rules may be there.
    */
   async #clean(task: Task): Promise<boolean | { reason: string; message: string }> {
-    const { pod, installed } = task;
+    const { pod, installed, inherited } = task;
     const { uid, annotations } = pod.metadata;
-    const { marker } = this.#options;
+    const { marker, config } = this.#options;
     // A failed pod has a mark too: it keeps the rules of before while its new configuration is refused.
-    if (!this.#touched.has(uid) && installed === undefined && annotations[STATUS] === undefined) {
+    const ours = this.#touched.has(uid) || installed !== undefined || annotations[STATUS] !== undefined;
+    // An earlier process may have left rules without a mark.
+    const looks = ours || (inherited === true && config.marks === 'failures');
+    const netns = looks ? await this.#locate(task) : undefined;
+    if (!ours && (netns === undefined || ('installedBackends' in netns && netns.installedBackends.length === 0))) {
       // The pod may wait for our condition all the same.
       if (pod.spec.readinessGates !== undefined) await marker.unmark(markedPod(pod));
       return false;
     }
-    const netns = await this.#locate(task);
-    if (!('reason' in netns)) await native().clean(netns);
-    else if (!WITHOUT_NETNS.has(netns.reason)) return netns;
+    if (netns !== undefined && !('reason' in netns)) await native().clean(netns);
+    else if (netns !== undefined && !WITHOUT_NETNS.has(netns.reason)) return netns;
     await marker.unmark(markedPod(pod));
     this.#touched.delete(uid);
     return true;

@@ -29,19 +29,36 @@ export function proxyOf(pod: Pod): Container | undefined {
  * controller's template has it, whose gate is named istio-init and is told `init` (its applier/templates).
  */
 export function isGate(container: Named): boolean {
-  if (container.name === GATE) return true;
+  if (container.name === GATE || isOriginalGate(container)) return true;
+  for (const word of ownWords(container)) if (word === GATE || word.endsWith(`/${GATE}`)) return true;
+  return false;
+}
+
+/** Whether the container is the original controller's gate. In the original's image it waits for the annotation alone. */
+function isOriginalGate(container: Named): boolean {
+  if (container.name !== OWN_INIT) return false;
   let at = 0;
   for (const word of ownWords(container)) {
-    if (word === GATE || word.endsWith(`/${GATE}`)) return true;
-    if (container.name === OWN_INIT && at < 2 && word === 'init') return true;
+    if (at === 2) return false;
+    if (word === 'init') return true;
     at++;
   }
   return false;
 }
 
+/** Whether the pod has an init container that may wait for the mark. */
+export function waitsForMark(pod: Pod): boolean {
+  return pod.spec?.initContainers?.some(isOriginalGate) === true;
+}
+
 /** Whether the pod writes its rules by itself. */
 export function hasOwnInit(pod: Pod): boolean {
   return pod.spec?.initContainers?.some((container) => container.name === OWN_INIT && !isGate(container)) === true;
+}
+
+/** Whether a container of this name may wait for the rules. */
+export function mayWait(name: string): boolean {
+  return name === GATE || name === PROXY || name === OWN_INIT || name === VALIDATION;
 }
 
 /** Whether its arguments or environment may say what is to be redirected. */

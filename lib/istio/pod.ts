@@ -55,7 +55,19 @@ export interface PodRecord extends Pod {
     podIPs: string[];
     /** Ours alone. */
     conditions: Condition[];
+    /** Of the container that waits for the rules: how it ended before its latest start. */
+    gateEnd?: GateEnd;
   };
+}
+
+export interface GateEnd {
+  exitCode: number;
+  /** Whether it left a message. The gate does, and the proxy that it becomes does not. */
+  message: boolean;
+  /** How often the kubelet has started it again. */
+  restarts: number;
+  /** Milliseconds since 1970, with the resolution of a second. */
+  at: number;
 }
 
 export interface Condition {

@@ -68,8 +68,12 @@ export const MESSAGES: Readonly<Record<string, Fields>> = {
   PodStatus: {
     phase: [1, 'string'],
     conditions: [2, 'PodCondition', 'repeated'],
+    initContainerStatuses: [10, 'ContainerStatus', 'repeated'],
     podIPs: [12, 'PodIP', 'repeated'],
   },
+  ContainerStatus: { name: [1, 'string'], lastState: [3, 'ContainerState'], restartCount: [5, 'int32'] },
+  ContainerState: { terminated: [3, 'ContainerStateTerminated'] },
+  ContainerStateTerminated: { exitCode: [1, 'int32'], message: [4, 'string'], finishedAt: [6, 'Time'] },
   PodCondition: {
     type: [1, 'string'],
     status: [2, 'string'],

@@ -3,7 +3,17 @@
  * that Kubernetes gives them (k8s.io/api/core/v1).
  */
 import { ConfigError } from '../errors.ts';
-import { END_OF_GATE, GATE, isGate, isInit, OWN_INIT, PROXY, programWords, type Words } from '../istio/containers.ts';
+import {
+  END_OF_GATE,
+  GATE,
+  isGate,
+  isInit,
+  mayWait,
+  OWN_INIT,
+  PROXY,
+  programWords,
+  type Words,
+} from '../istio/containers.ts';
 import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from '../istio/names.ts';
 import { optionList } from '../istio/options.ts';
 import type { Condition, Container, NamespaceRecord, PodRecord } from '../istio/pod.ts';
@@ -137,7 +147,28 @@ function trimStatus(status: Record<string, unknown>): PodRecord['status'] {
     phase: text(status.phase),
     podIPs: addresses.map((address) => short(mapping(address).ip)),
     conditions,
+    ...gateEnd(status.initContainerStatuses),
   };
+}
+
+/** Of the first container that may wait and that has ended once. */
+function gateEnd(statuses: unknown): Pick<PodRecord['status'], 'gateEnd'> {
+  for (const each of elementsOf(statuses)) {
+    const { name, lastState, restartCount } = mapping(each);
+    if (!mayWait(text(name))) continue;
+    const { terminated } = mapping(lastState);
+    if (terminated === undefined) continue;
+    const { exitCode, message, finishedAt } = mapping(terminated);
+    return {
+      gateEnd: {
+        exitCode: Number(exitCode ?? 0),
+        message: text(message) !== '',
+        restarts: Number(restartCount ?? 0),
+        at: Date.parse(time(finishedAt)),
+      },
+    };
+  }
+  return {};
 }
 
 /** `object` is a Namespace as the API server sends it. Throws TypeError if it is none. */

@@ -86,6 +86,15 @@ export class PodStatusWriter {
     this.#now = now;
   }
 
+  /** Whether the pod has a mark of ours, as far as is known. */
+  isMarked(pod: MarkedPod): boolean {
+    const { annotations, condition } = this.#lastWritten(pod) ?? {
+      annotations: pod.annotations ?? {},
+      condition: pod.conditions?.find(({ type }) => type === READY),
+    };
+    return condition !== undefined || [STATUS, NETNS, RULES].some((name) => (annotations[name] ?? null) !== null);
+  }
+
   /**
    * No request where the mark is right already. Rejects with what `requests` rejected with; the remedy of ERR_RBAC names
    * the missing right.
@@ -121,12 +130,18 @@ export class PodStatusWriter {
     this.#written.delete(uid);
   }
 
+  /** What was written of a pod that was seen as it was before that. */
+  #lastWritten({ uid, resourceVersion }: MarkedPod): Wanted | undefined {
+    const written = this.#written.get(uid);
+    // The watch may report a change of the kubelet's, older than our patch, after our patch was answered.
+    if (written && isOlder(resourceVersion, written.version)) return written.wanted;
+    this.#written.delete(uid);
+    return undefined;
+  }
+
   async #write(pod: MarkedPod, wanted: Wanted): Promise<Marked> {
     const { uid, namespace, name } = pod;
-    const written = this.#written.get(uid);
-    // A change of the kubelet's that came before our patch is told of after it: our mark is not yet on what was seen.
-    const last = written && isOlder(pod.resourceVersion, written.version) ? written.wanted : undefined;
-    if (last === undefined) this.#written.delete(uid);
+    const last = this.#lastWritten(pod);
     if (last === undefined ? stands(pod, wanted) : JSON.stringify(last) === JSON.stringify(wanted)) return 'unchanged';
     const { annotations, condition } = wanted;
     const before = last ? last.condition : pod.conditions?.find(({ type }) => type === READY);

@@ -14,6 +14,19 @@ export type Stage = (typeof STAGES)[number];
 /** Microseconds; a stage that was not come to is absent. */
 export type Stages = Partial<Record<Stage, number>>;
 
+/**
+ * By name, which is the label of a metric and stays what it is: why a pod's gate ended without opening. docs/operate.md has
+ * this table.
+ */
+export const GATE_REASONS = {
+  'controller-away': 'it ended before this controller started',
+  'rules-late': 'the controller runs, and had not installed the rules when the gate looked',
+  'rules-failed': 'the controller cannot install the rules of this pod; its Events say why',
+  'left-alone': 'the controller leaves this pod alone; `skips_total` and `/pods` say why',
+  refused: 'it refused its configuration; its log says which part',
+};
+export type GateReason = keyof typeof GATE_REASONS;
+
 export type PodState = 'pending' | 'initialized' | 'failed' | 'skipped';
 
 /** Of the work queue, by priority. */
@@ -44,6 +57,7 @@ export interface Metrics {
   skipped(reason: string): void;
   failed(code: Code): void;
   driftRepaired(backend: Backend): void;
+  gateFailed(reason: GateReason): void;
   contentType: string;
   /** In Prometheus' text format. */
   text(): Promise<string>;
@@ -89,6 +103,13 @@ export function createMetrics(version: string, observed: Observed): Metrics {
     'Pods whose rules somebody had changed, and that were repaired, by backend',
     'backend',
   );
+  const gates = counter(
+    'gate_failures_total',
+    "Times that a pod's gate ended without opening, so that the kubelet starts it again, by reason",
+    'reason',
+  );
+  // A counter that appears with its first increment hides that increment from rate().
+  for (const reason of Object.keys(GATE_REASONS)) gates.inc({ reason }, 0);
   const skipReason = bounded();
   registerObserved(registers, observed);
   new Gauge({
@@ -109,6 +130,7 @@ export function createMetrics(version: string, observed: Observed): Metrics {
     skipped: (reason) => skips.inc({ reason: skipReason(reason) }),
     failed: (code) => failures.inc({ reason: code }),
     driftRepaired: (backend) => drift.inc({ backend }),
+    gateFailed: (reason) => gates.inc({ reason }),
     contentType: registry.contentType,
     text: () => registry.metrics(),
   };

@@ -48,6 +48,7 @@ test('without anything but a node', () => {
     defaultInboundPorts: '*',
     backend: 'auto',
     counters: false,
+    marks: 'all',
     resync: 30_000,
     concurrency: 8,
     hostRoot: '/',
@@ -74,6 +75,10 @@ const read: Record<string, [text: string, key: keyof RunConfig, value: unknown][
   'default-inbound-ports': [['declared', 'defaultInboundPorts', 'declared']],
   backend: [['nftables', 'backend', 'nftables']],
   counters: [['true', 'counters', true]],
+  marks: [
+    ['all', 'marks', 'all'],
+    ['failures', 'marks', 'failures'],
+  ],
   resync: [
     ['1s', 'resync', 1000],
     ['1500ms', 'resync', 1500],

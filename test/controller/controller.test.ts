@@ -2,9 +2,10 @@
 
 import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { KubeConfig } from '@kubernetes/client-node';
 import { INITIALIZE } from '../../lib/istio/names.ts';
-import { INITIALIZED, NETNS, STATUS } from '../../lib/kube/status.ts';
+import { INITIALIZED, NETNS, READY, STATUS } from '../../lib/kube/status.ts';
 import { native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { type RunningController, runController, until } from '../support/controller.ts';
@@ -27,23 +28,30 @@ class Way implements AsyncDisposable {
 
   #config!: KubeConfig;
 
-  static async start(): Promise<Way> {
+  /** Options of the controller by their environment variables. */
+  options: Record<string, string> = {};
+
+  static async start(options: Record<string, string> = {}): Promise<Way> {
     const way = new Way();
+    way.options = options;
     way.#config = await way.api.start();
     await way.#run();
     return way;
   }
 
   async #run(): Promise<void> {
-    this.running = await runController(this.#config, this.farm, async (when) => {
+    const onLocate = async (when: 'before' | 'after') => {
       const act = this.onLocate[when];
       this.onLocate[when] = undefined;
       await act?.();
-    });
+    };
+    this.running = await runController(this.#config, this.farm, onLocate, this.options);
   }
 
-  async restart(): Promise<void> {
+  /** `meanwhile` is done while no controller runs. */
+  async restart(meanwhile = async () => {}): Promise<void> {
     await this.running[Symbol.asyncDispose]();
+    await meanwhile();
     await this.#run();
   }
 
@@ -270,4 +278,142 @@ test('opted out after its configuration had gone bad, by a controller that knows
   way.annotate({ [INITIALIZE]: 'false' });
   await until('unmarked', () => mark() === undefined && way.running.idle(), mark);
   assert.deepEqual((await native().identify(file)).installedBackends, []);
+});
+
+const FAILURES = { IPNC_MARKS: 'failures' };
+
+/** Waits until the rules are installed and nothing is left to be done. */
+async function isServed(way: Way, uid: string): Promise<void> {
+  await until(
+    'served',
+    () => way.view?.uid === uid && way.view.state === 'initialized' && way.running.idle(),
+    () => way.view,
+  );
+  assert.deepEqual((await native().identify(way.farm.file(uid))).installedBackends, ['iptables-legacy']);
+}
+
+const marksOf = (way: Way) => way.api.pods.get('web')?.metadata.annotations[STATUS];
+
+test('marks=failures: a pod that goes well costs no write, and its rules are kept as of any other', async () => {
+  await using way = await Way.start(FAILURES);
+  const uid = way.put();
+  await way.farm.add(way.farm.file(uid));
+  await isServed(way, uid);
+  assert.equal(await way.running.controller.sweep(), 1);
+  await until(
+    'idle',
+    () => way.running.idle(),
+    () => way.view,
+  );
+  assert.deepEqual([way.api.patched.size, way.api.posted], [0, 0]);
+});
+
+test('marks=failures: a pod that fails is marked, and so is its recovery', async () => {
+  await using way = await Way.start(FAILURES);
+  const uid = way.api.put('web', { ...ENROLLED, 'traffic.sidecar.istio.io/includeInboundPorts': '80,http' });
+  await way.farm.add(way.farm.file(uid));
+  await until(
+    'failed',
+    () => marksOf(way)?.startsWith('failed: ') === true && way.running.idle(),
+    () => way.view,
+  );
+  way.annotate({ 'traffic.sidecar.istio.io/includeInboundPorts': '80' });
+  await way.isMarked(uid);
+});
+
+const ORIGINAL = { name: 'istio-init', args: ['init'] };
+const WAITING: Record<string, [annotations: Record<string, string>, spec: Parameters<PodServer['put']>[3]]> = {
+  'a readiness gate': [{}, { readinessGates: [{ conditionType: READY }] }],
+  "the original controller's init container": [{}, { initContainers: [ORIGINAL] }],
+};
+for (const [what, [annotations, spec]] of Object.entries(WAITING)) {
+  test(`marks=failures: a pod that may wait for its mark gets it: ${what}`, async () => {
+    await using way = await Way.start(FAILURES);
+    const uid = way.api.put('web', { ...ENROLLED, ...annotations }, false, spec);
+    await way.farm.add(way.farm.file(uid));
+    await way.isMarked(uid);
+  });
+}
+
+test('marks=failures: a pod with TPROXY gets its mark', async () => {
+  await using way = await Way.start(FAILURES);
+  const uid = way.api.put('web', { ...ENROLLED, 'sidecar.istio.io/interceptionMode': 'TPROXY' });
+  await way.farm.add(way.farm.file(uid));
+  await until(
+    'marked',
+    () => marksOf(way) === INITIALIZED,
+    () => way.view,
+  );
+});
+
+test('marks=failures: opted out while no controller ran, a pod without a mark is cleaned by the next one', async () => {
+  await using way = await Way.start(FAILURES);
+  const uid = way.put();
+  const file = way.farm.file(uid);
+  await way.farm.add(file);
+  await isServed(way, uid);
+  const pod = way.api.pods.get('web');
+  if (pod) pod.status.phase = 'Running';
+  way.annotate({ [INITIALIZE]: 'false' });
+  await until(
+    'skipped',
+    () => way.view?.state === 'skipped' && way.running.idle(),
+    () => way.view,
+  );
+  assert.deepEqual((await native().identify(file)).installedBackends, []);
+  way.annotate({ [INITIALIZE]: 'true' });
+  await isServed(way, uid);
+  await way.restart(async () => way.annotate({ [INITIALIZE]: 'false' }));
+  await until(
+    'skipped',
+    () => way.view?.state === 'skipped' && way.running.idle(),
+    () => way.view,
+  );
+  assert.deepEqual((await native().identify(file)).installedBackends, []);
+  assert.equal(way.api.patched.size, 0);
+});
+
+/** How a gate in the sidecar ended, as the kubelet reports it. */
+function ended(restartCount: number, exitCode: number, message: string, finishedAt: Date) {
+  const terminated = { exitCode, message, finishedAt: finishedAt.toISOString() };
+  return [{ name: 'istio-proxy', restartCount, lastState: { terminated } }];
+}
+
+test('gates that ended without opening are counted once each, by reason', async () => {
+  await using way = await Way.start();
+  const counts = async () => {
+    const text = await way.running.metrics.text();
+    const lines = text.matchAll(/^istio_pod_network_controller_gate_failures_total\{reason="(.*)"\} (\d+)$/gm);
+    return Object.fromEntries(
+      [...lines].filter(([, , count]) => count !== '0').map(([, reason, count]) => [reason, count]),
+    );
+  };
+  const report = async (statuses: object[], expected: Record<string, string>) => {
+    const pod = way.api.pods.get('web');
+    assert.ok(pod);
+    pod.status.initContainerStatuses = statuses;
+    way.api.tell('MODIFIED', pod);
+    const seen = async () => JSON.stringify(await counts()) === JSON.stringify(expected);
+    for (let look = 0; look < 200 && !(await seen()); look++) await sleep(20);
+    assert.deepEqual(await counts(), expected);
+  };
+  const uid = way.put();
+  const message = 'not redirected within 20.0 ms';
+  const before = new Date(Date.now() - 60_000);
+  const later = new Date(Date.now() + 60_000);
+  await report(ended(1, 126, message, before), { 'controller-away': '1' });
+  await report(ended(2, 126, message, later), { 'controller-away': '1', 'rules-late': '1' });
+  await report(ended(3, 1, 'runs as uid 5', later), { 'controller-away': '1', 'rules-late': '1', refused: '1' });
+  // The proxy that it became has no message.
+  await report(ended(4, 1, '', later), { 'controller-away': '1', 'rules-late': '1', refused: '1' });
+  await way.farm.add(way.farm.file(uid));
+  await way.isMarked(uid);
+  way.annotate({ [INITIALIZE]: 'false' });
+  await until(
+    'skipped',
+    () => way.view?.state === 'skipped',
+    () => way.view,
+  );
+  const all = { 'controller-away': '1', 'rules-late': '1', 'left-alone': '1', refused: '1' };
+  await report(ended(5, 126, message, later), all);
 });

@@ -68,6 +68,19 @@ objects('a spec that was read before is kept, and not read again', () => {
   assert.deepEqual(later.status, held.status);
 });
 
+objects('how a gate ended, as from JSON', () => {
+  const terminated = { exitCode: 126, message: 'not redirected', finishedAt: { seconds: 1_786_439_642 } };
+  const ended = (at: unknown) => [
+    { name: 'istio-proxy', restartCount: 2, lastState: { terminated: { ...terminated, finishedAt: at } } },
+  ];
+  const metadata = { name: 'n', uid: 'u' };
+  const read = (initContainerStatuses: object[]) => ({ metadata, status: { initContainerStatuses } });
+  const bytes = object(envelope('Pod', read(ended(terminated.finishedAt))));
+  const json = toPodRecord(read(ended(new Date(1_786_439_642_000).toISOString())));
+  assert.deepEqual(toPodRecord(bytes).status, json.status);
+  assert.equal(json.status.gateEnd?.restarts, 2);
+});
+
 objects('names that every object has are keys like others', () => {
   const names = ['constructor', 'toString', 'hasOwnProperty'];
   const annotations = Object.fromEntries(names.map((name) => [name, 'x']));

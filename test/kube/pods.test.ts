@@ -120,6 +120,26 @@ trim('what the fixtures do not have', () => {
   assert.deepEqual(status, { phase: '', podIPs: [], conditions: [ours] });
 });
 
+trim('of the containers that may wait it is kept how the first of them ended', () => {
+  const ended = (name: string, terminated?: object) => ({
+    name,
+    restartCount: 3,
+    lastState: terminated && { terminated },
+  });
+  const finishedAt = '2026-08-11T09:14:02Z';
+  const gateEnd = (...initContainerStatuses: object[]) =>
+    toPodRecord({ metadata: { uid: 'u', name: 'n' }, status: { initContainerStatuses } }).status.gateEnd;
+  const expected = { exitCode: 126, message: true, restarts: 3, at: Date.parse(finishedAt) };
+  for (const name of ['istio-proxy', 'istio-init', 'istio-validation', 'pod-network-gate']) {
+    const other = ended('migrate', { exitCode: 1, finishedAt });
+    const statuses = [other, ended(name, { exitCode: 126, message: 'not redirected', finishedAt })];
+    assert.deepEqual(gateEnd(...statuses), expected, name);
+    assert.equal(gateEnd(other, ended(name)), undefined);
+  }
+  const silent = gateEnd(ended('istio-proxy', { exitCode: 0, finishedAt }));
+  assert.deepEqual([silent?.exitCode, silent?.message], [0, false]);
+});
+
 trim("a static pod's uid in the runtime is its hash", () => {
   const uid = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
   const hash = '3f2b6c1d9e8a7f605142a3b4c5d6e7f8';

@@ -8,6 +8,7 @@ import { ApiClient } from '../../lib/kube/client.ts';
 import { native } from '../../lib/native/addon.ts';
 import { type Located, Locator, type NotLocated, type RuntimePod } from '../../lib/netns/locate.ts';
 import { createLogger } from '../../lib/observe/log.ts';
+import type { Metrics } from '../../lib/observe/metrics.ts';
 import type { Farm } from './netns.ts';
 import { isOver } from './patience.ts';
 import { NODE } from './pod-server.ts';
@@ -41,20 +42,22 @@ class KnownPlaces extends Locator {
 
 export interface RunningController extends AsyncDisposable {
   controller: Controller;
+  metrics: Metrics;
   /** Whether there is nothing to do now, nor later. */
   idle(): boolean;
 }
 
-/** Enrols by annotation alone, and sweeps when told. */
+/** Enrols by annotation alone, and sweeps when told. `options` has further ones, by their environment variables. */
 export async function runController(
   config: KubeConfig,
   farm: Farm,
   onLocate: OnLocate = async () => {},
+  options: Record<string, string> = {},
 ): Promise<RunningController> {
   const stop = new AbortController();
   const kube = new ApiClient(() => config);
-  const environment = { NODE_NAME: NODE, IPNC_ENROLL: 'annotation', IPNC_RESYNC: '24h' };
-  const { controller } = assemble({
+  const environment = { NODE_NAME: NODE, IPNC_ENROLL: 'annotation', IPNC_RESYNC: '24h', ...options };
+  const { controller, metrics } = assemble({
     config: readConfig({ flags: new Map(), environment }),
     kube,
     locator: new KnownPlaces(farm, onLocate),
@@ -65,6 +68,7 @@ export async function runController(
   const ended = controller.run(stop.signal, AbortSignal.timeout(60_000));
   return {
     controller,
+    metrics,
     idle: () => {
       const { waiting, running, backingOff } = controller.queue();
       return waiting.new + waiting.resync + running + backingOff === 0;

@@ -11,7 +11,7 @@ import { foreignFlags } from '../../lib/istio/foreign.ts';
 import { optionList } from '../../lib/istio/options.ts';
 import { EVENTS } from '../../lib/kube/events.ts';
 import { NOT_LOCATED } from '../../lib/netns/locate.ts';
-import { createMetrics } from '../../lib/observe/metrics.ts';
+import { createMetrics, GATE_REASONS } from '../../lib/observe/metrics.ts';
 import { defaultOf, flagsOf, type RedirectOption } from '../../lib/options/option.ts';
 
 interface DocTable {
@@ -28,6 +28,7 @@ export const DOC_TABLES: readonly DocTable[] = [
   { name: 'events', file: 'operate.md', make: events },
   { name: 'skip-reasons', file: 'operate.md', make: skipReasons },
   { name: 'wait-reasons', file: 'operate.md', make: waitReasons },
+  { name: 'gate-reasons', file: 'operate.md', make: gateReasons },
   { name: 'errors', file: 'operate.md', make: errors },
   { name: 'metrics', file: 'operate.md', make: metrics },
 ];
@@ -104,6 +105,11 @@ function skipReasons(): string {
     ['reason', 'why'],
     Object.entries(SKIP_REASONS).map(([reason, why]) => [code([reason]), why]),
   );
+}
+
+function gateReasons(): string {
+  const rows = Object.entries(GATE_REASONS).map(([reason, why]) => [code([reason]), why]);
+  return table(['reason', 'why'], rows);
 }
 
 function waitReasons(): string {

@@ -15,8 +15,14 @@ export const NODE = 'node';
 
 export interface Pod {
   metadata: { namespace: string; name: string; uid: string; resourceVersion: string; annotations: Annotations };
-  spec: { nodeName: string; hostNetwork: boolean; containers: { name: string }[] };
-  status: { phase: string; conditions: { type: string; $patch?: string }[] };
+  spec: {
+    nodeName: string;
+    hostNetwork: boolean;
+    containers: { name: string }[];
+    initContainers?: object[];
+    readinessGates?: { conditionType: string }[];
+  };
+  status: { phase: string; conditions: { type: string; $patch?: string }[]; initContainerStatuses?: object[] };
 }
 type Annotations = Record<string, string | null>;
 
@@ -27,6 +33,8 @@ export class PodServer {
   readonly pods = new Map<string, Pod>();
   /** Uids. */
   readonly patched = new Set<string>();
+  /** Events that were created. */
+  posted = 0;
   /** Watches that were answered with 410. */
   expired = 0;
   onPatch: OnPatch = () => false;
@@ -51,12 +59,12 @@ export class PodServer {
   }
 
   /** A new pod, also where one of this name is; its uid. */
-  put(name: string, annotations: Annotations, hostNetwork = false): string {
+  put(name: string, annotations: Annotations, hostNetwork = false, more: Partial<Pod['spec']> = {}): string {
     this.delete(name);
     const uid = `${name}-${this.#version}`;
     const metadata = { namespace: NAMESPACE, name, uid, resourceVersion: '', annotations };
-    const spec = { nodeName: NODE, hostNetwork, containers: [{ name: 'app' }] };
-    const pod = { metadata, spec, status: { phase: 'Pending', conditions: [] } };
+    const spec = { nodeName: NODE, hostNetwork, containers: [{ name: 'app' }], ...more };
+    const pod: Pod = { metadata, spec, status: { phase: 'Pending', conditions: [] } };
     this.pods.set(name, pod);
     this.tell('ADDED', pod);
     return uid;
@@ -105,8 +113,10 @@ export class PodServer {
       return;
     }
     request.resume();
-    if (request.method === 'POST') reply(response, {});
-    else if (query.has('watch')) this.#watch(response, Number(query.get('resourceVersion')), pathname);
+    if (request.method === 'POST') {
+      this.posted++;
+      reply(response, {});
+    } else if (query.has('watch')) this.#watch(response, Number(query.get('resourceVersion')), pathname);
     else {
       const items =
         pathname === '/api/v1/pods' ? [...this.pods.values()] : [{ metadata: { name: NAMESPACE, uid: '1' } }];

@@ -98,7 +98,7 @@ its socket anew, and a mounted file would stay the old one.
 
 {{/* The configuration file of "ipnc run". */}}
 {{- define "istio-pod-network-controller.config" -}}
-{{- $config := dict "enroll" .Values.enroll "exclude-namespaces" .Values.excludeNamespaces "log-level" (include "istio-pod-network-controller.logLevel" .) "runtime-events" .Values.runtimeEvents -}}
+{{- $config := dict "enroll" .Values.enroll "exclude-namespaces" .Values.excludeNamespaces "marks" .Values.marks "log-level" (include "istio-pod-network-controller.logLevel" .) "runtime-events" .Values.runtimeEvents -}}
 {{- $flags := dict
   "includeIPRanges" "istio-service-cidr"
   "excludeIPRanges" "istio-service-exclude-cidr"
