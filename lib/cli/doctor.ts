@@ -14,7 +14,7 @@ export function doctorCommand(context: Context): Command {
     const { json, io } = readOptions(command, context);
     // The controller's own environment, where it is run beside one; the name of the node is of no use here.
     const config = readConfig({ flags: new Map(), environment: { NODE_NAME: 'node', ...io.environment } });
-    const checks = await examine(config);
+    const checks = await examine(config, io.environment);
     const ok = checks.every(({ status }) => status !== 'missing');
     if (json) printJson(io, { command: 'doctor', ok, checks });
     else io.out(text(io, checks));

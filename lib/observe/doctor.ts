@@ -7,6 +7,7 @@ import { redirect } from '../istio/redirect.ts';
 import { native, type Probe } from '../native/addon.ts';
 import { chooseBackend, ORDINARY } from '../native/backend.ts';
 import type { Family, TableName } from '../ruleset/model.ts';
+import type { VersionResponse } from '../runtime/cri/messages.ts';
 import { CRI_SOCKETS, criSockets } from '../runtime/cri/sockets.ts';
 import { NETNS_FOLDER, onNode } from '../runtime/node-paths.ts';
 import { chooseSource } from '../runtime/source.ts';
@@ -39,15 +40,31 @@ const { spec: DEFAULTS } = redirect({});
 /** The limit of each answer of the runtime. */
 const RUNTIME_LIMIT_MS = 2000;
 
+/** The chart sets it: where pods wait, and why (injection.wait). */
+const CHOSEN_WAIT = 'IPNC_INJECTION_WAIT';
+
+/** The first release of each runtime that mounts image volumes, whose files can be executed. */
+const IMAGE_VOLUMES: Readonly<Record<string, readonly [major: number, minor: number]>> = {
+  containerd: [2, 1],
+  'cri-o': [1, 31],
+};
+
 type ExamineOptions = Pick<RunConfig, 'criSocket' | 'hostRoot' | 'runtimeEvents'>;
 
-/** All checks, in the order in which a reader wants them; of the runtime what `run` would find with these options. */
-export async function examine(options: ExamineOptions): Promise<Check[]> {
+/**
+ * All checks, in the order in which a reader wants them; of the runtime what `run` would find with these options.
+ * `environment` is that of the controller's container.
+ */
+export async function examine(
+  options: ExamineOptions,
+  environment: Readonly<Record<string, string | undefined>> = {},
+): Promise<Check[]> {
   const { criSocket, hostRoot } = options;
   const sockets = criSocket === undefined ? criSockets(hostRoot) : [criSocket];
   const events = await runtimeEvents(options);
+  const waits = gatePlace(environment[CHOSEN_WAIT], await versionOf(sockets[0], hostRoot));
   const { checks } = await essentials();
-  return [...checks, netnsFolder(onNode(hostRoot, NETNS_FOLDER)), criSocketCheck(sockets), events];
+  return [...checks, netnsFolder(onNode(hostRoot, NETNS_FOLDER)), criSocketCheck(sockets), events, ...waits];
 }
 
 /** Those without which nothing works, and what the kernel allows; that is absent where the addon cannot be asked. */
@@ -241,6 +258,36 @@ async function runtimeEvents({ criSocket, hostRoot, runtimeEvents: wanted }: Exa
     end.abort();
     cri.close();
   }
+}
+
+async function versionOf(socket: string | undefined, hostRoot: string): Promise<VersionResponse | undefined> {
+  if (socket === undefined) return undefined;
+  const { Cri } = await import('../runtime/cri/client.ts');
+  const cri = new Cri(onNode(hostRoot, socket), RUNTIME_LIMIT_MS);
+  try {
+    return await cri.version();
+  } catch {
+    // The check of runtime events says so.
+    return undefined;
+  } finally {
+    cri.close();
+  }
+}
+
+/** `chosen` is `sidecar: WHY` or `init: WHY`. A gate in the sidecar comes as an image volume, which the runtime has to mount. */
+export function gatePlace(chosen: string | undefined, version: VersionResponse | undefined): Check[] {
+  if (chosen === undefined || version === undefined) return [];
+  const name = 'gate';
+  const { runtimeName, runtimeVersion } = version;
+  const runtime = `${runtimeName} ${runtimeVersion}`;
+  const least = IMAGE_VOLUMES[runtimeName];
+  const [major = 0, minor = 0] = (/(\d+)\.(\d+)/.exec(runtimeVersion) ?? []).slice(1).map(Number);
+  const able = least !== undefined && (major > least[0] || (major === least[0] && minor >= least[1]));
+  const detail = `pods wait in: ${chosen}; ${runtime} ${able ? 'mounts' : 'is not known to mount'} image volumes`;
+  if (able || !chosen.startsWith('sidecar')) return [{ name, status: 'ok', detail }];
+  const remedy =
+    'pods whose sidecar has the gate cannot start on this node: use containerd 2.1 or CRI-O 1.31, or set injection.wait=init';
+  return [{ name, status: 'warn', detail, remedy }];
 }
 
 function read(path: string): string {

@@ -320,6 +320,7 @@ test('every option of "ipnc run" can be given, and the chart knows of no other',
     'enroll',
     'exclude-namespaces',
     'runtime-events',
+    'marks',
   ]);
   const options = [...runOptionList, ...optionList].map(([, { flag }]) => flag);
   assert.deepEqual(
@@ -328,13 +329,15 @@ test('every option of "ipnc run" can be given, and the chart knows of no other',
   );
   const file = join(folder, 'config.yaml');
   writeFileSync(file, 'config: {redirect-dns: true, resync: 1m, istio-inbound-ports: [80, 443], concurrency: 4}\n');
-  const config = configOf(await render(['excludeNamespaces={a,b}', 'enroll=istio'], '--values', file));
+  const set = ['excludeNamespaces={a,b}', 'enroll=istio', 'marks=failures'];
+  const config = configOf(await render(set, '--values', file));
   assert.equal(config.resync, 60_000);
   assert.equal(config.concurrency, 4);
   assert.equal(config.redirect.redirectDns?.text, 'true');
   assert.equal(config.redirect.inboundPorts?.text, '80,443');
   assert.deepEqual(config.excludeNamespaces, ['a', 'b']);
   assert.equal(config.enroll, 'istio');
+  assert.equal(config.marks, 'failures');
 });
 
 test('no object of the schema takes names that it does not list', () => {
@@ -360,6 +363,7 @@ const refused: [set: string, says: RegExp][] = [
   ],
   ['config.runtime-events=nri', /'\/config': additional properties 'runtime-events' not allowed/],
   ['injection.mode=webhook', /'\/injection\/mode': value must be one of 'auto', 'policy', 'istio', 'none'/],
+  ['marks=changes', /'\/marks': value must be one of 'all', 'failures'/],
   ['injection.failurePolicy=Never', /'\/injection\/failurePolicy': value must be one of 'Fail', 'Ignore'/],
   ['fence.enabled=maybe', /'\/fence\/enabled': got string, want boolean/],
   ['enroll=all', /'\/enroll': value must be one of 'annotation', 'istio', 'both'/],
@@ -661,6 +665,14 @@ test('NOTES say how to go on, for each way of injection', async () => {
   assert.match(await notes('injection.mode=policy'), /by a MutatingAdmissionPolicy/);
   assert.match(await notes('injection.mode=istio'), /helm upgrade istiod .*istiod-values.yaml/);
   assert.match(await notes('injection.mode=none'), /Nothing is injected/);
+  const [policy, istio] = await Promise.all(['policy', 'istio'].map((mode) => notes(`injection.mode=${mode}`)));
+  for (const told of [policy, istio]) assert.match(told ?? '', /in an init container: no node can be seen/);
+  const sidecar = await notes('injection.mode=istio', 'injection.wait=sidecar');
+  assert.match(
+    sidecar,
+    /in the container of their native sidecar: injection\.wait=sidecar\.\n +A node that joins later/,
+  );
+  assert.match(await notes('marks=failures'), /would wait for ever: use marks=all/);
   assert.match(await notes('kubernetesDistribution=OpenShift'), /nonroot-v2/);
   assert.match(await notes('Namespace=kube-system'), /no "helm test"/);
   assert.doesNotMatch(await notes('enroll=istio'), /initialize=true/);

@@ -88,7 +88,9 @@ test.before(async () => {
 
   await applyPolicy(controlPlane, 'templates/fence.yaml');
   const excluded = [EXCLUDED, QUADRATIC, ...larges.map(({ length }) => large(length, EXCLUDED))];
-  await applyPolicy(controlPlane, 'templates/injection-policy.yaml', `excludeNamespaces={${excluded}}`);
+  // It has all that the policy with injection.wait=init has.
+  const injectionValues = ['injection.wait=sidecar', `excludeNamespaces={${excluded}}`];
+  await applyPolicy(controlPlane, 'templates/injection-policy.yaml', ...injectionValues);
   const policy = { name: QUADRATIC };
   const registration = '/apis/admissionregistration.k8s.io/v1';
   await admin.post(`${registration}/validatingadmissionpolicies`, {
@@ -307,6 +309,7 @@ function application(annotations: Record<string, string> = {}): Body {
   };
 }
 
+/** The gate goes into the sidecar of this one. */
 function injected(annotations: Record<string, string> = {}): Body {
   const { init, proxy } = istioContainers(true);
   const body = application({ ...INJECTED, ...annotations });
@@ -314,10 +317,20 @@ function injected(annotations: Record<string, string> = {}): Body {
   return body;
 }
 
+/** And takes the place of the init container of this one. */
+function ordinary(): Body {
+  const { init, proxy } = istioContainers(false);
+  const body = application(INJECTED);
+  Object.assign(body.spec, { initContainers: [init], volumes: volumesOf(proxy) });
+  body.spec.containers.push(proxy);
+  return body;
+}
+
 /** For the other kinds only what our expressions name is grown: the rest is the same to them. */
 const KINDS: { kind: string; namespace: string; make: () => Body; every?: boolean }[] = [
   { kind: 'not enrolled', namespace: PLAIN, make: application },
   { kind: 'injected', namespace: PLAIN, make: injected, every: true },
+  { kind: 'injected, with an ordinary sidecar', namespace: PLAIN, make: ordinary },
   { kind: 'kept out', namespace: ENROLLED, make: () => injected({ [INITIALIZE]: 'false' }) },
   { kind: 'enrolled by itself', namespace: PLAIN, make: () => application({ [INITIALIZE]: 'true' }) },
   { kind: 'enrolled by its namespace', namespace: ENROLLED, make: application },

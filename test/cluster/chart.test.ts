@@ -50,7 +50,8 @@ function release(verb: string, ...args: string[]): Promise<string> {
 
 function install(verb: 'install' | 'upgrade', ...set: string[]): Promise<string> {
   const [repository, tag] = imageName(NAME).split(':');
-  const image = [`image.repository=${repository}`, `image.tag=${tag}`, 'image.pullPolicy=Never'];
+  // The proxy of these pods is no Istio's, which a gate in the sidecar would wait for.
+  const image = [`image.repository=${repository}`, `image.tag=${tag}`, 'image.pullPolicy=Never', 'injection.wait=init'];
   const values = [...image, 'config.resync=1s', ...set].flatMap((each) => ['--set', each]);
   return release(verb, CHART, '--wait', '--timeout', '90s', ...values);
 }
@@ -174,6 +175,32 @@ test('before it, the pods of a Deployment with istio-init are refused where noth
   }
 });
 
+test(
+  'injection.wait=auto goes by what every node can, and the notes say why',
+  async () => {
+    const notes = () => release('install', CHART, '--dry-run=server');
+    assert.match(
+      await notes(),
+      /in the container of their native sidecar: every node that was there mounts image volumes\./,
+    );
+    const nodes = '/api/v1/nodes';
+    const olds = [
+      ['v1.36.0', 'containerd://1.7.27', 'has containerd 1.7.27, and 2.1 mounts image volumes'],
+      ['v1.36.0', 'docker://28.0.0', 'has the runtime docker, which is not known to mount image volumes'],
+      ['v1.34.2', 'containerd://2.2.0', 'has the kubelet v1.34.2, and 1.35 mounts image volumes by default'],
+      ['v1.36.0', 'cri-o://1.30.1', 'has cri-o 1.30.1, and 1.31 mounts image volumes'],
+    ] as const;
+    await mesh.admin.post(nodes, { metadata: { name: 'old' } });
+    for (const [kubeletVersion, containerRuntimeVersion, why] of olds) {
+      const status = { nodeInfo: { kubeletVersion, containerRuntimeVersion } };
+      await mesh.admin.patch(`${nodes}/old/status`, 'merge', { status });
+      assert.ok((await notes()).includes(`in an init container: node old ${why}.`), why);
+    }
+    await kubectl('delete', 'node', 'old');
+  },
+  SLOW,
+);
+
 let web: V1Pod;
 let userns: V1Pod;
 
@@ -236,6 +263,7 @@ test('"ipnc doctor" in its pod finds nothing missing', async () => {
   assert.ok(!/^missing/m.test(said), said);
   assert.match(said, /ok +(\/host)?\/run\/netns/);
   assert.match(said, /ok +CRI socket +\/run\/containerd\/containerd.sock/);
+  assert.match(said, /ok +gate +pods wait in: init: injection\.wait=init; containerd \S+ mounts image volumes/);
 });
 
 test(

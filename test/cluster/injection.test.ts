@@ -5,6 +5,7 @@ import { GATE } from '../../chart/image/files.ts';
 import { isGate } from '../../lib/istio/containers.ts';
 import { decide } from '../../lib/istio/enrolment.ts';
 import { podSources } from '../../lib/istio/pod-sources.ts';
+import { podRedirect } from '../../lib/istio/redirect.ts';
 import type { ApiClient } from '../../lib/kube/client.ts';
 import { toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
 import { suite } from '../suite.ts';
@@ -709,6 +710,140 @@ test('enroll: only what Istio injected, or only what is annotated', async () => 
   assert.deepEqual(await effect('annotation'), [gate, 'istio-init', gate, 'istio-init']);
 });
 
+/** Of the gate in the sidecar. */
+const MOUNT = '/opt/pod-network-gate';
+const MOUNTED = `${MOUNT}/pod-network-gate`;
+const proxyCommand = (made: V1Pod) => container('istio-proxy', made).command;
+
+/** The gate is in the sidecar, and no init container is left of Istio's or ours. */
+async function gatedInSidecar(namespace: string, body: V1Pod): Promise<V1Pod> {
+  const made = await gated(namespace, body);
+  assert.equal(proxyCommand(made)?.[0], MOUNTED);
+  assert.deepEqual(
+    names(made).filter((name) => /^(istio-(init|validation)|pod-network-gate)$/.test(name)),
+    [],
+  );
+  return made;
+}
+
+test('with injection.wait=sidecar the gate is in front of the proxy of a native sidecar', async () => {
+  const values = ['injection.wait=sidecar', 'image.repository=example.com/ipnc', 'image.tag=test'];
+  await applyPolicy(controlPlane, TEMPLATE, ...values);
+  const probe = () => create('free', app());
+  await until('in force: injection.wait=sidecar', probe, (made) => proxyCommand(made) !== undefined);
+  const { init, proxy } = istioContainers(true);
+  const made = await gatedInSidecar('shop', app());
+  assert.deepEqual(names(made), ['istio-proxy']);
+  const { command, lifecycle, startupProbe, volumeMounts, ...rest } = container('istio-proxy', made);
+  assert.deepEqual(command, [MOUNTED, ...(init.args ?? []), '--', '/usr/local/bin/pilot-agent']);
+  const postStart = { exec: { command: [MOUNTED, '--await-ready', '15021'] } };
+  assert.deepEqual(lifecycle, { ...proxy.lifecycle, postStart });
+  assert.equal(startupProbe, undefined);
+  const mount = { name: 'pod-network-gate', mountPath: MOUNT, readOnly: true };
+  assert.deepEqual(volumeMounts, [...(proxy.volumeMounts ?? []), mount]);
+  const { lifecycle: _, startupProbe: __, volumeMounts: ___, ...before } = proxy;
+  assert.deepEqual(rest, JSON.parse(JSON.stringify(before)));
+  assert.deepEqual(made.spec?.volumes?.find(({ name }) => name === 'pod-network-gate')?.image, {
+    reference: 'example.com/ipnc-gate:test',
+    pullPolicy: 'IfNotPresent',
+  });
+});
+
+test('in the sidecar it is told what istio-init is, and the controller reads the same', async () => {
+  const env = [{ name: 'ISTIO_META_DNS_CAPTURE', value: 'true' }];
+  const body = ofProxy(
+    (proxy) => proxy.env?.push(...env),
+    ofInit((init) => Object.assign(init, { args: [...(init.args ?? []), '-o', '5432'], env }), injected()),
+  );
+  const made = await gatedInSidecar('bare', body);
+  const spec = (pod: V1Pod) => podRedirect(toPodRecord(pod), { redirect: {}, defaultInboundPorts: '*' }).spec;
+  assert.deepEqual(spec(made), spec(await create(twin('bare'), body)));
+  assert.deepEqual(spec(made).outbound.excludePorts, [{ first: 5432, last: 5432 }]);
+  assert.notEqual(spec(made).dns, 'off');
+});
+
+test("the place of istio-validation, of OpenShift's range, and of a gate that came before the webhook", async () => {
+  assert.deepEqual(names(await gatedInSidecar('cni', app())), ['istio-proxy']);
+  const range = ofProxy(
+    (proxy) => Object.assign(proxy.securityContext ?? {}, { runAsUser: 1000670001 }),
+    ofInit((init) => {
+      init.args = init.args?.map((word) => (word === '1337' ? '1000670001' : word)) ?? [];
+    }, injected()),
+  );
+  await gatedInSidecar('bare', range);
+  for (const namespace of ['shop', 'cni']) {
+    const inits = [application('migrate')];
+    const early = changed(annotated({ [INITIALIZE]: 'true' }), (spec) =>
+      Object.assign(spec, { initContainers: inits }),
+    );
+    assert.deepEqual(names(await gatedInSidecar(namespace, early)), ['istio-proxy', 'migrate']);
+  }
+  const capable = ofProxy(
+    (proxy) => Object.assign(proxy.securityContext ?? {}, capabilities('NET_ADMIN', 'NET_BIND_SERVICE')),
+    injected(),
+  );
+  const { securityContext } = container('istio-proxy', await gatedInSidecar('bare', capable));
+  assert.deepEqual(securityContext?.capabilities, { drop: ['ALL'], add: ['NET_BIND_SERVICE'] });
+  const bare = ofProxy((proxy) => {
+    delete proxy.lifecycle;
+    delete proxy.startupProbe;
+    delete proxy.volumeMounts;
+  }, injected());
+  await gatedInSidecar(
+    'bare',
+    changed(bare, (spec) => {
+      delete spec.volumes;
+    }),
+  );
+});
+
+const AS_INIT: [what: string, body: V1Pod][] = [
+  ['an ordinary sidecar', injected({ native: false })],
+  [
+    'TPROXY',
+    ofInit((init) => {
+      init.args = init.args?.map((word) => (word === 'REDIRECT' ? 'TPROXY' : word)) ?? [];
+    }, injected()),
+  ],
+  ['a proxy with a command', ofProxy((proxy) => Object.assign(proxy, { command: ['/bin/custom'] }), injected())],
+  [
+    'a proxy with a postStart hook',
+    ofProxy(
+      (proxy) => Object.assign(proxy, { lifecycle: { postStart: { exec: { command: ['pilot-agent', 'wait'] } } } }),
+      injected(),
+    ),
+  ],
+  [
+    'another user than the proxy has',
+    annotated({ 'pod-network-controller.istio.io/envoy-userid': '2102' }, injected()),
+  ],
+  [
+    'an environment that the proxy has not',
+    ofInit((init) => Object.assign(init, { env: [{ name: 'ISTIO_META_DNS_CAPTURE', value: 'true' }] }), injected()),
+  ],
+  [
+    'an init container between the two',
+    changed(injected(), ({ initContainers = [] }) => initContainers.splice(1, 0, application('between'))),
+  ],
+  [
+    'a command in front of istio-iptables',
+    ofInit((init) => Object.assign(init, { command: ['/usr/local/bin/pilot-agent'] }), injected()),
+  ],
+];
+for (const [what, body] of AS_INIT) {
+  test(`with injection.wait=sidecar the gate stays an init container: ${what}`, async () => {
+    const made = await gated('bare', body);
+    assert.equal(names(made)[0], 'pod-network-gate');
+    assert.notEqual(proxyCommand(made)?.[0], MOUNTED);
+    assert.equal(container('istio-proxy', made).startupProbe === undefined, false);
+  });
+}
+
+test('with injection.wait=sidecar istio-validation stays where the sidecar cannot have the gate', async () => {
+  const body = annotated({ 'sidecar.istio.io/nativeSidecar': 'false' });
+  await untouched('cni', body, { enrolled: true });
+});
+
 test('the older version of the API takes it as well', async () => {
   const { kubeconfig } = controlPlane;
   const beta = 'admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy';
@@ -735,4 +870,8 @@ test('the version that the API server serves is rendered, and a lack is said', a
   ]) {
     await assert.rejects(render([], ...flags), /could not find template/);
   }
+  await assert.rejects(
+    render(['injection.mode=istio', 'injection.wait=sidecar'], '--kube-version', '1.30'),
+    /injection\.wait: sidecar: Kubernetes v1\.30 has no image volumes/,
+  );
 });

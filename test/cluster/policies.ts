@@ -16,15 +16,17 @@ export async function renderPolicy(template: string, values: string[], flags: st
   return output([helm, 'template', ...which, ...values.flatMap((value) => ['--set', value]), ...flags]);
 }
 
-/** Renders it for what this API server serves, and creates or changes its objects. They count a moment later. */
+/**
+ * Renders it for what this API server serves, and creates or changes its objects. They count a moment later. Without another
+ * `injection.wait` pods wait in an init container, whatever the nodes can do.
+ */
 export async function applyPolicy(plane: ControlPlane, template: string, ...values: string[]): Promise<void> {
   const { kubeconfig } = plane;
-  const text = await renderPolicy(template, values, [
-    '--dry-run=server',
-    '--take-ownership',
-    '--kubeconfig',
-    kubeconfig,
-  ]);
+  const text = await renderPolicy(
+    template,
+    ['injection.wait=init', ...values],
+    ['--dry-run=server', '--take-ownership', '--kubeconfig', kubeconfig],
+  );
   const kubectl = (await programs(['kubectl'])).path('kubectl');
   await output([kubectl, '--kubeconfig', kubeconfig, 'apply', '--server-side', '--filename', '-'], { input: text });
 }

@@ -33,24 +33,48 @@ policy, istio or none. auto is policy where the API server has it.
 {{- end }}
 
 {{/*
-sidecar or init: where pods wait. auto is sidecar if the API server has image volumes (on by default since Kubernetes 1.35)
-and the runtime of every node that can be seen now mounts them.
+Where pods wait, as {"wait": "sidecar" or "init", "why": REASON}. The reason changes only with the choice: the DaemonSet has it. auto is sidecar if the API server has image volumes (on by
+default since Kubernetes 1.35), and the kubelet and the runtime of every node that can be seen now mount them. A pod on a
+node that cannot mount one would never start.
 */}}
-{{- define "istio-pod-network-controller.injectionWait" -}}
-{{- if ne .Values.injection.wait "auto" -}}
-{{ .Values.injection.wait }}
-{{- else if not (semverCompare ">=1.35-0" .Capabilities.KubeVersion.Version) -}}
-init
+{{- define "istio-pod-network-controller.injectionChoice" -}}
+{{- $version := .Capabilities.KubeVersion.Version }}
+{{- $wait := .Values.injection.wait }}
+{{- if and (eq $wait "sidecar") (not (semverCompare ">=1.31-0" $version)) -}}
+{{- fail (printf "injection.wait: sidecar: Kubernetes %s has no image volumes (1.35, or 1.31 where they are switched on); expected init or auto" $version) }}
+{{- else if ne $wait "auto" -}}
+{{- dict "wait" $wait "why" (printf "injection.wait=%s" $wait) | toJson }}
+{{- else if not (semverCompare ">=1.35-0" $version) -}}
+{{- dict "wait" "init" "why" (printf "Kubernetes %s has no image volumes by default; 1.35 has" $version) | toJson }}
 {{- else -}}
 {{- $nodes := (lookup "v1" "Node" "" "").items | default list }}
-{{- $able := gt (len $nodes) 0 }}
+{{- $unable := "" }}
 {{- range $nodes }}
-{{- $runtime := splitList "://" .status.nodeInfo.containerRuntimeVersion }}
-{{- $least := get (dict "containerd" ">=2.1-0" "cri-o" ">=1.31-0") (first $runtime) }}
-{{- if or (not $least) (not (semverCompare ($least | default ">=0") (last $runtime))) }}{{ $able = false }}{{ end }}
+{{- $info := .status.nodeInfo | default dict }}
+{{- $runtime := splitList "://" ($info.containerRuntimeVersion | default "unknown") }}
+{{- $least := get (dict "containerd" "2.1" "cri-o" "1.31") (first $runtime) }}
+{{- $kubelet := semver ($info.kubeletVersion | default "0.0.0") }}
+{{- if not (semverCompare ">=1.35-0" $kubelet.Original) -}}
+{{- $unable = printf "node %s has the kubelet %s, and 1.35 mounts image volumes by default" .metadata.name $kubelet.Original }}
+{{- else if not $least -}}
+{{- $unable = printf "node %s has the runtime %s, which is not known to mount image volumes" .metadata.name (first $runtime) }}
+{{- else if not (semverCompare (printf ">=%s-0" $least) (last $runtime)) -}}
+{{- $unable = printf "node %s has %s %s, and %s mounts image volumes" .metadata.name (first $runtime) (last $runtime) $least }}
 {{- end }}
-{{- ternary "sidecar" "init" $able }}
 {{- end }}
+{{- if not $nodes -}}
+{{- dict "wait" "init" "why" "no node can be seen (helm template)" | toJson }}
+{{- else if $unable -}}
+{{- dict "wait" "init" "why" $unable | toJson }}
+{{- else -}}
+{{- dict "wait" "sidecar" "why" "every node that was there mounts image volumes" | toJson }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* sidecar or init */}}
+{{- define "istio-pod-network-controller.injectionWait" -}}
+{{- (include "istio-pod-network-controller.injectionChoice" . | fromJson).wait -}}
 {{- end }}
 
 {{/*
