@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <time.h>
 
 #include "native/gate/gate.h"
 #include "native/gate/ready.h"
@@ -26,6 +27,24 @@ void Write(int fd, std::string_view text) {
   line << '\n';
   Write(to, line.view());
   _exit(code);
+}
+
+// A gate that is stopped before it becomes the proxy is a container that runs without rules, which a kubelet that is
+// restarted meanwhile takes for a started sidecar. Nothing in a stopped process can act, but the kernel can for it:
+// SIGCONT continues a stopped process when it is sent, even the first one of a PID namespace, which ignores a SIGKILL
+// of its own. Only a caught signal sets the timer again. The timer and the handler end when the program is executed.
+void KeepRunning() {
+  constexpr timespec kOften{.tv_sec = 0, .tv_nsec = 20'000'000};
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGCONT, &action, nullptr);
+  sigevent event{};
+  event.sigev_notify = SIGEV_SIGNAL;
+  event.sigev_signo = SIGCONT;
+  timer_t timer;
+  const itimerspec each{.it_interval = kOften, .it_value = kOften};
+  if (timer_create(CLOCK_MONOTONIC, &event, &timer) == 0) timer_settime(timer, 0, &each, nullptr);
 }
 
 // The program gets the process as the kubelet started it: no signal blocked or ignored, the usual timers. Every
@@ -67,6 +86,7 @@ int main(int, char** words, char** environment) {
     Write(STDOUT_FILENO, line.view());
     _exit(ending.code);
   }
+  if (options.program) KeepRunning();
   if (!options.annotations_named && access(options.annotations, F_OK) != 0) options.annotations = kIstioAnnotations;
   const Ending ending = Gate(options).Run();
   if (ending.code == static_cast<int>(Exit::kOpen) && options.program) Become(options, ending.line, environment);

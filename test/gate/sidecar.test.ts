@@ -69,6 +69,37 @@ become('rules that come within the time let it through', async () => {
   assert.deepEqual({ code, line }, { code: 0, line: 'the proxy runs' });
 });
 
+for (const first of [true, false]) {
+  become(
+    `stopped by SIGSTOP, ${first ? 'as the first process of a PID namespace, ' : ''}it goes on by itself, and ends`,
+    async () => {
+      const netns = await farm.add();
+      const words = ['--timeout', '1s', ...REDIRECT, '--', '/bin/echo', 'BYPASS'];
+      const gate = await home.start(netns, words, { first }).waiting();
+      for (let time = 0; time < 10; time++) {
+        process.kill(gate.pid, 'SIGSTOP');
+        await sleep(50);
+      }
+      const began = performance.now();
+      const { code, stdout } = await gate.ended;
+      assert.equal(code, 126);
+      assert.doesNotMatch(stdout, /BYPASS/);
+      assert.ok(performance.now() - began < 5000);
+    },
+  );
+}
+
+become('the program gets none of the signals that keep the gate running', async () => {
+  const netns = await farm.add();
+  await apply(netns);
+  const words = [...REDIRECT, '--', '/bin/sh', '-c', 'cat /proc/self/timers; grep SigCgt /proc/$$/status; sleep 0.1'];
+  const { code, stdout } = await home.start(netns, words).ended;
+  assert.equal(code, 0, stdout);
+  assert.doesNotMatch(stdout, /signal: 18/);
+  const caught = BigInt(`0x${/SigCgt:\s*([0-9a-f]+)/.exec(stdout)?.[1]}`);
+  assert.equal(caught & (1n << 17n), 0n, 'SIGCONT is caught');
+});
+
 become('the capture port is free for the proxy when it starts', async () => {
   const netns = await farm.add();
   await apply(netns);

@@ -17,6 +17,8 @@ export interface GateOptions {
   uid?: number;
   gid?: number;
   environment?: Record<string, string>;
+  /** Whether it is the first process of a PID namespace, as in a container. */
+  first?: boolean;
 }
 
 export interface Ended {
@@ -52,16 +54,18 @@ export class GateHome implements Disposable {
   }
 
   start(netns: string, words: readonly string[] = [], options: GateOptions = {}): GateProcess {
-    const { uid, gid, environment = {} } = { ...PROXY, ...options };
+    const { uid, gid, environment = {}, first = false } = { ...PROXY, ...options };
     const become = ['--reuid', String(uid), '--regid', String(gid), '--clear-groups', '--no-new-privs'];
     const bare = ['--inh-caps=-all', '--bounding-set=-all'];
-    const child = launch('nsenter', [`--net=${netns}`, 'setpriv', ...become, ...bare, this.file('gate'), ...words], {
+    const gate = ['nsenter', `--net=${netns}`, 'setpriv', ...become, ...bare, this.file('gate'), ...words];
+    const [program = '', ...args] = [...(first ? ['unshare', '--pid', '--fork', '--kill-child'] : []), ...gate];
+    const child = launch(program, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { PATH: process.env.PATH ?? '', ...environment },
     });
     this.#running.add(child);
     child.once('exit', () => this.#running.delete(child));
-    return new GateProcess(child);
+    return new GateProcess(child, first);
   }
 
   /** Ends what is still running. */
@@ -74,12 +78,15 @@ export class GateHome implements Disposable {
 export class GateProcess {
   readonly ended: Promise<Ended>;
   readonly #child: ChildProcess;
+  readonly #forked: boolean;
   readonly #waits: Promise<void>;
   #stdout = '';
   #stderr = '';
 
-  constructor(child: ChildProcess) {
+  /** `forked`: the gate is the child of `child`. */
+  constructor(child: ChildProcess, forked = false) {
     this.#child = child;
+    this.#forked = forked;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waits = promise;
     child.stdout?.setEncoding('utf8').on('data', (text: string) => {
@@ -98,7 +105,8 @@ export class GateProcess {
   }
 
   get pid(): number {
-    return this.#child.pid ?? 0;
+    const pid = this.#child.pid ?? 0;
+    return this.#forked ? Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()) : pid;
   }
 
   get shut(): boolean {
