@@ -599,6 +599,17 @@ for (const [set, sidecar] of [
   });
 }
 
+test("injection.startupProbe: Istio's startup probe stays beside the gate in the sidecar", async () => {
+  const probe = async (...set: string[]) => {
+    const { template } = await istiodValues('injection.wait=sidecar', ...set);
+    const policy = await render(['injection.mode=policy', 'injection.wait=sidecar', ...set], '--kube-version', '1.36');
+    const mutating = only(policy, 'MutatingAdmissionPolicy');
+    return [/startupProbe: null/.test(template), JSON.stringify(mutating).includes("/startupProbe'")];
+  };
+  assert.deepEqual(await probe(), [true, true]);
+  assert.deepEqual(await probe('injection.startupProbe=true'), [false, false]);
+});
+
 test('with other ways of injection istiod gets no values', async () => {
   for (const mode of MODES.filter((mode) => mode !== 'istio')) {
     const objects = await render([`injection.mode=${mode}`]);
