@@ -6,12 +6,16 @@ import { constants } from 'node:os';
 
 /**
  * Whether another attempt can succeed although the pod has not changed. `soon` and `slowly`: yes, see LONGEST_PAUSE_MS;
+ * `costly`: yes, but each attempt costs seconds of a thread, so the first pause is long and nothing shortens it;
  * `no`: the pod is marked as failed, and the next attempt waits for a change of the pod.
  */
-type Retry = 'soon' | 'slowly' | 'no';
+type Retry = 'soon' | 'slowly' | 'costly' | 'no';
 
 /** The pauses between attempts grow to this, milliseconds. */
-export const LONGEST_PAUSE_MS = { soon: 30_000, slowly: 300_000 } satisfies Record<Exclude<Retry, 'no'>, number>;
+export const LONGEST_PAUSE_MS = { soon: 30_000, slowly: 300_000, costly: 600_000 } satisfies Record<
+  Exclude<Retry, 'no'>,
+  number
+>;
 
 export interface Meaning {
   /** PATH, PID, ADDRESS and PART take the subject of an error, DETAIL takes what is known of this one error. */
@@ -21,7 +25,7 @@ export interface Meaning {
   /** Why a retry can help, or why it cannot. */
   why: string;
   /** The reason of the Event; InstallFailed if absent. */
-  event?: 'ConfigInvalid' | 'MarkFailed' | 'RollbackFailed';
+  event?: 'BudgetExceeded' | 'ConfigInvalid' | 'MarkFailed' | 'RollbackFailed';
 }
 
 /** In the order of the table in docs/operate.md. A code that is no errno begins with ERR_. */
@@ -81,8 +85,17 @@ export const CATALOGUE = {
     means: 'PATH is too large, or changes too fast, for what one job may cost: DETAIL',
     remedy:
       'find the process with NET_ADMIN in the pod that fills its tables, or keeps changing them. Other pods are not held up',
-    retry: 'slowly',
+    retry: 'costly',
     why: 'the process may end, and nothing announces it',
+    event: 'BudgetExceeded',
+  },
+  ERR_TABLE_LAYOUT: {
+    means: 'a legacy table of PATH has a layout that libiptc cannot read safely: DETAIL',
+    remedy:
+      'find the process with NET_ADMIN in the pod that wrote the table; iptables does not write such tables. Other pods are not held up',
+    retry: 'costly',
+    why: 'the table may be replaced, and nothing announces it',
+    event: 'BudgetExceeded',
   },
   ERR_VERIFY: {
     means: 'the rules read back from PATH differ from those that were written',

@@ -82,6 +82,11 @@ class CompiledWrap : public Napi::ObjectWrap<CompiledWrap> {
   explicit CompiledWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "a Compiled is made by compile()");
     compiled_ = *info[0].As<Napi::External<std::shared_ptr<const Compiled>>>().Data();
+    // So that the garbage collector knows what it holds.
+    Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(compiled_->Size()));
+  }
+  void Finalize(Napi::BasicEnv env) override {
+    Napi::MemoryManagement::AdjustExternalMemory(env, -static_cast<int64_t>(compiled_->Size()));
   }
 
  private:
@@ -205,8 +210,11 @@ Napi::Value CompiledWrap::Apply(const Napi::CallbackInfo& info) {
   return info.Env().GetInstanceData<Addon>()->Enqueue(
       info.Env(), PlaceOf(netns),
       [compiled = compiled_, netns,
-       options = ApplyOptions{.fresh = info[4].ToBoolean().Value(), .wake_gate = info[5].ToBoolean().Value()}](
-          Home& home) { return compiled->Apply(home, netns, options); },
+       options = ApplyOptions{.fresh = info[4].ToBoolean().Value(),
+                              .wake_gate = info[5].ToBoolean().Value(),
+                              .first = info[6].ToBoolean().Value()}](Home& home) {
+        return compiled->Apply(home, netns, options);
+      },
       [](Napi::Env env, const ApplyResult& result, double waited) { return ToJs(env, result, waited); });
 }
 

@@ -15,6 +15,7 @@ inline constexpr char kHostNetns[] = "ERR_HOST_NETNS";
 inline constexpr char kNotNetns[] = "ERR_NOT_NETNS";
 inline constexpr char kInvalidRule[] = "ERR_INVALID_RULE";
 inline constexpr char kQueueFull[] = "ERR_QUEUE_FULL";
+inline constexpr char kTableLayout[] = "ERR_TABLE_LAYOUT";
 inline constexpr char kRollback[] = "ERR_ROLLBACK";
 inline constexpr char kVerify[] = "ERR_VERIFY";
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <memory>
 #include <new>
 
@@ -102,6 +103,7 @@ class Session final : public Visit {
  public:
   using Visit::Visit;
 
+  xtables::Access access() { return {socket(), budget()}; }
   Rtnetlink& routes() {
     if (!routes_) routes_.emplace(route_socket(), budget());
     return *routes_;
@@ -139,13 +141,12 @@ Compiled::Compiled(Home& home, Ruleset ruleset, std::vector<nftables::Table> nft
   if (!HasRules()) return;
   Session scratch(home);
   if (is_nftables_) nftables_.Try(scratch.nftables());
-  if (ruleset_.Has(Family::kV4)) v4_.BuildTemplates(scratch.socket());
-  if (ruleset_.Has(Family::kV6)) v6_.BuildTemplates(scratch.socket());
+  if (ruleset_.Has(Family::kV4)) v4_.BuildTemplates(scratch.access());
+  if (ruleset_.Has(Family::kV6)) v6_.BuildTemplates(scratch.access());
 }
 
 ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions options) const {
   Stopwatch watch;
-  bool fresh = options.fresh;
   ApplyResult result;
   Session visit(home, target.path, &target.identity, Visit::Purpose::kWrite);
   result.timings.enter = watch.Lap();
@@ -157,21 +158,21 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
     // the number of entries.
     constexpr int kAttempts = 8;
     for (int attempt = 1;; ++attempt) {
-      fresh = fresh && Install(visit, true, result, undo);
-      if (!fresh) {
+      options.fresh = options.fresh && Install(visit, options, result, undo);
+      if (!options.fresh) {
         if (!guard && ReplacesTproxy(visit)) guard.emplace(visit.nftables());
-        Install(visit, false, result, undo);
+        Install(visit, options, result, undo);
       }
       watch.Lap();
       try {
-        v4_.RequireInstalled(visit.socket(), result.tables);
-        v6_.RequireInstalled(visit.socket(), result.tables);
+        v4_.RequireInstalled(visit.access(), result.tables);
+        v6_.RequireInstalled(visit.access(), result.tables);
         if (is_nftables_) nftables_.RequireInstalled(visit.nftables(), result.tables);
         result.timings.verify += watch.Lap();
         break;
       } catch (const Error& error) {
         if (error.code != kVerify || attempt == kAttempts) throw;
-        fresh = false;
+        options.fresh = false;
       }
     }
   } catch (Error& error) {
@@ -204,13 +205,14 @@ bool Compiled::ReplacesTproxy(Session& visit) const {
     TableSet mangle{};
     constexpr auto kIndex = static_cast<size_t>(TableName::kMangle);
     mangle[kIndex] = xtables::Existing<F>(visit.socket())[kIndex];
-    return xtables::HasOurs<F>(mangle);
+    return xtables::HasOurs<F>(visit.access(), mangle);
   };
   return stands(V4{}) || stands(V6{});
 }
 
 // False if it was said to be fresh and was not: leftovers are still to be looked for.
-bool Compiled::Install(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const {
+bool Compiled::Install(Session& visit, ApplyOptions options, ApplyResult& result, Undo& undo) const {
+  const bool fresh = options.fresh;
   Stopwatch watch;
   // Two equal policy rules can stand side by side, so the kernel's EEXIST is no answer for them: look first.
   const PresentRoutes present = fresh && !ruleset_.routes.tproxy ? PresentRoutes{} : visit.routes().List(routes_);
@@ -219,9 +221,9 @@ bool Compiled::Install(Session& visit, bool fresh, ApplyResult& result, Undo& un
   ipnc::Add(visit.routes(), Without(routes_, present.wanted), result.routes, undo);
   result.timings.routes += watch.Lap();
   // The form that is wanted first: the other one captures until it stands.
-  if (!is_nftables_) InstallLegacy(visit, fresh, result, undo);
+  if (!is_nftables_) InstallLegacy(visit, options, result, undo);
   if (is_nftables_ || !fresh) InstallNftables(visit, fresh, result, undo);
-  if (is_nftables_ && !fresh) InstallLegacy(visit, fresh, result, undo);
+  if (is_nftables_ && !fresh) InstallLegacy(visit, options, result, undo);
   watch.Lap();
   ipnc::Remove(visit.routes(), Without(present.ours, routes_), result.routes, undo);
   result.timings.routes += watch.Lap();
@@ -230,13 +232,14 @@ bool Compiled::Install(Session& visit, bool fresh, ApplyResult& result, Undo& un
                                [](const TableResult& table) { return table.how == How::kReplayed; });
 }
 
-void Compiled::InstallLegacy(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const {
+void Compiled::InstallLegacy(Session& visit, ApplyOptions options, ApplyResult& result, Undo& undo) const {
   Stopwatch watch;
+  const bool fresh = options.fresh, first = options.first;
   const TableSet v4 = fresh ? TableSet{} : xtables::Existing<V4>(visit.socket());
   const TableSet v6 = fresh ? TableSet{} : xtables::Existing<V6>(visit.socket());
-  v4_.Apply(visit.socket(), v4, result.tables, undo);
+  v4_.Apply(visit.access(), v4, first, result.tables, undo);
   result.timings.v4 += watch.Lap();
-  v6_.Apply(visit.socket(), v6, result.tables, undo);
+  v6_.Apply(visit.access(), v6, first, result.tables, undo);
   result.timings.v6 += watch.Lap();
 }
 
@@ -252,12 +255,19 @@ VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
   Session visit(home, target.path, &target.identity);
   VerifyResult result;
   result.timings.enter = watch.Lap();
-  result.legacy = v4_.Drift(xtables::Existing<V4>(visit.socket()));
+  const auto add = [&](auto difference) {
+    std::move(difference.drift.begin(), difference.drift.end(), std::back_inserter(result.legacy));
+    if (HasRules())
+      std::move(difference.ahead.begin(), difference.ahead.end(), std::back_inserter(result.legacy_ahead));
+  };
+  add(v4_.Compare(visit.access(), xtables::Existing<V4>(visit.socket())));
   result.timings.v4 = watch.Lap();
-  const auto v6 = v6_.Drift(xtables::Existing<V6>(visit.socket()));
-  result.legacy.insert(result.legacy.end(), v6.begin(), v6.end());
+  add(v6_.Compare(visit.access(), xtables::Existing<V6>(visit.socket())));
   result.timings.v6 = watch.Lap();
-  if (nftables::Channel* channel = visit.nftables_if_any()) result.nftables = nftables_.Drift(*channel);
+  if (nftables::Channel* channel = visit.nftables_if_any()) {
+    result.nftables = nftables_.Drift(*channel);
+    if (HasRules()) result.nftables_ahead = nftables::RulesAhead(*channel);
+  }
   result.timings.nftables = watch.Lap();
   const PresentRoutes present = visit.routes().List(routes_);
   for (const RouteItem& item : Without(routes_, present.wanted))
@@ -283,8 +293,8 @@ Identity Identify(Home& home, const std::string& path, bool fresh) {
   if (fresh) return identity;
   nftables::Channel* channel = visit.nftables_if_any();
   identity.has_nftables = channel && nftables::HasOurs(*channel);
-  identity.has_legacy = xtables::HasOurs<V4>(xtables::Existing<V4>(visit.socket())) ||
-                        xtables::HasOurs<V6>(xtables::Existing<V6>(visit.socket()));
+  identity.has_legacy = xtables::HasOurs<V4>(visit.access(), xtables::Existing<V4>(visit.socket())) ||
+                        xtables::HasOurs<V6>(visit.access(), xtables::Existing<V6>(visit.socket()));
   return identity;
 }
 

@@ -57,6 +57,9 @@ struct VerifyResult {
   std::vector<nftables::Table> nftables;
   std::vector<std::string> missing_routes;  // as the commands that make them
   std::vector<std::string> surplus_routes;
+  // Others' rules that can let traffic pass by ours.
+  std::vector<xtables::ActualTable> legacy_ahead;
+  std::vector<std::string> nftables_ahead;
   Timings timings;
 };
 
@@ -86,6 +89,8 @@ struct ApplyOptions {
   bool fresh = false;
   // Wake the pod's gate as soon as all stands.
   bool wake_gate = false;
+  // Legacy rules of ours that are installed behind others' rules are moved in front of them.
+  bool first = false;
 };
 
 class Session;  // native/install.cc
@@ -100,6 +105,8 @@ class Compiled {
 
   ApplyResult Apply(Home& home, const NetnsRef& target, ApplyOptions options) const;
   VerifyResult Verify(Home& home, const NetnsRef& target) const;
+  // Bytes that it holds, roughly.
+  size_t Size() const { return v4_.Size() + v6_.Size() + nftables_.Size(); }
 
  private:
   friend ApplyResult Clean(Home& home, const NetnsRef& target);
@@ -107,8 +114,8 @@ class Compiled {
   // In either form.
   bool HasRules() const { return is_nftables_ || !ruleset_.tables.empty(); }
   bool ReplacesTproxy(Session& visit) const;
-  bool Install(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const;
-  void InstallLegacy(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const;
+  bool Install(Session& visit, ApplyOptions options, ApplyResult& result, Undo& undo) const;
+  void InstallLegacy(Session& visit, ApplyOptions options, ApplyResult& result, Undo& undo) const;
   void InstallNftables(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const;
 
   Ruleset ruleset_;

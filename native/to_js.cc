@@ -299,6 +299,7 @@ Value ToJs(Env env, const Workers::Health& health) {
   object.Set("lost", health.lost);
   object.Set("queued", static_cast<double>(health.queued));
   object.Set("longestMs", static_cast<double>(health.longest.count()));
+  object.Set("spare", Workers::kSpare);
   object.Set("boundMs", static_cast<double>(Workers::kBound.count()));
   return object;
 }
@@ -326,6 +327,9 @@ Value ToJs(Env env, const VerifyResult& result, double waited) {
   object.Set("nftables",
              ArrayOf(env, result.nftables, [env](const nftables::Table& table) { return NftTableToJs(env, table); }));
   object.Set("routes", routes);
+  object.Set("legacyAhead", ArrayOf(env, result.legacy_ahead,
+                                    [env](const xtables::ActualTable& table) { return TableToJs(env, table); }));
+  object.Set("nftablesAhead", Strings(env, result.nftables_ahead));
   object.Set("timings", TimingsToJs(env, result.timings, waited));
   return object;
 }

@@ -9,7 +9,6 @@
 namespace ipnc {
 namespace {
 
-constexpr unsigned kMostStuck = 12;      // threads that are replaced while the kernel holds them up
 constexpr size_t kMostSuspects = 1'024;  // remembered: more pods than a node has
 
 }  // namespace
@@ -111,7 +110,7 @@ Workers::Health Workers::health() {
 
 void Workers::Replenish() {
   const std::lock_guard lock(mutex_);
-  const unsigned wanted = most_threads_ + std::min(Stuck(), kMostStuck);
+  const unsigned wanted = most_threads_ + std::min(Stuck(), kSpare);
   if (threads_.size() >= wanted && !any_ended_) return;
   any_ended_ = false;
   for (auto thread = threads_.begin(); thread != threads_.end();) {

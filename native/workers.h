@@ -49,6 +49,9 @@ class Workers {
   // A job that takes longer is held up by the kernel: its budget ends it long before.
   static constexpr std::chrono::milliseconds kBound = 5 * Budget::kTime;
 
+  // Threads that are replaced while the kernel holds them up.
+  static constexpr unsigned kSpare = 12;
+
   // `done` is called on a thread of ours, in its own netns or on its way out.
   Workers(unsigned threads, size_t most_queued, std::function<void(std::unique_ptr<Job>)> done,
           std::chrono::milliseconds bound = kBound);

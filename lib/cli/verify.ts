@@ -20,7 +20,7 @@ export function verifyCommand(context: Context): Command {
     .description(
       'Reads rules, routes and addresses back from the kernel and compares them one by one, in order, with what\n' +
         '"apply" would install with the same flags. Drift is printed as a diff in the syntax of iptables-save or of nft:\n' +
-        '"-" is missing, "+" is surplus. Changes nothing, and needs the same capabilities as "apply".',
+        '"-" is missing, "+" is surplus. Rules of others that let traffic pass by are listed too. Changes nothing, and needs the same capabilities as "apply".',
     )
     .addHelpText(
       'after',
@@ -38,16 +38,21 @@ Exit codes: 0 all stands as it should, 1 failed, 2 usage or invalid configuratio
     const { target, families, backend, reason, form } = await locateAndPlan(given, redirect);
     const compiled = await native().compile(form);
     const verified = await compiled.verify(target);
-    const { ok, routes, timings } = verified;
+    const { ahead, routes, timings } = verified;
+    const ok = verified.ok && ahead.length === 0;
     const drift = diff(form, verified);
     const what = `${familyNames(families)}, ${backend}: ${reason}`;
     if (json) {
-      printJson(io, { command: 'verify', netns: target, families, backend, reason, ok, drift, routes, timings });
+      printJson(io, { command: 'verify', netns: target, families, backend, reason, ok, drift, ahead, routes, timings });
     } else if (ok) {
       io.out(`${paint(io, 'green', 'ok')}: ${target.path} is as it should be (${what})\n`);
     } else {
       io.out(`${paint(io, 'red', 'drift')}: ${target.path} (${what})\n`);
       for (const section of drift) io.out(text(io, section));
+      if (ahead.length > 0) {
+        const lines = ahead.map((line) => ` ${line}\n`);
+        io.out(`${paint(io, 'bold', '# rules of others that let traffic pass by')}\n${lines.join('')}`);
+      }
     }
     if (!ok) context.exit(EXIT.drift);
   });

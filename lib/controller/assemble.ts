@@ -4,7 +4,7 @@ import type { RunConfig } from '../config/read.ts';
 import type { ApiClient } from '../kube/client.ts';
 import { EventRecorder } from '../kube/events.ts';
 import { PodStatusWriter } from '../kube/status.ts';
-import type { Probe } from '../native/addon.ts';
+import { native, type Probe } from '../native/addon.ts';
 import type { Locator } from '../netns/locate.ts';
 import type { Logger } from '../observe/log.ts';
 import { createMetrics, type Metrics } from '../observe/metrics.ts';
@@ -44,6 +44,11 @@ export function assemble({ config, kube, locator, probe, runtime, log, version }
     queue: () => controller.queue(),
     pods: () => controller.states(),
     watches: () => controller.watches(),
+    preempted: () => controller.preempted(),
+    threads: () => {
+      const { busy, stuck, lost } = native().health();
+      return { busy, stuck, lost };
+    },
     events: () => recorder.stats,
     eventSource: () => runtime?.source ?? 'none',
   });

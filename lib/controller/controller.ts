@@ -17,6 +17,7 @@ import type { GateReason, Metrics, PodState, QueueStats } from '../observe/metri
 import type { PodView } from '../observe/page.ts';
 import type { RuntimeEvents } from '../runtime/events.ts';
 import type { SandboxHint } from '../runtime/hint-queue.ts';
+import { Allowance } from './allowance.ts';
 import { type Attempt, type Verdict, WorkQueue } from './queue.ts';
 import { type Installed, markedPod, type Outcome, type Reconciler, type Task } from './reconcile.ts';
 
@@ -47,6 +48,12 @@ interface Entry {
   inherited: boolean;
   /** Drift was found: what is installed next is a repair. */
   drifted?: boolean;
+  /** Rules of others that let traffic pass by ours, as they were last reported. */
+  ahead?: string;
+  /** How often ours were moved in front of others' rules; see MOST_MOVES. */
+  moves?: number;
+  /** Limits how often changes of the pod make work. */
+  changes: Allowance;
   /** When to look for a sandbox again, if nobody tells of one. */
   poll?: { timer: NodeJS.Timeout; looks: number };
 }
@@ -57,8 +64,20 @@ const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } satisfies Record
 /** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
 const EARLY = 256;
 
+/** The first pause after an attempt that used up its budget. Short, since on a busy machine this may happen to any pod. */
+const COSTLY_MS = 1_000;
+
 /** Each request and each wait of an attempt has a limit of its own; together they are shorter than this. */
 const LONGEST_RUN_MS = 180_000;
+
+/** Changes of a pod that make work at once, and then the milliseconds for each. What comes between is done together. */
+const CHANGES = { burst: 10, eachMs: 3_000 };
+
+/** Whoever puts rules in front of ours again and again is not fought: that is reported. */
+const MOST_MOVES = 3;
+
+/** Pods that are planned anew in one sweep because their rules are no longer kept compiled. */
+const MOST_REPLANNED = 4;
 
 /** Verifications that run at once in a sweep: the addon has at most four threads, and new pods use them too. */
 const SWEEP_LANES = 2;
@@ -73,6 +92,7 @@ export class Controller {
   readonly #namespaces: Informer<NamespaceRecord>;
   readonly #startedAt = Date.now();
   #ready = false;
+  #sweeps = 0;
 
   constructor(options: ControllerOptions) {
     this.#options = options;
@@ -106,7 +126,10 @@ export class Controller {
     const sources = [this.#namespaces.start(signal), this.#pods.start(signal), this.#follow(), this.#sweepEach(signal)];
     await Promise.all(sources);
     await this.#queue.drain(drained);
-    for (const { poll } of this.#entries.values()) clearTimeout(poll?.timer);
+    for (const { poll, changes } of this.#entries.values()) {
+      clearTimeout(poll?.timer);
+      changes.cancel();
+    }
     await this.#options.recorder.settled();
   }
 
@@ -148,6 +171,11 @@ export class Controller {
     return counts;
   }
 
+  /** Pods with rules of others that let traffic pass by ours. */
+  preempted(): number {
+    return [...this.#entries.values()].filter(({ ahead }) => ahead !== undefined).length;
+  }
+
   watches() {
     return [
       { resource: 'pods', restarts: this.#pods.stats().restarts },
@@ -161,6 +189,7 @@ export class Controller {
       const gone = this.#entries.get(uid);
       clearTimeout(gone?.poll?.timer);
       gone?.hint?.proceed?.();
+      gone?.changes.cancel();
       this.#entries.delete(uid);
       this.#queue.forget(uid);
       this.#options.reconciler.forget(uid);
@@ -173,13 +202,14 @@ export class Controller {
       const before = known.pod;
       known.pod = pod;
       this.#countGateFailure(known, before.status.gateEnd);
-      if (asksForWork(before, pod, known.view.state)) this.#queue.add(uid);
+      if (asksForWork(before, pod, known.view.state)) this.#addChanged(uid, known);
       return;
     }
     const hint = this.#early.get(uid);
     this.#early.delete(uid);
     const inherited = this.#pods.stats().lists === 0;
-    const entry: Entry = { pod, view: { state: 'pending' }, inherited, ...(hint && { hint }) };
+    const changes = new Allowance(CHANGES);
+    const entry: Entry = { pod, view: { state: 'pending' }, inherited, changes, ...(hint && { hint }) };
     this.#entries.set(uid, entry);
     // A pod that has started counted long ago.
     if (pod.status.phase === 'Pending') this.#countGateFailure(entry);
@@ -197,7 +227,16 @@ export class Controller {
   #onNamespace({ type, object: { metadata }, old }: InformerEvent<NamespaceRecord>): void {
     if (type === 'changed' && JSON.stringify(old?.metadata.annotations) === JSON.stringify(metadata.annotations))
       return;
-    for (const [uid, { pod }] of this.#entries) if (pod.metadata.namespace === metadata.name) this.#queue.add(uid);
+    for (const [uid, entry] of this.#entries) {
+      if (entry.pod.metadata.namespace === metadata.name) this.#addChanged(uid, entry);
+    }
+  }
+
+  /** Whoever may change a pod, or its namespace, may do so in a flood. */
+  #addChanged(uid: string, entry: Entry): void {
+    entry.changes.take(() => {
+      if (this.#entries.get(uid) === entry) this.#queue.add(uid);
+    });
   }
 
   async #follow(): Promise<void> {
@@ -229,7 +268,9 @@ export class Controller {
     delete entry.hint;
     clearTimeout(entry.poll?.timer);
     const namespace = this.#namespaces.get(pod.metadata.namespace);
-    const task: Task = { pod, namespace, hint, installed, inherited };
+    const first = entry.ahead !== undefined && mayMove(entry);
+    if (first) entry.moves = (entry.moves ?? 0) + 1;
+    const task: Task = { pod, namespace, hint, installed, first, inherited };
     const { reconciler, marker } = this.#options;
     try {
       const outcome = await reconciler
@@ -308,6 +349,27 @@ export class Controller {
     }
   }
 
+  /** Reports rules of others that let traffic pass by ours, once for the same rules, unless ours can be moved. */
+  #noteAhead(entry: Entry, rules: string[]): void {
+    const ahead = rules.length === 0 ? undefined : rules.join('; ');
+    const before = entry.ahead;
+    if (ahead === before && !(before !== undefined && entry.view.reason === undefined)) return;
+    if (ahead === undefined) {
+      delete entry.ahead;
+      delete entry.view.reason;
+      return;
+    }
+    entry.ahead = ahead;
+    if (mayMove(entry)) return;
+    const note = `rules of others let traffic pass by the redirect rules: ${ahead}`;
+    entry.view = { ...entry.view, reason: note };
+    if (before === ahead && entry.moves !== MOST_MOVES) return;
+    const { log, recorder } = this.#options;
+    const { metadata } = entry.pod;
+    log.warn({ pod: `${metadata.namespace}/${metadata.name}`, ahead }, 'preempted');
+    recorder.record(metadata, { reason: 'Preempted', note });
+  }
+
   #pollFor(entry: Entry): void {
     const { runtime } = this.#options;
     const limits = POLL_MS[runtime === undefined || runtime.source === 'none' ? 'untold' : 'told'];
@@ -339,18 +401,29 @@ export class Controller {
   /** Compares what stands in each initialized pod with what was installed. Resolves with the number of pods. */
   async sweep(): Promise<number> {
     const due = [...this.#entries].filter(([, { installed }]) => installed !== undefined);
+    // Each sweep begins with another pod, so that each pod has its turn.
+    const begin = due.length === 0 ? 0 : this.#sweeps++ % due.length;
+    due.push(...due.splice(0, begin));
     let next = 0;
+    let replanned = 0;
     const lane = async () => {
       for (let each = due[next++]; each !== undefined; each = due[next++]) {
         const [uid, entry] = each;
         const { installed } = entry;
         if (installed === undefined || this.#entries.get(uid) !== entry) continue;
-        const drifted = await installed.compiled.verify(installed.target).then(
-          ({ ok }) => !ok,
-          // Gone, or another one: what stands there now is looked at anew.
-          () => true,
-        );
-        if (!drifted || entry.installed !== installed) continue;
+        // It waits for an attempt already, and maybe for a long time because each one costs much.
+        if (this.#queue.has(uid)) continue;
+        const compiled = installed.compiled.deref();
+        if (compiled === undefined) {
+          // Too many rules are compiled for all to be kept. Planning them anew reads them back as well.
+          if (++replanned <= MOST_REPLANNED) this.#queue.add(uid, 'resync');
+          continue;
+        }
+        const verified = await compiled.verify(installed.target).catch(() => undefined);
+        if (entry.installed !== installed) continue;
+        if (verified !== undefined) this.#noteAhead(entry, verified.ahead);
+        // Without an answer it is gone, or another one: what is installed there now is looked at anew.
+        if (verified?.ok && !(entry.ahead !== undefined && mayMove(entry))) continue;
         entry.drifted = true;
         this.#queue.add(uid, 'resync');
       }
@@ -374,10 +447,16 @@ function gateReason({ exitCode, message, at }: GateEnd, state: PodState, started
   return at < startedAt ? 'controller-away' : 'rules-late';
 }
 
+/** Whether our rules can be moved in front of others': these were not there when ours were installed. */
+function mayMove({ installed, moves = 0 }: Entry): boolean {
+  return installed?.alone === true && moves < MOST_MOVES;
+}
+
 /** Whether and when a pod is tried again after this error. */
 export function retryOf(error: unknown): Verdict {
   const { retry } = asFailure(error);
   if (retry === 'no') return false;
+  if (retry === 'costly') return { longestMs: LONGEST_PAUSE_MS.costly, costlyMs: COSTLY_MS };
   const afterMs = error instanceof ApiError ? error.retryAfterMs : undefined;
   return { longestMs: LONGEST_PAUSE_MS[retry], ...(afterMs !== undefined && { afterMs }) };
 }

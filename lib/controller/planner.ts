@@ -15,12 +15,24 @@ import type { Ruleset } from '../ruleset/model.ts';
 
 /** Configurations kept planned, and compiled. */
 const KEPT = 64;
+/**
+ * Rules kept in sum, planned, and as many compiled. A rule takes one to two KiB of memory, and each pod may have a
+ * configuration of its own with thousands of rules.
+ */
+const MOST_RULES = 32_768;
 
 /** A pod's configuration, and its rulesets so far, by families and backend. */
 export interface Planned {
   redirect: Redirect;
   rulesets: Map<string, Ruleset>;
   forms: Map<string, { form: Form; rules: string }>;
+  /** In both maps. */
+  size: number;
+}
+
+interface Kept {
+  compiled: Promise<Compiled>;
+  size: number;
 }
 
 export interface CompiledRules {
@@ -34,7 +46,7 @@ export class Planner {
   readonly #config: RunConfig;
   readonly #probe: Probe;
   readonly #planned = new Map<string, Planned>();
-  readonly #compiled = new Map<string, Promise<Compiled>>();
+  readonly #compiled = new Map<string, Kept>();
 
   constructor(config: RunConfig, probe: Probe) {
     this.#config = config;
@@ -47,7 +59,7 @@ export class Planner {
     // The key has all that podRedirect() reads of a pod.
     const key = JSON.stringify([partMarks(pod.metadata.annotations).others, pod.spec]);
     return keep(this.#planned, key, () => {
-      return { redirect: podRedirect(pod, this.#config), rulesets: new Map(), forms: new Map() };
+      return { redirect: podRedirect(pod, this.#config), rulesets: new Map(), forms: new Map(), size: 0 };
     });
   }
 
@@ -55,13 +67,22 @@ export class Planner {
   async compile(pod: PodRecord, planned: Planned, netns: Identity): Promise<CompiledRules> {
     const { spec, families: named } = planned.redirect;
     const families = familiesOf(netns, named, pod.status.podIPs);
-    const ruleset = keep(planned.rulesets, families.join(), () => plan(spec, families));
+    const ruleset = keep(planned.rulesets, families.join(), () => {
+      const ruleset = plan(spec, families);
+      planned.size += sizeOf(ruleset.tables);
+      return ruleset;
+    });
     const { backend } = await chooseBackend(this.#config.backend, netns, ruleset, () => this.#probe);
     const { form, rules } = keep(planned.forms, `${backend} ${families.join()}`, () => {
       const form = formOf(ruleset, backend, { counters: this.#config.counters });
+      planned.size += sizeOf(form.ruleset.tables);
       return { form, rules: hashOf(form) };
     });
-    const compiled = keep(this.#compiled, rules, () => native().compile(form));
+    const { compiled } = keep(this.#compiled, rules, () => {
+      return { compiled: native().compile(form), size: sizeOf(form.ruleset.tables) };
+    });
+    dropOldestRules(this.#planned);
+    dropOldestRules(this.#compiled);
     try {
       return { compiled: await compiled, backend, rules };
     } catch (error) {
@@ -75,6 +96,21 @@ function keep<T>(kept: Map<string, T>, key: string, make: () => T): T {
   const value = kept.get(key) ?? make();
   keepNewest(kept, key, value, KEPT);
   return value;
+}
+
+/** Of too many rules in sum the oldest entries go, but not the newest one. */
+function dropOldestRules(kept: Map<string, { size: number }>): void {
+  let sum = 0;
+  for (const { size } of kept.values()) sum += size;
+  for (const [key, { size }] of kept) {
+    if (sum <= MOST_RULES || kept.size === 1) return;
+    kept.delete(key);
+    sum -= size;
+  }
+}
+
+function sizeOf(tables: readonly { chains: readonly { rules: readonly unknown[] }[] }[]): number {
+  return tables.flatMap(({ chains }) => chains).reduce((sum, { rules }) => sum + rules.length, 0);
 }
 
 function hashOf({ backend, ruleset }: Form): string {

@@ -6,8 +6,11 @@ import { once } from 'node:events';
 import { type BackoffLimits, backoff } from '../backoff.ts';
 import type { QueueStats } from '../observe/metrics.ts';
 
-/** `new` goes first. `resync` work never takes the last free worker, if there is more than one. */
-export type Priority = 'new' | 'resync';
+/**
+ * `new` goes first. `resync` and `costly` work never takes the last free worker, if there is more than one. At most one
+ * worker works on keys that are `costly`: see Verdict.
+ */
+export type Priority = 'new' | 'resync' | 'costly';
 
 /** Milliseconds. A test brings its own. */
 export interface Clock {
@@ -27,9 +30,11 @@ export interface Attempt {
 
 /**
  * False where a retry cannot help. `afterMs`: how long the other side wants to be left alone. `longestMs`: what the pauses
- * grow to, if not to the longest of the queue.
+ * grow to, if not to the longest of the queue. `costlyMs`: the attempt cost too much. From the second such failure in a row the
+ * next attempt waits at least that many milliseconds, doubled with each failure. Adding the key does not shorten this wait, and the key is worked on as `costly`
+ * until an attempt succeeds.
  */
-export type Verdict = false | { afterMs?: number; longestMs?: number };
+export type Verdict = false | { afterMs?: number; longestMs?: number; costlyMs?: number };
 
 export interface QueueOptions {
   work: (attempt: Attempt) => Promise<void>;
@@ -47,6 +52,10 @@ export interface QueueOptions {
 
 interface Entry {
   priority: Priority;
+  /** Its last attempt cost too much. */
+  overran?: boolean;
+  /** Its last two attempts did. */
+  costly?: boolean;
   failures: number;
   /** When it began to wait. */
   since: number;
@@ -82,8 +91,8 @@ export class WorkQueue {
   readonly #options: Required<QueueOptions>;
   readonly #entries = new Map<string, Entry>();
   /** Keys that wait for a worker, oldest first. */
-  readonly #waiting: Record<Priority, Set<string>> = { new: new Set(), resync: new Set() };
-  readonly #running: Record<Priority, number> = { new: 0, resync: 0 };
+  readonly #waiting: Record<Priority, Set<string>> = { new: new Set(), resync: new Set(), costly: new Set() };
+  readonly #running: Record<Priority, number> = { new: 0, resync: 0, costly: 0 };
   #starting = false;
   /** Once there is one, nothing is taken or started. */
   #drained: PromiseWithResolvers<void> | undefined;
@@ -119,9 +128,15 @@ export class WorkQueue {
     } else if (entry) this.#drop(key, entry);
   }
 
+  /** Whether it waits, backs off, or is worked on. */
+  has(key: string): boolean {
+    return this.#entries.has(key);
+  }
+
   stats(): QueueStats {
-    const { new: first, resync } = this.#waiting;
-    const waiting = first.size + resync.size;
+    const { new: first, resync, costly } = this.#waiting;
+    const waiting = first.size + resync.size + costly.size;
+    const running = this.#running.new + this.#running.resync + this.#running.costly;
     const now = this.#options.clock.now();
     let [oldest, longest] = [now, now];
     for (const { since, running, began, pause } of this.#entries.values()) {
@@ -129,9 +144,9 @@ export class WorkQueue {
       else if (!pause) oldest = Math.min(oldest, since);
     }
     return {
-      waiting: { new: first.size, resync: resync.size },
-      running: this.#running.new + this.#running.resync,
-      backingOff: this.#entries.size - waiting - this.#running.new - this.#running.resync,
+      waiting: { new: first.size, resync: resync.size, costly: costly.size },
+      running,
+      backingOff: this.#entries.size - waiting - running,
       oldestMs: now - oldest,
       longestRunMs: now - longest,
     };
@@ -166,7 +181,7 @@ export class WorkQueue {
       const ms = entry.pause.notBefore - this.#options.clock.now();
       this.#pause(key, entry, ms, ms);
     } else if (this.#waiting.resync.delete(key)) this.#waiting.new.add(key);
-    entry.priority = priority;
+    if (!entry.costly) entry.priority = priority;
     this.#start();
   }
 
@@ -184,10 +199,13 @@ export class WorkQueue {
   #start(): void {
     const { concurrency } = this.#options;
     for (;;) {
-      const busy = this.#running.new + this.#running.resync;
-      if (busy >= concurrency) return;
-      const resyncMay = this.#running.resync < Math.max(1, concurrency - 1);
-      const [key] = this.#waiting.new.size > 0 ? this.#waiting.new : resyncMay ? this.#waiting.resync : [];
+      const later = this.#running.resync + this.#running.costly;
+      if (this.#running.new + later >= concurrency) return;
+      const [first] = this.#waiting.new;
+      const laterMay = later < Math.max(1, concurrency - 1);
+      const [costly] = laterMay && this.#running.costly === 0 ? this.#waiting.costly : [];
+      const [resync] = laterMay ? this.#waiting.resync : [];
+      const key = first ?? resync ?? costly;
       const entry = key === undefined ? undefined : this.#entries.get(key);
       if (key === undefined || entry === undefined) return;
       this.#waiting[entry.priority].delete(key);
@@ -207,6 +225,7 @@ export class WorkQueue {
     try {
       await work(attempt);
       entry.failures = 0;
+      entry.overran = entry.costly = false;
     } catch (error) {
       wait = this.#afterFailure(error, attempt, entry);
     }
@@ -216,6 +235,8 @@ export class WorkQueue {
     entry.again = undefined;
     // A new pod that failed is still a new one.
     if (again) entry.priority = wait ? higher(priority, again) : again;
+    if (entry.costly) entry.priority = 'costly';
+    else if (entry.priority === 'costly') entry.priority = 'resync';
     if (this.#drained || (again === undefined && wait === undefined)) this.#entries.delete(key);
     else if (wait === undefined) this.#enqueue(key, entry);
     else this.#pause(key, entry, again === 'new' ? wait.shortestMs : wait.ms, wait.shortestMs);
@@ -232,9 +253,14 @@ export class WorkQueue {
     try {
       const verdict = retry(error);
       if (verdict && !entry.forgotten) {
-        const { afterMs = 0, longestMs = backoffMs[1] } = verdict;
-        const ms = afterMs + backoff([firstMs, longestMs], entry.failures + 1, { random: random() });
-        wait = { ms, shortestMs: Math.max(afterMs, firstMs / 2) };
+        const { afterMs = 0, longestMs = backoffMs[1], costlyMs } = verdict;
+        // On a busy machine this may happen once to any pod.
+        const costly = costlyMs !== undefined && entry.overran === true;
+        entry.overran = costlyMs !== undefined;
+        entry.costly = costly;
+        const ms =
+          afterMs + backoff([costly ? costlyMs : firstMs, longestMs], entry.failures + 1, { random: random() });
+        wait = { ms, shortestMs: costly ? ms : Math.max(afterMs, firstMs / 2) };
       }
       onError(error, attempt, wait?.ms);
     } catch {}

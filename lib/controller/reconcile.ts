@@ -23,12 +23,15 @@ import { Stopwatch } from './stopwatch.ts';
 /** What was installed in which sandbox. */
 export interface Installed {
   target: Netns;
-  compiled: Compiled;
+  /** The planner keeps the newest: see MOST_RULES there. */
+  compiled: WeakRef<Compiled>;
   backend: Backend;
   /** `<boot id>:<cookie>` */
   stamp: string;
   /** Hash of the configuration. */
   rules: string;
+  /** Nobody had rules in these tables when this process installed ours. */
+  alone: boolean;
 }
 
 export type Outcome =
@@ -55,6 +58,8 @@ export interface Task {
   installed?: Installed | undefined;
   /** Whether the pod was there before this process. */
   inherited?: boolean;
+  /** Our rules are to come before those of others, also where they are installed already. */
+  first?: boolean;
 }
 
 export interface ReconcilerOptions {
@@ -124,7 +129,11 @@ export class Reconciler {
     const fresh = pod.status.phase === 'Pending' && netns.installedBackends.length === 0;
     this.#touched.add(pod.metadata.uid);
     // Reads back what it wrote, and then wakes the pod's gate.
-    const { changed, timings } = await compiled.apply(target, { fresh, wakeGate: true });
+    const { changed, tables, timings } = await compiled.apply(target, {
+      fresh,
+      wakeGate: true,
+      first: task.first ?? false,
+    });
     watch.lap('install');
     watch.split('install', { verify: timings.verify, release: timings.release });
 
@@ -145,7 +154,9 @@ export class Reconciler {
       : 'unchanged';
     watch.lap('mark');
 
-    const installed = { target, compiled, backend, stamp, rules };
+    const before = task.installed?.stamp === stamp && task.installed.alone;
+    const alone = before || (tables.length > 0 && tables.every(({ how }) => how === 'replayed'));
+    const installed = { target, compiled: new WeakRef(compiled), backend, stamp, rules, alone };
     const marked = mark === 'patched';
     const unmarked = mark instanceof Failure && { unmarked: mark };
     return { result: 'initialized', installed, changed, marked, ...unmarked, warnings, stages: watch.total() };

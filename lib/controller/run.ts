@@ -4,10 +4,11 @@ import manifest from '../../package.json' with { type: 'json' };
 import type { RunConfig } from '../config/read.ts';
 import { Failure } from '../errors.ts';
 import { ApiClient } from '../kube/client.ts';
-import type { Probe } from '../native/addon.ts';
+import { native, type Probe } from '../native/addon.ts';
 import { Locator } from '../netns/locate.ts';
 import { essentials } from '../observe/doctor.ts';
 import { type HttpServer, healthRoutes, observedRoutes, type Routes, startHttp } from '../observe/http.ts';
+import { threadProblems } from '../observe/liveness.ts';
 import { createLogger } from '../observe/log.ts';
 import { Cri } from '../runtime/cri/client.ts';
 import { criSockets } from '../runtime/cri/sockets.ts';
@@ -60,7 +61,8 @@ export async function runNode(config: RunConfig): Promise<number> {
     return startHttp({ listen, routes, hosts: config.httpHosts, onError });
   };
   // Two ports: who asks for metrics must not be able to keep the kubelet's probes out.
-  const probes = healthRoutes({ livez: () => controller.stuck(), readyz: () => controller.missing() });
+  const livez = () => [...controller.stuck(), ...threadProblems(native().health())];
+  const probes = healthRoutes({ livez, readyz: () => controller.missing() });
   await using health = await serve(config.healthAddress, probes);
   await using http = await serve(config.metricsAddress, observedRoutes({ metrics, pods: () => controller.views() }));
   await runtime?.chosen;

@@ -34,6 +34,17 @@ export const EVENTS = {
     means: 'an attempt failed; the pod is as it was before',
     remedy: 'look the code of the note up below',
   },
+  BudgetExceeded: {
+    type: 'Warning',
+    means:
+      'the network namespace holds too much, changes too fast, or has a table that cannot be read safely; the next attempt waits longer',
+    remedy: 'find the process with NET_ADMIN in the pod that the note describes',
+  },
+  Preempted: {
+    type: 'Warning',
+    means: 'rules of others let traffic pass by the redirect rules; the note names them',
+    remedy: 'remove them, or ignore this Event if the CNI plugin needs them',
+  },
   RollbackFailed: {
     type: 'Warning',
     means: "an attempt failed and left something half done in the pod's network namespace; the note names it",

@@ -6,8 +6,9 @@ import { isDeepStrictEqual } from 'node:util';
 import bindings from 'bindings';
 import { explain, Failure } from '../errors.ts';
 import { ROOT } from '../root.ts';
-import type { Drift } from '../ruleset/actual.ts';
+import type { ActualTable, Drift } from '../ruleset/actual.ts';
 import type { Backend, Form } from '../ruleset/form.ts';
+import { tableLines } from '../ruleset/iptables.ts';
 import { type Family, OUR_CHAINS, RULE_COMMENT, type Ruleset, type TableName } from '../ruleset/model.ts';
 import { nftChainName } from '../ruleset/nftables/lower.ts';
 import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire, WIDTHS } from '../ruleset/nftables/wire.ts';
@@ -75,6 +76,11 @@ export interface ApplyResult {
 export interface VerifyResult extends Drift {
   /** Rules, routes and addresses are all installed as compiled, and nothing of ours is in the other form. */
   ok: boolean;
+  /**
+   * Others' rules that can let traffic pass by ours: `IPv4 nat: -A OUTPUT -j ACCEPT`, or
+   * `table ip x, rule in chain y: notrack`. At most 16 of a chain or of nf_tables. docs/security.md says what is compared.
+   */
+  ahead: string[];
   timings: Timings;
 }
 
@@ -88,9 +94,11 @@ export interface Compiled {
    * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of
    * tables without rules; if a table turns out to have rules after all, both are made up for.
    *
+   * `first`: legacy rules of ours that are installed behind others' rules are moved in front of them.
+   *
    * `wakeGate`: once all stands and is read back, the gate that waits in the netns is woken; nobody waiting is no error.
    */
-  apply(target: Netns, options?: { fresh?: boolean; wakeGate?: boolean }): Promise<ApplyResult>;
+  apply(target: Netns, options?: { fresh?: boolean; wakeGate?: boolean; first?: boolean }): Promise<ApplyResult>;
   verify(target: Netns): Promise<VerifyResult>;
 }
 
@@ -123,6 +131,8 @@ export interface Health {
   /** Of the jobs that run, the longest so far. */
   longestMs: number;
   boundMs: number;
+  /** As many stuck threads are replaced. */
+  spare: number;
 }
 
 /**
@@ -133,7 +143,12 @@ export interface Health {
 type ApplyTuple = [routes: string[], times: number[], ...codes: number[]];
 
 /** What `verify` answers, as it crosses; its times are those of an ApplyTuple. */
-type VerifyWire = Pick<VerifyResult, 'legacy' | 'routes'> & { nftables: ActualNftTableWire[]; timings: number[] };
+type VerifyWire = Pick<VerifyResult, 'legacy' | 'routes'> & {
+  nftables: ActualNftTableWire[];
+  legacyAhead: ActualTable[];
+  nftablesAhead: string[];
+  timings: number[];
+};
 
 /** The addon as it is (native/addon.cc). */
 interface Addon {
@@ -146,7 +161,15 @@ interface Addon {
 }
 
 interface AddonCompiled {
-  apply(path: string, dev: number, ino: number, cookie: bigint, fresh: boolean, wakeGate: boolean): Promise<ApplyTuple>;
+  apply(
+    path: string,
+    dev: number,
+    ino: number,
+    cookie: bigint,
+    fresh: boolean,
+    wakeGate: boolean,
+    first: boolean,
+  ): Promise<ApplyTuple>;
   verify(path: string, dev: number, ino: number, cookie: bigint): Promise<VerifyWire>;
 }
 
@@ -210,13 +233,16 @@ function wrap(addon: Addon): Native {
       const wire = backend === 'nftables' ? toWire(ruleset) : ruleset;
       const compiled = await explained(SCRATCH, () => addon.compile(wire, backend));
       return {
-        apply: async ({ path, dev, ino, cookie }, { fresh = false, wakeGate = false } = {}) =>
-          applyResult(await explained(path, () => compiled.apply(path, dev, ino, cookie, fresh, wakeGate), UNDONE)),
+        apply: async ({ path, dev, ino, cookie }, { fresh = false, wakeGate = false, first = false } = {}) => {
+          const job = () => compiled.apply(path, dev, ino, cookie, fresh, wakeGate, first);
+          return applyResult(await explained(path, job, UNDONE));
+        },
         verify: async ({ path, dev, ino, cookie }) => {
           const answer = await explained(path, () => compiled.verify(path, dev, ino, cookie));
-          const { legacy, nftables, routes, timings } = answer;
+          const { legacy, nftables, routes, legacyAhead, nftablesAhead, timings } = answer;
           const drift = [legacy, nftables, routes.missing, routes.surplus].some(({ length }) => length > 0);
-          return { ok: !drift, legacy, nftables: nftables.map(fromWire), routes, timings: timingsOf(timings) };
+          const ahead = [...legacyAhead.flatMap(tableLines), ...nftablesAhead];
+          return { ok: !drift, ahead, legacy, nftables: nftables.map(fromWire), routes, timings: timingsOf(timings) };
         },
       };
     },

@@ -31,7 +31,7 @@ export type PodState = 'pending' | 'initialized' | 'failed' | 'skipped';
 
 /** Of the work queue, by priority. */
 export interface QueueStats {
-  waiting: Record<'new' | 'resync', number>;
+  waiting: Record<'new' | 'resync' | 'costly', number>;
   running: number;
   backingOff: number;
   /** Of the key that has waited longest for a worker, milliseconds; 0 without one. */
@@ -44,6 +44,10 @@ export interface QueueStats {
 export interface Observed {
   queue(): QueueStats;
   pods(): Record<PodState, number>;
+  /** Pods with rules of others that let traffic pass by ours. */
+  preempted(): number;
+  /** The addon's threads, by what they do. */
+  threads(): Record<'busy' | 'stuck' | 'lost', number>;
   /** As informers count them. */
   watches(): { resource: string; restarts: Readonly<Record<string, number>> }[];
   /** What became of Events, as their recorder counts them. */
@@ -198,6 +202,16 @@ function registerObserved(registers: Registry[], observed: Observed): void {
   );
   read(Gauge, 'pods', 'Pods of this node, by state: pending, initialized, failed or skipped', ['state'], () =>
     by('state', observed.pods()),
+  );
+  read(Gauge, 'pods_preempted', 'Pods with rules of others that let traffic pass by the redirect rules', [], () => [
+    [{}, observed.preempted()],
+  ]);
+  read(
+    Gauge,
+    'threads',
+    'Threads of the addon: with a job, with a job that the kernel holds up, and lost since the start',
+    ['state'],
+    () => by('state', observed.threads()),
   );
   read(
     Gauge,

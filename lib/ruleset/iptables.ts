@@ -2,7 +2,7 @@
  * Rules as text: what `iptables-legacy-restore --noflush` (or `ip6tables-legacy-restore`) reads, each rule in the very
  * form in which `iptables-legacy-save` 1.8.9 prints it, so that the two can be compared.
  */
-import type { ActualRule, OpaqueMatch, OpaqueTarget } from './actual.ts';
+import type { ActualRule, ActualTable, OpaqueMatch, OpaqueTarget } from './actual.ts';
 import type {
   AddressMatch,
   Cidr,
@@ -49,6 +49,13 @@ export function ruleText(rule: Rule | ActualRule, family: Family): string {
     ...matches.map((match) => matchWords(match, protocol)),
     targetWords(target, family),
   ].join(' ');
+}
+
+/** `IPv4 nat: -A OUTPUT -j ACCEPT`, a line a rule. */
+export function tableLines({ family, table, chains }: ActualTable): string[] {
+  return chains.flatMap(({ name, rules }) =>
+    rules.map((rule) => `IPv${family} ${table}: -A ${name} ${ruleText(rule, family)}`),
+  );
 }
 
 function tableText({ name, chains }: Table, family: Family): string {

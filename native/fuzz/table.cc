@@ -1,4 +1,5 @@
-// Two tables of any bytes, compared: never past their end, the same in both directions, and a difference is seen.
+// Two tables of any bytes, compared: never past their end, the same in both directions, and a difference is seen. The
+// same bytes are searched for what libiptc cannot read.
 #include <cstdint>
 #include <cstring>
 
@@ -23,6 +24,7 @@ void Try(const uint8_t* data, size_t size) {
   const std::vector<uint8_t> other(data + size / 2, data + size);
   const Blob blob_one = BlobOf<F>(one.data(), one.size());
   const Blob blob_other = BlobOf<F>(other.data(), other.size());
+  if (LayoutFault<F>(blob_one) != LayoutFault<F>(BlobOf<F>(one.data(), one.size()))) __builtin_trap();
   const bool same = SameEntries<F>(blob_one, other.data(), other.size());
   if (same != SameEntries<F>(blob_other, one.data(), one.size())) __builtin_trap();
   if (!same && one == other && SameEntries<F>(blob_one, one.data(), one.size())) __builtin_trap();

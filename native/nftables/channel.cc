@@ -19,9 +19,9 @@ constexpr char kSyscall[] = "nf_tables";
 Channel::Channel(int socket, Budget& budget) : netlink::Channel(socket, NETLINK_NETFILTER, budget) {}
 
 int Channel::Ask(uint16_t type, uint16_t flags, const std::function<void(Writer&)>& fill,
-                 const std::function<void(const Message&)>& each) {
+                 const std::function<void(const Message&)>& each, uint8_t family) {
   Writer request;
-  request.Begin(type, flags);
+  request.Begin(type, flags, family);
   fill(request);
   request.End();
   return netlink::Channel::Ask(request.bytes(), [&each](const netlink::Message& message) { each(MessageOf(message)); });

@@ -22,7 +22,7 @@ class Channel : private netlink::Channel {
 
   // 0, or an errno; for a dump EINTR and ENOBUFS mean that it is not whole. `each` gets the messages of the answer.
   int Ask(uint16_t type, uint16_t flags, const std::function<void(Writer&)>& fill,
-          const std::function<void(const Message&)>& each);
+          const std::function<void(const Message&)>& each, uint8_t family = kInet);
 
   // An error that is `uncertain`: it is not known whether the kernel took the batch.
   std::optional<Refusal> Send(const Batch& batch);
@@ -50,5 +50,11 @@ struct State {
 };
 // Nullopt where this kernel has no nf_tables.
 std::optional<State> ReadState(Channel& channel);
+
+// Others' rules that can let traffic pass by ours, at most 16, in words: "table ip x, rule in chain y: notrack". They
+// are in tables that have a chain of the hooks prerouting or output, and these chains come before ours: one of type nat
+// with a rule that translates addresses, or one that comes before connection tracking with a rule that exempts traffic
+// from it. A verdict of accept ends only the chain that it is in, so it lets nothing pass by ours.
+std::vector<std::string> RulesAhead(Channel& channel);
 
 }  // namespace ipnc::nftables

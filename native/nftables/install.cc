@@ -194,6 +194,13 @@ void Tables::RequireInstalled(Channel& channel, const std::vector<TableResult>& 
   }
 }
 
+size_t Tables::Size() const {
+  size_t size = 0;
+  // The messages are held twice, and once more as they are compared.
+  for (const Wanted& wanted : wanted_) size += 3 * wanted.messages.size();
+  return size;
+}
+
 std::vector<Table> Tables::Drift(Channel& channel) const {
   const State state = ReadState(channel).value_or(State{});
   std::vector<Table> drift;

@@ -34,6 +34,9 @@ class Tables {
   // by its number of objects.
   void RequireInstalled(Channel& channel, const std::vector<TableResult>& results) const;
 
+  // Bytes that it holds, roughly.
+  size_t Size() const;
+
   // The tables in which ours is not what is wanted, as they are.
   std::vector<Table> Drift(Channel& channel) const;
 

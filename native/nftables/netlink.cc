@@ -12,6 +12,8 @@
 namespace ipnc::nftables {
 namespace {
 
+static_assert(kInet == NFPROTO_INET);
+
 constexpr size_t kHeaders = NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(nfgenmsg));
 
 size_t Aligned(size_t size) {
@@ -33,8 +35,8 @@ void Writer::BeginAny(uint16_t type, uint16_t flags, uint8_t family, uint16_t re
   std::memcpy(bytes_.data() + message_ + NLMSG_HDRLEN, &extra, sizeof(extra));
 }
 
-void Writer::Begin(uint16_t type, uint16_t flags) {
-  BeginAny(static_cast<uint16_t>(NFNL_SUBSYS_NFTABLES << 8 | type), flags, NFPROTO_INET, 0);
+void Writer::Begin(uint16_t type, uint16_t flags, uint8_t family) {
+  BeginAny(static_cast<uint16_t>(NFNL_SUBSYS_NFTABLES << 8 | type), flags, family, 0);
 }
 
 void Writer::End() {

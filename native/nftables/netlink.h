@@ -8,6 +8,9 @@
 
 namespace ipnc::nftables {
 
+// NFPROTO_INET of linux/netfilter.h, which cannot be included next to every other header.
+inline constexpr uint8_t kInet = 1;
+
 using netlink::Attribute;
 using netlink::Bytes;
 using netlink::TakeAttribute;
@@ -25,8 +28,8 @@ class Writer {
  public:
   explicit Writer(uint32_t first_sequence = 1) : sequence_(first_sequence) {}
 
-  // `type` is NFT_MSG_*; NLM_F_REQUEST comes by itself.
-  void Begin(uint16_t type, uint16_t flags);
+  // `type` is NFT_MSG_*; NLM_F_REQUEST comes by itself. `family` is NFPROTO_*.
+  void Begin(uint16_t type, uint16_t flags, uint8_t family = kInet);
   void End();
   // The kernel refuses the batch (ERESTART) if its ruleset is of another generation.
   void BeginBatch(std::optional<uint32_t> generation);

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -68,8 +69,10 @@ int ParseErrno(const std::string& name) {
 // A block that answers its errno when the call is the one of the SPEC, and goes on to the next block otherwise.
 std::vector<sock_filter> Compile(const std::string& spec) {
   const size_t equals = spec.find('=');
-  if (equals == std::string::npos) Usage("deny: \"" + spec + "\" is not SYSCALL[:ARG...]=ERRNO");
-  const int error = ParseErrno(spec.substr(equals + 1));
+  if (equals == std::string::npos) Usage("deny: \"" + spec + "\" is not SYSCALL[:ARG...]=ERRNO or =HOLD");
+  const std::string answer = spec.substr(equals + 1);
+  const bool hold = answer == "HOLD";
+  const int error = hold ? 0 : ParseErrno(answer);
   const std::vector<std::string> parts = Split(spec.substr(0, equals), ':');
   const Syscall* syscall = nullptr;
   for (const Syscall& known : kSyscalls) {
@@ -91,7 +94,8 @@ std::vector<sock_filter> Compile(const std::string& spec) {
     const size_t argument = syscall->skipped + i - 1;
     compare(offsetof(seccomp_data, args) + argument * sizeof(__u64), Number(parts[i], "deny", 0xffffffff));
   }
-  block.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<unsigned>(error)));
+  block.push_back(
+      BPF_STMT(BPF_RET | BPF_K, hold ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_ERRNO | static_cast<unsigned>(error)));
   for (size_t i = 1; i + 1 < block.size(); i += 2) block[i].jf = static_cast<__u8>(block.size() - i - 1);
   return block;
 }
@@ -117,7 +121,10 @@ int Deny(const Arguments& arguments) {
   command.push_back(nullptr);
   const sock_fprog filter = {static_cast<unsigned short>(program.size()), program.data()};
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) Fail("prctl", "PR_SET_NO_NEW_PRIVS", errno);
-  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) Fail("prctl", "PR_SET_SECCOMP", errno);
+  // The command inherits the listener, and nobody reads it: a system call that is held waits until the command ends.
+  const long listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter);
+  if (listener < 0) Fail("seccomp", "SECCOMP_SET_MODE_FILTER", errno);
+  if (fcntl(static_cast<int>(listener), F_SETFD, 0) != 0) Fail("fcntl", "F_SETFD", errno);
   execvp(command[0], command.data());
   Fail("execvp", command[0], errno);
 }

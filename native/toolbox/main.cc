@@ -16,6 +16,9 @@ constexpr char kHelp[] = R"(toolbox: what tests, bench and demo need next to a p
   toolbox hint [ACTOR] [--flood MS]
       Sends the datagram that has the gate look, once, or without a pause for that long.
       Prints {"sent":N,"unheard":N,"cpuMs":N}.
+  toolbox forge [ACTOR] --port ID [--flood MS]
+      Sends answers of rtnetlink to the netlink socket of that number, once, or without a pause for that long.
+      Prints {"sent":N,"refused":N,"absent":N}.
   ACTOR is [--netns PATH] [--userns PATH] [--uid U] [--gid G]: where it is done, and by whom as that user namespace
       counts.
   toolbox netns
@@ -27,7 +30,8 @@ constexpr char kHelp[] = R"(toolbox: what tests, bench and demo need next to a p
       Does these lines and leaves what they made, or nothing of it if one fails.
   toolbox deny SPEC... -- COMMAND...
       Runs COMMAND with system calls answered by an errno. SPEC is SYSCALL[:ARG...]=ERRNO, each ARG a number or *;
-      for setsockopt and getsockopt they start at the second (level, option): setsockopt:41:64=ENOMEM.
+      for setsockopt and getsockopt they start at the second (level, option): setsockopt:41:64=ENOMEM. With HOLD in the
+      place of ERRNO the system call never returns.
 )";
 
 }  // namespace
@@ -39,6 +43,7 @@ int main(int argc, char** argv) {
   if (verb == "dial") return toolbox::Dial(arguments);
   if (verb == "netns") return toolbox::Farm(arguments);
   if (verb == "deny") return toolbox::Deny(arguments);
+  if (verb == "forge") return toolbox::Forge(arguments);
   if (verb == "hint") return toolbox::Hint(arguments);
   const bool asked = verb == "--help" || verb == "help";
   fputs(kHelp, asked ? stdout : stderr);

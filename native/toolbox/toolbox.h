@@ -18,6 +18,7 @@ int Dial(const Arguments& arguments);
 int Farm(const Arguments& arguments);
 int Deny(const Arguments& arguments);
 int Hint(const Arguments& arguments);
+int Forge(const Arguments& arguments);
 
 // `toolbox: setns /run/netns/x: ENOENT`, exit code 1.
 [[noreturn]] void Fail(std::string_view syscall, std::string_view what, int error);

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <ctime>
 #include <memory>
 #include <string_view>
 
@@ -32,13 +31,13 @@ std::string NotRestored(TableName table) {
 
 // False: somebody changed the table between the reading and the writing of it, or over what was written.
 template <typename F>
-bool Commit(Libiptc<F>& libiptc, TableName table, const State& wanted, int& refusals) {
+bool Commit(const Access& access, Libiptc<F>& libiptc, TableName table, const State& wanted, int& refusals) {
   try {
     return libiptc.Commit();
   } catch (Error& error) {
     // iptc_commit writes the table and then adds the old counters. To the second the kernel says EINVAL if somebody has
     // changed the table in between: the first stands, unless that change was made from a copy read before it.
-    error.uncertain = SameOurs(Libiptc<F>(table).Read(), wanted);
+    error.uncertain = SameOurs(Libiptc<F>(access, table).Read(), wanted);
     if (error.number != EINVAL) throw;
     if (error.uncertain) return true;
     constexpr int kAttempts = 4;  // a rule that the kernel will not have is refused every time
@@ -50,40 +49,42 @@ bool Commit(Libiptc<F>& libiptc, TableName table, const State& wanted, int& refu
 // Reads a table, lets `change` say what it is to be, writes it; again if somebody was faster. `change` returns nullopt
 // for "as it is". Returns whether it wrote.
 template <typename F, typename Change>
-bool ReadModifyWrite(TableName table, Change change) {
+bool ReadModifyWrite(const Access& access, TableName table, Change change) {
   constexpr int kAttempts = 64;
   int refusals = 0;
   for (int attempt = 1;; ++attempt) {
-    Libiptc<F> libiptc(table);
+    Libiptc<F> libiptc(access, table);
     const std::optional<State> wanted = change(libiptc.Read());
     if (!wanted) return false;
     libiptc.Write(*wanted);
-    if (Commit(libiptc, table, *wanted, refusals)) return true;
+    if (Commit(access, libiptc, table, *wanted, refusals)) return true;
     if (attempt == kAttempts)
       throw Error{.number = EAGAIN,
                   .syscall = "iptc_commit",
                   .detail = "another process keeps changing this table",
                   .table = Name<F>(table)};
-    const timespec pause{.tv_sec = 0, .tv_nsec = 20'000L * attempt};
-    nanosleep(&pause, nullptr);
+    access.budget.Pause(std::chrono::microseconds(20) * attempt);
   }
 }
 
 // Makes ours `wanted`, whatever else is there, and remembers how it was. Returns whether there was anything to do.
 template <typename F>
-bool MergeInto(TableName table, const Wanted& wanted, Undo& undo) {
+bool MergeInto(const Access& access, TableName table, const Wanted& wanted, bool first, Undo& undo) {
   const auto before = std::make_shared<std::optional<State>>();
-  const auto put_back = [table, before] {
+  const auto put_back = [access, table, before] {
     if (*before)
-      ReadModifyWrite<F>(table, [&](const State& current) { return std::optional(PutBack(**before, current)); });
+      ReadModifyWrite<F>(access, table,
+                         [&](const State& current) { return std::optional(PutBack(**before, current)); });
   };
   const auto merge = [&](State current) -> std::optional<State> {
     before->reset();
-    if (Matches(current, wanted)) return std::nullopt;
+    // In raw it is not the order that counts: see State.
+    const bool move = first && table != TableName::kRaw && !current.ahead.empty();
+    if (!move && Matches(current, wanted)) return std::nullopt;
     *before = std::move(current);
-    return Merge(**before, wanted);
+    return Merge(**before, wanted, move);
   };
-  return undo.Do(NotRestored<F>(table), put_back, [&] { return ReadModifyWrite<F>(table, merge); });
+  return undo.Do(NotRestored<F>(table), put_back, [&] { return ReadModifyWrite<F>(access, table, merge); });
 }
 
 // False where this kernel has no such table.
@@ -130,9 +131,9 @@ TableSet Existing(int socket) {
 }
 
 template <typename F>
-bool HasOurs(const TableSet& existing) {
-  return std::any_of(kTableNames.begin(), kTableNames.end(), [&existing](TableName table) {
-    return existing[Index(table)] && Libiptc<F>(table).Read().HasOurs();
+bool HasOurs(const Access& access, const TableSet& existing) {
+  return std::any_of(kTableNames.begin(), kTableNames.end(), [&](TableName table) {
+    return existing[Index(table)] && Libiptc<F>(access, table).Read().HasOurs();
   });
 }
 
@@ -146,51 +147,53 @@ Tables<F>::Tables(const Ruleset& ruleset)
 }
 
 template <typename F>
-void Tables<F>::BuildTemplates(int socket) {
+void Tables<F>::BuildTemplates(const Access& access) {
   for (TableName table : kTableNames) {
     std::optional<Compiled>& compiled = tables_[Index(table)];
     if (!compiled) continue;
-    compiled->pristine = Read<F>(socket, table);
+    compiled->pristine = Read<F>(access.socket, table);
     Undo nothing;
-    MergeInto<F>(table, compiled->wanted, nothing);
-    compiled->installed = Read<F>(socket, table);
+    MergeInto<F>(access, table, compiled->wanted, false, nothing);
+    compiled->installed = Read<F>(access.socket, table);
     GuardBy<F>(compiled->installed, compiled->pristine);
   }
 }
 
 template <typename F>
-How Tables<F>::Install(int socket, TableName table, const Compiled& compiled, bool exists, Undo& undo) const {
+How Tables<F>::Install(const Access& access, TableName table, const Compiled& compiled, bool exists, bool first,
+                       Undo& undo) const {
   // The number of entries alone would miss a changed policy: look first, if there is anything to look at.
-  if (!exists || xtables::Matches<F>(socket, compiled.pristine)) {
-    const auto remove = [table] {
-      ReadModifyWrite<F>(table, [](const State& current) -> std::optional<State> {
+  if (!exists || xtables::Matches<F>(access.socket, compiled.pristine)) {
+    const auto remove = [access, table] {
+      ReadModifyWrite<F>(access, table, [](const State& current) -> std::optional<State> {
         if (!current.HasOurs()) return std::nullopt;
         return Merge(current, {});
       });
     };
-    if (undo.Do(NotRestored<F>(table), remove, [&] { return Replace<F>(socket, compiled.installed); }))
+    if (undo.Do(NotRestored<F>(table), remove, [&] { return Replace<F>(access.socket, compiled.installed); }))
       return How::kReplayed;
   }
-  return MergeInto<F>(table, compiled.wanted, undo) ? How::kMerged : How::kUnchanged;
+  return MergeInto<F>(access, table, compiled.wanted, first, undo) ? How::kMerged : How::kUnchanged;
 }
 
 template <typename F>
-void Tables<F>::Apply(int socket, const TableSet& existing, std::vector<TableResult>& results, Undo& undo) const {
+void Tables<F>::Apply(const Access& access, const TableSet& existing, bool first, std::vector<TableResult>& results,
+                      Undo& undo) const {
   for (TableName table : order_)
     if (const auto& compiled = tables_[Index(table)])
-      results.push_back({F::kFamily, table, Install(socket, table, *compiled, existing[Index(table)], undo)});
+      results.push_back({F::kFamily, table, Install(access, table, *compiled, existing[Index(table)], first, undo)});
   for (TableName table : order_)
-    if (!tables_[Index(table)] && existing[Index(table)] && MergeInto<F>(table, {}, undo))
+    if (!tables_[Index(table)] && existing[Index(table)] && MergeInto<F>(access, table, {}, false, undo))
       results.push_back({F::kFamily, table, How::kCleaned});
 }
 
 template <typename F>
-void Tables<F>::RequireInstalled(int socket, const std::vector<TableResult>& results) const {
+void Tables<F>::RequireInstalled(const Access& access, const std::vector<TableResult>& results) const {
   for (const TableResult& result : results) {
     if (result.family != F::kFamily || result.how == How::kUnchanged) continue;
     const std::optional<Compiled>& compiled = tables_[Index(result.table)];
-    if (result.how == How::kReplayed && LooksLike<F>(socket, compiled->installed)) continue;
-    if (!xtables::Matches(Libiptc<F>(result.table).Read(), compiled ? compiled->wanted : Wanted{}))
+    if (result.how == How::kReplayed && LooksLike<F>(access.socket, compiled->installed)) continue;
+    if (!xtables::Matches(Libiptc<F>(access, result.table).Read(), compiled ? compiled->wanted : Wanted{}))
       throw Error{.code = kVerify,
                   .detail = "what the kernel holds is not what was installed: another process changed our rules",
                   .table = Name<F>(result.table)};
@@ -198,11 +201,25 @@ void Tables<F>::RequireInstalled(int socket, const std::vector<TableResult>& res
 }
 
 template <typename F>
-std::vector<ActualTable> Tables<F>::Drift(const TableSet& existing) const {
-  std::vector<ActualTable> drift;
+size_t Tables<F>::Size() const {
+  size_t size = 0;
+  // The entries are held twice, by chain and as one table.
+  for (const auto& compiled : tables_)
+    if (compiled) size += 2 * compiled->installed.size() + compiled->pristine.size();
+  return size;
+}
+
+template <typename F>
+typename Tables<F>::Difference Tables<F>::Compare(const Access& access, const TableSet& existing) const {
+  Difference difference;
   for (TableName table : kTableNames) {
     const std::optional<Compiled>& compiled = tables_[Index(table)];
-    const State state = existing[Index(table)] ? Libiptc<F>(table).Read() : State{};
+    const State state = existing[Index(table)] ? Libiptc<F>(access, table).Read() : State{};
+    if (!state.ahead.empty()) {
+      ActualTable ahead{.family = F::kFamily, .table = table, .chains = {}};
+      for (const auto& [name, entries] : state.ahead) ahead.chains.push_back(Decoded<F>(name, true, entries));
+      difference.ahead.push_back(std::move(ahead));
+    }
     if (compiled ? existing[Index(table)] && xtables::Matches(state, compiled->wanted) : !state.HasOurs()) continue;
     ActualTable actual{.family = F::kFamily, .table = table, .chains = {}};
     for (const auto& [name, slots] : state.builtin) {
@@ -212,9 +229,9 @@ std::vector<ActualTable> Tables<F>::Drift(const TableSet& existing) const {
       actual.chains.push_back(Decoded<F>(name, true, ours));
     }
     for (const auto& [name, entries] : state.chains) actual.chains.push_back(Decoded<F>(name, false, entries));
-    drift.push_back(std::move(actual));
+    difference.drift.push_back(std::move(actual));
   }
-  return drift;
+  return difference;
 }
 
 template <typename F>
@@ -248,8 +265,8 @@ std::vector<std::string> MissingExtensions(int socket) {
 
 template TableSet Existing<V4>(int);
 template TableSet Existing<V6>(int);
-template bool HasOurs<V4>(const TableSet&);
-template bool HasOurs<V6>(const TableSet&);
+template bool HasOurs<V4>(const Access&, const TableSet&);
+template bool HasOurs<V6>(const Access&, const TableSet&);
 template class Tables<V4>;
 template class Tables<V6>;
 template std::vector<std::string> MissingExtensions<V4>(int);

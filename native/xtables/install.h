@@ -30,7 +30,7 @@ TableSet Existing(int socket);
 
 // Whether any of those holds something of ours.
 template <typename F>
-bool HasOurs(const TableSet& existing);
+bool HasOurs(const Access& access, const TableSet& existing);
 
 template <typename F>
 class Tables {
@@ -39,16 +39,23 @@ class Tables {
   explicit Tables(const Ruleset& ruleset);
 
   // Builds each table in the netns at hand, which must be a scratch one, and keeps what the kernel made of it.
-  void BuildTemplates(int socket);
+  void BuildTemplates(const Access& access);
 
-  // Installs what is wanted and removes what is not. A result for each table that is wanted or was ours.
-  void Apply(int socket, const TableSet& existing, std::vector<TableResult>& results, Undo& undo) const;
+  // Installs what is wanted and removes what is not. A result for each table that is wanted or was ours. `first`: ours
+  // are moved in front of others' rules that let traffic pass.
+  void Apply(const Access& access, const TableSet& existing, bool first, std::vector<TableResult>& results,
+             Undo& undo) const;
 
   // Throws ERR_VERIFY unless what is wanted stands. `results` is what Apply said.
-  void RequireInstalled(int socket, const std::vector<TableResult>& results) const;
+  void RequireInstalled(const Access& access, const std::vector<TableResult>& results) const;
 
-  // The tables in which ours is not what is wanted.
-  std::vector<ActualTable> Drift(const TableSet& existing) const;
+  struct Difference {
+    std::vector<ActualTable> drift;  // tables in which ours is not what is wanted
+    std::vector<ActualTable> ahead;  // others' rules that let traffic pass by ours: see State
+  };
+  // Bytes, roughly.
+  size_t Size() const;
+  Difference Compare(const Access& access, const TableSet& existing) const;
 
  private:
   struct Compiled {
@@ -56,7 +63,8 @@ class Tables {
     Blob pristine;
     Blob installed;
   };
-  How Install(int socket, TableName table, const Compiled& compiled, bool exists, Undo& undo) const;
+  How Install(const Access& access, TableName table, const Compiled& compiled, bool exists, bool first,
+              Undo& undo) const;
 
   std::array<std::optional<Compiled>, kTableNames.size()> tables_;
   // Written in this order, so that a change of mode leaves no moment in which neither the old capture stands nor the

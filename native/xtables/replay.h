@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include "native/budget.h"
 #include "native/rule.h"
 #include "native/xtables/family.h"
 
@@ -13,9 +15,25 @@ namespace ipnc::xtables {
 // of threads may write the same one.
 using Blob = std::vector<uint8_t>;
 
+// A netns by a socket that lives in it, and what the job may still spend there.
+struct Access {
+  int socket;
+  Budget& budget;
+};
+
 // The table of the netns that `socket` belongs to. The kernel makes a table at first touch.
 template <typename F>
 Blob Read(int socket, TableName table);
+
+// Throws ERR_BUDGET if the table has more entries than the job may read, and ERR_TABLE_LAYOUT if libiptc cannot read it
+// safely. Spends what reading it costs. To be called before each use of libiptc.
+template <typename F>
+void RequireReadable(const Access& access, TableName table);
+
+// What keeps libiptc from reading these entries safely; empty if nothing does. libiptc believes that each entry belongs
+// to a chain and that the last entry of each chain is a verdict. The kernel requires neither. Pure.
+template <typename F>
+std::string LayoutFault(const Blob& blob);
 
 // Whether the table is what the blob says, but for counters and what the kernel keeps for itself.
 template <typename F>

@@ -1,7 +1,10 @@
 #include "native/xtables/table.h"
 
+#include <linux/netfilter/xt_CT.h>
+
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "native/error.h"
 
@@ -71,8 +74,8 @@ Wanted Encode(const Table& table) {
   return wanted;
 }
 
-State Merge(const State& current, const Wanted& wanted) {
-  State merged{.chains = wanted.chains, .builtin = {}, .jumps = {}};
+State Merge(const State& current, const Wanted& wanted, bool first) {
+  State merged{.chains = wanted.chains, .builtin = {}, .jumps = {}, .ahead = {}};
   for (const auto& [name, slots] : current.builtin) {
     const auto found = wanted.builtin.find(name);
     const Wanted::Builtin builtin = found == wanted.builtin.end() ? Wanted::Builtin{} : found->second;
@@ -81,7 +84,9 @@ State Merge(const State& current, const Wanted& wanted) {
     const auto first_foreign = std::find(slots.begin(), slots.end(), std::nullopt);
     const auto first_appended =
         std::find_if(first_foreign, slots.end(), [](const Slot& slot) { return slot.has_value(); });
-    if (first_appended != slots.end())
+    if (first)
+      place = 0;
+    else if (first_appended != slots.end())
       place = static_cast<size_t>(first_appended - slots.begin());
     else if (builtin.inserts.empty() && first_foreign != slots.begin())
       place = 0;
@@ -96,7 +101,7 @@ State Merge(const State& current, const Wanted& wanted) {
 }
 
 State PutBack(const State& before, const State& current) {
-  State state{.chains = before.chains, .builtin = {}, .jumps = before.jumps};
+  State state{.chains = before.chains, .builtin = {}, .jumps = before.jumps, .ahead = {}};
   for (const auto& [name, now] : current.builtin) {
     auto foreign = std::count(now.begin(), now.end(), std::nullopt);
     std::vector<Slot>& layout = state.builtin[name];
@@ -118,7 +123,9 @@ bool Matches(const State& current, const Wanted& wanted) {
 }
 
 template <typename F>
-Libiptc<F>::Libiptc(TableName table) : table_(table), handle_(F::Init(ToString(table))) {
+Libiptc<F>::Libiptc(const Access& access, TableName table) : table_(table), budget_(access.budget) {
+  RequireReadable<F>(access, table);
+  handle_.reset(F::Init(ToString(table)));
   if (!handle_) Throw("iptc_init");
 }
 
@@ -138,6 +145,53 @@ std::vector<std::string> Libiptc<F>::ChainNames() const {
   for (const char* name = F::FirstChain(handle_.get()); name; name = F::NextChain(handle_.get()))
     names.emplace_back(name);
   return names;
+}
+
+template <typename F>
+bool Libiptc<F>::MayPass(const typename F::Entry* rule, unsigned depth) const {
+  constexpr unsigned kDeepest = 8;  // one that leads deeper counts as one that lets traffic pass
+  if (depth == kDeepest) return true;
+  budget_.Spend(1);
+  const std::string_view target = F::GetTarget(rule, handle_.get());
+  if (F::IsChain(target.data(), handle_.get()) && !F::Builtin(target.data(), handle_.get())) {
+    if (IsOurChain(target)) return false;
+    for (const auto* each = F::FirstRule(target.data(), handle_.get()); each; each = F::NextRule(each, handle_.get())) {
+      // In a chain of its own RETURN leads back to the rules after the jump.
+      if (std::string_view(F::GetTarget(each, handle_.get())) != "RETURN" && MayPass(each, depth + 1)) return true;
+    }
+    return false;
+  }
+  if (table_ == TableName::kRaw) {
+    if (target == "NOTRACK") return true;
+    if (target != "CT") return false;
+    const auto* data = reinterpret_cast<const uint8_t*>(rule) + rule->target_offset + sizeof(xt_entry_target);
+    uint16_t flags;
+    if (data + sizeof(flags) > reinterpret_cast<const uint8_t*>(rule) + rule->next_offset) return false;
+    std::memcpy(&flags, data, sizeof(flags));
+    return (flags & XT_CT_NOTRACK) != 0;
+  }
+  constexpr std::array<std::string_view, 9> kGoesOn{"",      "DROP",     "LOG",  "NFLOG", "MARK",
+                                                    "TRACE", "CONNMARK", "DSCP", "TCPMSS"};
+  return std::find(kGoesOn.begin(), kGoesOn.end(), target) == kGoesOn.end();
+}
+
+template <typename F>
+void Libiptc<F>::FindAhead(State& state) const {
+  constexpr size_t kMost = 16;  // shown
+  for (const char* chain : {"PREROUTING", "OUTPUT"}) {
+    const auto found = state.builtin.find(chain);
+    if (found == state.builtin.end()) continue;
+    const std::vector<Slot>& slots = found->second;
+    const auto last = std::find_if(slots.rbegin(), slots.rend(), [](const Slot& slot) { return slot.has_value(); });
+    // Nothing is captured in raw: what counts there is the exemption, wherever it is.
+    const size_t end = table_ == TableName::kRaw ? slots.size() : static_cast<size_t>(slots.rend() - last);
+    size_t at = 0;
+    for (const auto* rule = F::FirstRule(chain, handle_.get()); rule && at < end;
+         rule = F::NextRule(rule, handle_.get()), ++at)
+      if (!slots[at] && state.ahead[chain].size() < kMost && MayPass(rule))
+        state.ahead[chain].push_back(Canonical<F>(rule, rule->next_offset, F::GetTarget(rule, handle_.get())));
+    if (state.ahead[chain].empty()) state.ahead.erase(chain);
+  }
 }
 
 template <typename F>
@@ -163,6 +217,7 @@ State Libiptc<F>::Read() const {
         slots->push_back(IsOurs<F>(entry) ? Slot(std::move(entry)) : std::nullopt);
     }
   }
+  FindAhead(state);
   return state;
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "native/xtables/encode.h"
+#include "native/xtables/replay.h"
 
 namespace ipnc::xtables {
 
@@ -33,6 +34,9 @@ struct State {
   // Others' rules, in chains of theirs, that jump to ours, by position: they go with a chain of ours and come back with
   // it.
   std::map<std::string, std::map<unsigned, Entry>> jumps;
+  // Others' rules that can let traffic pass by ours, by the kernel's chain that they are in: rules in front of ours
+  // whose verdict ends the chain, and in the table raw rules that exempt traffic from connection tracking.
+  std::map<std::string, std::vector<Entry>> ahead;
 
   bool HasOurs() const;
 };
@@ -53,8 +57,8 @@ bool SameOurs(const State& one, const State& other);
 template <typename F>
 Wanted Encode(const Table& table);
 
-// The state in which `wanted` stands and others' rules keep their order.
-State Merge(const State& current, const Wanted& wanted);
+// The state in which `wanted` stands and others' rules keep their order. `first`: all of ours comes before them.
+State Merge(const State& current, const Wanted& wanted, bool first = false);
 
 // The state in which ours stands as it did `before`, among others' rules as they are now.
 State PutBack(const State& before, const State& current);
@@ -66,7 +70,7 @@ bool Matches(const State& current, const Wanted& wanted);
 template <typename F>
 class Libiptc {
  public:
-  explicit Libiptc(TableName table);  // throws Error
+  Libiptc(const Access& access, TableName table);  // throws Error
   State Read() const;
   // Changes the copy at hand so that ours becomes `wanted`.
   void Write(const State& wanted);
@@ -78,6 +82,10 @@ class Libiptc {
     void operator()(xtc_handle* handle) const { F::Free(handle); }
   };
   std::vector<std::string> ChainNames() const;
+  // Whether the rule, or a chain that it leads to, can let traffic pass by the rules after it.
+  bool MayPass(const typename F::Entry* rule, unsigned depth = 0) const;
+  // Sets `ahead`.
+  void FindAhead(State& state) const;
   // predicate(const F::Entry* rule, const char* target_name)
   template <typename Predicate>
   void DeleteIf(const std::string& chain, Predicate predicate);
@@ -85,6 +93,7 @@ class Libiptc {
   std::string Name() const;
 
   TableName table_;
+  Budget& budget_;
   std::unique_ptr<xtc_handle, Free> handle_;
 };
 

@@ -622,6 +622,8 @@ async function metricNames(): Promise<Set<string>> {
   const metrics = createMetrics('0', {
     queue: () => ({ waiting: {}, running: 0, backingOff: 0, oldestMs: 0, longestRunMs: 0 }) as never,
     pods: () => ({ pending: 0, initialized: 0, failed: 0, skipped: 0 }),
+    preempted: () => 0,
+    threads: () => ({ busy: 0, stuck: 0, lost: 0 }),
     watches: () => [],
     events: () => ({}),
     eventSource: () => 'none',

@@ -9,14 +9,15 @@ import { INITIALIZED, NETNS, READY, STATUS } from '../../lib/kube/status.ts';
 import { native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { type RunningController, runController, until } from '../support/controller.ts';
-import { BOOT_ID, Farm } from '../support/netns.ts';
+import { BOOT_ID, Farm, INSTALL_NEEDS, inside, restoreNft } from '../support/netns.ts';
 import { PodServer } from '../support/pod-server.ts';
+import { run } from '../support/process.ts';
 import { status } from '../support/watch-server.ts';
 
 const ENROLLED = { [INITIALIZE]: 'true' };
 
 const test = suite('controller');
-test.needs('netns', 'uid-map', 'ipv6', 'addon', 'toolbox');
+test.needs(...INSTALL_NEEDS, 'iptables-legacy', 'nft');
 
 /** A farm, a stand-in API server and a controller, for one pod named web. */
 class Way implements AsyncDisposable {
@@ -416,4 +417,122 @@ test('gates that ended without opening are counted once each, by reason', async 
   );
   const all = { 'controller-away': '1', 'rules-late': '1', 'left-alone': '1', refused: '1' };
   await report(ended(5, 126, message, later), all);
+});
+
+test('rules put in front of ours: ours are moved three times, and then that is shown', async () => {
+  await using way = await Way.start();
+  const uid = way.put();
+  const file = way.farm.file(uid);
+  await way.farm.add(file);
+  await way.isMarked(uid);
+  const { controller } = way.running;
+  const first = async () => (await inside(file, ['iptables-legacy', '-t', 'nat', '-S', 'OUTPUT'])).split('\n')[1];
+  const ours = await first();
+  for (let time = 1; time <= 4; time++) {
+    await inside(file, ['iptables-legacy', '-t', 'nat', '-I', 'OUTPUT', '1', '-j', 'ACCEPT']);
+    assert.equal(await first(), '-A OUTPUT -j ACCEPT');
+    await controller.sweep();
+    await until(
+      'looked at',
+      () => way.running.idle(),
+      () => way.view,
+    );
+    assert.equal(await first(), time <= 3 ? ours : '-A OUTPUT -j ACCEPT');
+    assert.equal(controller.preempted(), 1, 'until the next sweep has seen that it is mended');
+    if (time <= 3) await controller.sweep();
+    assert.equal(controller.preempted(), time <= 3 ? 0 : 1);
+  }
+  const shown = 'rules of others let traffic pass by the redirect rules: IPv4 nat: -A OUTPUT -j ACCEPT';
+  assert.deepEqual([way.view?.state, way.view?.reason], ['initialized', shown]);
+  await inside(file, ['iptables-legacy', '-t', 'nat', '-D', 'OUTPUT', '1']);
+  await controller.sweep();
+  assert.deepEqual([controller.preempted(), way.view?.reason], [0, undefined]);
+});
+
+test('a rule that was there before ours is not fought, but shown', async () => {
+  await using way = await Way.start();
+  const uid = way.put();
+  const file = way.farm.file(uid);
+  const made = `${file}-made`;
+  await way.farm.add(made);
+  await inside(made, ['iptables-legacy', '-t', 'nat', '-I', 'OUTPUT', '1', '-p', 'udp', '-j', 'RETURN']);
+  await run('mount', ['--bind', made, await way.farm.add(file).then(() => file)]);
+  await until(
+    'marked',
+    () => way.view?.state === 'initialized' && way.running.idle(),
+    () => way.view,
+  );
+  const before = await inside(made, ['iptables-legacy', '-t', 'nat', '-S', 'OUTPUT']);
+  for (let time = 0; time < 2; time++) {
+    await way.running.controller.sweep();
+    assert.equal(way.running.idle(), true);
+  }
+  assert.match(way.view?.reason ?? '', /IPv4 nat: -A OUTPUT -p udp -j RETURN$/);
+  assert.equal(await inside(made, ['iptables-legacy', '-t', 'nat', '-S', 'OUTPUT']), before);
+  await run('umount', [file]);
+});
+
+test('a pod that costs too much waits longer, whatever it changes, and others are set up meanwhile', async () => {
+  await using way = await Way.start();
+  const uid = way.put();
+  const file = way.farm.file(uid);
+  const sets = Array.from({ length: 300 }, (_, at) => `add set inet istio-proxy-nat s${at} { type ipv4_addr; }\n`);
+  let looks = 0;
+  const count = async () => {
+    looks++;
+    way.onLocate.before = count;
+  };
+  // The pod's own process is faster than the controller.
+  way.onLocate.before = async () => {
+    await way.farm.add(file);
+    await restoreNft(file, `add table inet istio-proxy-nat\n${sets.join('')}`);
+    await count();
+  };
+  // The first time may be bad luck.
+  await until(
+    'refused twice',
+    () => looks === 2 && way.running.controller.queue().backingOff === 1,
+    () => way.view,
+  );
+  assert.match(way.view?.reason ?? '', /too large, or changes too fast.*\(ERR_BUDGET\)/);
+  const began = performance.now();
+  for (let at = 0; at < 20; at++) way.annotate({ note: `${at}` });
+  const other = way.api.put('other', { ...ENROLLED });
+  await way.farm.add(way.farm.file(other));
+  await until(
+    'another one marked',
+    () => way.running.controller.views().some(({ uid, state }) => uid === other && state === 'initialized'),
+    () => way.running.controller.views(),
+  );
+  if (performance.now() - began < 500) assert.ok(looks <= 4, `${looks} looks at both pods`);
+  await inside(file, ['nft', 'delete', 'table', 'inet', 'istio-proxy-nat']);
+  await until(
+    'set up in the end',
+    () => way.view?.state === 'initialized',
+    () => way.view,
+  );
+  assert.ok(performance.now() - began > 400, 'half of the first pause, at least');
+});
+
+test('a flood of changes of one pod makes little work, and the last change counts', async () => {
+  await using way = await Way.start();
+  const uid = way.put();
+  await way.farm.add(way.farm.file(uid));
+  await way.isMarked(uid);
+  let looks = 0;
+  const count = async () => {
+    looks++;
+    way.onLocate.before = count;
+  };
+  way.onLocate.before = count;
+  const ports = (at: number) => ({ 'traffic.sidecar.istio.io/excludeInboundPorts': String(1000 + at) });
+  for (let at = 0; at <= 300; at++) {
+    way.annotate(ports(at));
+    await sleep(5);
+  }
+  const rules = () => inside(way.farm.file(uid), ['iptables-legacy-save', '-t', 'nat']);
+  for (const start = performance.now(); !(await rules()).includes('--dport 1300 '); await sleep(100)) {
+    assert.ok(performance.now() - start < 30_000, await rules());
+  }
+  assert.ok(looks <= 16, `${looks} attempts for 301 changes`);
 });

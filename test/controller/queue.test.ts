@@ -78,7 +78,7 @@ function harness(options: Partial<QueueOptions> = {}) {
   return { clock, queue, running, seen, errors, first };
 }
 
-const IDLE = { waiting: { new: 0, resync: 0 }, running: 0, backingOff: 0, oldestMs: 0, longestRunMs: 0 };
+const IDLE = { waiting: { new: 0, resync: 0, costly: 0 }, running: 0, backingOff: 0, oldestMs: 0, longestRunMs: 0 };
 
 const test = suite('queue');
 
@@ -152,7 +152,7 @@ test('resync work leaves a worker to new pods', async () => {
   queue.add('n');
   await turn();
   assert.deepEqual(seen, ['r1', 'r2', 'n']);
-  assert.deepEqual(queue.stats().waiting, { new: 0, resync: 2 });
+  assert.deepEqual(queue.stats().waiting, { new: 0, resync: 2, costly: 0 });
 });
 
 test('resync work that waits becomes new when it is added as such, and never the other way', async () => {
@@ -327,7 +327,7 @@ test('tells how long the oldest has waited, and each worker how long its key did
   queue.add('n');
   await clock.pass(10);
   assert.deepEqual(queue.stats(), {
-    waiting: { new: 1, resync: 1 },
+    waiting: { new: 1, resync: 1, costly: 0 },
     running: 1,
     backingOff: 0,
     oldestMs: 40,
@@ -403,4 +403,55 @@ test("by default, Node's own clock", async () => {
   });
   queue.add('a');
   assert.equal(await worked.promise, 3);
+});
+
+test('a key that costs much waits longer and longer, is not hurried, and never has a second worker', async () => {
+  const { queue, clock, running, seen } = harness({
+    concurrency: 3,
+    retry: (error) => (error === 'costly' ? { costlyMs: 5_000, longestMs: 15_000 } : {}),
+  });
+  for (const key of ['a', 'b']) queue.add(key);
+  await turn();
+  for (const { fail } of [...running]) await fail('costly');
+  // Once may be bad luck.
+  await clock.pass(100);
+  assert.deepEqual(seen.splice(0), ['a', 'b', 'a', 'b']);
+  for (const { fail } of [...running]) await fail('costly');
+  // Neither is worked on before its time, whoever asks.
+  queue.add('a');
+  queue.add('b');
+  await clock.pass(9_999);
+  assert.deepEqual(seen, []);
+  await clock.pass(1);
+  assert.deepEqual(
+    [running.map(({ attempt }) => attempt.key), queue.stats().waiting],
+    [['a'], { new: 0, resync: 0, costly: 1 }],
+  );
+  assert.equal(running[0]?.attempt.priority, 'costly');
+  // Others are worked on meanwhile.
+  queue.add('c');
+  await turn();
+  assert.deepEqual(
+    running.map(({ attempt }) => attempt.key),
+    ['a', 'c'],
+  );
+  await running[0]?.fail('costly');
+  assert.deepEqual(
+    running.map(({ attempt }) => attempt.key),
+    ['c', 'b'],
+  );
+  await clock.pass(14_999);
+  assert.equal(queue.stats().backingOff, 1);
+  await running[1]?.end();
+  await clock.pass(1);
+  assert.equal(running[1]?.attempt.key, 'a');
+  await running[1]?.fail('costly');
+  await clock.pass(14_999);
+  assert.equal(running.length, 1);
+  await clock.pass(1);
+  await running[1]?.end();
+  // After a success it is a key as any other.
+  queue.add('a');
+  await turn();
+  assert.equal(running[1]?.attempt.priority, 'new');
 });

@@ -7,9 +7,17 @@ import { createMetrics, type Observed } from '../../lib/observe/metrics.ts';
 import { suite } from '../suite.ts';
 
 const OBSERVED: Observed = {
-  queue: () => ({ waiting: { new: 2, resync: 5 }, running: 1, backingOff: 3, oldestMs: 1500, longestRunMs: 2500 }),
+  queue: () => ({
+    waiting: { new: 2, resync: 5, costly: 0 },
+    running: 1,
+    backingOff: 3,
+    oldestMs: 1500,
+    longestRunMs: 2500,
+  }),
   pods: () => ({ pending: 1, initialized: 7, failed: 0, skipped: 4 }),
   watches: () => [{ resource: 'pods', restarts: { ended: 3, expired: 1 } }],
+  preempted: () => 1,
+  threads: () => ({ busy: 2, stuck: 1, lost: 0 }),
   events: () => ({ sent: 9, dropped: 2 }),
   eventSource: () => 'nri',
 };

@@ -84,6 +84,7 @@ function errors(): string {
     no: 'no',
     soon: `within ${LONGEST_PAUSE_MS.soon / 1000} s`,
     slowly: `within ${LONGEST_PAUSE_MS.slowly / 60_000} min`,
+    costly: `within ${LONGEST_PAUSE_MS.costly / 60_000} min`,
   };
   const cells = ({ means, remedy, retry, why }: Meaning) => {
     const general = means.replace(/: DETAIL$/, '').replace(/\b(?:PATH|PID|ADDRESS|PART)\b/, code(['$&']));
@@ -124,9 +125,17 @@ function waitReasons(): string {
 /** This project's own metrics: names, labels and texts as Prometheus reads them. */
 async function metrics(): Promise<string> {
   const observed = createMetrics('', {
-    queue: () => ({ waiting: { new: 0, resync: 0 }, running: 0, backingOff: 0, oldestMs: 0, longestRunMs: 0 }),
+    queue: () => ({
+      waiting: { new: 0, resync: 0, costly: 0 },
+      running: 0,
+      backingOff: 0,
+      oldestMs: 0,
+      longestRunMs: 0,
+    }),
     pods: () => ({ pending: 0, initialized: 0, failed: 0, skipped: 0 }),
     watches: () => [{ resource: '', restarts: { ended: 0 } }],
+    preempted: () => 0,
+    threads: () => ({ busy: 0, stuck: 0, lost: 0 }),
     events: () => ({ sent: 0 }),
     eventSource: () => '',
   });
