@@ -1,14 +1,14 @@
 /** Apps of the mesh: Istio's echo server, which answers with all that it knows of a request, and its client. */
 import type { V1Pod, V1PodSpec } from '@kubernetes/client-node';
-import { runPod } from '../cluster/pods.ts';
+import { runPod, until } from '../cluster/pods.ts';
 import { ECHO } from './images.ts';
 import { type Mesh, RESTRICTED } from './mesh.ts';
 
 /** What an echo app answers on; its Service has the same ports. */
 export const HTTP = 8080;
-const TCP = 9090;
+export const TCP = 9090;
 /** Plain HTTP too; no Service knows of them. */
-const EXTRA = [8081, 8082];
+export const EXTRA = [8081, 8082];
 
 export interface EchoOptions {
   namespace?: string;
@@ -43,7 +43,7 @@ export function echoPod(name: string, { annotations = {}, labels = {}, change, n
 }
 
 /** Its service account, and its Service of both families. */
-function echoObjects(name: string, namespace = RESTRICTED): object[] {
+export function echoObjects(name: string, namespace = RESTRICTED): object[] {
   return [
     { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name, namespace } },
     {
@@ -85,12 +85,8 @@ export interface Answer {
 /** One request out of the app's container: `http://b.shop:8080/`, `tcp://10.0.0.1:9090`. */
 export async function request(mesh: Mesh, from: V1Pod, url: string, ...flags: string[]): Promise<Answer> {
   const command = ['/client', '--timeout', '3s', ...flags, url];
-  let text: string;
-  try {
-    text = await mesh.exec(from, 'app', command);
-  } catch (error) {
-    text = String(error);
-  }
+  const { stdout, stderr } = await mesh.exec(from, 'app', command);
+  const text = stdout + stderr;
   const field = (name: string) => new RegExp(`^\\[0(?: body)?\\] ${name}=(.*)$`, 'm').exec(text)?.[1];
   return {
     status: field('StatusCode') ?? reason(text),
@@ -105,4 +101,17 @@ export async function request(mesh: Mesh, from: V1Pod, url: string, ...flags: st
 function reason(text: string): string {
   const usual = ['connection refused', 'connection reset', 'i/o timeout', 'deadline exceeded', 'EOF', 'no such host'];
   return usual.find((each) => text.includes(each)) ?? text.trim();
+}
+
+/** PeerAuthentication STRICT for a namespace; returns once `outsider`, who is not of the mesh, is refused at `url`. */
+export async function requireMutualTls(mesh: Mesh, namespace: string, outsider: V1Pod, url: string): Promise<void> {
+  const metadata = { name: 'default', namespace };
+  await mesh.apply([
+    { apiVersion: 'security.istio.io/v1', kind: 'PeerAuthentication', metadata, spec: { mtls: { mode: 'STRICT' } } },
+  ]);
+  await until(
+    'in force: STRICT',
+    () => request(mesh, outsider, url),
+    ({ status }) => status !== '200',
+  );
 }

@@ -1,8 +1,8 @@
 /** A real Istio on the cluster of the tests: istiod, its injector, Envoy and, if wanted, istio-cni. */
-import { randomUUID } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { V1Pod } from '@kubernetes/client-node';
+import { parseAllDocuments } from 'yaml';
 import type { Image } from '../cluster/images/archive.ts';
 import type { ImageName } from '../cluster/images/images.ts';
 import { Mesh as Cluster, NAMESPACE } from '../cluster/mesh-pod.ts';
@@ -12,10 +12,12 @@ import { until } from '../cluster/pods.ts';
 import { programs } from '../cluster/programs.ts';
 import { output } from '../cluster/sandbox/sandbox.ts';
 import { type Progress, stopwatch } from '../cluster/stopwatch.ts';
+import { patience } from '../support/patience.ts';
+import { type Ended, runToEnd } from '../support/process.ts';
 import { DNS, meshImages } from './images.ts';
 import { istioFiles } from './programs.ts';
 
-const SYSTEM = 'istio-system';
+export const SYSTEM = 'istio-system';
 /** Its pods are injected, and Pod Security `restricted` is enforced. */
 export const RESTRICTED = NAMESPACE;
 /** Its pods are injected and may have privileges: what Istio's own istio-init and TPROXY need. */
@@ -56,8 +58,14 @@ const BASE_VALUES: Values = {
   telemetry: { enabled: false },
 };
 
-/** Of a pod that was injected with the values of one `configure()`. */
+/** What a pod has of the values with which it was injected: from the injector's, and from those of the mesh. */
 const GENERATION = 'test.istio.io/generation';
+const GENERATION_VARIABLE = 'TEST_GENERATION';
+
+/** The templates of istiod's chart that `configure()` applies: what istiod and the API server watch. */
+const INJECTION = ['configmap', 'istiod-injector-configmap', 'mutatingwebhook'];
+
+const releaseOf = (revision?: string) => (revision === undefined ? 'istiod' : `istiod-${revision}`);
 
 const LIMIT_MS = 60_000;
 
@@ -72,7 +80,7 @@ export function startMesh(options?: MeshOptions): Promise<Mesh> {
 export class Mesh {
   readonly cluster: Cluster;
   readonly #files: string;
-  /** Of the release `istiod`, beside those of one configure(). */
+  /** Of every istiod, beside those of one configure() or revision. */
   readonly #values: Values;
   #generation = 0;
 
@@ -132,22 +140,26 @@ export class Mesh {
   /** A second istiod, for pods that are labelled `istio.io/rev` or are in a namespace that is. */
   async installRevision(revision: string, values: Values): Promise<void> {
     const all = merged(this.#values, values, { revision });
-    const name = `istiod-${revision}`;
+    const name = releaseOf(revision);
     await this.helm('install', name, this.chart('istio-control/istio-discovery'), '--values', this.#write(name, all));
     await this.rolledOut(SYSTEM, `deployment/${name}`);
   }
 
-  /** Changes istiod's values, beside those of the start, and waits until the injector uses them. */
-  async configure(values: Values): Promise<void> {
-    await this.#release('upgrade', values);
-    const revision = typeof values.revision === 'string' ? values.revision : undefined;
-    // Some values are of istiod's own environment.
-    await this.rolledOut(SYSTEM, `deployment/istiod${revision === undefined ? '' : `-${revision}`}`);
+  /**
+   * Changes istiod's values, beside those of the start, and waits until the injector uses them. istiod watches its
+   * ConfigMaps, so it need not start again. Values that become its own environment or flags need `installRevision`.
+   */
+  async configure(values: Values, revision?: string): Promise<void> {
+    const all = this.#next(values, revision !== undefined ? { revision } : {});
+    const [name, chart] = [releaseOf(revision), this.chart('istio-control/istio-discovery')];
+    const only = INJECTION.flatMap((template) => ['--show-only', `templates/${template}.yaml`]);
+    const text = await this.helm('template', name, chart, '--values', this.#write(name, all), ...only);
+    await this.apply(parseAllDocuments(text).map((document) => document.toJS() as object));
     await this.#injecting(revision);
   }
 
   rolledOut(namespace: string, what: string): Promise<string> {
-    return this.kubectl('rollout', 'status', '--namespace', namespace, what, `--timeout=${LIMIT_MS}ms`);
+    return this.kubectl('rollout', 'status', '--namespace', namespace, what, `--timeout=${LIMIT_MS * patience()}ms`);
   }
 
   chart(name: 'base' | 'istio-cni' | 'gateway' | 'istio-control/istio-discovery'): string {
@@ -169,7 +181,8 @@ export class Mesh {
   async apply(objects: readonly object[]): Promise<void> {
     const kubectl = (await programs(['kubectl'])).path('kubectl');
     const input = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects });
-    const words = ['apply', '--server-side', '--filename', '-'];
+    // Of two who write the same field, helm and this, the later one wins.
+    const words = ['apply', '--server-side', '--force-conflicts', '--filename', '-'];
     await output([kubectl, '--kubeconfig', this.cluster.controlPlane.kubeconfig, ...words], { input });
   }
 
@@ -178,14 +191,12 @@ export class Mesh {
     return this.kubectl('logs', '--namespace', namespace, name, '--container', container, ...words);
   }
 
-  /** Runs a command in a running container of the pod; its standard output. */
-  async exec(pod: V1Pod, container: string, command: string[]): Promise<string> {
-    const { initContainerStatuses = [], containerStatuses = [] } = pod.status ?? {};
-    const status = [...initContainerStatuses, ...containerStatuses].find(({ name }) => name === container);
-    const id = status?.containerID?.replace(/^.*:\/\//, '') ?? '';
-    const ctr = (await programs(['ctr'])).path('ctr');
-    const words = ['--namespace', 'k8s.io', 'task', 'exec', '--exec-id', randomUUID(), id, ...command];
-    return this.cluster.node.exec([ctr, ...words]);
+  /** Runs a command in a running container of the pod. */
+  async exec({ metadata }: V1Pod, container: string, command: string[]): Promise<Ended> {
+    const { name = '', namespace = '' } = metadata ?? {};
+    const kubectl = (await programs(['kubectl'])).path('kubectl');
+    const which = ['exec', '--namespace', namespace, name, '--container', container];
+    return runToEnd(kubectl, ['--kubeconfig', this.cluster.controlPlane.kubeconfig, ...which, '--', ...command]);
   }
 
   async #install(): Promise<void> {
@@ -197,7 +208,8 @@ export class Mesh {
     await admin.post('/api/v1/namespaces', { metadata: { name: OUTSIDE } });
     await this.apply(dnsObjects());
     await this.helm('install', 'istio-base', this.chart('base'));
-    await this.#release('install', {});
+    const values = this.#write('istiod', this.#next());
+    await this.helm('install', 'istiod', this.chart('istio-control/istio-discovery'), '--values', values);
   }
 
   async #ready(): Promise<void> {
@@ -206,7 +218,7 @@ export class Mesh {
     await this.#injecting();
   }
 
-  /** Waits until a new pod is injected with the latest values. */
+  /** Waits until a new pod is injected with the latest values: those of the injector and those of the mesh. */
   async #injecting(revision?: string): Promise<void> {
     const labels = { 'sidecar.istio.io/inject': 'true', ...(revision !== undefined && { 'istio.io/rev': revision }) };
     const spec = { containers: [{ name: 'app', image: 'none' }] };
@@ -214,21 +226,22 @@ export class Mesh {
       const dryRun = { namespace: OUTSIDE, body: { metadata: { name: 'probe', labels }, spec }, dryRun: 'All' };
       // The webhook is there before its server is.
       const made = await this.cluster.core.createNamespacedPod(dryRun).catch(() => undefined);
-      return made?.metadata?.annotations?.[GENERATION];
+      const all = [...(made?.spec?.initContainers ?? []), ...(made?.spec?.containers ?? [])];
+      const variables = all.find(({ name }) => name === 'istio-proxy')?.env ?? [];
+      const ofMesh = variables.find(({ name }) => name === GENERATION_VARIABLE)?.value;
+      return [made?.metadata?.annotations?.[GENERATION], ofMesh];
     };
-    await until('injected with the new values: a pod', probe, (found) => found === `${this.#generation}`, LIMIT_MS);
+    const latest = (found: unknown[]) => found.every((each) => each === `${this.#generation}`);
+    await until('injected with the new values: a pod', probe, latest, LIMIT_MS);
   }
 
-  async #release(verb: 'install' | 'upgrade', values: Values): Promise<void> {
-    const injectedAnnotations = { [GENERATION]: `${++this.#generation}` };
-    const all = merged(this.#values, values, { sidecarInjectorWebhook: { injectedAnnotations } });
-    await this.helm(
-      verb,
-      'istiod',
-      this.chart('istio-control/istio-discovery'),
-      '--values',
-      this.#write('istiod', all),
-    );
+  /** Values of the next generation. */
+  #next(...values: Values[]): Values {
+    const generation = `${++this.#generation}`;
+    return merged(this.#values, ...values, {
+      sidecarInjectorWebhook: { injectedAnnotations: { [GENERATION]: generation } },
+      meshConfig: { defaultConfig: { proxyMetadata: { [GENERATION_VARIABLE]: generation } } },
+    });
   }
 
   #write(name: string, values: Values): string {
