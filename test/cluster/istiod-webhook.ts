@@ -1,4 +1,13 @@
-/** A mutating webhook that does to pods what istiod's does, but for certificates, probes and metrics. */
+/**
+ * A stand-in for istiod: a mutating webhook that adds istio-init or istio-validation and istio-proxy to pods. It leaves out
+ * certificates, probes and metrics. test/mesh/injection.test.ts and template.test.ts test what istiod itself makes of pods.
+ *
+ * The stand-in serves two tests of the injection policy:
+ * - injection.test.ts needs an injector in four modes at the same time, one for each namespace, so that a pod and its twin
+ *   that the policy excludes are compared in one request each. An istiod has one mode until it is configured anew.
+ * - admission-cost.test.ts measures the API server with the largest pods that it takes. istiod would need a node, and would
+ *   take part of the time that is measured.
+ */
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
