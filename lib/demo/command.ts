@@ -6,8 +6,15 @@ import { Failure } from '../errors.ts';
 import { demo } from './demo.ts';
 import { runInSandbox } from './userns.ts';
 
-/** Beside the tests, whose cluster it shows. As a URL it is no import that a bundle would follow. */
+/** Beside the tests, whose cluster they show. As URLs they are no imports that a bundle would follow. */
 const CLUSTER_DEMO = new URL('../../test/cluster/demo.ts', import.meta.url);
+const MESH_DEMO = new URL('../../test/mesh/demo.ts', import.meta.url);
+
+interface Given {
+  backend?: string;
+  cluster?: boolean;
+  mesh?: boolean;
+}
 
 export function demoCommand({ io, exit }: Context): Command {
   return new Command('demo')
@@ -21,9 +28,10 @@ export function demoCommand({ io, exit }: Context): Command {
     )
     .addOption(new Option('--backend <name>', 'auto, iptables-legacy or nftables (default: auto)'))
     .option('--cluster', 'a real pod on a real node instead; in the project folder only, as root')
-    .action(async ({ backend, cluster = false }: { backend?: string; cluster?: boolean }) => {
+    .option('--mesh', 'a real Istio on that node instead; in the project folder only, as root')
+    .action(async ({ backend, cluster = false, mesh = false }: Given) => {
       const wanted = readBackend(backend);
-      if (cluster && !existsSync(CLUSTER_DEMO)) {
+      if ((cluster || mesh) && !existsSync(CLUSTER_DEMO)) {
         throw new Failure('ERR_CLUSTER', { detail: "the tests' cluster is not part of what is installed here" });
       }
       const sandbox = await runInSandbox();
@@ -36,10 +44,14 @@ export function demoCommand({ io, exit }: Context): Command {
       for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
         process.on(signal, () => process.exit(128 + constants.signals[signal]));
       }
-      if (!cluster) await demo(io, wanted);
-      else {
+      if (mesh) {
+        const { meshDemo } = (await import(MESH_DEMO.href)) as { meshDemo: typeof demo };
+        await meshDemo(io, wanted);
+      } else if (cluster) {
         const { clusterDemo } = (await import(CLUSTER_DEMO.href)) as { clusterDemo: typeof demo };
         await clusterDemo(io, wanted);
+      } else {
+        await demo(io, wanted);
       }
     });
 }

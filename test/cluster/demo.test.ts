@@ -1,4 +1,4 @@
-/** `ipnc demo --cluster`: what it shows, and what it says where it cannot. */
+/** `ipnc demo --cluster`: what it shows, and what it and `--mesh` say without what they need. */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -12,8 +12,8 @@ const NEEDS = ['addon', 'toolbox', 'iptables-legacy-save', 'nft'];
 
 const test = suite('cluster, demo');
 
-function demo(main: string, environment: NodeJS.ProcessEnv = {}): Promise<Ended> {
-  return runToEnd(process.execPath, [main, 'demo', '--cluster'], { env: { ...process.env, ...environment } });
+function demo(main: string, environment: NodeJS.ProcessEnv = {}, flag = '--cluster'): Promise<Ended> {
+  return runToEnd(process.execPath, [main, 'demo', flag], { env: { ...process.env, ...environment } });
 }
 
 test(
@@ -42,10 +42,11 @@ test(
 test(
   'without the programs of a cluster it says how to get them',
   async () => {
-    const { code, stdout, stderr } = await demo(join(ROOT, 'lib/main.ts'), { XDG_CACHE_HOME: '/nowhere' });
-    assert.equal(code, 1);
-    assert.equal(stdout, '');
-    assert.match(stderr, /not built: .*kubelet.*; run "npm run programs -- cluster"/);
+    for (const flag of ['--cluster', '--mesh']) {
+      const { code, stdout, stderr } = await demo(join(ROOT, 'lib/main.ts'), { XDG_CACHE_HOME: '/nowhere' }, flag);
+      assert.deepEqual({ code, stdout }, { code: 1, stdout: '' });
+      assert.match(stderr, /not built: .*kubelet.*; run "npm run programs -- cluster"/);
+    }
   },
   { needs: ['machine-root'] },
 );
