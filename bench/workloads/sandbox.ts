@@ -22,7 +22,7 @@ const PODS = { quick: 5, full: 20 };
 export const sandbox: Workload = {
   name: 'sandbox',
   title: 'RunPodSandbox with each source of runtime events',
-  budget: { quick: 120, full: 900 },
+  budget: { quick: 60, full: 600 },
   apart: true,
   lack: clusterLack,
   async run(bench) {

@@ -156,6 +156,14 @@ export const runOptions = {
     help: `what reports new sandboxes before the API server does: auto, ${SOURCE_NAMES.join(', ')} or off`,
     parse: choice('auto', ...SOURCE_NAMES, 'off'),
   }),
+  nriFailClosed: option({
+    flag: 'nri-fail-closed',
+    env: ['IPNC_NRI_FAIL_CLOSED'],
+    initial: 'false',
+    group: NODE,
+    help: 'whether the runtime is to refuse the sandbox of an enrolled pod whose rules cannot be installed; with NRI only',
+    parse: boolean,
+  }),
   metricsAddress: option({
     flag: 'metrics-address',
     env: ['IPNC_METRICS_ADDRESS'],

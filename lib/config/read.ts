@@ -66,6 +66,12 @@ export function readConfig({ flags, environment, read = (file) => readFileSync(f
     const wrong = `of no effect beside ${defaults.inboundPorts.field}`;
     problems.push(new ConfigError(ports.field, ports.text, wrong, 'one of the two'));
   }
+  const failClosed = find(runOptions.nriFailClosed, places);
+  const { nriFailClosed, runtimeEvents } = values as Partial<RunValues>;
+  if (nriFailClosed && runtimeEvents !== undefined && runtimeEvents !== 'nri') {
+    const wrong = `of no effect with the runtime events "${runtimeEvents}"`;
+    problems.push(new ConfigError(failClosed?.field ?? DEFAULT, failClosed?.text, wrong, '--runtime-events nri'));
+  }
   if (problems.length > 0) throw new ConfigErrors(problems);
   return { ...(values as RunValues), redirect: defaults };
 }

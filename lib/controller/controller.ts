@@ -254,8 +254,12 @@ export class Controller {
         const { sandboxId: sandbox, netnsPath: netns } = hint;
         const source = this.#options.runtime?.source;
         this.#options.log.debug({ pod: `${namespace}/${name}`, source, sandbox, netns }, 'told of a sandbox');
-        entry.hint?.proceed?.();
+        entry.hint?.proceed?.('the runtime reported another sandbox of the pod');
         entry.hint = hint;
+        // The queue may be waiting for the API server, and the runtime does not wait for that.
+        const { enroll } = this.#options.reconciler.decide(entry.pod, this.#namespaces.get(namespace));
+        if (enroll) hint.enrolled?.();
+        else hint.proceed?.();
         this.#queue.add(uid);
       }
     }
@@ -277,15 +281,15 @@ export class Controller {
         .reconcile(task)
         // What may heal is not written there: the pod's gate would give up on it.
         .catch(async (error: unknown) => {
-          hint?.proceed?.();
+          hint?.proceed?.(asFailure(error).message);
           // A mark that fails is what is tried again, and the rest with it.
           if (asFailure(error).retry === 'no') await marker.mark(markedPod(pod), failed(error));
           throw error;
         });
+      // Nothing was to be installed, or nothing can be installed yet: the pod's gate waits, the runtime need not wait.
+      hint?.proceed?.(outcome.result === 'waiting' ? outcome.message : undefined);
       if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
     } finally {
-      // Nothing was to be installed, or nothing can be installed yet: the pod's gate waits, the runtime need not wait.
-      hint?.proceed?.();
       // The pod was deleted meanwhile. Both have noted something of it after they were told to forget it.
       if (!this.#entries.has(uid)) {
         marker.forget(uid);

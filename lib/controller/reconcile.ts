@@ -7,7 +7,7 @@
 import type { RunConfig } from '../config/read.ts';
 import { asFailure, Failure } from '../errors.ts';
 import { waitsForMark } from '../istio/containers.ts';
-import { decide, type SkipReason } from '../istio/enrolment.ts';
+import { type Decision, decide, type SkipReason } from '../istio/enrolment.ts';
 import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import type { RedirectSpec } from '../istio/redirect.ts';
 import { runtimeUid } from '../kube/pods.ts';
@@ -96,23 +96,26 @@ export class Reconciler {
     this.#planner = new Planner(options.config, options.probe);
   }
 
+  /** Whether the pod is enrolled, as far as is known of it. */
+  decide(pod: PodRecord, namespace: NamespaceRecord | undefined): Decision {
+    const { config } = this.#options;
+    const self = { namespace: config.podNamespace ?? '', name: config.podName ?? '' };
+    return decide(pod, namespace, { ...config, self });
+  }
+
   /**
    * Rejects with Failure. In the pod the rules are then installed or rolled back, and half of them only after
    * ERR_ROLLBACK; the mark may be missing.
    */
   async reconcile(task: Task): Promise<Outcome> {
-    const { config, marker, bootId } = this.#options;
+    const { marker, bootId } = this.#options;
     const { pod, namespace } = task;
     const watch = new Stopwatch();
 
-    const self = { namespace: config.podNamespace ?? '', name: config.podName ?? '' };
-    const decision = decide(pod, namespace, { ...config, self });
+    const decision = this.decide(pod, namespace);
     watch.lap('decide');
     if (decision.enroll === undefined) return { result: 'waiting', reason: decision.wait, message: decision.message };
-    if (!decision.enroll) {
-      task.hint?.proceed?.();
-      return this.#skip(task, decision);
-    }
+    if (!decision.enroll) return this.#skip(task, decision);
 
     const planned = this.#planner.plan(pod);
     watch.lap('plan');

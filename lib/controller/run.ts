@@ -90,9 +90,10 @@ function kubeConfig(file: string | undefined): KubeConfig {
   return config;
 }
 
-function eventsOf({ runtimeEvents: wanted }: RunConfig, options: RuntimeEventsOptions): RuntimeEvents | undefined {
+function eventsOf(config: RunConfig, options: RuntimeEventsOptions): RuntimeEvents | undefined {
+  const { runtimeEvents: wanted, nriFailClosed: failClosed } = config;
   if (wanted === 'off') return undefined;
-  return new RuntimeEvents({ ...options, sources: sourcesFor(wanted) });
+  return new RuntimeEvents({ ...options, failClosed, sources: sourcesFor(wanted) });
 }
 
 /** Aborts a while after `signal` did. */

@@ -19,6 +19,8 @@ export interface RuntimeEventsOptions {
   netnsFolder?: string;
   /** Where the node's files are, as this process sees them; see onNode(). */
   hostRoot?: string;
+  /** See Runtime. False if absent. */
+  failClosed?: boolean;
   /** Those that may be used, in this order; all of them if absent. */
   sources?: readonly EventSource[];
   signal: AbortSignal;
@@ -95,9 +97,10 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
 
   /** Chooses a source, and follows it until its connection ends. Rejects with the reason of the end. */
   async #connect(): Promise<void> {
-    const { cri, criSocket, netnsFolder = NETNS_FOLDER, hostRoot = '', sources = SOURCES, signal } = this.#options;
+    const { cri, criSocket, netnsFolder = NETNS_FOLDER, hostRoot = '', failClosed = false } = this.#options;
+    const { sources = SOURCES, signal } = this.#options;
     const version = await cri.version(signal);
-    const runtime: Runtime = { cri, version, criSocket, netnsFolder, hostRoot };
+    const runtime: Runtime = { cri, version, criSocket, netnsFolder, hostRoot, failClosed };
     const end = new AbortController();
     const ending = AbortSignal.any([signal, end.signal]);
     try {

@@ -11,11 +11,14 @@ export interface SandboxHint {
   justMade?: boolean;
   /** The pod's addresses in the sandbox. Absent or empty if the source does not know them. */
   ips?: readonly string[];
+  /** To be called if the pod is enrolled, before `proceed`. */
+  enrolled?: () => void;
   /**
    * The runtime waits for this call before it goes on with the pod, but for a limited time. To be called once nothing
-   * has to be installed any more; further calls do nothing.
+   * has to be installed any more, or with the reason why the rules of an enrolled pod are not installed. Further calls
+   * do nothing.
    */
-  proceed?: () => void;
+  proceed?: (problem?: string) => void;
 }
 
 /** Many times the sandboxes that a node runs. */

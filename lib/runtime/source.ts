@@ -15,6 +15,8 @@ export interface Runtime {
   netnsFolder: string;
   /** Where the node's files are, as this process sees them; see onNode(). */
   hostRoot: string;
+  /** The runtime is to refuse the sandbox of an enrolled pod whose rules are not installed. Only NRI can do that. */
+  failClosed?: boolean;
 }
 
 export interface Reporter {

@@ -1,6 +1,6 @@
 /** The node's controller, when it or what it depends on is killed, stopped or lied to. */
 import assert from 'node:assert/strict';
-import { readFileSync, renameSync } from 'node:fs';
+import { renameSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { V1Pod } from '@kubernetes/client-node';
 import { NETNS } from '../../lib/kube/status.ts';
@@ -42,6 +42,7 @@ test.before.each(async () => {
 });
 test.after.each(() => {
   for (const thaw of frozen) thaw();
+  frozen.clear();
 });
 test.after(async () => {
   await controller?.stop();
@@ -67,21 +68,11 @@ function becomesRight(of: V1Pod): Promise<boolean> {
 /** What lets go on again what was stopped. */
 const frozen = new Set<() => void>();
 
-/** Stops a program of the cluster, and returns what lets it go on. Its nsenter, our child, stops when it does. */
+/** Stops a program of the cluster, and returns what lets it go on. */
 function freeze(program: string): () => void {
-  const childrenOf = (pid: number) =>
-    readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
-  const isIts = (pid: number) =>
-    readFileSync(`/proc/${pid}/cmdline`, 'utf8')
-      .split('\0')
-      .some((word) => word.endsWith(`/${program}`));
-  const enter = childrenOf(process.pid).find(isIts) ?? 0;
-  const [inside = 0] = childrenOf(enter);
-  process.kill(inside, 'SIGSTOP');
-  const thaw = () => {
-    if (!frozen.delete(thaw)) return;
-    for (const pid of [inside, enter]) process.kill(pid, 'SIGCONT');
-  };
+  const { controlPlane, node } = mesh;
+  const service = (controlPlane.services.get(program) ?? node.services.get(program)) as Service;
+  const thaw = service.freeze();
   frozen.add(thaw);
   return thaw;
 }

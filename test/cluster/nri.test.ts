@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
-import { existsSync, watch } from 'node:fs';
+import { existsSync, renameSync, watch } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { examine } from '../../lib/observe/doctor.ts';
@@ -14,11 +14,14 @@ import { launch } from '../support/process.ts';
 import { ControllerProcess } from './controller-process.ts';
 import { meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { until } from './pods.ts';
+import type { Service } from './sandbox/service.ts';
 import { SandboxStarts } from './sandbox-starts.ts';
 
 const SLOW = { timeoutMs: 600_000 };
 /** More for numbers that are to be quoted. */
 const RUNS = Number(process.env.IPNC_RUNTIME_RUNS ?? 5);
+/** Pods that start at once while the controller is stopped. */
+const CROWD = Number(process.env.IPNC_NRI_CROWD ?? 6);
 /** What the runtime waits for at most, and then it drops the plugin. */
 const RUNTIMES_LIMIT_MS = 2000;
 
@@ -38,9 +41,28 @@ test.after(async () => {
   await starts?.[Symbol.asyncDispose]();
 });
 
-function byNri(): Promise<ControllerProcess> {
+function byNri(...flags: string[]): Promise<ControllerProcess> {
   const { node, kubeconfig } = starts.mesh;
-  return ControllerProcess.start(node, kubeconfig, '--runtime-events', 'nri');
+  return ControllerProcess.start(node, kubeconfig, '--runtime-events', 'nri', ...flags);
+}
+
+/** The controller has a connection to the runtime. */
+async function connected(): Promise<void> {
+  await until(
+    'the source is NRI',
+    () => controller.metric('runtime_event_source{source="nri"}'),
+    (value) => value === 1,
+  );
+}
+
+/** Until the controller has done its work for each pod whose name begins so. */
+async function initialized(prefix: string, count: number): Promise<void> {
+  await until(
+    `initialized: ${count} of ${prefix}`,
+    async () => [...(await controller.pods()).values()],
+    (pods) =>
+      pods.filter(({ name, state }) => name.startsWith(`${prefix}-`) && state === 'initialized').length === count,
+  );
 }
 
 /** An install that takes as long after the controller heard of the sandbox: longer than containerd takes to return then. */
@@ -126,42 +148,93 @@ test(
 );
 
 test(
-  'a controller that is stopped delays one sandbox by the limit of the runtime, and no other',
+  'the API server hangs: the rules of a pod that it has shown are in all the same',
   async () => {
-    controller.signal('SIGSTOP');
-    const first = await starts.start(plainPod('first'));
-    const second = await starts.start(plainPod('second'));
-    assert.ok(first.took >= RUNTIMES_LIMIT_MS, `${first.took} ms: the runtime did not wait for it`);
-    assert.ok(first.took < 2 * RUNTIMES_LIMIT_MS * patience(), `${first.took} ms`);
-    assert.ok(second.took < first.took / 2, `${second.took} ms`);
-    controller.signal('SIGCONT');
-    // It registers again.
-    await until(
-      'the source is NRI again',
-      () => controller.metric('runtime_event_source{source="nri"}'),
-      (value) => value === 1,
-    );
-    const after = await starts.start(meshPod('after'), controller);
-    assert.equal(after.ruled, true);
-    for (const each of [first, second, after]) await starts.end(each);
+    const apiServer = starts.mesh.controlPlane.services.get('kube-apiserver') as Service;
+    let thaw = () => {};
+    try {
+      const started = await starts.start(meshPod('unmarked'), controller, () => {
+        thaw = apiServer.freeze();
+      });
+      assert.equal(started.ruled, true, `RunPodSandbox took ${started.took} ms`);
+      thaw();
+      await initialized('unmarked', 1);
+      await starts.end(started);
+    } finally {
+      thaw();
+    }
   },
   SLOW,
 );
 
 test(
-  'a controller that is killed delays nobody, and the next one finds the pods that came meanwhile',
+  'containerd is killed and comes back: the controller registers again',
+  async () => {
+    const containerd = starts.mesh.node.services.get('containerd') as Service;
+    await containerd.kill();
+    containerd.start();
+    await connected();
+    const started = await starts.start(meshPod('again'), controller);
+    assert.equal(started.ruled, true);
+    await starts.end(started);
+  },
+  SLOW,
+);
+
+test(
+  'a controller that is stopped delays no sandbox longer than the runtime waits once',
+  async () => {
+    controller.signal('SIGSTOP');
+    const crowd = Array.from({ length: CROWD }, () => starts.start(plainPod('crowd')));
+    const all = await Promise.all(crowd);
+    const longest = Math.max(...all.map(({ took }) => took));
+    assert.ok(longest >= RUNTIMES_LIMIT_MS, `${longest} ms: the runtime did not wait`);
+    assert.ok(longest < 2 * RUNTIMES_LIMIT_MS * patience(), `${longest} ms`);
+    const enrolled = await starts.start(meshPod('late'));
+    assert.ok(enrolled.took < RUNTIMES_LIMIT_MS * patience(), `${enrolled.took} ms: it was not dropped`);
+    assert.equal(enrolled.ruled, false);
+    controller.signal('SIGCONT');
+    await connected();
+    await initialized('late', 1);
+    const after = await starts.start(meshPod('after'), controller);
+    assert.equal(after.ruled, true);
+    for (const each of [...all, enrolled, after]) await starts.end(each);
+  },
+  SLOW,
+);
+
+test(
+  'a controller that is killed delays nobody; the next one waits for the socket, and finds the pods that came meanwhile',
   async () => {
     await controller.stop('SIGKILL');
     const alone = await starts.start(meshPod('alone'));
     assert.equal(alone.ruled, false);
     assert.ok(alone.took < RUNTIMES_LIMIT_MS * patience(), `${alone.took} ms`);
-    controller = await byNri();
-    await until(
-      'initialized: the pod of meanwhile',
-      () => controller.pods(),
-      (pods) => [...pods.values()].some(({ name, state }) => name.startsWith('alone-') && state === 'initialized'),
-    );
+    const socket = starts.mesh.node.path('/run/nri/nri.sock');
+    renameSync(socket, `${socket}.away`);
+    controller = await byNri('--nri-fail-closed');
+    assert.equal(controller.lines.find(({ msg }) => msg === 'started')?.events, 'none');
+    renameSync(`${socket}.away`, socket);
+    await connected();
+    await initialized('alone', 1);
     await starts.end(alone);
+  },
+  SLOW,
+);
+
+test(
+  'failing closed: the runtime refuses an enrolled pod whose rules cannot be installed, and no other',
+  async () => {
+    const invalid = { annotations: { 'pod-network-controller.istio.io/envoy-port': 'many' } };
+    await assert.rejects(
+      starts.start(meshPod('refused', invalid), controller),
+      /no redirect rules for the pod: .*envoy-port.*many/,
+    );
+    const web = await starts.start(meshPod('web'), controller);
+    assert.equal(web.ruled, true);
+    const plain = await starts.start(plainPod('plain', invalid), controller);
+    assert.equal(plain.ruled, false);
+    for (const each of [web, plain]) await starts.end(each);
   },
   SLOW,
 );

@@ -43,8 +43,11 @@ export class SandboxStarts {
     return `${prefix}-${this.#made}`;
   }
 
-  /** Creates the pod, waits until `controller` knows it, and makes its sandbox. Rejects if RunPodSandbox fails. */
-  async start(body: V1Pod, controller?: ControllerProcess): Promise<Started> {
+  /**
+   * Creates the pod, waits until `controller` knows it, calls `prepare`, and makes its sandbox. Rejects if RunPodSandbox
+   * fails.
+   */
+  async start(body: V1Pod, controller?: ControllerProcess, prepare: () => void = () => {}): Promise<Started> {
     const { core, node } = this.mesh;
     const name = this.next(body.metadata?.name ?? '');
     this.#made++;
@@ -61,6 +64,7 @@ export class SandboxStarts {
       );
     }
     const pod = { uid: created.metadata?.uid ?? '', namespace: NAMESPACE, name };
+    prepare();
     const began = performance.now();
     const sandbox = await this.driver.run(pod);
     const took = performance.now() - began;

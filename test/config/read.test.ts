@@ -40,6 +40,11 @@ function problems(given: Given): string[] {
   return [];
 }
 
+test('NRI fails closed if both options say so', () => {
+  const flags = { 'runtime-events': 'nri', 'nri-fail-closed': 'true' };
+  assert.equal(config({ flags }).nriFailClosed, true);
+});
+
 test('without anything but a node', () => {
   assert.deepEqual(config({}), {
     nodeName: 'node-1',
@@ -53,6 +58,7 @@ test('without anything but a node', () => {
     concurrency: 8,
     hostRoot: '/',
     runtimeEvents: 'auto',
+    nriFailClosed: false,
     metricsAddress: { host: undefined, port: 9464 },
     healthAddress: { host: undefined, port: 9465 },
     httpHosts: [],
@@ -92,6 +98,7 @@ const read: Record<string, [text: string, key: keyof RunConfig, value: unknown][
   ],
   'host-root': [['/host', 'hostRoot', '/host']],
   'runtime-events': [['cri', 'runtimeEvents', 'cri']],
+  'nri-fail-closed': [['false', 'nriFailClosed', false]],
   'metrics-address': [
     ['127.0.0.1:1', 'metricsAddress', { host: '127.0.0.1', port: 1 }],
     ['[::1]:65535', 'metricsAddress', { host: '::1', port: 65535 }],
@@ -246,6 +253,11 @@ const bad: [given: Given, ...says: string[]][] = [
     { flags: { 'runtime-events': 'ebpf' } },
     '--runtime-events: "ebpf": not a known value; expected one of auto, containerd, nri, cri, inotify, off',
   ],
+  [
+    { flags: { 'nri-fail-closed': 'true' } },
+    '--nri-fail-closed: "true": of no effect with the runtime events "auto"; expected --runtime-events nri',
+  ],
+  [{ flags: { 'nri-fail-closed': 'maybe' } }, '--nri-fail-closed: "maybe": not a boolean'],
   [{ flags: { 'metrics-address': '9464' } }, '--metrics-address: "9464": not an address to listen on'],
   [{ flags: { 'metrics-address': ':65536' } }, '--metrics-address: ":65536": not an address'],
   [{ flags: { 'metrics-address': ':0' } }, '--metrics-address: ":0": not an address'],

@@ -22,6 +22,7 @@ async function connected(
   onHint: (hint: SandboxHint) => void,
   use: (runtime: NriRuntime, events: RuntimeEvents) => Promise<void>,
   prepare: (runtime: NriRuntime) => void = () => {},
+  failClosed = false,
 ): Promise<void> {
   const hostRoot = join(folder, `${made++}`);
   mkdirSync(join(hostRoot, 'run/nri'), { recursive: true });
@@ -29,7 +30,7 @@ async function connected(
   prepare(runtime);
   const cri = { version: async () => ({ runtimeName: 'cri-o', runtimeVersion: '1.36.3' }) } as unknown as Cri;
   const end = new AbortController();
-  const events = new RuntimeEvents({ cri, hostRoot, sources: sourcesFor('nri'), signal: end.signal });
+  const events = new RuntimeEvents({ cri, hostRoot, failClosed, sources: sourcesFor('nri'), signal: end.signal });
   const taking = (async () => {
     for await (const hint of events) onHint(hint);
   })();
@@ -94,13 +95,14 @@ for (const old of [false, true]) {
     await connected(
       (hint) => {
         assert.deepEqual(
-          { ...hint, proceed: undefined },
+          { ...hint, enrolled: undefined, proceed: undefined },
           {
             sandboxId: 'id-web',
             podUid: 'uid-web',
             netnsPath: '/var/run/netns/web',
             ips: ['10.244.1.2'],
             justMade: true,
+            enrolled: undefined,
             proceed: undefined,
           },
         );
@@ -147,6 +149,46 @@ test('nobody answers: the runtime waits well below its limit, and then hardly at
     },
   );
 });
+
+for (const failClosed of [false, true]) {
+  test(`a pod whose rules are not installed, fail-closed ${failClosed}`, async () => {
+    let behaves: (hint: SandboxHint) => void = () => {};
+    await connected(
+      (hint) => behaves(hint),
+      async (runtime) => {
+        const outcome = async (name: string, as: typeof behaves) => {
+          behaves = as;
+          return runtime.run(pod(name)).then(
+            () => 'runs',
+            (error: Error) => error.message,
+          );
+        };
+        const problem = 'ERR_CONFIG: no such port';
+        const refusal = (why: string) => `RunPodSandbox: no redirect rules for the pod: ${why} (code 2)`;
+        const enrolled = await outcome('enrolled', (hint) => {
+          hint.enrolled?.();
+          hint.proceed?.(problem);
+        });
+        assert.equal(enrolled, failClosed ? refusal(problem) : 'runs');
+        const other = await outcome('other', (hint) => hint.proceed?.(problem));
+        assert.equal(other, 'runs');
+        for (const name of ['late', 'late again']) {
+          const began = performance.now();
+          const late = await outcome(name, (hint) => hint.enrolled?.());
+          assert.equal(late, failClosed ? refusal('nothing was installed within 500 ms') : 'runs');
+          const took = performance.now() - began;
+          // An enrolled pod has the whole time, also after one that was late.
+          if (failClosed) assert.ok(took >= 490 && took < 1500, `${took} ms`);
+        }
+        const began = performance.now();
+        assert.equal(await outcome('unknown', () => {}), 'runs');
+        assert.ok(performance.now() - began < 400, 'a pod that may not be ours waits for the pods before it');
+      },
+      () => {},
+      failClosed,
+    );
+  });
+}
 
 test('a runtime with a short limit is answered in a quarter of it', async () => {
   await connected(

@@ -35,7 +35,7 @@ const REGISTER_MS = 1000;
 export interface PluginHandlers {
   /** Every sandbox of the runtime, after the connection. */
   onList(pods: readonly PodSandbox[]): void;
-  /** The runtime waits until it resolves. It must not reject, or the sandbox fails. */
+  /** The runtime waits until it resolves. If it rejects, the runtime refuses the sandbox with the error's message. */
   onRun(pod: PodSandbox): Promise<void>;
 }
 

@@ -1,6 +1,6 @@
 /**
  * NRI: the runtime waits in RunPodSandbox until a new sandbox has been taken care of, but for a limited time only. A pod
- * is never refused here.
+ * that is not enrolled is never refused.
  */
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -23,7 +23,7 @@ export const nri: EventSource = {
   /** containerd's own events are early enough without that, and on CRI-O nobody has measured NRI yet. */
   caution: () => 'every pod of the node would wait for the controller, so it has to be named',
 
-  async connect({ hostRoot }, signal) {
+  async connect({ hostRoot, failClosed = false }, signal) {
     const path = onNode(hostRoot, SOCKET);
     if (!existsSync(path)) throw new Error(`${path} does not exist`);
     // Only here: the command line reads the list of sources, and protobufjs takes longer to load than most verbs to run.
@@ -42,19 +42,42 @@ export const nri: EventSource = {
         onRun: async (pod) => {
           const hint = hintOf(pod);
           if (hint === undefined) return;
-          const answered = Promise.withResolvers<'answered'>();
-          report({ ...hint, justMade: true, proceed: () => answered.resolve('answered') });
-          const late = new AbortController();
-          const limit = sleep(wait, 'late' as const, { signal: late.signal }).catch(() => 'late' as const);
-          const outcome = await Promise.race([answered.promise, limit]);
-          late.abort();
-          wait = outcome === 'late' ? Math.min(IMPATIENT_MS, longest) : longest;
+          const answer = Promise.withResolvers<Answer>();
+          let enrolled = false;
+          report({
+            ...hint,
+            justMade: true,
+            enrolled: () => {
+              enrolled = true;
+            },
+            proceed: (problem) => answer.resolve({ problem }),
+          });
+          let answered = await within(wait, answer.promise);
+          const refuses = failClosed && enrolled;
+          if (answered === undefined && refuses) answered = await within(longest - wait, answer.promise);
+          wait = answered === undefined ? Math.min(IMPATIENT_MS, longest) : longest;
+          const { problem } = answered ?? { problem: `nothing was installed within ${longest} ms` };
+          if (refuses && problem !== undefined) throw new Error(`no redirect rules for the pod: ${problem}`);
         },
       });
       throw new Error(await plugin.closed);
     };
   },
 };
+
+interface Answer {
+  /** Why the rules are not installed. */
+  problem: string | undefined;
+}
+
+/** Undefined if there is no answer by then. */
+async function within(ms: number, answer: Promise<Answer>): Promise<Answer | undefined> {
+  const answered = new AbortController();
+  const limit = sleep(ms, undefined, { signal: answered.signal }).catch(() => undefined);
+  const first = await Promise.race([answer, limit]);
+  answered.abort();
+  return first;
+}
 
 /** Undefined on the node's network, as far as the runtime shows it: CRI-O names a path for such a pod too. */
 function hintOf({ id, uid, linux, ips }: PodSandbox): SandboxHint | undefined {

@@ -20,6 +20,8 @@ export interface Service {
   kill(signal?: NodeJS.Signals): Promise<void>;
   /** Starts it again, as it was. */
   start(): void;
+  /** Stops it, and returns what lets it go on; calling that again does nothing. */
+  freeze(): () => void;
 }
 
 export interface Launcher {
@@ -80,6 +82,16 @@ function startService(sandbox: Sandbox, name: string, argv: string[], env: NodeJ
         if (isOver(began, limitMs)) throw complain(`is not ready after ${limitMs / 1000} s`);
         await sleep(POLL_MS);
       }
+    },
+    freeze() {
+      const inside = pid();
+      process.kill(inside, 'SIGSTOP');
+      let stopped = true;
+      return () => {
+        // nsenter stops itself with a program that is stopped.
+        if (stopped) for (const each of [inside, child.pid ?? 0]) process.kill(each, 'SIGCONT');
+        stopped = false;
+      };
     },
     async kill(signal = 'SIGKILL') {
       if (ended()) return;
