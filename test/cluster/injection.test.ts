@@ -11,6 +11,7 @@ import { toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
 import { suite } from '../suite.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
 import { fixture } from '../support/pods.ts';
+import { type CONSTRAINTS, refusals } from '../support/scc.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
 import { injection, istioContainers, startIstiod, volumesOf } from './istiod-webhook.ts';
 import { until } from './pods.ts';
@@ -319,6 +320,115 @@ test("the pod's user and group where the proxy has none, and not where there is 
   assert.deepEqual(idsOf(await gated('bare', ofPod(body))), [3001, 3002]);
   assert.deepEqual(idsOf(await gated('bare', ofPod(annotated({ [INITIALIZE]: 'true' })))), [1337, 1337]);
 });
+
+/** OpenShift sets what the application leaves open. */
+const onOpenShift = (made: V1Pod) =>
+  changed(made, (spec) => {
+    delete spec.securityContext;
+    for (const { name, securityContext } of spec.containers) if (name === 'web') delete securityContext?.runAsUser;
+  });
+
+const RANGE = { 'openshift.io/sa.scc.uid-range': '1000660000/10000' };
+/** What Istio gives its proxy in a namespace with that range. */
+const LAST = 1000669999;
+const ofUid = (uid: number) =>
+  onOpenShift(
+    ofProxy(
+      (proxy) => Object.assign(proxy.securityContext ?? {}, { runAsUser: uid, runAsGroup: uid }),
+      ofInit(
+        (init) => Object.assign(init, { args: init.args?.map((word) => (word === '1337' ? `${uid}` : word)) ?? [] }),
+        injected(),
+      ),
+    ),
+  );
+const userNamespace = (made: V1Pod) => changed(made, (spec) => Object.assign(spec, { hostUsers: false }));
+const early = () => onOpenShift(annotated({ [INITIALIZE]: 'true' }));
+
+/** `refused`: by the constraints, and why; absent if they admit the pod with its gate. */
+const constraints: {
+  by: keyof typeof CONSTRAINTS;
+  what: string;
+  body: () => V1Pod;
+  namespace?: string;
+  annotations?: Record<string, string>;
+  refused?: RegExp;
+}[] = [
+  { by: 'restricted-v2', what: 'the last uid of the range', body: () => ofUid(LAST), annotations: RANGE },
+  {
+    by: 'restricted-v2',
+    what: 'the last uid of the range, written as both ends',
+    body: () => ofUid(LAST),
+    annotations: { 'openshift.io/sa.scc.uid-range': '1000660000-1000669999' },
+  },
+  {
+    by: 'restricted-v2',
+    what: 'one more than the last uid',
+    body: () => ofUid(LAST + 1),
+    annotations: RANGE,
+    refused: /^pod-network-gate: user 1000670000 is not from 1000660000 to 1000669999/,
+  },
+  {
+    by: 'restricted-v2',
+    what: 'a namespace without a range',
+    body: () => ofUid(LAST),
+    refused: /^the namespace has no/,
+  },
+  { by: 'nonroot-v2', what: 'uid 1337', body: () => ofUid(1337), annotations: RANGE },
+  { by: 'nonroot-v2', what: 'uid 1337 in a namespace without a range', body: () => ofUid(1337) },
+  { by: 'restricted-v3', what: 'uid 1337 in a user namespace', body: () => userNamespace(ofUid(1337)) },
+  {
+    by: 'restricted-v3',
+    what: 'uid 1337 without a user namespace',
+    body: () => ofUid(1337),
+    refused: /^the pod has no user namespace/,
+  },
+  {
+    by: 'restricted-v3',
+    what: 'a uid of the range',
+    body: () => userNamespace(ofUid(LAST)),
+    annotations: RANGE,
+    refused: /^pod-network-gate: user 1000669999 is not from 1000 to 65534/,
+  },
+  { by: 'nonroot-v2', what: "an early gate by the pod's annotation", body: early, annotations: RANGE },
+  {
+    by: 'nonroot-v2',
+    what: "an early gate by the namespace's annotation",
+    body: () => onOpenShift(app()),
+    namespace: 'wanted',
+    annotations: RANGE,
+  },
+  // Limitations of gates that the policy adds before a webhook names the proxy's uid, and of anyuid: docs/install.md.
+  {
+    by: 'restricted-v2',
+    what: "an early gate by the pod's annotation",
+    body: early,
+    annotations: RANGE,
+    refused: /^pod-network-gate: user 1337 is not from 1000660000 to 1000669999$/,
+  },
+  {
+    by: 'restricted-v2',
+    what: "an early gate by the namespace's annotation",
+    body: () => onOpenShift(app()),
+    namespace: 'wanted',
+    annotations: RANGE,
+    refused: /^pod-network-gate: user 1337 is not from 1000660000 to 1000669999$/,
+  },
+  {
+    by: 'anyuid',
+    what: 'uid 1337',
+    body: () => ofUid(1337),
+    refused: /^pod-network-gate: seccomp RuntimeDefault may not be set$/,
+  },
+];
+for (const { by, what, body, namespace = 'bare', annotations = {}, refused } of constraints) {
+  test(`OpenShift's ${by} ${refused ? 'refuses' : 'admits'} a pod with its gate: ${what}`, async () => {
+    const made = await gated(namespace, body());
+    // The API server mounts the account's token later than the constraints are asked.
+    const found = refusals(by, made, annotations);
+    if (refused === undefined) assert.deepEqual(found, []);
+    else assert.match(found.join('; '), refused);
+  });
+}
 
 const capabilities = (...add: string[]) => ({ capabilities: { drop: ['ALL'], add } });
 
