@@ -137,20 +137,26 @@ test(
       await sleep(pick([0, 500, 3000]));
       await startController();
     };
-    faults['gate killed'] = async () => {
-      for (let look = 0; look < 200; look++) {
-        const [gate] = processes((words) => words[0] === MOUNTED_GATE);
-        if (gate !== undefined) {
-          try {
-            process.kill(gate, 'SIGKILL');
-          } catch {
-            // It has ended meanwhile.
+    for (const [what, signal] of [
+      ['killed', 'SIGKILL'],
+      // It goes on by itself.
+      ['stopped', 'SIGSTOP'],
+    ] as const) {
+      faults[`gate ${what}`] = async () => {
+        for (let look = 0; look < 200; look++) {
+          const [gate] = processes((words) => words[0] === MOUNTED_GATE && (what === 'killed' || words.includes('--')));
+          if (gate !== undefined) {
+            try {
+              process.kill(gate, signal);
+            } catch {
+              // It has ended meanwhile.
+            }
+            return;
           }
-          return;
+          await sleep(5);
         }
-        await sleep(5);
-      }
-    };
+      };
+    }
     await startController();
     for (let batch = 0; (counts.starts ?? 0) < STARTS; batch++) {
       const names = Array.from({ length: BATCH }, (_, at) => `p${batch}-${at}`);

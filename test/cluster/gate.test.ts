@@ -29,8 +29,9 @@ test.after.each(async () => {
 });
 test.after(() => mesh?.stop());
 
-async function startController(): Promise<void> {
-  controller = await ControllerProcess.start(mesh.node, mesh.kubeconfig, '--resync', '1s');
+async function startController(...flags: string[]): Promise<ControllerProcess> {
+  controller = await ControllerProcess.start(mesh.node, mesh.kubeconfig, '--resync', '1s', ...flags);
+  return controller;
 }
 
 function create(body: V1Pod): Promise<V1Pod> {
@@ -78,6 +79,27 @@ for (const [index, [what, options]] of Object.entries(kinds).entries()) {
 }
 
 test(
+  'with --marks failures a pod gets through without a mark and without an Event',
+  async () => {
+    await startController('--marks', 'failures');
+    const running = await becomes(await create(gatedPod('unmarked')), 'ready', isReady);
+    assert.match(gateOf(running)?.state?.terminated?.message ?? '', OPEN);
+    await mesh.expectCaptured(running, peer);
+    assert.equal((await controller?.pods())?.get('unmarked')?.state, 'initialized');
+    await controller?.stop();
+    assert.deepEqual(
+      Object.values(await mesh.marks(running)).filter((mark) => mark !== undefined),
+      [],
+    );
+    assert.deepEqual(
+      (await mesh.events(running)).filter((event) => event.includes('Initialized')),
+      [],
+    );
+  },
+  SLOW,
+);
+
+test(
   'without its controller it waits and says so where "kubectl describe" shows it; with one again it goes on',
   async () => {
     const made = await create(gatedPod('waits', { gate: ['--timeout', '4s'] }));
@@ -92,9 +114,11 @@ test(
     );
     assert.match(ended?.message ?? '', /Is istio-pod-network-controller running on this node/);
     assert.deepEqual([...new Set(after(told))], ['waiting']);
-    await startController();
+    const again = await startController();
     const running = await becomes(made, 'ready', isReady);
     assert.match(gateOf(running)?.state?.terminated?.message ?? '', OPEN);
+    const { text } = await again.get('/metrics');
+    assert.match(text, /^istio_pod_network_controller_gate_failures_total\{reason="controller-away"\} 1$/m);
     await mesh.expectCaptured(running, peer);
   },
   SLOW,
