@@ -27,7 +27,7 @@ let mesh: Mesh;
 let peer: V1Pod;
 
 test.before(async () => {
-  mesh = await Mesh.start(['toolbox', NAME]);
+  mesh = await Mesh.start(['toolbox', NAME, 'pod-network-gate']);
   await mesh.admin.post('/api/v1/namespaces', { metadata: { name: SYSTEM } });
   await kubectl('apply', '--filename', CRDS);
   await kubectl('wait', '--for=condition=Established', '--filename', CRDS);
@@ -51,7 +51,16 @@ function release(verb: string, ...args: string[]): Promise<string> {
 function install(verb: 'install' | 'upgrade', ...set: string[]): Promise<string> {
   const [repository, tag] = imageName(NAME).split(':');
   // The proxy of these pods is no Istio's, which a gate in the sidecar would wait for.
-  const image = [`image.repository=${repository}`, `image.tag=${tag}`, 'image.pullPolicy=Never', 'injection.wait=init'];
+  const [gate, gateTag] = imageName('pod-network-gate').split(':');
+  const image = [
+    ...[
+      `image.repository=${repository}`,
+      `image.tag=${tag}`,
+      `gateImage.repository=${gate}`,
+      `gateImage.tag=${gateTag}`,
+    ],
+    ...['image.pullPolicy=Never', 'injection.wait=init'],
+  ];
   const values = [...image, 'config.resync=1s', ...set].flatMap((each) => ['--set', each]);
   return release(verb, CHART, '--wait', '--timeout', '90s', ...values);
 }

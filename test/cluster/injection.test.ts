@@ -197,7 +197,7 @@ test('what istiod injects is replaced, and all of it that is not privileged stay
   assert.deepEqual(names(made), ['pod-network-gate', 'istio-proxy']);
   assert.deepEqual(gateOf(made), {
     name: 'pod-network-gate',
-    image: 'example.com/ipnc:test',
+    image: 'example.com/ipnc-gate:test',
     imagePullPolicy: 'IfNotPresent',
     command: [GATE],
     args: init.args,
@@ -782,7 +782,7 @@ test('ephemeral containers are not read', async () => {
 async function applyAnew(name: string, ...values: string[]): Promise<void> {
   await applyPolicy(controlPlane, TEMPLATE, ...values, `image.repository=example.com/${name}`, 'image.tag=test');
   const probe = () => create('shop', annotated({ [INITIALIZE]: 'true' }));
-  const inForce = ({ spec }: V1Pod) => spec?.initContainers?.[0]?.image === `example.com/${name}:test`;
+  const inForce = ({ spec }: V1Pod) => spec?.initContainers?.[0]?.image === `example.com/${name}-gate:test`;
   await until(`in force: ${name}`, probe, inForce);
 }
 

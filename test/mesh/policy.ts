@@ -8,7 +8,7 @@ import { type Mesh, RESTRICTED } from './mesh.ts';
 /** Applies it and waits until it changes pods. The node must have the image pod-network-gate. */
 export async function usePolicy(mesh: Mesh, ...values: string[]): Promise<void> {
   const [repository, tag] = imageName('pod-network-gate').split(':');
-  const image = [`image.repository=${repository}`, `image.tag=${tag}`, 'image.pullPolicy=Never'];
+  const image = [`gateImage.repository=${repository}`, `gateImage.tag=${tag}`, 'image.pullPolicy=Never'];
   await applyPolicy(mesh.cluster.controlPlane, 'templates/injection-policy.yaml', ...image, ...values);
   const body = echoPod('probe', { change: (spec) => Object.assign(spec, { serviceAccountName: 'default' }) });
   const probe = async () => {
