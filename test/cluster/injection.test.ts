@@ -391,9 +391,10 @@ const constraints: {
   },
   { by: 'nonroot-v2', what: "an early gate by the pod's annotation", body: early, annotations: RANGE },
   {
-    by: 'nonroot-v2',
-    what: "an early gate by the namespace's annotation",
-    body: () => onOpenShift(app()),
+    by: 'restricted-v2',
+    what: "a gate added before a proxy, by the namespace's annotation",
+    body: () =>
+      changed(ofUid(LAST), (spec) => Object.assign(spec, { initContainers: spec.initContainers?.slice(1) ?? [] })),
     namespace: 'wanted',
     annotations: RANGE,
   },
@@ -402,14 +403,6 @@ const constraints: {
     by: 'restricted-v2',
     what: "an early gate by the pod's annotation",
     body: early,
-    annotations: RANGE,
-    refused: /^pod-network-gate: user 1337 is not from 1000660000 to 1000669999$/,
-  },
-  {
-    by: 'restricted-v2',
-    what: "an early gate by the namespace's annotation",
-    body: () => onOpenShift(app()),
-    namespace: 'wanted',
     annotations: RANGE,
     refused: /^pod-network-gate: user 1337 is not from 1000660000 to 1000669999$/,
   },
