@@ -22,8 +22,8 @@ test.after(() => {
   for (const victim of victims) victim.kill('SIGKILL');
 });
 
-async function startVictim(): Promise<{ victim: ChildProcess; testimony: Testimony }> {
-  const victim = launch(process.execPath, [join(import.meta.dirname, 'fixtures/victim.ts')], {
+async function startVictim(...words: string[]): Promise<{ victim: ChildProcess; testimony: Testimony }> {
+  const victim = launch(process.execPath, [join(import.meta.dirname, 'fixtures/victim.ts'), ...words], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   victims.push(victim);
@@ -34,10 +34,10 @@ async function startVictim(): Promise<{ victim: ChildProcess; testimony: Testimo
 }
 
 test(
-  'a cluster goes with the process that started it, however that ends',
+  'a cluster goes with the process that started it, however that ends, and with a program that was stopped',
   async () => {
     const before = census();
-    const { victim, testimony } = await startVictim();
+    const { victim, testimony } = await startVictim('frozen');
     assert.ok(census(testimony).processes?.length);
     const ended = now();
     victim.kill('SIGKILL');
