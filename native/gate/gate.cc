@@ -64,6 +64,7 @@ Ending Gate::Run() {
   }
   Ending refused{static_cast<int>(Exit::kConfiguration), {}};
   if (!Prepare(refused.line)) return refused;
+  bool looked_again = false;
   for (Wake wake = Wake::kNone;;) {
     const bool first = looks_ == 0;
     if (Look() && (first || wake != Wake::kNone || Confirm())) return Open(wake);
@@ -72,9 +73,13 @@ Ending Gate::Run() {
     if (first) SayWaiting();
     if (wake != Wake::kNone) {
       if (HoldOff() == Wake::kSignal) return Stopped();
-      // A true word may come a moment early: the kernel makes the local route of ::6 after the address.
-      if (hold_us_ < kLongestHoldUs && LeftUs() > 0) continue;
+      // A true word may come a moment early: the kernel makes the local route of ::6 after the address. So each word
+      // has a second look, even right after many that were false.
+      const bool again = hold_us_ < kLongestHoldUs || !looked_again;
+      looked_again = true;
+      if (again && LeftUs() > 0) continue;
     }
+    looked_again = false;
     do {
       if (LeftUs() == 0) return Expired();
       wake = hints_.Wait(LeftUs(kFallbackUs), false);
