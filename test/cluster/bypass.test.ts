@@ -126,10 +126,9 @@ test(
         service(name).start();
       };
       faults[`${name} stopped`] = async () => {
-        const pid = service(name).pid();
-        process.kill(pid, 'SIGSTOP');
-        await sleep(2000 * random());
-        process.kill(pid, 'SIGCONT');
+        const resume = service(name).freeze();
+        await sleep(50 + 2000 * random());
+        resume();
       };
     }
     faults['controller killed'] = async () => {
