@@ -6,6 +6,8 @@
 #include <sys/prctl.h>
 #include <time.h>
 
+#include <iterator>
+
 #include "native/gate/gate.h"
 #include "native/gate/ready.h"
 
@@ -32,19 +34,36 @@ void Write(int fd, std::string_view text) {
 // A gate that is stopped before it becomes the proxy is a container that runs without rules, which a kubelet that is
 // restarted meanwhile takes for a started sidecar. Nothing in a stopped process can act, but the kernel can for it:
 // SIGCONT continues a stopped process when it is sent, even the first one of a PID namespace, which ignores a SIGKILL
-// of its own. Only a caught signal sets the timer again. The timer and the handler end when the program is executed.
+// of its own. A SIGSTOP takes a SIGCONT away that was sent and not yet handled, and its timer with it. The longer
+// timers are then still set, since each handled SIGCONT sets all of them again. The timers and the handler end when the
+// program is executed.
+constexpr int64_t kContinueAfterNs[] = {20'000'000, 200'000'000, 999'000'000};
+timer_t continue_timers[std::size(kContinueAfterNs)];
+
+void SetTimers() {
+  for (size_t i = 0; i < std::size(kContinueAfterNs); ++i) {
+    itimerspec once{};
+    once.it_value.tv_nsec = kContinueAfterNs[i];
+    timer_settime(continue_timers[i], 0, &once, nullptr);
+  }
+}
+
 void KeepRunning() {
-  constexpr timespec kOften{.tv_sec = 0, .tv_nsec = 20'000'000};
-  struct sigaction action {};
-  action.sa_handler = [](int) {};
-  action.sa_flags = SA_RESTART;
-  sigaction(SIGCONT, &action, nullptr);
   sigevent event{};
   event.sigev_notify = SIGEV_SIGNAL;
   event.sigev_signo = SIGCONT;
-  timer_t timer;
-  const itimerspec each{.it_interval = kOften, .it_value = kOften};
-  if (timer_create(CLOCK_MONOTONIC, &event, &timer) == 0) timer_settime(timer, 0, &each, nullptr);
+  for (timer_t& timer : continue_timers) {
+    if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0) return;
+  }
+  struct sigaction action {};
+  action.sa_handler = [](int) {
+    const int error = errno;
+    SetTimers();
+    errno = error;
+  };
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGCONT, &action, nullptr);
+  SetTimers();
 }
 
 // The program gets the process as the kubelet started it: no signal blocked or ignored, the usual timers. Every
