@@ -39,9 +39,10 @@ void Write(int fd, std::string_view text) {
 // program is executed.
 constexpr int64_t kContinueAfterNs[] = {20'000'000, 200'000'000, 999'000'000};
 timer_t continue_timers[std::size(kContinueAfterNs)];
+size_t continue_timers_made = 0;
 
 void SetTimers() {
-  for (size_t i = 0; i < std::size(kContinueAfterNs); ++i) {
+  for (size_t i = 0; i < continue_timers_made; ++i) {
     itimerspec once{};
     once.it_value.tv_nsec = kContinueAfterNs[i];
     timer_settime(continue_timers[i], 0, &once, nullptr);
@@ -53,7 +54,8 @@ void KeepRunning() {
   event.sigev_notify = SIGEV_SIGNAL;
   event.sigev_signo = SIGCONT;
   for (timer_t& timer : continue_timers) {
-    if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0) return;
+    if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0) break;
+    ++continue_timers_made;
   }
   struct sigaction action {};
   action.sa_handler = [](int) {
