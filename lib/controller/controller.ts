@@ -48,8 +48,10 @@ interface Entry {
   inherited: boolean;
   /** Drift was found: what is installed next is a repair. */
   drifted?: boolean;
-  /** Rules of others that let traffic pass by ours, as they were last reported. */
+  /** Rules of others that let traffic pass by ours, as the last sweep found them. */
   ahead?: string;
+  /** The last `preemption` that was reported. */
+  reported?: string;
   /** How often ours were moved in front of others' rules; see MOST_MOVES. */
   moves?: number;
   /** Limits how often changes of the pod make work. */
@@ -154,10 +156,13 @@ export class Controller {
   }
 
   views(): PodView[] {
-    return [...this.#entries.values()].map(({ pod, installed, view }) => {
+    return [...this.#entries.values()].map((entry) => {
+      const { pod, installed, view } = entry;
       const { uid, namespace, name } = pod.metadata;
       const { backend, stamp, rules } = installed ?? {};
-      return { uid, namespace, name, ...view, ...(installed && { backend, netns: stamp, rules }) } as PodView;
+      const reason = view.state === 'initialized' ? preemption(entry) : undefined;
+      const known = { ...view, ...(reason !== undefined && { reason }) };
+      return { uid, namespace, name, ...known, ...(installed && { backend, netns: stamp, rules }) } as PodView;
     });
   }
 
@@ -317,6 +322,7 @@ export class Controller {
     if (outcome.result === 'skipped') {
       if (entry.view.state !== 'skipped' || entry.view.reason !== outcome.reason) metrics.skipped(outcome.reason);
       delete entry.installed;
+      forgetAhead(entry);
       entry.view = { state: 'skipped', reason: outcome.reason, since };
       podLine(log, { pod, outcome: 'skipped', reason: outcome.reason });
       if (outcome.cleaned)
@@ -355,22 +361,17 @@ export class Controller {
 
   /** Reports rules of others that let traffic pass by ours, once for the same rules, unless ours can be moved. */
   #noteAhead(entry: Entry, rules: string[]): void {
-    const ahead = rules.length === 0 ? undefined : rules.join('; ');
-    const before = entry.ahead;
-    if (ahead === before && !(before !== undefined && entry.view.reason === undefined)) return;
-    if (ahead === undefined) {
-      delete entry.ahead;
-      delete entry.view.reason;
+    if (rules.length === 0) {
+      forgetAhead(entry);
       return;
     }
-    entry.ahead = ahead;
-    if (mayMove(entry)) return;
-    const note = `rules of others let traffic pass by the redirect rules: ${ahead}`;
-    entry.view = { ...entry.view, reason: note };
-    if (before === ahead && entry.moves !== MOST_MOVES) return;
+    entry.ahead = rules.join('; ');
+    const note = preemption(entry);
+    if (note === undefined || note === entry.reported) return;
+    entry.reported = note;
     const { log, recorder } = this.#options;
     const { metadata } = entry.pod;
-    log.warn({ pod: `${metadata.namespace}/${metadata.name}`, ahead }, 'preempted');
+    log.warn({ pod: `${metadata.namespace}/${metadata.name}`, ahead: entry.ahead }, 'preempted');
     recorder.record(metadata, { reason: 'Preempted', note });
   }
 
@@ -454,6 +455,17 @@ function gateReason({ exitCode, message, at }: GateEnd, state: PodState, started
 /** Whether our rules can be moved in front of others': these were not there when ours were installed. */
 function mayMove({ installed, moves = 0 }: Entry): boolean {
   return installed?.alone === true && moves < MOST_MOVES;
+}
+
+/** Says that rules of others let traffic pass by ours; undefined if none do, or if ours can still be moved. */
+function preemption(entry: Entry): string | undefined {
+  if (entry.ahead === undefined || mayMove(entry)) return undefined;
+  return `rules of others let traffic pass by the redirect rules: ${entry.ahead}`;
+}
+
+function forgetAhead(entry: Entry): void {
+  delete entry.ahead;
+  delete entry.reported;
 }
 
 /** Whether and when a pod is tried again after this error. */

@@ -469,6 +469,14 @@ test('a rule that was there before ours is not fought, but shown', async () => {
   }
   assert.match(way.view?.reason ?? '', /IPv4 nat: -A OUTPUT -p udp -j RETURN$/);
   assert.equal(await inside(made, ['iptables-legacy', '-t', 'nat', '-S', 'OUTPUT']), before);
+  assert.equal(way.running.controller.preempted(), 1);
+  way.annotate({ [INITIALIZE]: 'false' });
+  await until(
+    'skipped',
+    () => way.view?.state === 'skipped' && way.running.idle(),
+    () => way.view,
+  );
+  assert.equal(way.running.controller.preempted(), 0, 'a pod that is left alone has no rules of ours to pass by');
   await run('umount', [file]);
 });
 
