@@ -46,15 +46,15 @@ bool Commit(const Access& access, Libiptc<F>& libiptc, TableName table, const St
   }
 }
 
-// Reads a table, lets `change` say what it is to be, writes it; again if somebody was faster. `change` returns nullopt
-// for "as it is". Returns whether it wrote.
+// Reads a table, lets `change` say what it is to be, writes it; again if somebody was faster. `change` gets the table
+// and what was read of it, and returns nullopt for "as it is". Returns whether it wrote.
 template <typename F, typename Change>
 bool ReadModifyWrite(const Access& access, TableName table, Change change) {
   constexpr int kAttempts = 64;
   int refusals = 0;
   for (int attempt = 1;; ++attempt) {
     Libiptc<F> libiptc(access, table);
-    const std::optional<State> wanted = change(libiptc.Read());
+    const std::optional<State> wanted = change(libiptc, libiptc.Read());
     if (!wanted) return false;
     libiptc.Write(*wanted);
     if (Commit(access, libiptc, table, *wanted, refusals)) return true;
@@ -73,13 +73,14 @@ bool MergeInto(const Access& access, TableName table, const Wanted& wanted, bool
   const auto before = std::make_shared<std::optional<State>>();
   const auto put_back = [access, table, before] {
     if (*before)
-      ReadModifyWrite<F>(access, table,
-                         [&](const State& current) { return std::optional(PutBack(**before, current)); });
+      ReadModifyWrite<F>(access, table, [&](const Libiptc<F>&, const State& current) {
+        return std::optional(PutBack(**before, current));
+      });
   };
-  const auto merge = [&](State current) -> std::optional<State> {
+  const auto merge = [&](const Libiptc<F>& libiptc, State current) -> std::optional<State> {
     before->reset();
-    // In raw it is not the order that counts: see State.
-    const bool move = first && table != TableName::kRaw && !current.ahead.empty();
+    // In raw it is not the order that counts: see Libiptc::Ahead.
+    const bool move = first && table != TableName::kRaw && !libiptc.Ahead(current).empty();
     if (!move && Matches(current, wanted)) return std::nullopt;
     *before = std::move(current);
     return Merge(**before, wanted, move);
@@ -165,7 +166,7 @@ How Tables<F>::Install(const Access& access, TableName table, const Compiled& co
   // The number of entries alone would miss a changed policy: look first, if there is anything to look at.
   if (!exists || xtables::Matches<F>(access.socket, compiled.pristine)) {
     const auto remove = [access, table] {
-      ReadModifyWrite<F>(access, table, [](const State& current) -> std::optional<State> {
+      ReadModifyWrite<F>(access, table, [](const Libiptc<F>&, const State& current) -> std::optional<State> {
         if (!current.HasOurs()) return std::nullopt;
         return Merge(current, {});
       });
@@ -214,11 +215,13 @@ typename Tables<F>::Difference Tables<F>::Compare(const Access& access, const Ta
   Difference difference;
   for (TableName table : kTableNames) {
     const std::optional<Compiled>& compiled = tables_[Index(table)];
-    const State state = existing[Index(table)] ? Libiptc<F>(access, table).Read() : State{};
-    if (!state.ahead.empty()) {
+    State state;
+    if (existing[Index(table)]) {
+      const Libiptc<F> libiptc(access, table);
+      state = libiptc.Read();
       ActualTable ahead{.family = F::kFamily, .table = table, .chains = {}};
-      for (const auto& [name, entries] : state.ahead) ahead.chains.push_back(Decoded<F>(name, true, entries));
-      difference.ahead.push_back(std::move(ahead));
+      for (const auto& [name, entries] : libiptc.Ahead(state)) ahead.chains.push_back(Decoded<F>(name, true, entries));
+      if (!ahead.chains.empty()) difference.ahead.push_back(std::move(ahead));
     }
     if (compiled ? existing[Index(table)] && xtables::Matches(state, compiled->wanted) : !state.HasOurs()) continue;
     ActualTable actual{.family = F::kFamily, .table = table, .chains = {}};

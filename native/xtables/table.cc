@@ -75,7 +75,7 @@ Wanted Encode(const Table& table) {
 }
 
 State Merge(const State& current, const Wanted& wanted, bool first) {
-  State merged{.chains = wanted.chains, .builtin = {}, .jumps = {}, .ahead = {}};
+  State merged{.chains = wanted.chains, .builtin = {}, .jumps = {}};
   for (const auto& [name, slots] : current.builtin) {
     const auto found = wanted.builtin.find(name);
     const Wanted::Builtin builtin = found == wanted.builtin.end() ? Wanted::Builtin{} : found->second;
@@ -101,7 +101,7 @@ State Merge(const State& current, const Wanted& wanted, bool first) {
 }
 
 State PutBack(const State& before, const State& current) {
-  State state{.chains = before.chains, .builtin = {}, .jumps = before.jumps, .ahead = {}};
+  State state{.chains = before.chains, .builtin = {}, .jumps = before.jumps};
   for (const auto& [name, now] : current.builtin) {
     auto foreign = std::count(now.begin(), now.end(), std::nullopt);
     std::vector<Slot>& layout = state.builtin[name];
@@ -176,8 +176,9 @@ bool Libiptc<F>::MayPass(const typename F::Entry* rule, unsigned depth) const {
 }
 
 template <typename F>
-void Libiptc<F>::FindAhead(State& state) const {
-  constexpr size_t kMost = 16;  // shown
+std::map<std::string, std::vector<Entry>> Libiptc<F>::Ahead(const State& state) const {
+  constexpr size_t kMost = 16;
+  std::map<std::string, std::vector<Entry>> ahead;
   for (const char* chain : {"PREROUTING", "OUTPUT"}) {
     const auto found = state.builtin.find(chain);
     if (found == state.builtin.end()) continue;
@@ -188,10 +189,11 @@ void Libiptc<F>::FindAhead(State& state) const {
     size_t at = 0;
     for (const auto* rule = F::FirstRule(chain, handle_.get()); rule && at < end;
          rule = F::NextRule(rule, handle_.get()), ++at)
-      if (!slots[at] && state.ahead[chain].size() < kMost && MayPass(rule))
-        state.ahead[chain].push_back(Canonical<F>(rule, rule->next_offset, F::GetTarget(rule, handle_.get())));
-    if (state.ahead[chain].empty()) state.ahead.erase(chain);
+      if (!slots[at] && ahead[chain].size() < kMost && MayPass(rule))
+        ahead[chain].push_back(Canonical<F>(rule, rule->next_offset, F::GetTarget(rule, handle_.get())));
+    if (ahead[chain].empty()) ahead.erase(chain);
   }
+  return ahead;
 }
 
 template <typename F>
@@ -217,7 +219,6 @@ State Libiptc<F>::Read() const {
         slots->push_back(IsOurs<F>(entry) ? Slot(std::move(entry)) : std::nullopt);
     }
   }
-  FindAhead(state);
   return state;
 }
 

@@ -34,9 +34,6 @@ struct State {
   // Others' rules, in chains of theirs, that jump to ours, by position: they go with a chain of ours and come back with
   // it.
   std::map<std::string, std::map<unsigned, Entry>> jumps;
-  // Others' rules that can let traffic pass by ours, by the kernel's chain that they are in: rules in front of ours
-  // whose verdict ends the chain, and in the table raw rules that exempt traffic from connection tracking.
-  std::map<std::string, std::vector<Entry>> ahead;
 
   bool HasOurs() const;
 };
@@ -72,6 +69,10 @@ class Libiptc {
  public:
   Libiptc(const Access& access, TableName table);  // throws Error
   State Read() const;
+  // Others' rules that can let traffic pass by ours, by the kernel's chain that they are in, at most 16 of each: rules
+  // in front of ours whose verdict ends the chain, and in the table raw rules that exempt traffic from connection
+  // tracking. `state` is what Read() returned.
+  std::map<std::string, std::vector<Entry>> Ahead(const State& state) const;
   // Changes the copy at hand so that ours becomes `wanted`.
   void Write(const State& wanted);
   // One setsockopt. False: somebody changed the table meanwhile, nothing was written.
@@ -84,8 +85,6 @@ class Libiptc {
   std::vector<std::string> ChainNames() const;
   // Whether the rule, or a chain that it leads to, can let traffic pass by the rules after it.
   bool MayPass(const typename F::Entry* rule, unsigned depth = 0) const;
-  // Sets `ahead`.
-  void FindAhead(State& state) const;
   // predicate(const F::Entry* rule, const char* target_name)
   template <typename Predicate>
   void DeleteIf(const std::string& chain, Predicate predicate);
