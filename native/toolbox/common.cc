@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -71,6 +72,12 @@ void Usage(const std::string& problem) {
 std::string ErrnoName(int error) {
   const char* name = strerrorname_np(error);
   return name != nullptr ? name : std::to_string(error);
+}
+
+long NowMs() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000 + now.tv_nsec / 1'000'000;
 }
 
 unsigned Number(const std::string& text, const char* what, unsigned highest) {

@@ -3,7 +3,6 @@
 #include <linux/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "toolbox.h"
@@ -50,17 +49,11 @@ Options ParseOptions(const Arguments& arguments) {
   return options;
 }
 
-long Now() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * 1000 + now.tv_nsec / 1'000'000;
-}
-
 // 0 when ready, else an errno.
 int Wait(int fd, short events, long deadline) {
   for (;;) {
     pollfd polled = {fd, events, 0};
-    const long left = deadline - Now();
+    const long left = deadline - NowMs();
     const int ready = left > 0 ? poll(&polled, 1, static_cast<int>(left)) : 0;
     if (ready > 0) return 0;
     if (ready == 0) return ETIMEDOUT;
@@ -70,7 +63,7 @@ int Wait(int fd, short events, long deadline) {
 
 // 0 when the line is in `reply`, else an errno; an answer cut short is ENODATA.
 int Exchange(const Options& options, int fd, std::string& reply) {
-  const long deadline = Now() + options.timeout_ms;
+  const long deadline = NowMs() + options.timeout_ms;
   if (connect(fd, options.to.raw(), options.to.size) != 0) {
     if (errno != EINPROGRESS) return errno;
     if (const int error = Wait(fd, POLLOUT, deadline)) return error;
@@ -108,7 +101,7 @@ int Stray(const Options& options, int fd) {
     return errno;
   }
   // Nothing is asked for: POLLHUP and POLLERR come anyhow.
-  if (const int error = Wait(fd, 0, Now() + options.timeout_ms)) return error;
+  if (const int error = Wait(fd, 0, NowMs() + options.timeout_ms)) return error;
   int error = 0;
   socklen_t size = sizeof(error);
   if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return errno;

@@ -1,20 +1,10 @@
 #include <errno.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
-#include <time.h>
 
 #include "toolbox.h"
 
 namespace toolbox {
-namespace {
-
-unsigned long NowMs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<unsigned long>(now.tv_sec * 1000 + now.tv_nsec / 1'000'000);
-}
-
-}  // namespace
 
 int Forge(const Arguments& arguments) {
   Actor actor;
@@ -47,7 +37,7 @@ int Forge(const Arguments& arguments) {
   long sent = 0;
   long refused = 0;  // a socket of that number is there, and takes nothing from anybody but the kernel
   long absent = 0;
-  const unsigned long limit = NowMs() + flood_ms;
+  const long limit = NowMs() + flood_ms;
   do {
     message.header.nlmsg_seq++;
     if (sendto(fd.get(), &message, sizeof(message), MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&to), sizeof(to)) > 0) {

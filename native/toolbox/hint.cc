@@ -1,18 +1,11 @@
 #include <errno.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "native/gate/name.h"
 #include "toolbox.h"
 
 namespace toolbox {
 namespace {
-
-unsigned long NowMs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<unsigned long>(now.tv_sec * 1000 + now.tv_nsec / 1'000'000);
-}
 
 long Milliseconds(const timeval& time) {
   return time.tv_sec * 1000 + time.tv_usec / 1000;
@@ -38,7 +31,7 @@ int Hint(const Arguments& arguments) {
   const ipnc::gate::Address hint = ipnc::gate::HintAddress();
   long sent = 0;
   long unheard = 0;
-  const unsigned long limit = NowMs() + flood_ms;
+  const long limit = NowMs() + flood_ms;
   do {
     const auto* address = reinterpret_cast<const sockaddr*>(&hint.address);
     (sendto(fd.get(), "x", 1, MSG_DONTWAIT, address, hint.length) == 1 ? sent : unheard)++;

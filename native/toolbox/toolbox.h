@@ -28,6 +28,9 @@ int Forge(const Arguments& arguments);
 // ENOENT for 2.
 std::string ErrnoName(int error);
 
+// Milliseconds of a clock that never goes back.
+long NowMs();
+
 // A number of `what` in decimal, or Usage().
 unsigned Number(const std::string& text, const char* what, unsigned highest);
 
