@@ -108,7 +108,8 @@ export class Effects {
   }
 }
 
-function remembered<K, V>(
+/** What was made for the key, or what `make` makes of it now. */
+export function remembered<K, V>(
   made: { get(key: K): V | undefined; set(key: K, value: V): unknown },
   key: K,
   make: (key: K) => V,

@@ -21,7 +21,7 @@ import {
   NONE,
   replace,
 } from './box.ts';
-import { Effects, type Step, sameTarget } from './effects.ts';
+import { Effects, remembered, type Step, sameTarget } from './effects.ts';
 import { contains, difference, normal, union, type Values } from './intervals.ts';
 import { FIELDS, type Field, type NftChain, type NftRule, type NftRuleset, type NftTable } from './model.ts';
 
@@ -332,12 +332,7 @@ function textOf(box: Box, but: Field): string {
 const texts = new WeakMap<Values, string>();
 
 function valuesText(values: Values): string {
-  let text = texts.get(values);
-  if (text === undefined) {
-    text = values.map(({ first, last }) => `${first}-${last}`).join();
-    texts.set(values, text);
-  }
-  return text;
+  return remembered(texts, values, () => values.map(({ first, last }) => `${first}-${last}`).join());
 }
 
 /** Undefined if no single box has the packets of both, and those only, or if the targets are not the same. */
