@@ -20,7 +20,8 @@ export function verifyCommand(context: Context): Command {
     .description(
       'Reads rules, routes and addresses back from the kernel and compares them one by one, in order, with what\n' +
         '"apply" would install with the same flags. Drift is printed as a diff in the syntax of iptables-save or of nft:\n' +
-        '"-" is missing, "+" is surplus. Rules of others that let traffic pass by are listed too. Changes nothing, and needs the same capabilities as "apply".',
+        '"-" is missing, "+" is surplus. Rules of others that let traffic pass by are listed too. Changes nothing, and\n' +
+        'needs the same capabilities as "apply".',
     )
     .addHelpText(
       'after',

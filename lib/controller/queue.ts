@@ -30,9 +30,9 @@ export interface Attempt {
 
 /**
  * False where a retry cannot help. `afterMs`: how long the other side wants to be left alone. `longestMs`: what the pauses
- * grow to, if not to the longest of the queue. `costlyMs`: the attempt cost too much. From the second such failure in a row the
- * next attempt waits at least that many milliseconds, doubled with each failure. Adding the key does not shorten this wait, and the key is worked on as `costly`
- * until an attempt succeeds.
+ * grow to, if not to the longest of the queue. `costlyMs`: the attempt cost too much. From the second such failure in a row
+ * the next attempt waits at least that many milliseconds, doubled with each failure. Adding the key does not shorten this
+ * wait, and the key is worked on as `costly` until an attempt succeeds.
  */
 export type Verdict = false | { afterMs?: number; longestMs?: number; costlyMs?: number };
 

@@ -33,9 +33,10 @@ policy, istio or none. auto is policy where the API server has it.
 {{- end }}
 
 {{/*
-Where pods wait, as {"wait": "sidecar" or "init", "why": REASON}. The reason changes only with the choice: the DaemonSet has it. auto is sidecar if the API server has image volumes (on by
-default since Kubernetes 1.35), and the kubelet and the runtime of every node that can be seen now mount them. A pod on a
-node that cannot mount one would never start.
+Where pods wait, as {"wait": "sidecar" or "init", "why": REASON}. The reason is in the DaemonSet's pods, so it says nothing
+that changes without the choice. auto is sidecar if the API server has image volumes (on by default since Kubernetes 1.35),
+and the kubelet and the runtime of every node that can be seen now mount them. A pod on a node that cannot mount one would
+never start.
 */}}
 {{- define "istio-pod-network-controller.injectionChoice" -}}
 {{- $version := .Capabilities.KubeVersion.Version }}
