@@ -435,14 +435,19 @@ export class ConfigErrors extends Failure {
   }
 }
 
-/** `value` in quotes, safe to print on a terminal: control and format characters escaped, at most 48 characters. */
-function shown(value: string): string {
-  const characters = Array.from(value.slice(0, 2 * SHOWN));
-  const cut = characters.length > SHOWN || value.length > 2 * SHOWN;
-  const text = JSON.stringify(characters.slice(0, SHOWN).join('')).replace(
+/** A line that somebody else may have written, safe to print on a terminal: control and format characters are escaped. */
+export function printable(line: string): string {
+  return line.replace(
     /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cn}]/gu,
     (character) => `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`,
   );
+}
+
+/** `value` in quotes, safe to print on a terminal, at most 48 characters. */
+function shown(value: string): string {
+  const characters = Array.from(value.slice(0, 2 * SHOWN));
+  const cut = characters.length > SHOWN || value.length > 2 * SHOWN;
+  const text = printable(JSON.stringify(characters.slice(0, SHOWN).join('')));
   return cut ? `${text}... (${value.length} characters)` : text;
 }
 

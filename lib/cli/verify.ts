@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { printable } from '../errors.ts';
 import { native } from '../native/addon.ts';
 import { type DiffSection, diff, heading } from '../ruleset/diff.ts';
 import { type Io, paint, printJson } from './output.ts';
@@ -51,7 +52,7 @@ Exit codes: 0 all stands as it should, 1 failed, 2 usage or invalid configuratio
       io.out(`${paint(io, 'red', 'drift')}: ${target.path} (${what})\n`);
       for (const section of drift) io.out(text(io, section));
       if (ahead.length > 0) {
-        const lines = ahead.map((line) => ` ${line}\n`);
+        const lines = ahead.map((line) => ` ${printable(line)}\n`);
         io.out(`${paint(io, 'bold', '# rules of others that let traffic pass by')}\n${lines.join('')}`);
       }
     }
@@ -64,7 +65,7 @@ const STYLES = { '-': 'red', '+': 'green', ' ': 'dim' } as const;
 function text(io: Io, section: DiffSection): string {
   const lines = section.lines.map((line) => {
     const style = STYLES[line[0] as keyof typeof STYLES] ?? 'dim';
-    return `${paint(io, style, line)}\n`;
+    return `${paint(io, style, printable(line))}\n`;
   });
   const hidden = section.lines.every((line) => line.startsWith(' '));
   if (hidden) lines.push(' (the same rules, in another form or another place)\n');

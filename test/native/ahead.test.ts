@@ -93,6 +93,21 @@ for (const backend of ['iptables-legacy', 'nftables']) {
   });
 }
 
+test('control characters of a pod do not reach the terminal', async () => {
+  await using farm = new Farm('ahead');
+  const path = await farm.add();
+  await (await compile('--backend', 'iptables-legacy')).apply(await identify(path));
+  for (const chain of ['OUTPUT', 'ISTIO_OUTPUT']) {
+    const comment = ['-m', 'comment', '--comment', '\x1b[2J\x9b2J'];
+    await inside(path, ['iptables-legacy', '-t', 'nat', '-I', chain, '1', ...comment, '-j', 'ACCEPT']);
+  }
+  const { code, stdout } = await ipnc(['verify', '--netns', path, '--backend', 'iptables-legacy']);
+  assert.equal(code, 3, stdout);
+  assert.match(stdout, /^\+-A ISTIO_OUTPUT -m comment --comment .*\\u\{1b\}\[2J/m);
+  assert.match(stdout, /^ IPv4 nat: -A OUTPUT -m comment --comment .*\\u\{1b\}\[2J/m);
+  assert.doesNotMatch(stdout, /[^\P{Cc}\n]/u);
+});
+
 /** Tables of nftables that others add, and the chain that is reported of them. */
 const NFTABLES: Record<string, [table: string, reported?: string]> = {
   'a redirection before ours': [
