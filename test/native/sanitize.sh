@@ -16,8 +16,9 @@ fi
 
 if [ $# -eq 0 ]; then
   cd test/native
-  set -- unit.test.ts ahead.test.ts attack.test.ts change.test.ts foreign*.test.ts kernel*.test.ts drift*.test.ts \
-    safety*.test.ts rollback*.test.ts concurrency*.test.ts
+  # attack.test.ts compares times, which mean nothing under the sanitizers.
+  set -- unit.test.ts ahead.test.ts change.test.ts foreign*.test.ts kernel*.test.ts drift*.test.ts safety*.test.ts \
+    rollback*.test.ts concurrency*.test.ts
   cd ../..
   for file; do
     set -- "$@" "test/native/$file"
