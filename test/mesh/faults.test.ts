@@ -151,9 +151,20 @@ test(
   async () => {
     const restarts = async () =>
       (await now(web)).status?.initContainerStatuses?.find(({ name }) => name === 'istio-proxy')?.restartCount ?? 0;
+    const proxies = async () => {
+      const found = await mesh.cluster.node.exec(['pgrep', '-f', '^/usr/local/bin/pilot-agent proxy sidecar']);
+      return found.trim().split('\n');
+    };
+    // web is in a new sandbox, and its proxy may not have been started yet.
+    const both = await until(
+      'running: the proxies of web and client',
+      () => proxies().catch(() => []),
+      (pids) => pids.length === 2,
+      RECOVERY_MS,
+    );
     const before = await restarts();
     await refusedDuring(async () => {
-      await mesh.cluster.node.exec(['sh', '-c', `kill -9 $(pgrep -f '^/usr/local/bin/pilot-agent proxy sidecar')`]);
+      await mesh.cluster.node.exec(['kill', '-9', ...both]);
       await until('restarted: the proxy of web', restarts, (count) => count > before, RECOVERY_MS);
       await recovers(client);
     });
