@@ -80,6 +80,34 @@ function processes(right: (words: string[]) => boolean): number[] {
   });
 }
 
+/** The pid of a gate that is found within a second; undefined if there is none. */
+async function gateThat(suits: (pid: number) => boolean): Promise<number | undefined> {
+  for (let look = 0; look < 200; look++) {
+    const gate = processes((words) => words[0] === MOUNTED_GATE).find(suits);
+    if (gate !== undefined) return gate;
+    await sleep(5);
+  }
+  return undefined;
+}
+
+/** Whether the kernel continues it when it is stopped: from just after its start until it becomes the proxy. */
+function keepsRunning(pid: number | undefined): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/timers`, 'utf8').includes('signal: 18');
+  } catch {
+    return false;
+  }
+}
+
+/** To a process that may have ended meanwhile. */
+function send(signal: NodeJS.Signals, pid: number | undefined): void {
+  try {
+    if (pid !== undefined) process.kill(pid, signal);
+  } catch (error) {
+    assert.equal((error as NodeJS.ErrnoException).code, 'ESRCH');
+  }
+}
+
 for (const program of ['kubelet', 'containerd']) {
   test(
     `a hook without the gate in front of the proxy is found to be a hole when ${program} is restarted`,
@@ -136,26 +164,14 @@ test(
       await sleep(pick([0, 500, 3000]));
       await startController();
     };
-    for (const [what, signal] of [
-      ['killed', 'SIGKILL'],
-      // It goes on by itself.
-      ['stopped', 'SIGSTOP'],
-    ] as const) {
-      faults[`gate ${what}`] = async () => {
-        for (let look = 0; look < 200; look++) {
-          const [gate] = processes((words) => words[0] === MOUNTED_GATE && (what === 'killed' || words.includes('--')));
-          if (gate !== undefined) {
-            try {
-              process.kill(gate, signal);
-            } catch {
-              // It has ended meanwhile.
-            }
-            return;
-          }
-          await sleep(5);
-        }
-      };
-    }
+    faults['gate killed'] = async () => send('SIGKILL', await gateThat(() => true));
+    faults['gate stopped'] = async () => {
+      const gate = await gateThat(keepsRunning);
+      send('SIGSTOP', gate);
+      await sleep(20);
+      // It goes on by itself. The proxy that it may have become just then does not.
+      if (!keepsRunning(gate)) send('SIGCONT', gate);
+    };
     await startController();
     for (let batch = 0; (counts.starts ?? 0) < STARTS; batch++) {
       const names = Array.from({ length: BATCH }, (_, at) => `p${batch}-${at}`);
