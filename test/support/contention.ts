@@ -33,7 +33,8 @@ export function busyLoop(farm: Farm, path: string, command: string) {
 
 /** Another process's lock on the netns, until it is disposed of. */
 export async function holdLock(path: string): Promise<AsyncDisposable> {
-  const holder = launch('flock', ['-x', path, 'sh', '-c', 'echo held; exec sleep 20'], {
+  // Longer than any test: it ends when it is disposed of, or with the sandbox of the test's file.
+  const holder = launch('flock', ['-x', path, 'sh', '-c', 'echo held; exec sleep 3600'], {
     stdio: ['ignore', 'pipe', 'inherit'],
     detached: true,
   });
