@@ -11,7 +11,7 @@ import { type ApiClient, ApiError } from '../kube/client.ts';
 import type { EventRecorder } from '../kube/events.ts';
 import { Informer, type InformerEvent } from '../kube/informer.ts';
 import { toNamespaceRecord, toPodRecord } from '../kube/pods.ts';
-import { failed, INITIALIZED, type PodStatusWriter, partMarks, STATUS } from '../kube/status.ts';
+import { failed, INITIALIZED, type PodStatusWriter, STATUS } from '../kube/status.ts';
 import { type Logger, podLine } from '../observe/log.ts';
 import type { GateReason, Metrics, PodState, QueueStats } from '../observe/metrics.ts';
 import type { PodView } from '../observe/page.ts';
@@ -483,10 +483,9 @@ export function retryOf(error: unknown): Verdict {
  */
 function asksForWork(before: PodRecord, after: PodRecord, state: PodState): boolean {
   const theirs = ({ metadata: { deletionTimestamp, labels, annotations }, status }: PodRecord) =>
-    JSON.stringify([deletionTimestamp, labels, partMarks(annotations).others, status.phase, status.podIPs]);
-  const marks = ({ metadata: { annotations }, status: { conditions } }: PodRecord) =>
-    JSON.stringify([partMarks(annotations).marks, conditions]);
+    JSON.stringify([deletionTimestamp, labels, annotations, status.phase, status.podIPs]);
+  const marks = ({ metadata, status }: PodRecord) => JSON.stringify([metadata.marks, status.conditions]);
   // Of a pod that was let out a mark may come late: its request had been answered with an error, and done all the same.
-  const watched = before.metadata.annotations[STATUS] === INITIALIZED || state === 'skipped';
+  const watched = before.metadata.marks[STATUS] === INITIALIZED || state === 'skipped';
   return theirs(before) !== theirs(after) || (watched && marks(before) !== marks(after));
 }

@@ -3,10 +3,8 @@ import { createHash } from 'node:crypto';
 import { keepNewest } from '../bounded.ts';
 import type { RunConfig } from '../config/read.ts';
 import { plan } from '../istio/plan.ts';
-import type { PodRecord } from '../istio/pod.ts';
+import { mustBeWhole, type PodRecord } from '../istio/pod.ts';
 import { podRedirect, type Redirect } from '../istio/redirect.ts';
-import { mustBeWhole } from '../kube/pods.ts';
-import { partMarks } from '../kube/status.ts';
 import { type Compiled, type Identity, native, type Probe } from '../native/addon.ts';
 import { chooseBackend } from '../native/backend.ts';
 import { familiesOf } from '../netns/families.ts';
@@ -57,7 +55,7 @@ export class Planner {
   plan(pod: PodRecord): Planned {
     mustBeWhole(pod);
     // The key has all that podRedirect() reads of a pod.
-    const key = JSON.stringify([partMarks(pod.metadata.annotations).others, pod.spec]);
+    const key = JSON.stringify([pod.metadata.annotations, pod.spec]);
     return keep(this.#planned, key, () => {
       return { redirect: podRedirect(pod, this.#config), rulesets: new Map(), forms: new Map(), size: 0 };
     });

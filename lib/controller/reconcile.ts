@@ -10,7 +10,6 @@ import { waitsForMark } from '../istio/containers.ts';
 import { type Decision, decide, type SkipReason } from '../istio/enrolment.ts';
 import type { NamespaceRecord, PodRecord } from '../istio/pod.ts';
 import type { RedirectSpec } from '../istio/redirect.ts';
-import { runtimeUid } from '../kube/pods.ts';
 import { INITIALIZED, type MarkedPod, type PodStatusWriter, STATUS } from '../kube/status.ts';
 import { type Compiled, type Identity, type Netns, native, type Probe } from '../native/addon.ts';
 import type { Locator } from '../netns/locate.ts';
@@ -194,10 +193,10 @@ export class Reconciler {
    */
   async #clean(task: Task): Promise<boolean | { reason: string; message: string }> {
     const { pod, installed, inherited } = task;
-    const { uid, annotations } = pod.metadata;
+    const { uid, marks } = pod.metadata;
     const { marker, config } = this.#options;
     // A failed pod has a mark too: it keeps the rules of before while its new configuration is refused.
-    const ours = this.#touched.has(uid) || installed !== undefined || annotations[STATUS] !== undefined;
+    const ours = this.#touched.has(uid) || installed !== undefined || marks[STATUS] !== undefined;
     // An earlier process may have left rules without a mark.
     const looks = ours || (inherited === true && config.marks === 'failures');
     const netns = looks ? await this.#locate(task) : undefined;
@@ -215,8 +214,8 @@ export class Reconciler {
 
   async #locate({ pod, hint, installed }: Task): Promise<Identity | { reason: string; message: string }> {
     const { locator } = this.#options;
-    const { uid, namespace, name, annotations } = pod.metadata;
-    const wanted = { uid: runtimeUid({ uid, annotations }), namespace, name, ips: pod.status.podIPs };
+    const { uid, runtimeUid, namespace, name } = pod.metadata;
+    const wanted = { uid: runtimeUid, namespace, name, ips: pod.status.podIPs };
     // We may have been in there since the runtime made the sandbox.
     const fresh = hint?.justMade === true && installed === undefined && !this.#touched.has(uid);
     const path = hint?.netnsPath;
@@ -226,7 +225,7 @@ export class Reconciler {
 }
 
 export function markedPod({ metadata, spec, status: { conditions } }: PodRecord): MarkedPod {
-  const { uid, namespace, name, resourceVersion, annotations } = metadata;
+  const { uid, namespace, name, resourceVersion, marks: annotations } = metadata;
   const readinessGates = (spec.readinessGates ?? []).map(({ conditionType }) => conditionType);
   return { uid, namespace, name, resourceVersion, annotations, conditions, readinessGates };
 }

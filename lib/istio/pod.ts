@@ -28,15 +28,23 @@ export interface Container {
   securityContext?: Ids;
 }
 
+/**
+ * What the controller keeps of a pod. The informer makes it from what the API server sends; each later stage reads only
+ * this.
+ */
 export interface PodRecord extends Pod {
   metadata: {
     uid: string;
+    /** The uid that the container runtime knows the pod by: a static pod has another one there than in the API. */
+    runtimeUid: string;
     namespace: string;
     name: string;
     resourceVersion: string;
     deletionTimestamp?: string;
     labels: Record<string, string>;
     annotations: Record<string, string>;
+    /** The annotations that the controller itself writes; `annotations` does not have them. */
+    marks: Record<string, string>;
     /** The annotation that is too large to be kept: the pod's configuration is not known. */
     tooLarge?: string;
   };
@@ -58,6 +66,21 @@ export interface PodRecord extends Pod {
     /** Of the container that waits for the rules: how it ended before its latest start. */
     gateEnd?: GateEnd;
   };
+}
+
+/**
+ * Characters of redirect options that are kept of a pod's annotations, and as many of its spec. Whoever may create pods
+ * chooses how long they are, and a node has hundreds of pods. A pod with longer options is refused.
+ */
+export const MOST_KEPT = 32_768;
+
+/** Throws ConfigError if the record lacks some of the pod's redirect options, because they are too long. */
+export function mustBeWhole({ metadata, spec }: PodRecord): void {
+  const place = metadata.tooLarge ?? spec.tooLarge;
+  if (place === undefined) return;
+  const part = place === metadata.tooLarge ? 'annotations' : 'containers';
+  const wrong = `the redirect options of the pod's ${part} are too long`;
+  throw new ConfigError(place, undefined, wrong, `at most ${MOST_KEPT} characters in all`);
 }
 
 export interface GateEnd {

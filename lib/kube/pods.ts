@@ -2,7 +2,6 @@
  * What the controller keeps of the Pods and Namespaces it watches: of their fields those that are read, in the shape
  * that Kubernetes gives them (k8s.io/api/core/v1).
  */
-import { ConfigError } from '../errors.ts';
 import {
   END_OF_GATE,
   GATE,
@@ -16,7 +15,7 @@ import {
 } from '../istio/containers.ts';
 import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from '../istio/names.ts';
 import { optionList } from '../istio/options.ts';
-import type { Condition, Container, NamespaceRecord, PodRecord } from '../istio/pod.ts';
+import { type Condition, type Container, MOST_KEPT, type NamespaceRecord, type PodRecord } from '../istio/pod.ts';
 import { PROXY_VARIABLES } from '../istio/pod-sources.ts';
 import { MAX_LIST } from '../options/values.ts';
 import { elementsOf, entriesOf } from './encoding.ts';
@@ -26,7 +25,9 @@ import { cut, NETNS, READY, RULES, STATUS } from './status.ts';
 const MIRROR = 'kubernetes.io/config.mirror';
 const CONFIG_HASH = 'kubernetes.io/config.hash';
 /** Annotations that say something in a few words: what is longer says nothing, whatever it is. */
-const SHORT = new Set([INITIALIZE, INJECT, DEPLOYER, BUILD, MIRROR, CONFIG_HASH, STATUS, NETNS, RULES]);
+const SHORT = new Set([INITIALIZE, INJECT, DEPLOYER, BUILD]);
+const STATIC = new Set([MIRROR, CONFIG_HASH]);
+const MARKS = new Set([STATUS, NETNS, RULES]);
 const OPTIONS = new Set(optionList.flatMap(([, { annotations = [] }]) => annotations));
 const LABELS = new Set([INJECT, DEPLOYER, BUILD]);
 const PROXY_NAMES = new Set([...PROXY_VARIABLES, DISABLE_ENVOY]);
@@ -37,11 +38,6 @@ const PROXY_WORDS = 4;
 /** A pod has one address of each family. */
 const MOST_ADDRESSES = 16;
 
-/**
- * Characters of redirect options that are kept of a pod's annotations, and as many of its spec. Whoever may create pods
- * chooses how long they are, and a node has hundreds of pods: those that this is too little for are refused.
- */
-export const MOST_KEPT = 32_768;
 /** Counted beside the characters of each, since an object has room of its own. */
 const OVERHEAD = 32;
 
@@ -75,33 +71,31 @@ export function toPodRecord(object: unknown, held?: PodRecord): PodRecord {
   };
 }
 
-/** Throws ConfigError if `toPodRecord` left out something of the pod's configuration. */
-export function mustBeWhole({ metadata, spec }: PodRecord): void {
-  const place = metadata.tooLarge ?? spec.tooLarge;
-  if (place === undefined) return;
-  const part = place === metadata.tooLarge ? 'annotations' : 'containers';
-  const wrong = `the redirect options of the pod's ${part} are too long`;
-  throw new ConfigError(place, undefined, wrong, `at most ${MOST_KEPT} characters in all`);
-}
-
 function trimMetadata(metadata: Record<string, unknown>): PodRecord['metadata'] {
   mustHave(metadata, 'Pod', ['name', 'uid']);
   const { deletionTimestamp } = metadata;
   const room = new Room();
   const annotations: Record<string, string> = {};
+  const marks: Record<string, string> = {};
+  const ofStatic: Record<string, string> = {};
   for (const [name, value] of entriesOf(metadata.annotations)) {
     if (name === INJECTED) annotations[name] = '';
     else if (SHORT.has(name)) annotations[name] = short(value);
+    else if (STATIC.has(name)) ofStatic[name] = short(value);
+    else if (MARKS.has(name)) marks[name] = short(value);
     else if (OPTIONS.has(name) && room.take(text(value), `annotation ${name}`)) annotations[name] = text(value);
   }
+  const uid = text(metadata.uid);
   return {
-    uid: text(metadata.uid),
+    uid,
+    runtimeUid: runtimeUid(uid, ofStatic),
     namespace: text(metadata.namespace),
     name: text(metadata.name),
     resourceVersion: text(metadata.resourceVersion),
     ...(deletionTimestamp !== undefined && { deletionTimestamp: time(deletionTimestamp) }),
     labels: pick(metadata.labels, LABELS),
     annotations,
+    marks,
     ...(room.tooLarge !== undefined && { tooLarge: room.tooLarge }),
   };
 }
@@ -185,12 +179,12 @@ export function toNamespaceRecord(object: unknown): NamespaceRecord {
 }
 
 /**
- * What a pod's sandbox has for a uid: a static pod's has a hash, which its mirror in the API has as an annotation.
+ * The runtime knows a static pod by a hash, which the pod's mirror in the API has as an annotation.
  * https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/config/common.go (applyDefaults)
  */
-export function runtimeUid({ uid, annotations }: { uid: string; annotations?: Record<string, string> }): string {
-  const hash = annotations?.[MIRROR] === undefined ? undefined : annotations[CONFIG_HASH];
-  // Whoever may make pods can write both: what has another pod's uid there would be taken for that pod.
+function runtimeUid(uid: string, annotations: Record<string, string>): string {
+  const hash = annotations[MIRROR] === undefined ? undefined : annotations[CONFIG_HASH];
+  // Whoever may create pods can write both annotations. A uid of another pod in there must not lead to that pod's netns.
   return hash !== undefined && /^[0-9a-f]{32}$/.test(hash) ? hash : uid;
 }
 

@@ -64,11 +64,6 @@ interface Wanted {
   condition?: { type: string; status: 'True' | 'False'; reason: string; message: string };
 }
 
-/** A pod's annotations: those that `mark` writes, and the others. */
-export function partMarks({ [STATUS]: status, [NETNS]: netns, [RULES]: rules, ...others }: Record<string, string>) {
-  return { marks: [status, netns, rules], others };
-}
-
 /** What a thrown error says about a pod. */
 export function failed(error: unknown): FailedMark {
   const { event, message } = asFailure(error);

@@ -14,7 +14,7 @@ import { firstProcesses, isProcessOf } from './proc.ts';
 
 /** A pod as the runtime knows it. */
 export interface RuntimePod {
-  /** The runtime's: see runtimeUid() in lib/kube/pods.ts. */
+  /** `runtimeUid` of a PodRecord, lib/istio/pod.ts. */
   uid: string;
   namespace: string;
   name: string;

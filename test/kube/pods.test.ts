@@ -3,12 +3,12 @@ import assert from 'node:assert/strict';
 import { ConfigError } from '../../lib/errors.ts';
 import { hasOwnInit } from '../../lib/istio/containers.ts';
 import { DISABLE_ENVOY, DOMAIN, INITIALIZE, INJECT, INJECTED } from '../../lib/istio/names.ts';
-import type { Pod } from '../../lib/istio/pod.ts';
+import { MOST_KEPT, mustBeWhole, type Pod } from '../../lib/istio/pod.ts';
 import { podRedirect, type RedirectSpec, redirect } from '../../lib/istio/redirect.ts';
 import { flagSource, type Source } from '../../lib/istio/sources.ts';
 import { encodingOf } from '../../lib/kube/encoding.ts';
-import { MOST_KEPT, mustBeWhole, runtimeUid, toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
-import { READY } from '../../lib/kube/status.ts';
+import { toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
+import { NETNS, READY, RULES, STATUS } from '../../lib/kube/status.ts';
 import { MAX_LIST } from '../../lib/options/values.ts';
 import { suite } from '../suite.ts';
 import { fixture, fixtures } from '../support/pods.ts';
@@ -21,6 +21,7 @@ trim('the whole record of an injected pod', () => {
   assert.deepEqual(toPodRecord(fixture('native-cni')), {
     metadata: {
       uid,
+      runtimeUid: uid,
       namespace: 'bookinfo',
       name: 'reviews-v1-598b896c9d-cx7zq',
       resourceVersion: '48201',
@@ -32,6 +33,7 @@ trim('the whole record of an injected pod', () => {
         'traffic.sidecar.istio.io/includeOutboundIPRanges': '*',
         'sidecar.istio.io/status': '',
       },
+      marks: {},
     },
     spec: {
       hostNetwork: false,
@@ -100,12 +102,14 @@ trim('what the fixtures do not have', () => {
   });
   assert.deepEqual(metadata, {
     uid: 'u',
+    runtimeUid: 'u',
     namespace: '',
     name: 'n',
     resourceVersion: '',
     deletionTimestamp: '2026-08-11T09:14:02Z',
     labels: { 'sidecar.istio.io/inject': 'true' },
-    annotations: { 'pod-network-controller.istio.io/netns': 'b:1' },
+    annotations: {},
+    marks: { 'pod-network-controller.istio.io/netns': 'b:1' },
   });
   const containers = {
     initContainers: [],
@@ -144,17 +148,23 @@ trim("a static pod's uid in the runtime is its hash", () => {
   const uid = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
   const hash = '3f2b6c1d9e8a7f605142a3b4c5d6e7f8';
   const annotations = { 'kubernetes.io/config.hash': hash };
-  assert.equal(runtimeUid({ uid }), uid);
-  assert.equal(runtimeUid({ uid, annotations }), uid, 'anybody can write this annotation');
+  const runtimeUid = (annotations?: Record<string, string>) =>
+    toPodRecord({ metadata: { name: 'n', uid, annotations } }).metadata.runtimeUid;
+  assert.equal(runtimeUid(), uid);
+  assert.equal(runtimeUid(annotations), uid, 'anybody can write this annotation');
   const mirror = { 'kubernetes.io/config.mirror': hash, ...annotations };
-  assert.equal(runtimeUid({ uid, annotations: mirror }), hash);
-  assert.equal(
-    runtimeUid(toPodRecord({ metadata: { name: 'n', uid, annotations: mirror } }).metadata),
-    hash,
-    'as kept',
-  );
+  assert.equal(runtimeUid(mirror), hash);
   const stolen = { ...mirror, 'kubernetes.io/config.hash': '11111111-4f6b-4c5e-9d2a-6b1f0a7c88b1' };
-  assert.equal(runtimeUid({ uid, annotations: stolen }), uid, "anybody can write another pod's");
+  assert.equal(runtimeUid(stolen), uid, "anybody can write another pod's");
+});
+
+trim("the controller's own annotations are kept apart", () => {
+  const own = { [STATUS]: 'initialized', [NETNS]: 'boot:7', [RULES]: 'abc' };
+  const { metadata } = toPodRecord({
+    metadata: { name: 'n', uid: 'u', annotations: { ...own, [INITIALIZE]: 'true' } },
+  });
+  assert.deepEqual(metadata.marks, own);
+  assert.deepEqual(metadata.annotations, { [INITIALIZE]: 'true' });
 });
 
 trim('a namespace', () => {

@@ -5,7 +5,7 @@ import type { PodSandbox, PodSandboxStatus, PodSandboxStatusResponse } from './m
 /** What a list says of each sandbox. */
 export interface ListedSandbox {
   id: string;
-  /** The runtime's uid of the pod, which for a static pod is not the API's. See runtimeUid() in lib/kube/pods.ts. */
+  /** The runtime's uid of the pod: `runtimeUid` of a PodRecord, lib/istio/pod.ts. */
   uid: string;
   namespace: string;
   name: string;
