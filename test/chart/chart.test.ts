@@ -10,7 +10,7 @@ import { readConfig } from '../../lib/config/read.ts';
 import { optionList } from '../../lib/istio/options.ts';
 import { createMetrics } from '../../lib/observe/metrics.ts';
 import { suite } from '../suite.ts';
-import { CHART, helm, type Manifest, only, render } from '../support/helm.ts';
+import { CHART, helm, IMAGE, type Manifest, only, render } from '../support/helm.ts';
 import { scratchFolder } from '../support/scratch.ts';
 
 const test = suite('chart');
@@ -43,7 +43,7 @@ function configOf(objects: readonly Manifest[]) {
 
 async function refusal(...args: string[]): Promise<string> {
   try {
-    await helm('template', 'mesh', CHART, ...args);
+    await helm('template', 'mesh', CHART, ...IMAGE, ...args);
   } catch (error) {
     return String((error as { stderr: string }).stderr);
   }
@@ -53,7 +53,7 @@ async function refusal(...args: string[]): Promise<string> {
 test('lint has nothing to say, with every part in', async () => {
   const parts = ['kubernetesDistribution=OpenShift', 'networkPolicy.apiServerPorts={6443}', 'bench.enabled=true'];
   const set = [...MONITORS, ...parts];
-  const said = await helm('lint', '--strict', CHART, ...set.flatMap((each) => ['--set', each]));
+  const said = await helm('lint', '--strict', CHART, ...IMAGE, ...set.flatMap((each) => ['--set', each]));
   assert.match(said, /0 chart\(s\) failed/);
   assert.doesNotMatch(said, /\[(WARNING|ERROR)\]/);
 });
@@ -180,7 +180,7 @@ for (const [name, { set, paths, socket }] of Object.entries(mounts)) {
     const found = (container.volumeMounts ?? []).filter(({ name }) => host.get(name) !== undefined);
     assert.deepEqual(
       found.map(({ name, mountPath }) => [host.get(name), mountPath]),
-      paths.map((path) => [path, `/host${path}`]),
+      paths.map((path) => [path === '/run/netns' ? '/var/run/netns' : path, `/host${path}`]),
     );
     for (const { mountPath, readOnly, mountPropagation } of found) {
       assert.equal(readOnly, true);
@@ -399,6 +399,13 @@ for (const [set, says] of refused) {
     assert.match(await refusal('--set', set), says);
   });
 }
+
+test('without image.repository helm fails, and says how to build an image', async () => {
+  const said = await refusal('--set', 'image.repository=');
+  assert.match(said, /image\.repository is empty/);
+  assert.match(said, /docker build --tag REGISTRY\/istio-pod-network-controller:\d/);
+  assert.match(said, /docs\/quick-start\.md/);
+});
 
 test('the same thing said twice is refused', async () => {
   const said = await refusal('--set', 'excludeInboundPorts=80,config.istio-local-exclude-ports=81');
@@ -673,7 +680,9 @@ test('each alert has its place in docs/operate.md, and its words left whole by h
 test('NOTES say how to go on, for each way of injection', async () => {
   const notes = async (...set: string[]) => {
     const flags = ['--dry-run=client', ...set.flatMap((each) => ['--set', each])];
-    return (await helm('install', 'mesh', CHART, '--namespace', 'istio-system', ...flags)).split('NOTES:')[1] ?? '';
+    return (
+      (await helm('install', 'mesh', CHART, ...IMAGE, '--namespace', 'istio-system', ...flags)).split('NOTES:')[1] ?? ''
+    );
   };
   assert.match(await notes('injection.mode=policy'), /by a MutatingAdmissionPolicy/);
   assert.match(await notes('injection.mode=istio'), /helm upgrade istiod .*istiod-values.yaml/);

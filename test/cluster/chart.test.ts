@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { V1DaemonSet, V1Deployment, V1Pod } from '@kubernetes/client-node';
 import { GATE } from '../../chart/image/files.ts';
 import { suite } from '../suite.ts';
-import { CHART, helm, only, render } from '../support/helm.ts';
+import { CHART, helm, IMAGE, only, render } from '../support/helm.ts';
 import { run } from '../support/process.ts';
 import { scratchFolder } from '../support/scratch.ts';
 import { imageName } from './images/images.ts';
@@ -86,7 +86,7 @@ for (const distribution of ['Kubernetes', 'OpenShift']) {
         const set = [`kubernetesDistribution=${distribution}`, `containerRuntime=${runtime}`, ...everything];
         const file = join(folder, 'rendered.yaml');
         // As the original's users install it: no namespace, no release, no hooks that helm would run.
-        writeFileSync(file, await helm('template', CHART, ...set.flatMap((each) => ['--set', each])));
+        writeFileSync(file, await helm('template', CHART, ...IMAGE, ...set.flatMap((each) => ['--set', each])));
         const said = await kubectl('apply', '--dry-run=server', '--validate=strict', '--filename', file);
         const taken = said.trim().split('\n');
         assert.ok(
@@ -113,7 +113,7 @@ for (const distribution of ['Kubernetes', 'OpenShift']) {
 
 test('what the schemas of OpenShift and of the Prometheus operator do not know is refused', async () => {
   const set = ['kubernetesDistribution=OpenShift', ...MONITORS].flatMap((each) => ['--set', each]);
-  const text = await helm('template', CHART, ...set);
+  const text = await helm('template', CHART, ...IMAGE, ...set);
   for (const [right, wrong] of [
     ['allowHostPID: false', 'allowHostPid: false'],
     ['    - port: metrics\n      interval', '    - name: metrics\n      interval'],
@@ -187,7 +187,7 @@ test('before it, the pods of a Deployment with istio-init are refused where noth
 test(
   'injection.wait=auto goes by what every node can, and the notes say why',
   async () => {
-    const notes = () => release('install', CHART, '--dry-run=server');
+    const notes = () => release('install', CHART, ...IMAGE, '--dry-run=server');
     assert.match(
       await notes(),
       /in the container of their native sidecar: every node that was there mounts image volumes\./,
@@ -334,7 +334,7 @@ test(
     await install('upgrade', 'containerRuntime=containerd');
     const [controller] = await controllers();
     const paths = controller?.spec?.volumes?.flatMap(({ hostPath }) => (hostPath ? [hostPath.path] : []));
-    assert.deepEqual(paths, ['/run/netns', '/run/containerd']);
+    assert.deepEqual(paths, ['/var/run/netns', '/run/containerd']);
     const named = await mesh.runInitialized(meshPod('named'));
     await mesh.expectCaptured(named, peer);
     assert.match(await kubectl('logs', '--namespace', SYSTEM, `daemonset/${NAME}`), /"events":"containerd"/);

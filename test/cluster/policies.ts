@@ -1,5 +1,6 @@
 /** The chart's admission policies, rendered by helm for the API server that they are then given to. */
 import { join } from 'node:path';
+import { IMAGE } from '../support/helm.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { programs } from './programs.ts';
 import { output } from './sandbox/sandbox.ts';
@@ -13,7 +14,7 @@ export const RELEASE_NAMESPACE = 'istio-system';
 export async function renderPolicy(template: string, values: string[], flags: string[]): Promise<string> {
   const helm = (await programs(['helm'])).path('helm');
   const which = ['istio-pod-network-controller', CHART, '--namespace', RELEASE_NAMESPACE, '--show-only', template];
-  return output([helm, 'template', ...which, ...values.flatMap((value) => ['--set', value]), ...flags]);
+  return output([helm, 'template', ...which, ...IMAGE, ...values.flatMap((value) => ['--set', value]), ...flags]);
 }
 
 /**

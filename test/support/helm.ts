@@ -6,6 +6,9 @@ import { run } from './process.ts';
 
 export const CHART = join(import.meta.dirname, '../../chart/istio-pod-network-controller');
 
+/** The value that has no default. A file, so that other files and `--set` take precedence. */
+export const IMAGE = ['--values', join(import.meta.dirname, '../fixtures/image-values.yaml')];
+
 /** As far as every object has it. */
 export interface Manifest {
   apiVersion: string;
@@ -36,7 +39,7 @@ export async function helm(...args: string[]): Promise<string> {
 
 /** `set`: as `--set` takes them, or further flags. */
 export async function render(set: readonly string[] = [], ...flags: string[]): Promise<Manifest[]> {
-  const text = await helm('template', 'mesh', CHART, ...set.flatMap((each) => ['--set', each]), ...flags);
+  const text = await helm('template', 'mesh', CHART, ...IMAGE, ...set.flatMap((each) => ['--set', each]), ...flags);
   return parseAllDocuments(text)
     .map((document) => {
       const [error] = document.errors;

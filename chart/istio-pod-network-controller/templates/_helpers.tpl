@@ -16,6 +16,9 @@ istio-system
 
 {{- define "istio-pod-network-controller.image" -}}
 {{- with .Values.image -}}
+{{- if not .repository -}}
+{{- fail (printf "\n\nimage.repository is empty. No image of this project is published yet, so build one and name it:\n\n  docker build --tag REGISTRY/%s:%s . && docker push REGISTRY/%s:%s\n  helm ... --set image.repository=REGISTRY/%s\n\ndocs/quick-start.md has the commands for kind, minikube, k3d and OpenShift Local, without a registry.\n" $.Chart.Name $.Chart.AppVersion $.Chart.Name $.Chart.AppVersion $.Chart.Name) -}}
+{{- end -}}
 {{- if .digest -}}
 {{- printf "%s@%s" .repository .digest -}}
 {{- else -}}
