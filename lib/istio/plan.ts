@@ -152,7 +152,8 @@ function dns(to: RulesetBuilder, spec: RedirectSpec): void {
     servers.map((server) => ({ ...destination(server), protocol, matches: [toPort(53)], target }));
   const zone = (zone: number): Draft['target'] => ({ kind: 'ct-zone', zone });
 
-  to.append('raw', 'OUTPUT', { target: jump('ISTIO_OUTPUT_DNS') });
+  // The chains in raw hold rules for UDP only. Istio jumps there with every packet, also those of established TCP.
+  to.append('raw', 'OUTPUT', { protocol: 'udp', target: jump('ISTIO_OUTPUT_DNS') });
   for (const family of reached) {
     to.append('nat', 'ISTIO_OUTPUT', { ...(family && { family }), target: jump('ISTIO_OUTPUT_DNS') });
   }
@@ -164,7 +165,7 @@ function dns(to: RulesetBuilder, spec: RedirectSpec): void {
     to.append('raw', 'ISTIO_OUTPUT_DNS', upstream, client);
   }
   for (const family of reached) {
-    to.append('raw', 'PREROUTING', { ...(family && { family }), target: jump('ISTIO_INBOUND') });
+    to.append('raw', 'PREROUTING', { ...(family && { family }), protocol: 'udp', target: jump('ISTIO_INBOUND') });
   }
   to.append('raw', 'ISTIO_OUTPUT_DNS', ...toServers('udp', zone(CLIENT_ZONE)));
   for (const server of servers) {

@@ -121,8 +121,8 @@ test('the mangle table of TPROXY, whole, and its routes', async () => {
 test('the raw table and the DNS chain, whole', async () => {
   const all = ['--redirect-dns', '--capture-all-dns', '-g', '9'];
   assert.deepEqual(await rules(6, 'raw', all), [
-    '-A PREROUTING -j ISTIO_INBOUND',
-    '-A OUTPUT -j ISTIO_OUTPUT_DNS',
+    '-A PREROUTING -p udp -j ISTIO_INBOUND',
+    '-A OUTPUT -p udp -j ISTIO_OUTPUT_DNS',
     '-A ISTIO_INBOUND -p udp -m udp --sport 53 -j CT --zone 1',
     '-A ISTIO_OUTPUT_DNS -p udp -m udp --dport 53 -m owner --uid-owner 1337 -j CT --zone 1',
     '-A ISTIO_OUTPUT_DNS -p udp -m udp --sport 15053 -m owner --uid-owner 1337 -j CT --zone 2',
@@ -142,8 +142,8 @@ test('the raw table and the DNS chain, whole', async () => {
     '-A ISTIO_OUTPUT_DNS -d 10.0.0.2/32 -p udp -m udp --dport 53 -j REDIRECT --to-ports 15053',
   ]);
   assert.deepEqual((await rules(4, 'raw', servers)).slice(0, 4), [
-    '-A PREROUTING -j ISTIO_INBOUND',
-    '-A OUTPUT -j ISTIO_OUTPUT_DNS',
+    '-A PREROUTING -p udp -j ISTIO_INBOUND',
+    '-A OUTPUT -p udp -j ISTIO_OUTPUT_DNS',
     '-A ISTIO_INBOUND -s 10.0.0.1/32 -p udp -m udp --sport 53 -j CT --zone 1',
     '-A ISTIO_INBOUND -s 10.0.0.2/32 -p udp -m udp --sport 53 -j CT --zone 1',
   ]);
@@ -153,10 +153,10 @@ test('servers of one family leave the other without jumps, but for the zones of 
   const text = await plan(['--redirect-dns', '--dns-servers', 'fd00::a']);
   const [four = '', six = ''] = text.split('# IPv6:');
   assert.ok(!four.includes('-A ISTIO_OUTPUT -j ISTIO_OUTPUT_DNS'), four);
-  assert.ok(!four.includes('-A PREROUTING -j ISTIO_INBOUND'), four);
-  assert.ok(four.includes('-A OUTPUT -j ISTIO_OUTPUT_DNS'), four);
+  assert.ok(!four.includes('-A PREROUTING -p udp -j ISTIO_INBOUND'), four);
+  assert.ok(four.includes('-A OUTPUT -p udp -j ISTIO_OUTPUT_DNS'), four);
   assert.ok(six.includes('-A ISTIO_OUTPUT -j ISTIO_OUTPUT_DNS'), six);
-  assert.ok(six.includes('-A PREROUTING -j ISTIO_INBOUND'), six);
+  assert.ok(six.includes('-A PREROUTING -p udp -j ISTIO_INBOUND'), six);
 });
 
 test('1, 2 and 17: interfaces, the last inserted topmost', async () => {

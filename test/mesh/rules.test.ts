@@ -55,6 +55,10 @@ const DIFFERENCES: Difference[] = [
     form: 'nftables',
     ours: (rule) => (rule.startsWith('mangle istio-tproxy:') && rule.endsWith('drop') ? undefined : rule),
   },
+  {
+    reason: 'Istio jumps to its chains in raw with every packet, ours with UDP only: these chains have no other rules',
+    ours: (rule) => rule.replace(/^(raw \w+:.*) (?:-p|meta l4proto) udp (.*(?:-j ISTIO_|jump istio-))/, '$1 $2'),
+  },
 ];
 
 /** What the injector always says, and what we take for the defaults; without them Istio's program captures nothing. */

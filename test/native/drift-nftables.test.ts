@@ -77,13 +77,13 @@ const drifts: Record<string, Drift> = {
   'an element of a set changed': {
     edit: replace('15090 }', '15091 }'),
     says: [
-      '-  tcp dport { 15008, 15020-15021, 15090 } counter return',
-      '+  tcp dport { 15008, 15020-15021, 15091 } counter return',
+      '-  tcp dport { 15008, 15020, 15021, 15090 } counter return',
+      '+  tcp dport { 15008, 15020, 15021, 15091 } counter return',
     ],
   },
   'an element of a set gone': {
     edit: replace('{ 15008, ', '{ '),
-    says: ['+  tcp dport { 15020-15021, 15090 } counter return'],
+    says: ['+  tcp dport { 15020, 15021, 15090 } counter return'],
   },
   'a counter gone': {
     edit: replace(line(DIVERTED), '\t\tmeta skgid 1337 return\n'),

@@ -10,7 +10,7 @@ import { Effects } from '../../lib/ruleset/nftables/effects.ts';
 import { lower } from '../../lib/ruleset/nftables/lower.ts';
 import type { NftRuleset } from '../../lib/ruleset/nftables/model.ts';
 import { type Comparisons, simplify } from '../../lib/ruleset/nftables/simplify.ts';
-import { nftablesText } from '../../lib/ruleset/nftables/text.ts';
+import { nftablesText, nftRuleText } from '../../lib/ruleset/nftables/text.ts';
 import { nftables } from '../../lib/ruleset/nftables.ts';
 import { type Case, cases } from '../cases.ts';
 import { suite } from '../suite.ts';
@@ -226,7 +226,7 @@ table inet istio-proxy-nat {
   }
 
   chain istio-inbound {
-    tcp dport { 15008, 15020-15021, 15090 } counter return
+    tcp dport { 15008, 15020, 15021, 15090 } counter return
     counter jump istio-in-redirect
   }
 
@@ -252,6 +252,31 @@ table inet istio-proxy-nat {
 }
 `,
   );
+});
+
+text('a set of ports lists each of them, as long as they are few', () => {
+  const ports = (args: string[]) =>
+    nftablesText(nftables(planOf(args), { counters: false })).match(/dport \{.*?\}/)?.[0];
+  assert.equal(ports(['-d', '22,30-33']), 'dport { 22, 30, 31, 32, 33, 15008, 15020, 15021, 15090 }');
+  assert.equal(
+    ports(['-d', '22,30-44']),
+    `dport { 22, ${list(15, (at) => `${at + 30}`).replaceAll(',', ', ')}, 15008, 15020, 15021, 15090 }`,
+  );
+  assert.equal(ports(['-d', '22,30-46']), 'dport { 22, 30-46, 15008, 15020-15021, 15090 }');
+});
+
+text("the proxy's own connections return before sets are looked up", () => {
+  for (const args of [
+    ['-x', '10.0.0.0/24,10.2.0.0/16,fd00::/8'],
+    ['-x', '10.0.0.0/24,10.2.0.0/16', '-m', 'TPROXY'],
+    ['-x', '10.0.0.0/24,10.2.0.0/16', '--redirect-dns', '--capture-all-dns'],
+  ]) {
+    const simple = nftables(planOf(args), { counters: false });
+    const rules = rulesOf(simple).map(nftRuleText);
+    const owner = rules.indexOf('meta skgid 1337 return');
+    const set = rules.indexOf('ip daddr { 10.0.0.0/24, 10.2.0.0/16, 127.0.0.1 } return');
+    assert.ok(owner >= 0 && set > owner, nftablesText(simple));
+  }
 });
 
 const kernel = suite('nftables: nft');

@@ -45,6 +45,9 @@ const NAMES: ReadonlySet<Field> = new Set([
   'ct state',
 ]);
 
+/** Elements that a set of ports may have beyond one for each range. */
+const MOST_ADDED_PORTS = 16;
+
 /** `not` of an owner holds for packets without one, as xtables has it; of a connection's mark it does not. */
 export function boxOf(conditions: readonly Condition[]): Box {
   const box = new Map<Field, Values>();
@@ -75,8 +78,18 @@ function size(field: Field, values: Values): bigint {
   return values.reduce((sum, { first, last }) => sum + last - first + 1n, 0n);
 }
 
+/**
+ * Whether a set lists each port of its ranges. The kernel finds single values by a hash or a bitmap
+ * (net/netfilter/nft_set_hash.c, nft_set_bitmap.c), and ranges by a walk down a tree, which takes each connection longer.
+ */
+function isListed(field: Field, values: Values): boolean {
+  if ((field !== 'sport' && field !== 'dport') || values.length < 2) return false;
+  const ports = values.reduce((sum, { first, last }) => sum + last - first + 1n, 0n);
+  return ports <= BigInt(values.length + MOST_ADDED_PORTS);
+}
+
 function listed(field: Field, values: Values): Condition['values'] {
-  if (!NAMES.has(field)) return [...values];
+  if (!NAMES.has(field) && !isListed(field, values)) return [...values];
   return values.flatMap(({ first, last }) =>
     Array.from({ length: Number(last - first) + 1 }, (_, at) => value(first + BigInt(at))),
   );

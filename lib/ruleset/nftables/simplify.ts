@@ -112,7 +112,28 @@ class Simplifier {
     let best = this.#ownersNamed(this.#improve(this.#joinRuns(plain)));
     const excepted = this.#improve(this.#withExceptions(best));
     if (cost(excepted) < cost(best)) best = excepted;
-    return best;
+    return this.#lowerSets(best);
+  }
+
+  /**
+   * A return that looks up a set goes down past the rules that it commutes with. A lookup costs a packet more than other
+   * conditions do, and the proxy's own connections return before it.
+   */
+  #lowerSets(steps: readonly Step[]): Step[] {
+    const lowered = [...steps];
+    for (let from = steps.length - 1; from >= 0; from--) {
+      const step = lowered[from] as Step;
+      if (step.target.kind !== 'return' || ![...step.box.values()].some((values) => values.length > 1)) continue;
+      let to = from;
+      for (let at = from + 1; at < lowered.length && !this.#spent; at++) {
+        const below = lowered[at] as Step;
+        if (!this.#effects.commute(step, below)) break;
+        to = at;
+      }
+      lowered.splice(from, 1);
+      lowered.splice(to, 0, step);
+    }
+    return lowered;
   }
 
   /** Whether nothing more is to be compared. */
