@@ -1,7 +1,7 @@
 /** The chart on a real cluster: taken by the API server, installed, tested, upgraded and uninstalled by the real helm. */
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { V1DaemonSet, V1Deployment, V1Pod } from '@kubernetes/client-node';
 import { GATE } from '../../chart/image/files.ts';
 import { suite } from '../suite.ts';
@@ -273,6 +273,20 @@ test('"ipnc doctor" in its pod finds nothing missing', async () => {
   assert.match(said, /ok +(\/host)?\/run\/netns/);
   assert.match(said, /ok +CRI socket +\/run\/containerd\/containerd.sock/);
   assert.match(said, /ok +gate +pods wait in: init: injection\.wait=init; containerd \S+ mounts image volumes/);
+});
+
+test('"ipnc verify" in its pod compares one pod with its own configuration, as docs/operate.md says', async () => {
+  const { path } = await mesh.netns(web);
+  const words = ['verify', '--netns', `/host/run/netns/${basename(path)}`, '--pod', '-', '--counters', 'false'];
+  const exec = ['exec', '--stdin', '--namespace', SYSTEM, `daemonset/${NAME}`, '--', 'ipnc', ...words];
+  const pod = await kubectl('get', 'pod', 'web', '--namespace', NAMESPACE, '--output', 'yaml');
+  const verifying = run((await programs(['kubectl'])).path('kubectl'), [
+    '--kubeconfig',
+    mesh.controlPlane.kubeconfig,
+    ...exec,
+  ]);
+  verifying.child.stdin?.end(pod);
+  assert.match((await verifying).stdout, /^ok: /);
 });
 
 test(
