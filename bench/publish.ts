@@ -11,6 +11,9 @@ import { picture, startPicture } from './report/picture.ts';
 import type { Results, WorkloadResult } from './schema.ts';
 import { figure } from './table.ts';
 
+/** The text that explains them is docs/performance.md, which no run changes. */
+const FIGURES = 'docs/performance-figures.md';
+
 /** `root`: the folder of README.md. Throws where a run is not fit to be quoted. */
 export function publish(results: Results, root: string): string[] {
   const of = (name: string) => results.workloads.find((workload) => workload.name === name);
@@ -34,13 +37,13 @@ function publishInstalls(results: Results, single: WorkloadResult, root: string)
   const rest = { ...results, workloads: results.workloads.filter(({ name }) => name !== 'mesh') };
   const goals = results.goals.filter((goal) => !isOfStarts(goal));
   writeFileSync(join(root, 'docs/performance.svg'), picture(single));
-  fill(join(root, 'docs/performance.md'), {
+  fill(join(root, FIGURES), {
     summary: summary(results, single),
     figures: figures(rest),
     goals: markdownTable(GOAL_HEAD, goalRows(goals)),
     cluster: cluster(results),
   });
-  return ['docs/performance.svg', 'docs/performance.md'];
+  return ['docs/performance.svg', FIGURES];
 }
 
 function publishStarts(results: Results, mesh: WorkloadResult, root: string): string[] {
@@ -65,10 +68,10 @@ function publishStarts(results: Results, mesh: WorkloadResult, root: string): st
   const goals = markdownTable(GOAL_HEAD, goalRows(results.goals.filter(isOfStarts)));
   fill(join(root, 'README.md'), { start: `![${START_TITLE}](docs/start.svg)\n\n${table}\n\n${line}` });
   const tables = seriesTables(mesh).map(({ head, rows }) => markdownTable(head, rows));
-  fill(join(root, 'docs/performance.md'), {
+  fill(join(root, FIGURES), {
     start: [`![${START_TITLE}](start.svg)`, table, line, ...tables, goals].join('\n\n'),
   });
-  return ['docs/start.svg', 'README.md', 'docs/performance.md'];
+  return ['docs/start.svg', 'README.md', FIGURES];
 }
 
 const GOAL_HEAD = ['goal', 'asked', 'measured', ''];

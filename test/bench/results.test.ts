@@ -97,7 +97,7 @@ test('a cluster is reckoned from what a pod costs', () => {
 
 const MARKED = {
   'README.md': '# x\n\n<!-- bench:start -->\nold\n<!-- /bench:start -->\n\nthe end\n',
-  'docs/performance.md': ['start', 'summary', 'figures', 'goals', 'cluster']
+  'docs/performance-figures.md': ['start', 'summary', 'figures', 'goals', 'cluster']
     .map((name) => `<!-- bench:${name} -->\nold\n<!-- /bench:${name} -->\n`)
     .join('between\n'),
 };
@@ -115,8 +115,8 @@ function inFolder(use: (root: string) => void): void {
 
 test('publishing fills what is between the markers, and nothing else, however often', () => {
   inFolder((root) => {
-    const page = () => readFileSync(join(root, 'docs/performance.md'), 'utf8');
-    assert.deepEqual(publish(sample({ seed: 1 }), root), ['docs/performance.svg', 'docs/performance.md']);
+    const page = () => readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
+    assert.deepEqual(publish(sample({ seed: 1 }), root), ['docs/performance.svg', 'docs/performance-figures.md']);
     const first = page();
     assert.match(first, /<!-- bench:summary -->\n\n!\[.*\]\(performance.svg\)/);
     assert.match(first, /\*\*nftables: ours/);
@@ -135,12 +135,12 @@ test("a run of a pod's start is published by itself, with its picture and its go
       startsOf({ 'template-sidecar': 1150, 'istio-init': 3000, 'istio-cni': 2900, none: 650 }),
       root,
     );
-    assert.deepEqual(made, ['docs/start.svg', 'README.md', 'docs/performance.md']);
+    assert.deepEqual(made, ['docs/start.svg', 'README.md', 'docs/performance-figures.md']);
     const readme = readFileSync(join(root, 'README.md'), 'utf8');
     assert.match(readme, /^# x\n\n<!-- bench:start -->\n\n!\[.*\]\(docs\/start.svg\)/);
     assert.match(readme, /\| \*\*template-sidecar\*\* \| 0\.3[89]x \| 500 \| 1,150 \|/);
     assert.match(readme, /<!-- \/bench:start -->\n\nthe end\n$/);
-    const page = readFileSync(join(root, 'docs/performance.md'), 'utf8');
+    const page = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
     assert.match(page, /created to app started, to Istio's istio-init, p50 \| at most 0\.45x \| 0\.3[89]x \| met/);
     assert.doesNotMatch(page, /an install \|/);
     assert.equal(page.match(/\nold\n/g)?.length, 4);
@@ -177,15 +177,18 @@ test('what is not fit to be quoted is not published', () => {
     const refused = sample({ seed: 1 });
     if (refused.workloads[0]) refused.workloads[0].refused = 'noise';
     assert.throws(() => publish(refused, root), /refused.*single/);
-    writeFileSync(join(root, 'docs/performance.md'), 'no markers');
-    assert.throws(() => publish(sample({ seed: 1 }), root), /performance.md: the markers <!-- bench:summary -->/);
+    writeFileSync(join(root, 'docs/performance-figures.md'), 'no markers');
+    assert.throws(
+      () => publish(sample({ seed: 1 }), root),
+      /performance-figures.md: the markers <!-- bench:summary -->/,
+    );
   });
 });
 
-test('README.md and docs/performance.md have the markers', () => {
+test('README.md and docs/performance-figures.md have the markers', () => {
   assert.ok(read('README.md').includes('<!-- bench:start -->'));
   for (const name of ['start', 'summary', 'figures', 'goals', 'cluster'])
-    assert.ok(read('docs/performance.md').includes(`<!-- /bench:${name} -->`));
+    assert.ok(read('docs/performance-figures.md').includes(`<!-- /bench:${name} -->`));
 });
 
 const units = (count: number, of: (at: number) => number) => Array.from({ length: count }, (_, at) => of(at));
