@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { canBecome, UID_MAP_REMEDY } from '../lib/demo/userns.ts';
 import { clusterImpossible, clusterLack, clusterPrograms, helmLack, prepareCluster } from './cluster/programs.ts';
 import { networkNamespaceLack } from './cluster/sandbox/sandbox.ts';
+import { actionlintLack, lintPrograms } from './lint/programs.ts';
 import { meshImpossible, meshLack, prepareMesh } from './mesh/programs.ts';
 
 export interface SetUp {
@@ -14,10 +15,11 @@ export interface SetUp {
   bring(): Promise<void>;
 }
 
-export type SetUpName = 'cluster' | 'helm' | 'mesh';
+export type SetUpName = 'actionlint' | 'cluster' | 'helm' | 'mesh';
 
 /** What the runner brings if a test needs it and lacks it. */
 export const setUps: Record<SetUpName, SetUp> = {
+  actionlint: { impossible: () => lintPrograms.impossible(), bring: () => lintPrograms.build() },
   cluster: { impossible: clusterImpossible, bring: prepareCluster },
   helm: { impossible: () => clusterPrograms.impossible(['helm']), bring: () => clusterPrograms.build(['helm']) },
   mesh: { impossible: meshImpossible, bring: prepareMesh },
@@ -56,6 +58,7 @@ const probes: Record<string, () => string | undefined> = {
   'machine-root': networkNamespaceLack,
   cluster: () => (withoutCluster() ? 'left out by --no-cluster' : clusterLack()),
   helm: helmLack,
+  actionlint: actionlintLack,
   mesh: () => (withoutCluster() ? 'left out by --no-cluster' : meshLack()),
   browser: () =>
     chromium() === undefined

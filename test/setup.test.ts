@@ -69,7 +69,7 @@ test('an ordinary user who wants to lint is told of the linters too', async () =
   standIn('apt-get', '');
   const { code, stderr } = await setup(['--dev'], bare);
   assert.equal(code, 1);
-  assert.match(stderr, /^ {2}sudo apt-get install -y g\+\+ .* clang clang-format libclang-rt-\d+-dev/m);
+  assert.match(stderr, /^ {2}sudo apt-get install -y g\+\+ .* shellcheck clang clang-format libclang-rt-\d+-dev/m);
 });
 
 test('elsewhere than on Debian the packages are named', async () => {

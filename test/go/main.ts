@@ -1,6 +1,7 @@
 /** `npm run programs`: sets up the Go programs that tests, bench and demo use, where they are not there yet. */
 import { parseArgs, styleText } from 'node:util';
 import { clusterLack, clusterPrograms, prepareCluster } from '../cluster/programs.ts';
+import { actionlintLack, lintPrograms } from '../lint/programs.ts';
 import { meshLack, meshPrograms, prepareMesh } from '../mesh/programs.ts';
 import type { ProgramSet } from './program-set.ts';
 
@@ -15,6 +16,7 @@ interface Choice {
 const CHOICES: Choice[] = [
   { set: clusterPrograms, prepare: prepareCluster, lack: clusterLack },
   { set: meshPrograms, prepare: prepareMesh, lack: meshLack },
+  { set: lintPrograms, prepare: () => lintPrograms.build(), lack: actionlintLack },
 ];
 const NAMES = CHOICES.map(({ set }) => set.name).join(', ');
 
