@@ -27,6 +27,7 @@
       'sources': [
         'native/budget.cc',
         'native/install.cc',
+        'native/istio.cc',
         'native/netlink/channel.cc',
         'native/netlink/message.cc',
         'native/netns.cc',
@@ -36,6 +37,7 @@
         'native/nftables/decode.cc',
         'native/nftables/encode.cc',
         'native/nftables/install.cc',
+        'native/nftables/iptables_nft.cc',
         'native/nftables/missing_expressions.cc',
         'native/nftables/netlink.cc',
         'native/nftables/parse.cc',

@@ -11,6 +11,7 @@
 #include <new>
 
 #include "native/error.h"
+#include "native/nftables/iptables_nft.h"
 #include "native/wake_gate.h"
 
 namespace ipnc {
@@ -128,6 +129,16 @@ class Session final : public Visit {
   std::optional<nftables::Channel> nftables_;
 };
 
+namespace {
+
+// Whether anybody has ever written to nf_tables in the visited netns.
+bool HasHistory(Session& visit) {
+  nftables::Channel* channel = visit.nftables_if_any();
+  return channel && nftables::Generation(*channel) > nftables::kFirstGeneration;
+}
+
+}  // namespace
+
 Compiled::Compiled(Ruleset ruleset, std::vector<nftables::Table> nftables)
     : ruleset_(std::move(ruleset)),
       is_nftables_(!nftables.empty()),
@@ -150,6 +161,8 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
   ApplyResult result;
   Session visit(home, target.path, &target.identity, Visit::Purpose::kWrite);
   result.timings.enter = watch.Lap();
+  // Istio's CNI plugin may have been there before us, in tables that an install of ours does not meet.
+  options.fresh = options.fresh && !HasHistory(visit);
   // Gone when all is put back.
   std::optional<nftables::Guard> guard;
   Undo undo;
@@ -175,6 +188,7 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
         options.fresh = false;
       }
     }
+    if (!options.fresh) TakeFromIptablesNft(visit, result);
   } catch (Error& error) {
     visit.budget().Renew();
     error.rollback = undo.Run();
@@ -192,15 +206,24 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
   return result;
 }
 
+// Last of all, in one transaction and when ours is read back: nothing has to be put back after it.
+void Compiled::TakeFromIptablesNft(Session& visit, ApplyResult& result) const {
+  Stopwatch watch;
+  if (nftables::Channel* channel = visit.nftables_if_any())
+    for (const auto& table : nftables::RemoveIptablesNft(*channel))
+      result.tables.push_back({table.family, table.name, How::kCleaned});
+  result.tables = Condensed(result.tables);
+  result.timings.nftables += watch.Lap();
+}
+
 // Whether TPROXY stands in the other form. While both do, the second takes what the first has marked for the proxy's
 // own traffic, and remembers that with the connection for good.
 bool Compiled::ReplacesTproxy(Session& visit) const {
   if (!ruleset_.routes.tproxy) return false;
   constexpr std::array kMangle{TableName::kMangle};
-  if (!is_nftables_) {
-    nftables::Channel* channel = visit.nftables_if_any();
-    return channel && nftables::HasOurs(*channel, kMangle);
-  }
+  nftables::Channel* channel = visit.nftables_if_any();
+  if (channel && nftables::HasIptablesNft(*channel, TableName::kMangle)) return true;
+  if (!is_nftables_) return channel && nftables::HasOurs(*channel, kMangle);
   const auto stands = [&]<typename F>(F) {
     TableSet mangle{};
     constexpr auto kIndex = static_cast<size_t>(TableName::kMangle);
@@ -266,6 +289,8 @@ VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
   result.timings.v6 = watch.Lap();
   if (nftables::Channel* channel = visit.nftables_if_any()) {
     result.nftables = nftables_.Drift(*channel);
+    for (auto& table : nftables::ReadIptablesNft(*channel))
+      result.iptables_nft.push_back({table.family, table.name, std::move(table.chains)});
     if (HasRules()) result.nftables_ahead = nftables::RulesAhead(*channel);
   }
   result.timings.nftables = watch.Lap();
@@ -293,6 +318,7 @@ Identity Identify(Home& home, const std::string& path, bool fresh) {
   if (fresh) return identity;
   nftables::Channel* channel = visit.nftables_if_any();
   identity.has_nftables = channel && nftables::HasOurs(*channel);
+  identity.has_iptables_nft = channel && nftables::HasIptablesNft(*channel);
   identity.has_legacy = xtables::HasOurs<V4>(visit.access(), xtables::Existing<V4>(visit.socket())) ||
                         xtables::HasOurs<V6>(visit.access(), xtables::Existing<V6>(visit.socket()));
   return identity;

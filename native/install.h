@@ -44,6 +44,7 @@ struct Identity {
   // The forms in which rules of ours stand there already.
   bool has_legacy = false;
   bool has_nftables = false;
+  bool has_iptables_nft = false;  // Istio's rules in the tables of iptables-nft
 };
 
 struct ApplyResult {
@@ -53,7 +54,8 @@ struct ApplyResult {
 };
 
 struct VerifyResult {
-  std::vector<xtables::ActualTable> legacy;  // tables that differ
+  std::vector<xtables::ActualTable> legacy;        // tables that differ
+  std::vector<xtables::ActualTable> iptables_nft;  // Istio's in the tables of iptables-nft: none is wanted
   std::vector<nftables::Table> nftables;
   std::vector<std::string> missing_routes;  // as the commands that make them
   std::vector<std::string> surplus_routes;
@@ -114,6 +116,7 @@ class Compiled {
   // In either form.
   bool HasRules() const { return is_nftables_ || !ruleset_.tables.empty(); }
   bool ReplacesTproxy(Session& visit) const;
+  void TakeFromIptablesNft(Session& visit, ApplyResult& result) const;
   bool Install(Session& visit, ApplyOptions options, ApplyResult& result, Undo& undo) const;
   void InstallLegacy(Session& visit, ApplyOptions options, ApplyResult& result, Undo& undo) const;
   void InstallNftables(Session& visit, bool fresh, ApplyResult& result, Undo& undo) const;

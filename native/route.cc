@@ -83,8 +83,13 @@ std::vector<T> Rtnetlink::Dump(const netlink::Bytes& request, std::optional<T> (
 
 PresentRoutes Rtnetlink::List(const std::vector<RouteItem>& wanted) {
   PresentRoutes present;
+  // Istio's rules: its routes are in the tables in which they look.
+  std::vector<RouteItem> istios;
   const auto list = [&](const netlink::Bytes& request, bool ours) {
     for (const Listed& listed : Dump(request, ReadItem)) {
+      if (ours && listed.ours && listed.item.protocol != kOurProtocol && listed.item.kind == RouteItem::Kind::kRule &&
+          !Contains(istios, listed.item))
+        istios.push_back(listed.item);
       if (Contains(wanted, listed.item) && !Contains(present.wanted, listed.item))
         present.wanted.push_back(listed.item);
       if (!ours || !listed.ours) continue;
@@ -97,6 +102,7 @@ PresentRoutes Rtnetlink::List(const std::vector<RouteItem>& wanted) {
     list(ListRules(family), true);
     list(ListRoutes(family, std::nullopt), true);
   }
+  for (const RouteItem& item : istios) list(ListRoutes(item.family, item.table), true);
   // Somebody else's route is as good as ours.
   for (const RouteItem& item : wanted)
     if (item.kind == RouteItem::Kind::kRoute && !Contains(present.wanted, item))

@@ -11,14 +11,21 @@
 
 namespace ipnc {
 
-// One thing of ours: a policy rule, a local default route, or the address.
+// Who made a rule or a route (ip(8): "proto 133"): not one of /etc/iproute2/rt_protos.
+inline constexpr uint8_t kOurProtocol = 133;
+
+// One thing of ours, or of Istio's: a policy rule, a local default route, or the address.
 struct RouteItem {
   enum class Kind : uint8_t { kRule, kRoute, kAddress };
   Kind kind = Kind::kAddress;
   Family family = Family::kV6;
   uint32_t mark = 0;   // rules
   uint32_t table = 0;  // rules and routes
-  bool operator==(const RouteItem&) const = default;
+  uint8_t protocol = kOurProtocol;
+  // Whoever made it.
+  bool operator==(const RouteItem& other) const {
+    return kind == other.kind && family == other.family && mark == other.mark && table == other.table;
+  }
 };
 
 struct Address {

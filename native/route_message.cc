@@ -18,8 +18,20 @@ using netlink::Message;
 using netlink::TakeHeader;
 using netlink::View;
 
-// Who made a rule or a route (ip(8): "proto 133"): not one of /etc/iproute2/rt_protos.
-constexpr uint8_t kProtocol = 133;
+// What Istio adds for TPROXY, without a protocol of its own (istio/tools/common/tproxy/run_linux.go, and `ip` before
+// that), and never removes.
+constexpr uint32_t kIstioMark = 1337;
+constexpr uint32_t kIstioTable = 133;
+
+bool IsIstios(const RouteItem& item) {
+  return (item.kind == RouteItem::Kind::kRoute || item.mark == kIstioMark) && item.table == kIstioTable &&
+         (item.protocol == RTPROT_UNSPEC || item.protocol == RTPROT_BOOT || item.protocol == RTPROT_STATIC);
+}
+
+Listed ListedAs(const RouteItem& item) {
+  return {.item = item, .ours = item.protocol == kOurProtocol || IsIstios(item)};
+}
+
 constexpr uint32_t kLoopbackIndex = 1;  // the first interface of every netns (net/core/dev.c: LOOPBACK_IFINDEX)
 constexpr in6_addr kPassthrough6 = {{{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6}}};
 
@@ -99,11 +111,11 @@ std::optional<Listed> ReadRule(View payload) {
       attributes.Has(FRA_OIFNAME) || attributes.Get(FRA_FWMASK, UINT32_MAX) != UINT32_MAX ||
       !attributes.Has(FRA_FWMARK))
     return std::nullopt;
-  return Listed{.item = {.kind = RouteItem::Kind::kRule,
-                         .family = FamilyOf(header->family),
-                         .mark = attributes.Get(FRA_FWMARK, uint32_t{0}),
-                         .table = attributes.Get(FRA_TABLE, uint32_t{header->table})},
-                .ours = attributes.Get(FRA_PROTOCOL, uint8_t{0}) == kProtocol};
+  return ListedAs({.kind = RouteItem::Kind::kRule,
+                   .family = FamilyOf(header->family),
+                   .mark = attributes.Get(FRA_FWMARK, uint32_t{0}),
+                   .table = attributes.Get(FRA_TABLE, uint32_t{header->table}),
+                   .protocol = attributes.Get(FRA_PROTOCOL, uint8_t{0})});
 }
 
 std::optional<Listed> ReadRoute(View payload) {
@@ -113,11 +125,11 @@ std::optional<Listed> ReadRoute(View payload) {
   if (header->rtm_type != RTN_LOCAL || header->rtm_dst_len != 0 ||
       attributes.Get(RTA_OIF, uint32_t{0}) != kLoopbackIndex)
     return std::nullopt;
-  return Listed{.item = {.kind = RouteItem::Kind::kRoute,
-                         .family = FamilyOf(header->rtm_family),
-                         .mark = 0,
-                         .table = attributes.Get(RTA_TABLE, uint32_t{header->rtm_table})},
-                .ours = header->rtm_protocol == kProtocol};
+  return ListedAs({.kind = RouteItem::Kind::kRoute,
+                   .family = FamilyOf(header->rtm_family),
+                   .mark = 0,
+                   .table = attributes.Get(RTA_TABLE, uint32_t{header->rtm_table}),
+                   .protocol = header->rtm_protocol});
 }
 
 std::optional<Listed> ReadPassthrough(View payload) {
@@ -135,7 +147,7 @@ Request RuleRequest(const RouteItem& item, uint16_t type, uint16_t flags) {
   header.action = FR_ACT_TO_TBL;
   header.table = RT_TABLE_UNSPEC;
   Request request(type, flags, header);
-  request.Put(FRA_TABLE, item.table).Put(FRA_FWMARK, item.mark).Put(FRA_PROTOCOL, kProtocol);
+  request.Put(FRA_TABLE, item.table).Put(FRA_FWMARK, item.mark).Put(FRA_PROTOCOL, item.protocol);
   return request;
 }
 
@@ -143,7 +155,7 @@ Request RouteRequest(const RouteItem& item, uint16_t type, uint16_t flags) {
   rtmsg header{};
   header.rtm_family = AddressFamily(item.family);
   header.rtm_table = RT_TABLE_UNSPEC;
-  header.rtm_protocol = kProtocol;
+  header.rtm_protocol = item.protocol;
   header.rtm_scope = RT_SCOPE_HOST;
   header.rtm_type = RTN_LOCAL;
   Request request(type, flags, header);
@@ -191,7 +203,7 @@ Bytes ListRoutes(Family family, std::optional<uint32_t> table) {
   rtmsg header{};
   header.rtm_family = AddressFamily(family);
   header.rtm_type = RTN_LOCAL;
-  if (!table) header.rtm_protocol = kProtocol;
+  if (!table) header.rtm_protocol = kOurProtocol;
   Request request(RTM_GETROUTE, NLM_F_DUMP, header);
   if (table) request.Put(RTA_TABLE, *table);
   return request.Finish();

@@ -20,8 +20,9 @@ netlink::Bytes ListAddresses(Family family, bool loopback);
 // What a message of such a list says, if it says something that could be ours.
 struct Listed {
   RouteItem item;
-  bool ours = false;
+  bool ours = false;  // or Istio's, in the form in which it always writes it
 };
+
 std::optional<Listed> ReadItem(const netlink::Message& message);
 
 // The global unicast address that a message says, if it is of an interface other than lo.

@@ -288,6 +288,7 @@ Value ToJs(Env env, const Identity& identity, const std::string& path) {
   if (identity.has_legacy) installed.push_back("iptables-legacy");
   if (identity.has_nftables) installed.push_back("nftables");
   object.Set("installedBackends", Strings(env, installed));
+  object.Set("iptablesNft", identity.has_iptables_nft);
   return object;
 }
 
@@ -324,6 +325,8 @@ Value ToJs(Env env, const VerifyResult& result, double waited) {
   Object object = Object::New(env);
   object.Set("legacy",
              ArrayOf(env, result.legacy, [env](const xtables::ActualTable& table) { return TableToJs(env, table); }));
+  object.Set("iptablesNft", ArrayOf(env, result.iptables_nft,
+                                    [env](const xtables::ActualTable& table) { return TableToJs(env, table); }));
   object.Set("nftables",
              ArrayOf(env, result.nftables, [env](const nftables::Table& table) { return NftTableToJs(env, table); }));
   object.Set("routes", routes);

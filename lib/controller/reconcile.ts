@@ -128,7 +128,7 @@ export class Reconciler {
 
     const target: Netns = { path: netns.path, dev: netns.dev, ino: netns.ino, cookie: netns.cookie };
     // Leftovers need not be looked for in a new sandbox that has no rules of ours.
-    const fresh = pod.status.phase === 'Pending' && netns.installedBackends.length === 0;
+    const fresh = pod.status.phase === 'Pending' && !hasRules(netns);
     this.#touched.add(pod.metadata.uid);
     // Reads back what it wrote, and then wakes the pod's gate.
     const { changed, tables, timings } = await compiled.apply(target, {
@@ -200,7 +200,7 @@ export class Reconciler {
     // An earlier process may have left rules without a mark.
     const looks = ours || (inherited === true && config.marks === 'failures');
     const netns = looks ? await this.#locate(task) : undefined;
-    if (!ours && (netns === undefined || ('installedBackends' in netns && netns.installedBackends.length === 0))) {
+    if (!ours && (netns === undefined || ('installedBackends' in netns && !hasRules(netns)))) {
       // The pod may wait for our condition all the same.
       if (pod.spec.readinessGates !== undefined) await marker.unmark(markedPod(pod));
       return false;
@@ -222,6 +222,11 @@ export class Reconciler {
     const found = await locator.locate(wanted, path === undefined ? undefined : { path, fresh, ips: hint?.ips });
     return found.path === undefined ? { reason: found.reason, message: found.detail } : found.netns;
   }
+}
+
+/** Of ours or of Istio's. */
+function hasRules({ installedBackends, iptablesNft }: Identity): boolean {
+  return installedBackends.length > 0 || iptablesNft;
 }
 
 export function markedPod({ metadata, spec, status: { conditions } }: PodRecord): MarkedPod {

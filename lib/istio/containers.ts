@@ -56,6 +56,11 @@ export function hasOwnInit(pod: Pod): boolean {
   return pod.spec?.initContainers?.some((container) => container.name === OWN_INIT && !isGate(container)) === true;
 }
 
+/** Whether Istio injected the pod for its CNI, which writes the rules that this container waits for. */
+export function isValidation({ name }: Named): boolean {
+  return name === VALIDATION;
+}
+
 /** Whether a container of this name may wait for the rules. */
 export function mayWait(name: string): boolean {
   return name === GATE || name === PROXY || name === OWN_INIT || name === VALIDATION;

@@ -1,6 +1,6 @@
 /** What a Pod says about its redirect rules, as sources of the option table. */
 import { argumentsSource } from './arguments.ts';
-import { isGate, isInit, PROXY, proxyOf, redirectWords } from './containers.ts';
+import { isGate, isInit, isValidation, PROXY, proxyOf, redirectWords } from './containers.ts';
 import { isOwn } from './names.ts';
 import { optionList } from './options.ts';
 import type { Container, Pod } from './pod.ts';
@@ -18,6 +18,9 @@ export const PROXY_VARIABLES: readonly string[] = [...CNI_VARIABLES, MODE_VARIAB
 /** What Istio's proxy runs as where nothing is said, or root is (istio/cni/pkg/plugin/kubernetes.go). */
 const DEFAULT_ID = '1337';
 
+/** istio/cni/pkg/plugin/sidecar_redirect.go, defaultRedirectExcludePort. */
+const CNI_EXCLUDES = { text: '15020', field: "default of Istio's CNI", source: 'pod' } as const;
+
 /**
  * The sources of a pod's configuration, the strongest first:
  *
@@ -27,7 +30,8 @@ const DEFAULT_ID = '1337';
  * 3. Istio's annotations;
  * 4. the istio-proxy container's environment, and what it runs as (its securityContext, then the pod's);
  * 5. `defaults`, which are the cluster's;
- * 6. 1337 as the group of a proxy that runs as a user of its own, in a group that nothing names.
+ * 6. 1337 as the group of a proxy that runs as a user of its own, in a group that nothing names; and the outbound port
+ *    15020, which Istio's CNI excludes by default and `istio-init` does not, for a pod that is injected for that.
  */
 export function podSources(pod: Pod, defaults: Source): Source[] {
   const inits = (pod.spec?.initContainers ?? []).filter((container) => isInit(container) && redirectWords(container));
@@ -43,8 +47,10 @@ export function podSources(pod: Pod, defaults: Source): Source[] {
   if (proxy === undefined) return [...sources, defaults];
   const hasUser = sources.some(({ proxyUids }) => proxyUids !== undefined);
   const ids = proxyIds(proxy, pod);
-  const implied: Source =
-    !hasUser && ids.proxyUids !== undefined ? { proxyGids: proxyId('runAsGroup', DEFAULT_ID) } : {};
+  const implied: Source = {
+    ...(!hasUser && ids.proxyUids !== undefined && { proxyGids: proxyId('runAsGroup', DEFAULT_ID) }),
+    ...(inits.some(isValidation) && { outboundExcludePorts: CNI_EXCLUDES }),
+  };
   return [...sources, containerEnvironment(proxy, CNI_VARIABLES), proxyMode(proxy), ids, defaults, implied];
 }
 

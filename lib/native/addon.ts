@@ -35,6 +35,8 @@ export interface Identity extends Netns {
   foreignUserns: boolean;
   /** The forms in which rules of ours stand there already; none where it was said to be fresh. */
   installedBackends: Backend[];
+  /** Whether rules of Istio's are in the tables of iptables-nft: `ip nat`, `ip6 nat` and the like. An install removes them. */
+  iptablesNft: boolean;
 }
 
 /** Microseconds. `queue` is the wait for a thread; `total` is the thread's own time, without `queue`. */
@@ -143,7 +145,7 @@ export interface Health {
 type ApplyTuple = [routes: string[], times: number[], ...codes: number[]];
 
 /** What `verify` answers, as it crosses; its times are those of an ApplyTuple. */
-type VerifyWire = Pick<VerifyResult, 'legacy' | 'routes'> & {
+type VerifyWire = Pick<VerifyResult, 'legacy' | 'iptablesNft' | 'routes'> & {
   nftables: ActualNftTableWire[];
   legacyAhead: ActualTable[];
   nftablesAhead: string[];
@@ -239,10 +241,13 @@ function wrap(addon: Addon): Native {
         },
         verify: async ({ path, dev, ino, cookie }) => {
           const answer = await explained(path, () => compiled.verify(path, dev, ino, cookie));
-          const { legacy, nftables, routes, legacyAhead, nftablesAhead, timings } = answer;
-          const drift = [legacy, nftables, routes.missing, routes.surplus].some(({ length }) => length > 0);
+          const { legacy, iptablesNft, routes, legacyAhead, nftablesAhead } = answer;
+          const nftables = answer.nftables.map(fromWire);
+          const timings = timingsOf(answer.timings);
+          const tables = [legacy, iptablesNft, nftables];
+          const drift = [...tables, routes.missing, routes.surplus].some(({ length }) => length > 0);
           const ahead = [...legacyAhead.flatMap(tableLines), ...nftablesAhead];
-          return { ok: !drift, ahead, legacy, nftables: nftables.map(fromWire), routes, timings: timingsOf(timings) };
+          return { ok: !drift, ahead, legacy, iptablesNft, nftables, routes, timings };
         },
       };
     },

@@ -42,6 +42,8 @@ export interface Drift {
   /** Tables that differ, as they are now. */
   legacy: ActualTable[];
   nftables: ActualNftTable[];
+  /** What is Istio's in the tables of iptables-nft, where nothing of ours is ever wanted. */
+  iptablesNft: ActualTable[];
   /** Missing and surplus routes, rules and addresses, as the arguments of `ip` that make them. */
   routes: { missing: string[]; surplus: string[] };
 }

@@ -9,6 +9,8 @@ import { nftChainHead, nftRuleText, nftTableName } from './nftables/text.ts';
 
 /** A table or the routes; `lines` begin with ' ' (stands as it should), '-' (missing) or '+' (surplus). */
 export interface DiffSection {
+  /** The table is one of iptables-nft. */
+  nft?: true;
   family?: Family | 'inet';
   table?: TableName;
   lines: string[];
@@ -29,6 +31,12 @@ export function diff(expected: Form, verified: Drift): DiffSection[] {
       table: actual.table,
       lines: tableDiff(legacy, actual),
     })),
+    ...verified.iptablesNft.map((actual) => ({
+      nft: true as const,
+      family: actual.family,
+      table: actual.table,
+      lines: tableDiff(NOTHING, actual),
+    })),
     ...verified.nftables.map((actual) => {
       const wanted = nftables.find(({ name }) => name === actual.table);
       return { family: 'inet' as const, table: actual.table, lines: nftTableDiff(wanted, actual) };
@@ -41,10 +49,11 @@ export function diff(expected: Form, verified: Drift): DiffSection[] {
   return sections;
 }
 
-/** `# IPv4 nat`, `# table inet istio-proxy-nat`, `# routes`. */
-export function heading({ family, table }: DiffSection): string {
+/** `# IPv4 nat`, `# IPv4 nat of iptables-nft`, `# table inet istio-proxy-nat`, `# routes`. */
+export function heading({ nft, family, table }: DiffSection): string {
   if (table === undefined) return '# routes';
-  return family === 'inet' ? `# table ${nftTableName(table)}` : `# IPv${family} ${table}`;
+  if (family === 'inet') return `# table ${nftTableName(table)}`;
+  return `# IPv${family} ${table}${nft ? ' of iptables-nft' : ''}`;
 }
 
 /** As `nft list` prints a table, a chain after the other, each with its braces. */

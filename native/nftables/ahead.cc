@@ -1,9 +1,11 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nf_tables_compat.h>
+#include <linux/netfilter/xt_CT.h>
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 #include <string_view>
 
@@ -62,6 +64,13 @@ bool LetsPass(std::string_view name, const Before& before) {
          (before.exempts && std::find(kExempt.begin(), kExempt.end(), name) != kExempt.end());
 }
 
+// CT also sets zones.
+bool Exempts(std::optional<View> info) {
+  uint16_t flags = XT_CT_NOTRACK;
+  if (info && info->size() >= sizeof(flags)) std::memcpy(&flags, info->data(), sizeof(flags));
+  return (flags & XT_CT_NOTRACK) != 0;
+}
+
 bool LetsPass(const Message& rule, const Before& before) {
   View list = Attributes(rule.attributes).Get(NFTA_RULE_EXPRESSIONS).value_or(View{});
   while (const auto element = TakeAttribute(list)) {
@@ -69,7 +78,10 @@ bool LetsPass(const Message& rule, const Before& before) {
     const std::string_view name = expression.Text(NFTA_EXPR_NAME);
     if (LetsPass(name, before)) return true;
     const auto data = expression.Get(NFTA_EXPR_DATA);
-    if (name == "target" && data && LetsPass(Attributes(*data).Text(NFTA_TARGET_NAME), before)) return true;
+    if (name != "target" || !data) continue;
+    Attributes target(*data);
+    const std::string_view target_name = target.Text(NFTA_TARGET_NAME);
+    if (LetsPass(target_name, before) && (target_name != "CT" || Exempts(target.Get(NFTA_TARGET_INFO)))) return true;
   }
   return false;
 }

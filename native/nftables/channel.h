@@ -36,6 +36,8 @@ class Channel : private netlink::Channel {
 
 // The generation of the netns' ruleset, which grows with each transaction. Nullopt where this kernel has no nf_tables.
 std::optional<uint32_t> Generation(Channel& channel);
+// Of a netns in which nobody has used nf_tables (linux/net/netfilter/nf_tables_api.c, nf_tables_init_net).
+inline constexpr uint32_t kFirstGeneration = 1;
 
 // The number of chains, named sets and other objects with a name in a table of ours, or nullopt where it does not
 // stand.

@@ -21,6 +21,9 @@ void PutRecreation(Writer& writer, View dump);
 // understand, or what is not well formed, something remains that equals nothing of ours.
 Content Parse(View dump);
 
+// The expressions of a rule, NFTA_RULE_EXPRESSIONS, one for each element; of sets none is known.
+std::vector<Expression> ReadExpressions(View list);
+
 // What a message is about, in words: "rule in chain output: meta load, cmp, verdict". Empty for no message of a table.
 std::string Describe(const Message& message);
 // The table's name in a message of nf_tables.

@@ -264,6 +264,10 @@ class Parser {
 
 }  // namespace
 
+std::vector<Expression> ReadExpressions(View list) {
+  return ReadRule(list, {});
+}
+
 Content Parse(View dump) {
   Parser parser;
   while (const auto message = TakeMessage(dump)) parser.Take(*message);

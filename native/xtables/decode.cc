@@ -38,6 +38,8 @@ PortMatch DecodePorts(const uint16_t* spts, const uint16_t* dpts, uint8_t invert
           .inverted = (invflags & (source ? inverted_source : inverted_source << 1)) != 0};
 }
 
+}  // namespace
+
 // What the data says, as far as the model goes; Decode compares the bytes afterwards.
 Match DecodeMatch(const Opaque& raw) {
   if (auto tcp = As<xt_tcp>(raw, "tcp", 0)) return DecodePorts(tcp->spts, tcp->dpts, XT_TCP_INV_SRCPT, tcp->invflags);
@@ -86,6 +88,8 @@ Target DecodeTarget(const Opaque& raw) {
   if (auto ct = As<xt_ct_target_info_v1>(raw, "CT", 2)) return CtZone{ct->zone};
   return raw;
 }
+
+namespace {
 
 template <size_t kSize>
 std::optional<AddressMatch> DecodeAddress(const void* address, const void* mask, bool inverted) {
@@ -217,5 +221,7 @@ template Entry Canonical<V4>(const void*, size_t, std::string_view);
 template Entry Canonical<V6>(const void*, size_t, std::string_view);
 template Rule Decode<V4>(const Entry&);
 template Rule Decode<V6>(const Entry&);
+template Target DecodeTarget<V4>(const Opaque&);
+template Target DecodeTarget<V6>(const Opaque&);
 
 }  // namespace ipnc::xtables

@@ -29,4 +29,9 @@ Entry Canonical(const void* entry, size_t size, std::string_view target);
 template <typename F>
 Rule Decode(const Entry& entry);
 
+// A match or target of nf_tables' own wrapping (NFTA_MATCH_INFO), as far as the model knows it; as it is otherwise.
+Match DecodeMatch(const Opaque& raw);
+template <typename F>
+Target DecodeTarget(const Opaque& raw);
+
 }  // namespace ipnc::xtables

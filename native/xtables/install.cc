@@ -81,7 +81,9 @@ bool MergeInto(const Access& access, TableName table, const Wanted& wanted, bool
     before->reset();
     // In raw it is not the order that counts: see Libiptc::Ahead.
     const bool move = first && table != TableName::kRaw && !libiptc.Ahead(current).empty();
-    if (!move && Matches(current, wanted)) return std::nullopt;
+    const bool matches = Matches(current, wanted);
+    if (!move && matches) return std::nullopt;
+    if (!matches) current.Claim();
     *before = std::move(current);
     return Merge(**before, wanted, move);
   };
@@ -138,6 +140,18 @@ bool HasOurs(const Access& access, const TableSet& existing) {
   });
 }
 
+namespace {
+
+// The access with which the tables of this netns are read: mangle does not show by itself what is old Istio's.
+template <typename F>
+Access Knowing(Access access, const TableSet& existing) {
+  access.old_istio = existing[Index(TableName::kMangle)] && existing[Index(TableName::kNat)] &&
+                     Libiptc<F>(access, TableName::kNat).Read().old_istio;
+  return access;
+}
+
+}  // namespace
+
 template <typename F>
 Tables<F>::Tables(const Ruleset& ruleset)
     : order_(ruleset.routes.tproxy ? std::array{TableName::kRaw, TableName::kMangle, TableName::kNat}
@@ -178,8 +192,9 @@ How Tables<F>::Install(const Access& access, TableName table, const Compiled& co
 }
 
 template <typename F>
-void Tables<F>::Apply(const Access& access, const TableSet& existing, bool first, std::vector<TableResult>& results,
+void Tables<F>::Apply(const Access& visited, const TableSet& existing, bool first, std::vector<TableResult>& results,
                       Undo& undo) const {
+  const Access access = Knowing<F>(visited, existing);
   for (TableName table : order_)
     if (const auto& compiled = tables_[Index(table)])
       results.push_back({F::kFamily, table, Install(access, table, *compiled, existing[Index(table)], first, undo)});
@@ -211,7 +226,8 @@ size_t Tables<F>::Size() const {
 }
 
 template <typename F>
-typename Tables<F>::Difference Tables<F>::Compare(const Access& access, const TableSet& existing) const {
+typename Tables<F>::Difference Tables<F>::Compare(const Access& visited, const TableSet& existing) const {
+  const Access access = Knowing<F>(visited, existing);
   Difference difference;
   for (TableName table : kTableNames) {
     const std::optional<Compiled>& compiled = tables_[Index(table)];
@@ -224,6 +240,7 @@ typename Tables<F>::Difference Tables<F>::Compare(const Access& access, const Ta
       if (!ahead.chains.empty()) difference.ahead.push_back(std::move(ahead));
     }
     if (compiled ? existing[Index(table)] && xtables::Matches(state, compiled->wanted) : !state.HasOurs()) continue;
+    state.Claim();
     ActualTable actual{.family = F::kFamily, .table = table, .chains = {}};
     for (const auto& [name, slots] : state.builtin) {
       std::vector<Entry> ours;

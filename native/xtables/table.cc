@@ -7,15 +7,12 @@
 #include <cstring>
 
 #include "native/error.h"
+#include "native/istio.h"
 
 namespace ipnc::xtables {
 namespace {
 
-// In a chain of the kernel's.
-template <typename F>
-bool IsOurs(const Entry& entry) {
-  const Rule rule = Decode<F>(entry);
-  if (const auto* jump = std::get_if<Jump>(&rule.target); jump && IsOurChain(jump->chain)) return true;
+bool HasOurComment(const Rule& rule) {
   return std::any_of(rule.matches.begin(), rule.matches.end(), [](const Match& match) {
     const auto* comment = std::get_if<CommentMatch>(&match);
     return comment && comment->text == kRuleComment;
@@ -74,8 +71,20 @@ Wanted Encode(const Table& table) {
   return wanted;
 }
 
+void State::Claim() {
+  for (const auto& [name, entries] : claimed)
+    for (const auto& [position, entry] : entries) builtin[name][position] = entry;
+  claims = true;
+}
+
 State Merge(const State& current, const Wanted& wanted, bool first) {
-  State merged{.chains = wanted.chains, .builtin = {}, .jumps = {}};
+  State merged{.chains = wanted.chains,
+               .builtin = {},
+               .jumps = {},
+               .claimed = {},
+               .interfaces = current.interfaces,
+               .claims = current.claims,
+               .old_istio = current.old_istio};
   for (const auto& [name, slots] : current.builtin) {
     const auto found = wanted.builtin.find(name);
     const Wanted::Builtin builtin = found == wanted.builtin.end() ? Wanted::Builtin{} : found->second;
@@ -101,7 +110,13 @@ State Merge(const State& current, const Wanted& wanted, bool first) {
 }
 
 State PutBack(const State& before, const State& current) {
-  State state{.chains = before.chains, .builtin = {}, .jumps = before.jumps};
+  State state{.chains = before.chains,
+              .builtin = {},
+              .jumps = before.jumps,
+              .claimed = {},
+              .interfaces = current.interfaces,
+              .claims = current.claims,
+              .old_istio = current.old_istio};
   for (const auto& [name, now] : current.builtin) {
     auto foreign = std::count(now.begin(), now.end(), std::nullopt);
     std::vector<Slot>& layout = state.builtin[name];
@@ -123,7 +138,8 @@ bool Matches(const State& current, const Wanted& wanted) {
 }
 
 template <typename F>
-Libiptc<F>::Libiptc(const Access& access, TableName table) : table_(table), budget_(access.budget) {
+Libiptc<F>::Libiptc(const Access& access, TableName table)
+    : table_(table), old_istio_(access.old_istio), budget_(access.budget) {
   RequireReadable<F>(access, table);
   handle_.reset(F::Init(ToString(table)));
   if (!handle_) Throw("iptc_init");
@@ -196,12 +212,26 @@ std::map<std::string, std::vector<Entry>> Libiptc<F>::Ahead(const State& state) 
   return ahead;
 }
 
+// Of a rule in a chain of the kernel's.
+template <typename F>
+bool Libiptc<F>::IsOurs(const Rule& rule, std::string_view chain, const State& state) const {
+  if (const auto* jump = std::get_if<Jump>(&rule.target); jump && IsOurChain(jump->chain)) return true;
+  if (HasOurComment(rule)) return true;
+  const IstioForm form = IstioFormOf(rule, table_, chain);
+  return form == IstioForm::kSure || (form == IstioForm::kOld && state.old_istio) ||
+         (state.claims && IsIstioInterface(rule, chain, state));
+}
+
 template <typename F>
 State Libiptc<F>::Read() const {
   State state;
+  state.old_istio = old_istio_;
+  std::map<std::string, std::vector<Entry>> entries;
+  std::map<std::string, std::vector<Rule>> rules;  // the same
+  bool commented = false;
   for (const std::string& name : ChainNames()) {
-    const bool builtin = F::Builtin(name.c_str(), handle_.get());
-    if (!builtin && !IsOurChain(name)) {
+    const bool is_builtin = F::Builtin(name.c_str(), handle_.get());
+    if (!is_builtin && !IsOurChain(name)) {
       unsigned position = 0;
       for (const auto* rule = F::FirstRule(name.c_str(), handle_.get()); rule;
            rule = F::NextRule(rule, handle_.get()), ++position)
@@ -209,17 +239,37 @@ State Libiptc<F>::Read() const {
           state.jumps[name][position] = Canonical<F>(rule, rule->next_offset, target);
       continue;
     }
-    auto* chain = builtin ? nullptr : &state.chains[name];
-    auto* slots = builtin ? &state.builtin[name] : nullptr;
+    auto* chain = is_builtin ? nullptr : &state.chains[name];
     for (const auto* rule = F::FirstRule(name.c_str(), handle_.get()); rule; rule = F::NextRule(rule, handle_.get())) {
       Entry entry = Canonical<F>(rule, rule->next_offset, F::GetTarget(rule, handle_.get()));
-      if (chain)
+      if (chain) {
         chain->push_back(std::move(entry));
-      else
-        slots->push_back(IsOurs<F>(entry) ? Slot(std::move(entry)) : std::nullopt);
+        continue;
+      }
+      Rule decoded = Decode<F>(entry);
+      commented = commented || HasOurComment(decoded);
+      state.old_istio = state.old_istio || (table_ == TableName::kNat && IsOldJump(decoded, name));
+      entries[name].push_back(std::move(entry));
+      rules[name].push_back(std::move(decoded));
     }
+    if (is_builtin) state.builtin[name].resize(entries[name].size());
   }
+  // Ours carry a comment, so where there is one these are somebody else's.
+  if (!state.chains.empty() && !commented) state.interfaces = IstioInterfaces(rules["PREROUTING"], rules["OUTPUT"]);
+  for (auto& [name, slots] : state.builtin)
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (IsOurs(rules[name][i], name, state))
+        slots[i] = std::move(entries[name][i]);
+      else if (IsIstioInterface(rules[name][i], name, state))
+        state.claimed[name][i] = std::move(entries[name][i]);
+    }
   return state;
+}
+
+template <typename F>
+bool Libiptc<F>::IsIstioInterface(const Rule& rule, std::string_view chain, const State& state) const {
+  return IstioFormOf(rule, table_, chain) == IstioForm::kInterface &&
+         state.interfaces.contains(rule.in_interface + rule.out_interface);
 }
 
 template <typename F>
@@ -243,12 +293,11 @@ void Libiptc<F>::Write(const State& wanted) {
   const auto dropped = [&wanted](std::string_view chain) {
     return IsOurChain(chain) && !wanted.chains.contains(std::string(chain));
   };
-  const auto ours = [](const auto* rule, const char* target) {
-    return IsOurs<F>(Canonical<F>(rule, rule->next_offset, target));
-  };
   for (const std::string& name : names) {
     if (F::Builtin(name.c_str(), handle)) {
-      DeleteIf(name, ours);
+      DeleteIf(name, [&](const auto* rule, const char* target) {
+        return IsOurs(Decode<F>(Canonical<F>(rule, rule->next_offset, target)), name, wanted);
+      });
     } else if (IsOurChain(name)) {
       if (!F::Flush(name.c_str(), handle)) Throw("iptc_flush_entries");
     }

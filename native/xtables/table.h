@@ -1,13 +1,14 @@
 // One table of one family through libiptc: read what is ours, merge in what is wanted, keep everything else.
 //
-// Ours are the chains with our names (Istio's, whoever made them), and in the kernel's own chains the jumps to them and
-// the rules that carry our comment. Nothing else is ever deleted.
+// Ours are the chains with our names (Istio's, whoever made them), and in the kernel's own chains the jumps to them,
+// the rules that carry our comment, and Istio's own rules (native/istio.h). Nothing else is ever deleted.
 #pragma once
 
 #include <array>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,8 +35,15 @@ struct State {
   // Others' rules, in chains of theirs, that jump to ours, by position: they go with a chain of ours and come back with
   // it.
   std::map<std::string, std::map<unsigned, Entry>> jumps;
+  // Rules that an excluded interface has of Istio, by chain and position. Another program's can look the same, so they
+  // count as others' while ours are as they should be, and as Istio's when ours take its place: see Claim.
+  std::map<std::string, std::map<size_t, Entry>> claimed;
+  std::set<std::string> interfaces;  // of those rules
+  bool claims = false;               // those rules count as ours
+  bool old_istio = false;            // see native/istio.h: rules of that time count as ours
 
   bool HasOurs() const;
+  void Claim();
 };
 
 // What a table is to hold.
@@ -90,8 +98,11 @@ class Libiptc {
   void DeleteIf(const std::string& chain, Predicate predicate);
   [[noreturn]] void Throw(const char* call) const;
   std::string Name() const;
+  bool IsOurs(const Rule& rule, std::string_view chain, const State& state) const;
+  bool IsIstioInterface(const Rule& rule, std::string_view chain, const State& state) const;
 
   TableName table_;
+  bool old_istio_;
   Budget& budget_;
   std::unique_ptr<xtc_handle, Free> handle_;
 };

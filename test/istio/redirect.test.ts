@@ -67,6 +67,21 @@ for (const words of [
   });
 }
 
+test("a pod that waits for Istio's CNI leaves out outbound port 15020, unless something says otherwise", () => {
+  const waiting = (args: string[], annotations = {}) => ({
+    metadata: { annotations },
+    spec: {
+      initContainers: [{ name: 'istio-validation', args: ['istio-iptables', ...args] }],
+      containers: [{ name: 'istio-proxy' }],
+    },
+  });
+  assert.deepEqual(ofPod(waiting(USUAL)).outbound.excludePorts, [port(15020)]);
+  assert.deepEqual(ofPod(waiting([...USUAL, '-o', ''])).outbound.excludePorts, []);
+  const annotated = { 'traffic.sidecar.istio.io/excludeOutboundPorts': '3306' };
+  assert.deepEqual(ofPod(waiting(USUAL, annotated)).outbound.excludePorts, [port(3306)]);
+  assert.deepEqual(ofPod(injected(USUAL)).outbound.excludePorts, []);
+});
+
 test('the gate in front of the proxy has the flags before "--"', () => {
   const gate = ['/opt/pod-network-gate/pod-network-gate', 'istio-iptables', '-z', '15016', '-u', '1000650000'];
   const proxy = {

@@ -180,11 +180,12 @@ test('an equal rule and route that somebody else made are used, and left to them
   const path = await farm.add();
   const target = await identify(path);
   for (const family of ['-4', '-6']) {
-    await inside(path, ['ip', family, 'rule', 'add', 'fwmark', '1337', 'lookup', '133']);
-    await inside(path, ['ip', family, 'route', 'add', 'local', 'default', 'dev', 'lo', 'table', '133']);
+    await inside(path, ['ip', family, 'rule', 'add', 'fwmark', '7', 'lookup', '7']);
+    await inside(path, ['ip', family, 'route', 'add', 'local', 'default', 'dev', 'lo', 'table', '7']);
   }
   const was = await state(path);
-  const compiled = await compile('-m', 'TPROXY');
+  // Istio's own mark and table would be taken for Istio's.
+  const compiled = await compile('-m', 'TPROXY', '-t', '7', '-r', '7');
   const { routes } = await compiled.apply(target);
   assert.deepEqual(routes, ['-6 address add ::6/128 dev lo']);
   assert.equal((await compiled.verify(target)).ok, true);

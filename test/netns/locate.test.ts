@@ -114,6 +114,7 @@ function kernel(netns: Record<string, string[] | Code>) {
       loUp: true,
       foreignUserns: false,
       installedBackends: [],
+      iptablesNft: false,
     };
   };
 }

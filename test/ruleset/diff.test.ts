@@ -26,7 +26,7 @@ function actual(): ActualTable {
 }
 
 function changes(table: ActualTable): string[] {
-  const [section] = diff(form, { legacy: [table], nftables: [], routes });
+  const [section] = diff(form, { legacy: [table], nftables: [], iptablesNft: [], routes });
   return (section?.lines ?? []).filter((line) => !line.startsWith(' '));
 }
 
@@ -37,7 +37,7 @@ const chain = (table: ActualTable, name: string) => {
 };
 
 test('no drift is no section', () => {
-  assert.deepEqual(diff(form, { legacy: [], nftables: [], routes }), []);
+  assert.deepEqual(diff(form, { legacy: [], nftables: [], iptablesNft: [], routes }), []);
 });
 
 test('the same rules are no change', () => assert.deepEqual(changes(actual()), []));
@@ -82,12 +82,22 @@ test('a chain missing, a chain too many', () => {
 
 test('a table that should be empty', () => {
   const drop = { name: 'ISTIO_DROP', builtin: false, rules: [] };
-  const [section] = diff(form, { legacy: [{ family: 6, table: 'mangle', chains: [drop] }], nftables: [], routes });
+  const [section] = diff(form, {
+    legacy: [{ family: 6, table: 'mangle', chains: [drop] }],
+    nftables: [],
+    iptablesNft: [],
+    routes,
+  });
   assert.deepEqual(section, { family: 6, table: 'mangle', lines: ['+:ISTIO_DROP - [0:0]'] });
 });
 
 test('routes', () => {
-  const [section] = diff(form, { legacy: [], nftables: [], routes: { missing: ['-6 a'], surplus: ['-4 b'] } });
+  const [section] = diff(form, {
+    legacy: [],
+    nftables: [],
+    iptablesNft: [],
+    routes: { missing: ['-6 a'], surplus: ['-4 b'] },
+  });
   assert.deepEqual(section, { lines: ['-ip -6 a', '+ip -4 b'] });
   assert.equal(section && heading(section), '# routes');
 });
@@ -101,7 +111,7 @@ function actualNft(): ActualNftTable {
 }
 
 function nftChanges(table: ActualNftTable): string[] {
-  const [section] = diff(nft, { legacy: [], nftables: [table], routes });
+  const [section] = diff(nft, { legacy: [], nftables: [table], iptablesNft: [], routes });
   return (section?.lines ?? []).filter((line) => !line.startsWith(' '));
 }
 
@@ -132,7 +142,7 @@ test('nftables: a chain with another hook, a chain missing, a table too many', (
   assert.ok(lines.includes('+  type nat hook output priority -99; policy accept;'), lines.join('\n'));
   assert.ok(lines.includes('-chain istio-in-redirect {'), lines.join('\n'));
   const surplus: ActualNftTable = { table: 'raw', chains: [{ name: 'istio-inbound', rules: [] }] };
-  const [section] = diff(form, { legacy: [], nftables: [surplus], routes });
+  const [section] = diff(form, { legacy: [], nftables: [surplus], iptablesNft: [], routes });
   assert.equal(section && heading(section), '# table inet istio-proxy-raw');
   assert.deepEqual(section?.lines, ['+table inet istio-proxy-raw', '+chain istio-inbound {', '+}']);
 });

@@ -123,14 +123,14 @@ table inet istio-proxy {
 }
 `;
 
-/** What iptables-nft makes: the tables `ip nat`, `ip6 nat` and so on, which are not ours. */
+/** What others have in the tables of iptables-nft: `ip nat`, `ip6 nat` and so on. */
 const IPTABLES_NFT = `*nat
-:ISTIO_OUTPUT - [0:0]
+:ISTIO_THEIRS - [0:0]
 :THEIRS - [0:0]
 [3:180] -A PREROUTING -p tcp --dport 4789 -j THEIRS
 [5:300] -A THEIRS -p tcp -m statistic --mode random --probability 0.5 -j REDIRECT --to-ports 9
-[1:60] -A OUTPUT -m owner --uid-owner 5 -j ISTIO_OUTPUT
-[2:120] -A ISTIO_OUTPUT -p tcp -m comment --comment istio-pod-network-controller -j RETURN
+[1:60] -A OUTPUT -m owner --uid-owner 5 -j ISTIO_THEIRS
+[2:120] -A ISTIO_THEIRS -p tcp -m comment --comment istio-pod-network-controller -j RETURN
 COMMIT
 *mangle
 [2:120] -A PREROUTING -j MARK --set-mark 7

@@ -1,0 +1,130 @@
+/**
+ * Istio's rules in every form that it has written are taken over with traffic running, none of it past the proxy, and
+ * nothing of them is left when the pod opts out. What others have in the same tables stays.
+ */
+import assert from 'node:assert/strict';
+import { native } from '../../lib/native/addon.ts';
+import type { Family } from '../../lib/ruleset/model.ts';
+import { suite } from '../suite.ts';
+import { flagsOf, type Wanted, WRITERS } from '../support/istio-rules.ts';
+import { assertAllAtHome, compile, INSTALL_NEEDS, identify, inside } from '../support/netns.ts';
+import { type Call, type Who, World } from '../support/world.ts';
+
+const test = suite('mesh, takeover');
+test.needs('mesh', 'nft', 'iptables-nft-restore', 'ip6tables-nft-restore', ...INSTALL_NEEDS);
+test.after.each(assertAllAtHome);
+
+const MODES: Record<string, Wanted> = {
+  REDIRECT: { mode: 'REDIRECT' },
+  'REDIRECT, DNS, interfaces': {
+    mode: 'REDIRECT',
+    dns: true,
+    excludeInterfaces: ['eth1', 'net1'],
+    rerouteInterfaces: ['vm1'],
+    dropInvalid: true,
+  },
+  'TPROXY, DNS, an interface': { mode: 'TPROXY', dns: true, excludeInterfaces: ['eth1'] },
+};
+
+/** Rules of others in Istio's tables, some of them close to Istio's. */
+const OTHERS = `*nat
+:THEIRS - [0:0]
+-A PREROUTING -i lone0 -j RETURN
+-A OUTPUT -p udp --dport 5353 -j THEIRS
+-A THEIRS -p udp --dport 5353 -m owner --uid-owner 7 -j RETURN
+COMMIT
+*mangle
+-A PREROUTING -p udp -m conntrack --ctstate INVALID -j DROP
+-A OUTPUT -p tcp -o lo -m mark --mark 7 -j RETURN
+COMMIT
+*raw
+-A OUTPUT -p udp --dport 4789 -j CT --zone 5
+COMMIT
+`;
+
+async function installOthers(netns: string): Promise<void> {
+  for (const form of ['nft', 'legacy'])
+    for (const program of [`iptables-${form}-restore`, `ip6tables-${form}-restore`])
+      await inside(netns, [program, '--noflush'], OTHERS);
+}
+
+/** All that Istio or we could have left: rules and chains of every table, policy rules, routes, addresses of lo. */
+async function state(netns: string): Promise<string> {
+  const saves = ['iptables', 'ip6tables'].flatMap((name) => [`${name}-nft-save`, `${name}-legacy-save`]);
+  const routes = [4, 6].map((family) => `ip -${family} rule; ip -${family} route show table 133 2>&1 || true`);
+  const script = [...saves, 'nft list tables inet', ...routes, 'ip -6 address show dev lo'].join('; ');
+  const lines = (await inside(netns, ['sh', '-c', script])).split('\n');
+  // A table whose rules are gone stays behind, with its policies.
+  return lines.filter((line) => !/^(#|:\w+ ACCEPT|\*|COMMIT|$)|does not exist|Dump terminated/.test(line)).join('\n');
+}
+
+const FAMILIES: Family[] = [4, 6];
+const CALLS: [who: Who, call: Call, answer: string][] = [
+  ['app', { protocol: 'tcp', to: 'world', port: 80 }, 'proxy:15001'],
+  ['world', { protocol: 'tcp', to: 'pod', port: 8080 }, 'proxy:15006'],
+];
+
+/** Runs `job` while connections are made in both directions and families. Each has to end at the proxy. */
+async function withTraffic(world: World, job: () => Promise<void>): Promise<void> {
+  let over = false;
+  let calls = 0;
+  const traffic = async (at: number) => {
+    for (let turn = at; !over || calls < 8; turn++) {
+      const [who, call, answer] = CALLS[turn % 2] ?? assert.fail();
+      const family = FAMILIES[Math.floor(turn / 2) % 2] ?? 4;
+      let got = await world.call(who, family, call);
+      // TCP that comes in while one TPROXY takes another's place is dropped, and sent again.
+      while (got === 'ETIMEDOUT') got = await world.call(who, family, call);
+      assert.equal(got, answer, `IPv${family} ${who} -> ${call.to}`);
+      calls++;
+    }
+  };
+  const ended = (running: Promise<void>) =>
+    running.finally(() => {
+      over = true;
+    });
+  const outcomes = await Promise.allSettled([traffic(0), traffic(1), ended(job())]);
+  for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+}
+
+for (const { version, form, write } of WRITERS) {
+  for (const [name, wanted] of Object.entries(MODES)) {
+    test(`${version}, ${form}, ${name}`, async () => {
+      await using world = await World.build({ transparent: wanted.mode === 'TPROXY' });
+      const { podPath } = world;
+      await installOthers(podPath);
+      const before = await state(podPath);
+      for (const backend of ['iptables-legacy', 'nftables']) {
+        await write(podPath, wanted);
+        const compiled = await compile('--backend', backend, ...flagsOf(wanted));
+        const target = await identify(podPath);
+        const identity = await native().identify(podPath);
+        assert.equal(identity.iptablesNft, form === 'iptables-nft');
+        await withTraffic(world, async () => {
+          // As with a sandbox that the runtime has just reported.
+          const { changed } = await compiled.apply(target, { fresh: form === 'iptables-nft' });
+          assert.equal(changed, true);
+        });
+        const { ok, legacy, nftables, iptablesNft, routes, ahead } = await compiled.verify(target);
+        assert.ok(ok, JSON.stringify({ legacy, iptablesNft, routes, nftables: nftables.length }));
+        // Two of the others' rules are in front of ours.
+        assert.deepEqual(
+          ahead.filter((line) => !/ -i lone0 -j RETURN$| --mark 0x7 -j RETURN$/.test(line)),
+          [],
+        );
+        assert.equal((await compiled.apply(target)).changed, false);
+        assert.equal((await native().clean(target)).changed, true);
+        assert.equal(await state(podPath), before, `${backend}, cleaned`);
+        assert.equal((await native().clean(target)).changed, false);
+      }
+      // Istio's own opt-out, without an install of ours in between.
+      await write(podPath, wanted);
+      const target = await identify(podPath);
+      assert.equal((await native().clean(target)).changed, true);
+      assert.equal(await state(podPath), before, 'cleaned');
+      // And back: Istio's program finds nothing in its way.
+      await write(podPath, wanted);
+      await withTraffic(world, async () => {});
+    });
+  }
+}
