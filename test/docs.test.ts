@@ -1,12 +1,14 @@
 /** The documents say what the source says, and the source names documents that exist. test/lint checks their links. */
 import assert from 'node:assert/strict';
-import { existsSync, globSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 import { anchorsIn, documentsIn } from './lint/links.ts';
 import { suite } from './suite.ts';
+import { ipnc } from './support/command-line.ts';
 import { DOC_TABLES, tableIn } from './support/doc-tables.ts';
+import { checkDocument, checkLogLine, checkPods, schemaFiles } from './support/schemas.ts';
 
 const test = suite('docs');
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -29,6 +31,51 @@ test('docs/operate.md, alerts: those of the chart, with their severity', () => {
     rows.map(([, alert, severity]) => [alert, severity]),
     alerts,
   );
+});
+
+test('docs/schemas/: as "npm run docs" writes it, and every file is in docs/schemas.md', () => {
+  const made = schemaFiles();
+  assert.deepEqual(readdirSync(join(ROOT, 'docs/schemas')).sort(), [...made.keys()].sort());
+  for (const [name, text] of made) {
+    assert.equal(read(`docs/schemas/${name}`), text, name);
+    assert.ok(read('docs/schemas.md').includes(`(schemas/${name})`), name);
+  }
+});
+
+test('the examples of JSON in docs/operate.md are what their schemas say', () => {
+  const examples = [...read('docs/operate.md').matchAll(/^```json\n(.*?)^```/gms)];
+  const [line, answer, ...more] = examples.map(([, text = '']) => JSON.parse(text) as unknown);
+  assert.equal(more.length, 0);
+  checkLogLine(line);
+  checkPods(answer);
+});
+
+test('the command line prints what its schemas say', async () => {
+  // ipnc() checks it; test/native/ does so with what needs a network namespace.
+  const plan = await ipnc([
+    'plan',
+    '-m',
+    'TPROXY',
+    '--redirect-dns',
+    '--capture-all-dns',
+    '-x',
+    '10.0.0.0/8',
+    '--output',
+    'json',
+  ]);
+  assert.equal(plan.code, 0, plan.stderr);
+  assert.equal((await ipnc(['doctor', '--output', 'json'])).stdout[0], '{');
+  const refused = await ipnc(['plan', '-q', '80-', '--output', 'json']);
+  assert.match(refused.stderr, /"ERR_CONFIG"/);
+});
+
+test('a field that a schema does not know is found', () => {
+  const line = { level: 'info', time: '2026-11-26T10:02:11.482Z', pod: 'shop/web', uid: 'a', msg: 'initialized' };
+  checkLogLine(line);
+  assert.throws(() => checkLogLine({ ...line, extra: 1 }), /extra/);
+  assert.throws(() => checkLogLine({ ...line, us: { total: 'long' } }), /us\.total/);
+  assert.throws(() => checkPods({ pods: [{ name: 'web' }] }), /namespace/);
+  assert.throws(() => checkDocument({ error: { code: 'ERR_CONFIG' } }), /message/);
 });
 
 const DOCUMENTS = documentsIn(ROOT);

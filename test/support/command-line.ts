@@ -1,7 +1,11 @@
-/** The command line run in this process, with nothing of this process's environment in it. */
+/**
+ * The command line run in this process, with nothing of this process's environment in it. What it prints as JSON has to be
+ * what docs/schemas/ says.
+ */
 
 import type { Io } from '../../lib/cli/output.ts';
 import { run } from '../../lib/main.ts';
+import { checkDocument } from './schemas.ts';
 
 export interface Outcome {
   code: number;
@@ -26,5 +30,10 @@ export async function ipnc(
     readInput: () => input,
   };
   outcome.code = await run(words, io);
+  if (/ --output[ =]json( |$)/.test(` ${words.join(' ')}`)) {
+    if (outcome.stdout.startsWith('{')) checkDocument(JSON.parse(outcome.stdout));
+    // One document for each error of a configuration; warnings are text.
+    for (const [document] of outcome.stderr.matchAll(/^\{$.*?^\}$/gms)) checkDocument(JSON.parse(document));
+  }
   return outcome;
 }

@@ -1,8 +1,8 @@
 /**
- * The tables of docs/ that are made from the source. Each is between two comments, `<!-- table NAME -->` and
- * `<!-- end -->`. Run by itself (`npm run docs`), this file writes them; test/docs.test.ts compares them.
+ * The tables of docs/ that are made from the source, and docs/schemas/. Each table is between two comments,
+ * `<!-- table NAME -->` and `<!-- end -->`. Run by itself (`npm run docs`), this file writes them; test/docs.test.ts compares them.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { runOptionList } from '../../lib/config/options.ts';
 import { CATALOGUE, ERRNO, LONGEST_PAUSE_MS, type Meaning } from '../../lib/errors.ts';
@@ -13,6 +13,7 @@ import { EVENTS } from '../../lib/kube/events.ts';
 import { NOT_LOCATED } from '../../lib/netns/locate.ts';
 import { createMetrics, GATE_REASONS } from '../../lib/observe/metrics.ts';
 import { defaultOf, flagsOf, type RedirectOption } from '../../lib/options/option.ts';
+import { schemaFiles } from './schemas.ts';
 
 interface DocTable {
   name: string;
@@ -251,6 +252,8 @@ async function metrics(): Promise<string> {
 }
 
 if (import.meta.main) {
+  mkdirSync(docFile('schemas'), { recursive: true });
+  for (const [name, made] of schemaFiles()) writeFileSync(docFile(`schemas/${name}`), made);
   for (const { name, file, make } of DOC_TABLES) {
     const path = docFile(file);
     const text = readFileSync(path, 'utf8');
