@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The command line. Each verb has a file in commands/. */
+/** The command line. Each verb has a file in cli/. */
 import { Command, CommanderError, Option } from 'commander';
 import manifest from '../package.json' with { type: 'json' };
 import { applyCommand } from './cli/apply.ts';
@@ -15,10 +15,10 @@ import { verifyCommand } from './cli/verify.ts';
 import { demoCommand } from './demo/command.ts';
 import { asFailure, ConfigError, ConfigErrors } from './errors.ts';
 
-/** Room for a message and a suggestion; a word of a megabyte is not repeated. */
+/** Enough for a message and a suggestion; an error does not repeat an argument of a megabyte. */
 const MESSAGE_LIMIT = 400;
 
-/** Wide enough for the longest flag and a few words; a terminal breaks lines by itself. */
+/** Wide enough for the longest flag and a few words; narrower terminals break the lines themselves. */
 const HELP_WIDTH = 120;
 
 export async function run(words: readonly string[], io: Io = processIo): Promise<number> {
@@ -41,21 +41,24 @@ export async function run(words: readonly string[], io: Io = processIo): Promise
 function program(context: Context, json: boolean): Command {
   const { io } = context;
   const program = new Command('ipnc')
-    .description("Installs a service mesh's redirect rules in network namespaces, in process. Pods need no privilege.")
+    .description(
+      "Installs a service mesh's redirect rules in the network namespaces of pods. It runs no other program, and pods\n" +
+        'need no privilege.',
+    )
     .version(manifest.version, '-V, --version', 'print the version')
-    .helpOption('-h, --help', 'print this help; each verb has its own')
+    .helpOption('-h, --help', 'print this help; each verb has its own help')
     .helpCommand('help [verb]', 'print the help of a verb')
     .addHelpText(
       'after',
       `
 Examples:
-  ipnc doctor                        can this machine do it?
-  ipnc demo                          see it work, no cluster needed
-  ipnc plan                          the rules that Istio injects by default
+  ipnc doctor                        check what this machine supports
+  ipnc demo                          show how it works; needs no cluster
+  ipnc plan                          print Istio's default rules
   ipnc apply --netns pod             install them in /run/netns/pod
 
-Exit codes: 0 done or nothing to do, 1 failed (nothing is left half done, unless the message says so), 2 usage or
-invalid configuration (nothing was touched), 3 drift ("verify").`,
+Exit codes: 0 done or nothing to do, 1 failed (all changes are undone, unless the message says otherwise), 2 invalid
+command line or configuration (nothing was changed), 3 drift ("verify").`,
     )
     .exitOverride()
     .configureOutput({
@@ -102,7 +105,7 @@ function fail(error: unknown, io: Io, json: boolean): number {
   return EXIT.failed;
 }
 
-/** Commander repeats what it was given as it was given. */
+/** Makes a message of commander printable, because it repeats arguments unchanged. */
 function message(text: string): string {
   const line = text.replace(/^error: /, '').trimEnd();
   const plain = line.replace(/[^\P{Cc}\n]|\p{Cf}/gu, '?');
@@ -110,7 +113,7 @@ function message(text: string): string {
 }
 
 if (import.meta.main) {
-  // Whoever reads us may have had enough: `ipnc plan | head`.
+  // The reader of the pipe may close it early: `ipnc plan | head`.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') throw error;
     process.exit(EXIT.failed);

@@ -112,12 +112,12 @@ test('a failed rollback says what is left and what it began with, and counts for
   for (const code of ['ERR_INVALID_RULE', 'ERR_HOST_NETNS', 'EPERM']) {
     const cause = native('', { code, syscall: 'setns', detail: 'port 0' });
     const rollback = 'table IPv4 nat could not be restored (EPERM, setsockopt(SO_SET_REPLACE))';
-    const failure = explain(native('x', { code: 'ERR_ROLLBACK', rollback, cause }), '/x', 'nothing is left half done');
+    const failure = explain(native('x', { code: 'ERR_ROLLBACK', rollback, cause }), '/x', 'all changes were undone');
     assert.deepEqual([failure.code, failure.retry, failure.event], ['ERR_ROLLBACK', 'soon', 'RollbackFailed']);
     for (const part of ['/x', `left there: ${rollback}; `, explain(cause, '/x').message]) {
       assert.ok(failure.message.includes(part), failure.message);
     }
-    assert.ok(!failure.message.includes('half done'), failure.message);
+    assert.ok(!failure.message.includes('undone'), failure.message);
     assert.match(failure.remedy, /ipnc clean/);
   }
 });

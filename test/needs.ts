@@ -27,7 +27,7 @@ export const setUps: Record<SetUpName, SetUp> = {
 
 /** What can be asked for by name; any other name is a command to be found in PATH. */
 const probes: Record<string, () => string | undefined> = {
-  root: () => (process.geteuid?.() === 0 ? undefined : 'not root here, and no user namespace could be had'),
+  root: () => (process.geteuid?.() === 0 ? undefined : 'this user is not root, and cannot create a user namespace'),
   netns: () =>
     hasCapabilities()
       ? undefined
@@ -38,9 +38,7 @@ const probes: Record<string, () => string | undefined> = {
       ? undefined
       : `uids 1000, 1337 and 65534 are not mapped in this user namespace; ${UID_MAP_REMEDY}`,
   'every-uid': () =>
-    canBecome(4_294_967_294)
-      ? undefined
-      : 'a user namespace maps some uids only, and this one needs the largest there is',
+    canBecome(4_294_967_294) ? undefined : 'the test needs uid 4294967294, which this user namespace does not map',
   /** A user namespace for a pod, which maps 0 to 65535 to 100000 and up. */
   'pod-userns': () => {
     if (readFileSync('/proc/sys/user/max_user_namespaces', 'utf8').trim() === '0') {
@@ -48,7 +46,7 @@ const probes: Record<string, () => string | undefined> = {
     }
     return [100_000, 165_535].every(canBecome)
       ? undefined
-      : 'uids 100000 to 165535 are not mapped in this user namespace, and a pod of its own would get them; run as root';
+      : 'the user namespace of a pod needs uids 100000 to 165535, which are not mapped here; run as root';
   },
   ipv6: () => (existsSync('/proc/net/if_inet6') ? undefined : 'this kernel runs without IPv6'),
   addon: () => built('bindings/ipnc.node', 'ipnc.node'),
@@ -56,10 +54,10 @@ const probes: Record<string, () => string | undefined> = {
   toolbox: () => built('toolbox'),
   native_test: () => built('native_test'),
   'machine-root': networkNamespaceLack,
-  cluster: () => (withoutCluster() ? 'left out by --no-cluster' : clusterLack()),
+  cluster: () => (withoutCluster() ? '--no-cluster skips it' : clusterLack()),
   helm: helmLack,
   actionlint: actionlintLack,
-  mesh: () => (withoutCluster() ? 'left out by --no-cluster' : meshLack()),
+  mesh: () => (withoutCluster() ? '--no-cluster skips it' : meshLack()),
   browser: () =>
     chromium() === undefined
       ? `none of ${BROWSERS.join(', ')} is in PATH; apt-get install -y --no-install-recommends chromium-headless-shell`

@@ -16,16 +16,16 @@ import { setUpFailures } from './runner/set-up.ts';
 /** How many of the slowest files are listed. */
 const SLOWEST = 10;
 
-const HELP = `Runs tests, and sets up what they need where that is possible.
+const HELP = `Runs tests, and installs or builds what they need if possible.
 
   npm test                                all tests
   npm test -- test/plan.test.ts test/go   these files and folders
   npm test -- --grep "two words"          tests whose suite and name, joined by ", ", contain these words in any case
-  npm test -- --no-cluster                builds no Kubernetes, and leaves out the tests that need one
-  npm test -- --jobs 1                    how many files run at a time: 3 if absent, on one CPU 1
-  npm test -- --busy 8                    with eight busy processes beside the tests
+  npm test -- --no-cluster                builds no Kubernetes, and skips the tests that need a cluster
+  npm test -- --jobs 1                    how many files run at the same time (default: 3, or 1 with one CPU)
+  npm test -- --busy 8                    runs eight busy processes beside the tests
 
-A failure that depends on random input prints the seed, and the command that runs the file with it.`;
+A test that fails with random input prints the seed, and the command that runs the file with this seed.`;
 
 interface Options {
   chosen: string[];
@@ -82,7 +82,7 @@ function whole(name: string, value: string | undefined, least: number): number |
 async function main({ chosen, grep, cluster, jobs, busy }: Options): Promise<number> {
   const sandbox = inSandbox() ? undefined : await findSandbox();
   if (sandbox !== undefined && 'lack' in sandbox) {
-    console.log(styleText('yellow', `No network namespaces can be made here; ${sandbox.lack}.\n`));
+    console.log(styleText('yellow', `This user cannot create network namespaces; ${sandbox.lack}.\n`));
   }
   for (const [signal, code] of [['SIGINT', 130] as const, ['SIGTERM', 143] as const]) {
     process.on(signal, () => {

@@ -94,7 +94,7 @@ function hook(all: Body[], each: Body[]): HookRegistrar {
 
 function register(add: () => void): void {
   if (started) {
-    const late = new Error('registered after the tests had started: it would never run');
+    const late = new Error('registered after the tests had started, so it would never run');
     fail('(file)', late);
     throw late;
   }
@@ -142,7 +142,7 @@ function runSuite({ name, tests, needs, before, after, beforeEach, afterEach }: 
   if (tests.length === 0) {
     run('(suite)', () => {
       report.failed++;
-      throw new Error('a suite without a test');
+      throw new Error('the suite has no test');
     });
   }
   for (const { name: test, body, options } of tests) {
@@ -220,7 +220,7 @@ async function within(limit: number, what: string, body: Body): Promise<void> {
 /** uvu prints only what has a name, a message and a stack, and breaks on anything else. */
 function asError(thrown: unknown, hook: string): Error {
   const printable = thrown instanceof Error && typeof thrown.name === 'string' && typeof thrown.stack === 'string';
-  const error = printable ? thrown : new Error(`thrown, and not an Error: ${inspect(thrown)}`);
+  const error = printable ? thrown : new Error(`the thrown value is not an Error: ${inspect(thrown)}`);
   if (hook !== '' && !error.message.startsWith(hook)) {
     const prefixed = new Error(`${hook}: ${error.message}`, { cause: error });
     if (error.stack !== undefined) prefixed.stack = error.stack;
@@ -240,7 +240,7 @@ function fail(where: string, error: Error): void {
 function linger(): void {
   setTimeout(() => {
     const resources = [...new Set(process.getActiveResourcesInfo())].join(', ');
-    fail('(file)', new Error(`the tests are over and the process would not end; still open: ${resources}`));
+    fail('(file)', new Error(`the tests have ended, but the process does not end; still open: ${resources}`));
     process.exit(1);
   }, LINGER_MS).unref();
 }

@@ -18,23 +18,23 @@ export function applyCommand(context: Context): Command {
   const command = new Command('apply')
     .summary('install the rules in a network namespace')
     .description(
-      'Installs the redirect rules in a network namespace: all of them or none. Rules that stand there already are\n' +
-        "left alone, older ones of ours are replaced, and nobody else's are touched. Needs CAP_SYS_ADMIN,\n" +
-        'CAP_NET_ADMIN and CAP_NET_RAW. Without flags: what Istio injects by default.',
+      'Installs the redirect rules in a network namespace: all of them or none. Keeps rules that are already correct,\n' +
+        'replaces rules of an earlier configuration, and does not change the rules of other programs. Needs\n' +
+        "CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW. Without flags it installs Istio's default rules.",
     )
     .addHelpText(
       'after',
       `
 Examples:
-  ipnc apply --netns pod                               the netns /run/netns/pod, Istio's defaults
-  ipnc apply --pid 1234 -b 8080 -i 10.0.0.0/8,fd00::/8 inbound port 8080, outbound to these networks
+  ipnc apply --netns pod                               Istio's default rules in /run/netns/pod
+  ipnc apply --pid 1234 -b 8080 -i 10.0.0.0/8,fd00::/8 capture inbound port 8080, and outbound traffic to two networks
   kubectl get pod web -o yaml | ipnc apply --netns /run/netns/cni-1 --pod -
 
-Exit codes: 0 done or nothing to do, 1 failed (nothing is left half done, unless the message says so), 2 usage or
-invalid configuration (nothing was touched).`,
+Exit codes: 0 done or nothing to do, 1 failed (all changes are undone, unless the message says otherwise), 2 invalid
+command line or configuration (nothing was changed).`,
     );
   addOutputOption(addRedirectOptions(addTargetOptions(command)));
-  command.option('--release', "wake the pod's gate once the rules stand (pod-network-gate)");
+  command.option('--release', "wake the pod's gate (pod-network-gate) when the rules are installed");
   return command.action(async () => {
     const { given, json, io } = readOptions(command, context);
     const { release = false } = command.opts<{ release?: boolean }>();
@@ -56,12 +56,12 @@ function text(
   const what = `${familyNames(families)}, ${backend}: ${reason}`;
   const head = changed
     ? `${paint(io, 'green', 'done')}: ${path} (${what})`
-    : `${paint(io, 'green', 'nothing to do')}: the rules stand already in ${path} (${what})`;
+    : `${paint(io, 'green', 'nothing to do')}: the rules are already installed in ${path} (${what})`;
   const rows = tables.map((table) => ['', tableName(table), table.how]);
   return `${head}\n${columns(rows)}${routes.map((line) => `  ip ${line}\n`).join('')}${phases(io, timings)}`;
 }
 
-/** The phases of a job, in microseconds: their names and below them the times. */
+/** The phases of a job: a line with their names, and a line with their times in microseconds. */
 export function phases(io: Io, timings: Timings): string {
   const rows = [
     ['', 'phase', ...PHASES],

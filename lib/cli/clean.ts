@@ -7,10 +7,11 @@ import { addOutputOption, addTargetOptions, type Context, readOptions, tableName
 
 export function cleanCommand(context: Context): Command {
   const command = new Command('clean')
-    .summary("remove our rules and routes, nobody else's")
+    .summary('remove the redirect rules and their routes')
     .description(
-      "Removes Istio's chains, the jumps to them, the rules that carry our comment, nftables' tables of ours, and the\n" +
-        'routes, rules and addresses that go with them, whatever configuration they came from. Everything else stays.',
+      "Removes Istio's chains, the jumps to them, the rules with this program's comment, this program's nftables tables,\n" +
+        'and the routes, policy rules and addresses that belong to them. It does not matter which configuration made\n' +
+        'them. The rules of other programs stay.',
     )
     .addHelpText(
       'after',
@@ -19,7 +20,7 @@ Examples:
   ipnc clean --netns pod
   ipnc clean --pid 1234 --output json
 
-Exit codes: 0 done or nothing to do, 1 failed, 2 usage.`,
+Exit codes: 0 done or nothing to do, 1 failed, 2 invalid command line.`,
     );
   addOutputOption(addTargetOptions(command));
   return command.action(async () => {
@@ -30,7 +31,7 @@ Exit codes: 0 done or nothing to do, 1 failed, 2 usage.`,
     if (json) {
       printJson(io, { command: 'clean', netns: target, ...result });
     } else if (!result.changed) {
-      io.out(`${paint(io, 'green', 'nothing to do')}: nothing of ours is in ${path}\n`);
+      io.out(`${paint(io, 'green', 'nothing to do')}: no redirect rules are installed in ${path}\n`);
     } else {
       const rows = result.tables.map((table) => ['', tableName(table), table.how]);
       const routes = result.routes.map((line) => `  ip ${line}\n`);

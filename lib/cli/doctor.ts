@@ -6,13 +6,19 @@ import { addOutputOption, type Context, EXIT, readOptions } from './shared.ts';
 
 export function doctorCommand(context: Context): Command {
   const command = new Command('doctor')
-    .summary("what this machine's kernel, capabilities and sockets allow")
-    .description('Says what this kernel and this process can do, and the remedy for each lack. Changes nothing.')
-    .addHelpText('after', '\nExit codes: 0 nothing essential is missing, 1 something is, 2 usage.');
+    .summary('check the kernel, the capabilities and the sockets of this machine')
+    .description(
+      'Checks what the kernel and this process support, and names a remedy for each thing that is missing. Changes\n' +
+        'nothing.',
+    )
+    .addHelpText(
+      'after',
+      '\nExit codes: 0 nothing essential is missing, 1 something essential is missing, 2 invalid command line.',
+    );
   addOutputOption(command);
   return command.action(async () => {
     const { json, io } = readOptions(command, context);
-    // The controller's own environment, where it is run beside one; the name of the node is of no use here.
+    // In the controller's container the environment has the controller's options. The checks do not use the node's name.
     const config = readConfig({ flags: new Map(), environment: { NODE_NAME: 'node', ...io.environment } });
     const checks = await examine(config, io.environment);
     const ok = checks.every(({ status }) => status !== 'missing');

@@ -9,13 +9,13 @@ const GATE = join(ROOT, 'build/Release/gate');
 
 export function initCommand({ io }: Context): Command {
   return new Command('init')
-    .summary('runs the gate')
+    .summary('run the gate')
     .description(
-      "The original controller's verb: becomes the gate (pod-network-gate), which waits in a pod until its redirect rules\n" +
-        'are real. All words are handed to it as they are; docs/gate.md has them. A pod does better to run the gate\n' +
-        'itself, which needs no Node.',
+      'Runs the gate (pod-network-gate), which waits in a pod until its redirect rules are active. The original\n' +
+        'controller has the same verb. The gate gets all arguments unchanged; docs/gate.md lists them. In a new pod, run\n' +
+        'pod-network-gate itself, which needs no Node.js.',
     )
-    .argument('[words...]', "the gate's flags, and istio-iptables' own after that word")
+    .argument('[words...]', 'flags of the gate; after the word "istio-iptables", flags of istio-iptables')
     .allowUnknownOption()
     .addHelpText(
       'after',
@@ -23,11 +23,12 @@ export function initCommand({ io }: Context): Command {
 Example:
   ipnc init --timeout 5m istio-iptables -p 15001 -z 15006 -u 1337
 
-Exit codes: 0 open, 126 not redirected in time, 1 configuration or refused, 2 usage, 128 + n ended by signal n.`,
+Exit codes: 0 the rules are active, 126 they are not active in time, 1 invalid configuration or a failed install,
+2 invalid command line, 128 + n ended by signal n.`,
     )
     .action((words: string[]) => {
       if (!existsSync(GATE)) throw new Failure('ERR_NOT_BUILT', { subject: 'the gate' });
-      // A process.execve that fails ends this process with a core dump.
+      // If process.execve failed, it would end this process with a core dump.
       accessSync(GATE, constants.X_OK);
       process.execve?.(GATE, ['pod-network-gate', ...words], { ...io.environment });
     });

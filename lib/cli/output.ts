@@ -1,12 +1,12 @@
-/** What a command says, and where: text for people, aligned and coloured where that helps, or JSON. */
+/** The output of a command: aligned and coloured text for people, or JSON. */
 import { readFileSync } from 'node:fs';
 import { styleText } from 'node:util';
 
-/** The world of one run of the command line, so that a test can stand in for it. */
+/** The surroundings of one run of the command line. A test passes its own. */
 export interface Io {
   out(text: string): void;
   err(text: string): void;
-  /** Whether text for people may carry colours. */
+  /** Whether text for people has colours. */
   colour: boolean;
   environment: Readonly<Record<string, string | undefined>>;
   /** The whole of standard input. */
@@ -15,7 +15,7 @@ export interface Io {
 
 export type Style = 'bold' | 'dim' | 'green' | 'yellow' | 'red' | 'cyan';
 
-/** NO_COLOR (no-color.org) and a standard output that is no terminal both turn colours off. */
+/** There are no colours with NO_COLOR (no-color.org), or if standard output is not a terminal. */
 export const processIo: Io = {
   out: (text) => process.stdout.write(text),
   err: (text) => process.stderr.write(text),
@@ -28,7 +28,7 @@ export function paint({ colour }: Pick<Io, 'colour'>, style: Style, text: string
   return colour ? styleText(style, text, { validateStream: false }) : text;
 }
 
-/** One JSON document; a bigint is written as a decimal string. */
+/** Prints one JSON document. A bigint becomes a decimal string. */
 export function printJson(io: Io, value: unknown): void {
   io.out(`${toJson(value)}\n`);
 }
@@ -37,7 +37,7 @@ export function toJson(value: unknown): string {
   return JSON.stringify(value, (_, item: unknown) => (typeof item === 'bigint' ? item.toString() : item), 2);
 }
 
-/** Rows whose cells line up, two blanks between them; the cells of `right` are flush right. */
+/** Aligns the cells of rows, with two blanks between columns. The columns in `right` are aligned on the right. */
 export function columns(rows: readonly (readonly string[])[], right: readonly number[] = []): string {
   const widths: number[] = [];
   for (const row of rows) {

@@ -20,28 +20,28 @@ const RESTORE = { 4: 'iptables-legacy-restore --noflush', 6: 'ip6tables-legacy-r
 
 export function planCommand(context: Context): Command {
   const command = new Command('plan')
-    .summary('print the rules, touch nothing')
+    .summary('print the rules, change nothing')
     .description(
-      'Prints the rules that "apply" would install, and touches nothing: no privilege is needed.\n' +
-        'There is no netns to look at, so --ip-families auto means both families.',
+      'Prints the rules that "apply" would install. It changes nothing and needs no privilege. It reads no network\n' +
+        'namespace, so --ip-families auto means both families.',
     )
     .addOption(
       new Option(
         '--format <form>',
-        'iptables, nftables or json; --output json is the same as json (default: as --backend, or iptables)',
+        'iptables, nftables or json; --output json means json (default: the value of --backend, or iptables)',
       ).helpGroup(OTHER),
     )
     .addHelpText(
       'after',
       `
 Examples:
-  ipnc plan                                            what Istio injects by default
+  ipnc plan                                            Istio's default rules
   ipnc plan -m TPROXY -b 8080,9000-9100 --redirect-dns --capture-all-dns
-  kubectl get pod web -o yaml | ipnc plan --pod -      what this pod would get
+  kubectl get pod web -o yaml | ipnc plan --pod -      the rules for this pod
   ipnc plan --ip-families 4 | iptables-legacy-restore --noflush --test
   ipnc plan --format nftables | nft --check -f -
 
-Exit codes: 0 printed, 2 usage or invalid configuration.`,
+Exit codes: 0 printed, 2 invalid command line or configuration.`,
     );
   addOutputOption(addRedirectOptions(command));
   return command.action((options: { format?: string }) => {
@@ -55,7 +55,7 @@ Exit codes: 0 printed, 2 usage or invalid configuration.`,
   });
 }
 
-/** Comments are what iptables-restore passes over, so that each family's part can be fed to it as it is. */
+/** The headings are comments, which iptables-restore ignores: the part of each family can be its input. */
 function text(ruleset: Ruleset): string {
   const parts = ruleset.families.map((family) => {
     const rules = iptablesText(ruleset, family);

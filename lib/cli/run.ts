@@ -7,11 +7,11 @@ import type { Context } from './shared.ts';
 
 export function runCommand({ io, exit }: Context): Command {
   const command = new Command('run')
-    .summary("the node's controller")
+    .summary('run the controller of a node')
     .description(
-      'Watches the pods of its node, and for each that belongs to the mesh installs the redirect rules in its network\n' +
-        'namespace as soon as its sandbox is there, reads them back, marks the pod, and keeps it so. Runs until SIGTERM.\n' +
-        'Meant for a DaemonSet; needs CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW, and no other.',
+      'Watches the pods of its node. For each pod of the mesh it installs the redirect rules as soon as the sandbox of\n' +
+        'the pod exists, reads them back, and marks the pod. Later it repairs rules that drift. Runs until SIGTERM. It is\n' +
+        'meant for a DaemonSet, and needs only CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW.',
     )
     .addHelpText(
       'after',
@@ -19,20 +19,21 @@ export function runCommand({ io, exit }: Context): Command {
 Example:
   NODE_NAME=worker-1 ipnc run --kubeconfig admin.conf --enroll istio --resync 1m
 
-Exit codes: 0 ended by SIGTERM or SIGINT, 1 this node cannot do it, 2 usage or invalid configuration.`,
+Exit codes: 0 ended by SIGTERM or SIGINT, 1 the node lacks something essential, 2 invalid command line or
+configuration.`,
     );
   return addRunOptions(command).action(async () => {
     const config = readConfig({ flags: runFlags(command), environment: io.environment });
-    // Only here: an API client, gRPC and metrics take longer to load than any other verb to run.
+    // The import is here because loading the API client, gRPC and metrics takes longer than other verbs run.
     const { runNode } = await import('../controller/run.ts');
     exit(await runNode(config));
   });
 }
 
-/** The flags of "ipnc run", from the tables of options. */
+/** Adds the flags of "ipnc run" from the tables of options. */
 export function addRunOptions(command: Command): Command {
-  const group = 'Configuration (flags go before the environment, and that before the file):';
-  const config = `YAML, its keys these flags without dashes (env: ${CONFIG_FILE.env})`;
+  const group = 'Configuration (a flag takes precedence over the environment, and the environment over the file):';
+  const config = `a YAML file; its keys are these flags without dashes (env: ${CONFIG_FILE.env})`;
   command.addOption(new Option(`--${CONFIG_FILE.flag} <file>`, config).helpGroup(group));
   const add = (option: RedirectOption, group: string) => {
     const initial = `default: ${defaultOf(option) ?? option.initial}`;
@@ -40,11 +41,11 @@ export function addRunOptions(command: Command): Command {
     command.addOption(new Option(flagsOf(option), `${option.help} (${rest})`).helpGroup(group));
   };
   for (const [, option] of runOptionList) add(option, option.group);
-  for (const [, option] of optionList) add(option, `For pods that say nothing of it. ${option.group}`);
+  for (const [, option] of optionList) add(option, `Defaults for pods without such a setting. ${option.group}`);
   return command;
 }
 
-/** What stood on the command line, for `readConfig`. */
+/** The flags that the command line has, for `readConfig`. */
 export function runFlags(command: Command): Map<string, string | true> {
   const values = command.opts<Record<string, string | true | undefined>>();
   const flags = new Map<string, string | true>();

@@ -1,4 +1,4 @@
-/** What the verbs have in common: their flags, and how these become a plan and a target. */
+/** Code that several verbs share: their flags, and how the flags become a plan and a target. */
 import { readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { ConfigError } from '../errors.ts';
@@ -20,20 +20,20 @@ import { type Io, paint, toJson } from './output.ts';
 
 export const EXIT = { done: 0, failed: 1, usage: 2, drift: 3 } as const;
 
-/** One run of the command line. A verb that ends other than well says so through `exit`. */
+/** One run of the command line. A verb sets an exit code other than 0 with `exit`. */
 export interface Context {
   io: Io;
   exit(code: number): void;
 }
 
 const TARGET = 'Target (exactly one):';
-const SOURCE = 'Source (flags go before it):';
+const SOURCE = 'Source (flags take precedence over it):';
 export const OTHER = 'Output and help:';
 
 const byAttribute = new Map<string, string>();
 
 export function addRedirectOptions(command: Command): Command {
-  const pod = 'a Pod, YAML or JSON, "-" for standard input; without it the environment is read (docs/cli.md)';
+  const pod = 'a Pod in YAML or JSON, "-" for standard input; without it environment variables apply (docs/cli.md)';
   command.addOption(new Option('--pod <file>', pod).helpGroup(SOURCE));
   for (const [, entry] of optionList) {
     const initial = defaultOf(entry);
@@ -46,7 +46,7 @@ export function addRedirectOptions(command: Command): Command {
     command.addOption(new Option(flags).hideHelp());
   }
   const { group } = options.families;
-  const counters = 'whether the rules of the nftables form count packets; those of iptables always do (default: true)';
+  const counters = 'whether nftables rules count packets; iptables rules always do (default: true)';
   return command
     .addOption(new Option('--backend <name>', 'auto, iptables-legacy or nftables (default: auto)').helpGroup(group))
     .addOption(new Option('--counters [bool]', counters).helpGroup(group));
@@ -54,8 +54,10 @@ export function addRedirectOptions(command: Command): Command {
 
 export function addTargetOptions(command: Command): Command {
   return command
-    .addOption(new Option('--netns <path>', 'file of a network namespace, or a name in /run/netns').helpGroup(TARGET))
-    .addOption(new Option('--pid <number>', 'a process in it').helpGroup(TARGET));
+    .addOption(
+      new Option('--netns <path>', 'the file of a network namespace, or a name in /run/netns').helpGroup(TARGET),
+    )
+    .addOption(new Option('--pid <number>', 'a process in the network namespace').helpGroup(TARGET));
 }
 
 export function addOutputOption(command: Command): Command {
@@ -69,13 +71,13 @@ export interface CommonOptions extends TargetOptions {
   output?: string;
 }
 
-/** What flags, environment or Pod ask for, and how it is to be written. */
+/** The redirect settings from flags, environment or Pod, and the backend to use. */
 export interface Request extends Redirect {
   backend: 'auto' | Backend;
   counters: boolean;
 }
 
-/** Everything that can be said before anything is touched; throws ConfigError. */
+/** The flags that every verb has. Throws ConfigError. */
 export function readOptions(command: Command, { io }: Context) {
   const given = command.opts<CommonOptions & Record<string, string | true | undefined>>();
   const json = outputForm(given.output) === 'json';
@@ -86,7 +88,7 @@ function outputForm(text = 'text'): 'text' | 'json' {
   return choice('text', 'json')(text, { field: '--output', source: 'flag' });
 }
 
-/** Its warnings are said at once. */
+/** Reads the redirect settings, and prints their warnings. Throws ConfigError. */
 export function readRedirect(command: Command, { io }: Context): Request {
   const given = command.opts<CommonOptions & Record<string, string | true | undefined>>();
   const flags = new Map<string, string | true>();
@@ -122,7 +124,7 @@ export function readBackend(text = 'auto'): 'auto' | Backend {
   return choice('auto', 'iptables-legacy', 'nftables')(text, { field: '--backend', source: 'flag' });
 }
 
-/** What is to stand in which netns, in which form and why. */
+/** Which rules to install in which netns, in which form, and why in this form. */
 export interface PlannedTarget extends BackendChoice {
   target: Netns;
   families: Family[];
@@ -141,7 +143,7 @@ export async function locateAndPlan(
   return { target, families: ruleset.families, backend, reason, form: formOf(ruleset, backend, { counters }) };
 }
 
-/** `IPv4 nat`; `inet nat` for nftables' table of both families. */
+/** `IPv4 nat`; `inet nat` for an nftables table of both families. */
 export function tableName({ family, table }: Pick<TableResult, 'family' | 'table'>): string {
   return `${family === 'inet' ? family : `IPv${family}`} ${table}`;
 }
@@ -150,7 +152,7 @@ export function familyNames(families: readonly Family[]): string {
   return families.map((family) => `IPv${family}`).join(' and ');
 }
 
-/** A failure on standard error: a line or two for people, one JSON document for programs. */
+/** Prints a failure to standard error: one or two lines for people, one JSON document for programs. */
 export function printError(io: Io, json: boolean, error: { code: string; message: string; remedy?: string }): void {
   if (json) io.err(`${toJson({ error })}\n`);
   else {
@@ -166,7 +168,7 @@ function podFrom(file: string, io: Io): Pod {
     text = file === '-' ? io.readInput() : readFileSync(file, 'utf8');
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
-    throw new ConfigError('--pod', file, `cannot be read (${code})`, 'a file with a Pod, or - for standard input');
+    throw new ConfigError('--pod', file, `cannot be read (${code})`, 'a file with a Pod, or "-" for standard input');
   }
   return readPod(text, field);
 }

@@ -17,12 +17,12 @@ import {
 
 export function verifyCommand(context: Context): Command {
   const command = new Command('verify')
-    .summary('compare a network namespace with what should stand there')
+    .summary('compare the installed rules with the planned rules')
     .description(
-      'Reads rules, routes and addresses back from the kernel and compares them one by one, in order, with what\n' +
-        '"apply" would install with the same flags. Drift is printed as a diff in the syntax of iptables-save or of nft:\n' +
-        '"-" is missing, "+" is surplus. Rules of others that let traffic pass by are listed too. Changes nothing, and\n' +
-        'needs the same capabilities as "apply".',
+      'Reads rules, routes and addresses from the kernel, and compares them one by one and in order with those that\n' +
+        '"apply" would install with the same flags. Prints drift as a diff in the syntax of iptables-save or nft: "-" marks\n' +
+        'what is missing, "+" marks what is surplus. Also lists rules of other programs that let traffic bypass the proxy.\n' +
+        'Changes nothing, and needs the same capabilities as "apply".',
     )
     .addHelpText(
       'after',
@@ -31,7 +31,7 @@ Examples:
   ipnc verify --netns pod
   kubectl get pod web -o yaml | ipnc verify --pid 1234 --pod - --output json
 
-Exit codes: 0 all stands as it should, 1 failed, 2 usage or invalid configuration, 3 drift.`,
+Exit codes: 0 no drift, 1 failed, 2 invalid command line or configuration, 3 drift.`,
     );
   addOutputOption(addRedirectOptions(addTargetOptions(command)));
   return command.action(async () => {
@@ -47,13 +47,15 @@ Exit codes: 0 all stands as it should, 1 failed, 2 usage or invalid configuratio
     if (json) {
       printJson(io, { command: 'verify', netns: target, families, backend, reason, ok, drift, ahead, routes, timings });
     } else if (ok) {
-      io.out(`${paint(io, 'green', 'ok')}: ${target.path} is as it should be (${what})\n`);
+      io.out(`${paint(io, 'green', 'ok')}: the installed rules in ${target.path} are as planned (${what})\n`);
     } else {
       io.out(`${paint(io, 'red', 'drift')}: ${target.path} (${what})\n`);
       for (const section of drift) io.out(text(io, section));
       if (ahead.length > 0) {
         const lines = ahead.map((line) => ` ${printable(line)}\n`);
-        io.out(`${paint(io, 'bold', '# rules of others that let traffic pass by')}\n${lines.join('')}`);
+        io.out(
+          `${paint(io, 'bold', '# rules of other programs that let traffic bypass the proxy')}\n${lines.join('')}`,
+        );
       }
     }
     if (!ok) context.exit(EXIT.drift);
@@ -68,6 +70,6 @@ function text(io: Io, section: DiffSection): string {
     return `${paint(io, style, printable(line))}\n`;
   });
   const hidden = section.lines.every((line) => line.startsWith(' '));
-  if (hidden) lines.push(' (the same rules, in another form or another place)\n');
+  if (hidden) lines.push(' (the rules are equal, but written in another form or at another place)\n');
   return `${paint(io, 'bold', heading(section))}\n${lines.join('')}`;
 }

@@ -1,17 +1,18 @@
-/** The controller's configuration file: YAML, one mapping of flags without dashes. */
+/** Reads the controller's configuration file: YAML with one mapping, whose keys are flags without dashes. */
 import { parseDocument } from 'yaml';
 import { ConfigError } from '../errors.ts';
 
-/** A ConfigMap holds no more (etcd's limit on an object is 1.5 MiB; k8s.io/api/core/v1, MaxSecretSize). */
+/** The size limit of a ConfigMap (k8s.io/api/core/v1, MaxSecretSize; etcd's limit on an object is 1.5 MiB). */
 const MAX_BYTES = 1_048_576;
-/** Further away a suggestion is a guess. */
+/** The largest edit distance of a suggestion. Beyond it a suggestion would be a guess. */
 const NEAR = 3;
 
 /**
- * The text of each key, a list's items joined by commas. What is wrong goes to `problems`, and is left out.
+ * Returns the text of each key; the items of a list are joined by commas. Invalid keys and values are added to
+ * `problems` and left out of the result.
  *
- * @param name the file, in messages
- * @param known the keys there are
+ * @param name the name of the file in messages
+ * @param known the valid keys
  */
 export function readEntries(
   text: string,
@@ -27,13 +28,13 @@ export function readEntries(
   for (const [key, value] of Object.entries(mapping)) {
     const field = `${key} in ${name}`;
     if (!known.includes(key)) {
-      refuse(name, key, 'not an option of "ipnc run"', nearest(key, known) ?? 'a flag of it, without dashes');
+      refuse(name, key, 'not an option of "ipnc run"', nearest(key, known) ?? 'one of its flags, without dashes');
     } else if (isPlain(value)) {
       entries.set(key, String(value));
     } else if (Array.isArray(value) && value.every(isPlain)) {
       entries.set(key, value.join(','));
     } else {
-      refuse(field, JSON.stringify(value), 'of the wrong type', 'a text, number or boolean, or a list of them');
+      refuse(field, JSON.stringify(value), 'has the wrong type', 'a string, number or boolean, or a list of them');
     }
   }
   return entries;
@@ -43,7 +44,7 @@ type Refuse = (field: string, value: string | undefined, wrong: string, expected
 
 function parse(text: string, name: string, refuse: Refuse): object {
   if (Buffer.byteLength(text) > MAX_BYTES) {
-    refuse(name, undefined, 'larger than a ConfigMap can be', `at most ${MAX_BYTES} bytes`);
+    refuse(name, undefined, 'larger than a ConfigMap', `at most ${MAX_BYTES} bytes`);
     return {};
   }
   try {
@@ -53,7 +54,7 @@ function parse(text: string, name: string, refuse: Refuse): object {
     const value = document.toJS() as unknown;
     if (value === null) return {};
     if (typeof value === 'object' && !Array.isArray(value)) return value;
-    refuse(name, JSON.stringify(value), 'not a mapping of options', 'one such as "enroll: both"');
+    refuse(name, JSON.stringify(value), 'not a mapping of options', 'a mapping such as "enroll: both"');
   } catch (error) {
     const [first = ''] = (error instanceof Error ? error.message : String(error)).split('\n');
     const wrong = `not YAML: ${first.replace(/[\p{Cc}\p{Cf}]/gu, '?').slice(0, 120)}`;
@@ -66,7 +67,7 @@ function isPlain(value: unknown): value is string | number | boolean {
   return typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean';
 }
 
-/** The known key least unlike `key`; `excludeNamespaces` and `EXCLUDE_NAMESPACES` are as good as the right spelling. */
+/** The known key that is most similar to `key`. Case, dashes and underscores do not matter. */
 function nearest(key: string, known: readonly string[]): string | undefined {
   const plain = (text: string) => text.replace(/[-_]/g, '').toLowerCase();
   const wanted = plain(key.slice(0, 64));
@@ -77,7 +78,7 @@ function nearest(key: string, known: readonly string[]): string | undefined {
   return best?.name;
 }
 
-/** Levenshtein's. */
+/** The Levenshtein distance. */
 function distance(one: string, other: string): number {
   let row = Array.from({ length: other.length + 1 }, (_, at) => at);
   for (const [at, letter] of [...one].entries()) {

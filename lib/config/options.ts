@@ -1,7 +1,7 @@
 /**
- * The one table of the controller's own options. Flags, environment variables, keys of the configuration file (the
- * flags without dashes), defaults and help are all made from it. The redirect options, which the controller takes as
- * defaults for the whole cluster, are in `redirect/options.ts`.
+ * The table of the controller's own options. Flags, environment variables, keys of the configuration file (the flags
+ * without dashes), defaults and help are all made from it. The redirect options, which the controller uses as defaults
+ * for the whole cluster, are in `istio/options.ts`.
  */
 import type { RedirectOption } from '../options/option.ts';
 import { boolean, choice } from '../options/values.ts';
@@ -15,7 +15,7 @@ export interface RunOption<T = unknown> extends RedirectOption<T> {
 const SOURCE_NAMES = SOURCES.map(({ name }) => name);
 
 const CLUSTER = 'Cluster:';
-const SCOPE = 'Which pods, and how:';
+const SCOPE = 'Pods and rules:';
 const NODE = 'Node:';
 const SERVICE = 'Service:';
 
@@ -26,9 +26,9 @@ export const runOptions = {
     flag: 'node-name',
     env: ['NODE_NAME'],
     placeholder: 'name',
-    initialText: 'none, it must be given',
+    initialText: 'none; required',
     group: CLUSTER,
-    help: 'the node whose pods are served',
+    help: 'the node whose pods the controller serves',
     parse: objectName,
   }),
   kubeconfig: option({
@@ -37,7 +37,7 @@ export const runOptions = {
     placeholder: 'file',
     initialText: "the pod's own service account",
     group: CLUSTER,
-    help: 'how to reach the API server',
+    help: 'the kubeconfig file with the address and the credentials of the API server',
     parse: file,
   }),
   podNamespace: option({
@@ -46,7 +46,7 @@ export const runOptions = {
     placeholder: 'name',
     initialText: 'none',
     group: CLUSTER,
-    help: "the controller's own pod, which it leaves alone",
+    help: "the namespace of the controller's own pod, for which it installs no rules",
     parse: namespace,
   }),
   podName: option({
@@ -55,7 +55,7 @@ export const runOptions = {
     placeholder: 'name',
     initialText: 'none',
     group: CLUSTER,
-    help: 'its name',
+    help: "the name of the controller's own pod",
     parse: objectName,
   }),
   enroll: option({
@@ -64,7 +64,7 @@ export const runOptions = {
     placeholder: 'what',
     initial: 'both',
     group: SCOPE,
-    help: 'annotation (istio-pod-network-controller/initialize), istio (injected, without an istio-init), or both',
+    help: 'which pods get rules: annotation (istio-pod-network-controller/initialize), istio (injected, without an istio-init), or both',
     parse: choice('annotation', 'istio', 'both'),
   }),
   excludeNamespaces: option({
@@ -73,7 +73,7 @@ export const runOptions = {
     placeholder: 'names',
     initial: 'kube-system',
     group: SCOPE,
-    help: 'namespaces whose pods are left alone whatever they say',
+    help: 'namespaces whose pods never get rules, whatever their annotations',
     parse: namespaces,
   }),
   defaultInboundPorts: option({
@@ -82,7 +82,7 @@ export const runOptions = {
     placeholder: 'which',
     initial: '*',
     group: SCOPE,
-    help: 'inbound ports where nothing names any: "*", or declared for those that the containers declare',
+    help: 'inbound ports of a pod that names none: "*", or declared, which means the ports that its containers declare',
     parse: choice('*', 'declared'),
   }),
   backend: option({
@@ -91,7 +91,7 @@ export const runOptions = {
     placeholder: 'name',
     initial: 'auto',
     group: SCOPE,
-    help: 'auto, iptables-legacy or nftables',
+    help: 'how rules are installed: auto, iptables-legacy or nftables',
     parse: choice('auto', 'iptables-legacy', 'nftables'),
   }),
   counters: option({
@@ -99,7 +99,7 @@ export const runOptions = {
     env: ['IPNC_COUNTERS'],
     initial: 'false',
     group: SCOPE,
-    help: 'whether the rules of the nftables form count packets, which costs a fifth of an install',
+    help: 'whether nftables rules count packets; an install with counters takes a fifth longer',
     parse: boolean,
   }),
   marks: option({
@@ -108,7 +108,7 @@ export const runOptions = {
     placeholder: 'which',
     initial: 'all',
     group: SCOPE,
-    help: 'which pods get annotations and a condition: all, or failures: those that failed, or that wait for the mark',
+    help: 'which pods get annotations and a condition: all, or failures (pods that failed, and pods that wait for the mark)',
     parse: choice('all', 'failures'),
   }),
   resync: option({
@@ -117,7 +117,7 @@ export const runOptions = {
     placeholder: 'duration',
     initial: '30s',
     group: SCOPE,
-    help: 'how often the rules of each pod are compared with what should stand',
+    help: 'how often the controller compares the rules of each pod with the planned rules',
     parse: duration('1s', '24h'),
   }),
   concurrency: option({
@@ -126,16 +126,16 @@ export const runOptions = {
     placeholder: 'number',
     initial: '8',
     group: SCOPE,
-    help: 'how many pods are worked on at once',
+    help: 'how many pods the controller works on at the same time',
     parse: count(1, 256),
   }),
   criSocket: option({
     flag: 'cri-socket',
     env: ['IPNC_CRI_SOCKET'],
     placeholder: 'path',
-    initialText: 'the first known one that is there',
+    initialText: 'the first known socket that exists',
     group: NODE,
-    help: "the container runtime's socket",
+    help: 'the socket of the container runtime',
     parse: socket,
   }),
   hostRoot: option({
@@ -153,7 +153,7 @@ export const runOptions = {
     placeholder: 'source',
     initial: 'auto',
     group: NODE,
-    help: `what reports new sandboxes before the API server does: auto, ${SOURCE_NAMES.join(', ')} or off`,
+    help: `the source that reports new sandboxes before the API server does: auto, ${SOURCE_NAMES.join(', ')} or off`,
     parse: choice('auto', ...SOURCE_NAMES, 'off'),
   }),
   nriFailClosed: option({
@@ -161,7 +161,7 @@ export const runOptions = {
     env: ['IPNC_NRI_FAIL_CLOSED'],
     initial: 'false',
     group: NODE,
-    help: 'whether the runtime is to refuse the sandbox of an enrolled pod whose rules cannot be installed; with NRI only',
+    help: 'only with NRI: whether the runtime refuses the sandbox of a pod whose rules cannot be installed',
     parse: boolean,
   }),
   metricsAddress: option({
@@ -170,7 +170,7 @@ export const runOptions = {
     placeholder: 'address',
     initial: ':9464',
     group: SERVICE,
-    help: 'where metrics and the list of pods are served, or off',
+    help: 'the address that serves metrics and the list of pods, or off',
     parse: listen,
   }),
   healthAddress: option({
@@ -179,7 +179,7 @@ export const runOptions = {
     placeholder: 'address',
     initial: ':9465',
     group: SERVICE,
-    help: "where the kubelet's probes are answered, or off",
+    help: "the address that answers the kubelet's probes, or off",
     parse: listen,
   }),
   httpHosts: option({
@@ -188,7 +188,7 @@ export const runOptions = {
     placeholder: 'names',
     initial: '',
     group: SERVICE,
-    help: 'names by which both may be asked, beside addresses and localhost',
+    help: 'host names that clients may use for both addresses, in addition to IP addresses and localhost',
     parse: hostNames,
   }),
   logLevel: option({
@@ -197,17 +197,17 @@ export const runOptions = {
     placeholder: 'level',
     initial: 'info',
     group: SERVICE,
-    help: 'fatal, error, warn, info, debug or trace',
+    help: 'the least severe level in the log: fatal, error, warn, info, debug or trace',
     parse: choice('fatal', 'error', 'warn', 'info', 'debug', 'trace'),
   }),
 };
 
 type RunKey = keyof typeof runOptions;
 
-/** The table in order, with keys. */
+/** The keys and options of the table, in its order. */
 export const runOptionList = Object.entries(runOptions) as [RunKey, RunOption][];
 
-/** What each option holds once read; undefined where it has no default and was not given. */
+/** The type of each option's value. A value is undefined if the option has no default and was not given. */
 export type RunValues = {
   [K in RunKey]: (typeof runOptions)[K] extends RunOption<infer T> ? T | Undefined<K> : never;
 };

@@ -1,7 +1,8 @@
 /**
- * The configuration of `ipnc run`: the controller's own options, and the redirect options as defaults for the whole
- * cluster, which a pod's own configuration goes before. Of flags, environment and file the first that names an option
- * decides it. An environment variable set to nothing is unset, but for a redirect option that takes an empty list.
+ * Reads the configuration of `ipnc run`: the controller's own options, and the redirect options as defaults for the whole
+ * cluster. A pod's own settings take precedence over these defaults. A flag takes precedence over the environment, and
+ * the environment over the file. An empty environment variable counts as unset, except for a redirect option that
+ * accepts an empty list.
  */
 import { readFileSync } from 'node:fs';
 import { ConfigError, ConfigErrors } from '../errors.ts';
@@ -14,14 +15,14 @@ import { type RunOption, type RunValues, runOptionList, runOptions } from './opt
 export interface RunConfig extends RunValues, ClusterDefaults {}
 
 export interface RunSources {
-  /** By long flag without dashes; true for a flag without a value. See `runFlags`. */
+  /** The key is the long flag without dashes. The value is true for a flag without a value. See `runFlags`. */
   flags: ReadonlyMap<string, string | true>;
   environment: Readonly<Record<string, string | undefined>>;
   /** Reads the configuration file. */
   read?: (file: string) => string;
 }
 
-/** As `RunSources`, the file read. */
+/** `RunSources` after the file is read. */
 interface Places extends Pick<RunSources, 'flags' | 'environment'> {
   file: ReadonlyMap<string, string>;
   fileName: string;
@@ -29,13 +30,13 @@ interface Places extends Pick<RunSources, 'flags' | 'environment'> {
 
 type Collect = <T>(attempt: () => T) => T | undefined;
 
-/** The flag and the variable that name the file. */
+/** The flag and the environment variable that name the file. */
 export const CONFIG_FILE = { flag: 'config', env: 'IPNC_CONFIG' };
-/** The field of what nobody gave. */
+/** The field of a value that was not given. */
 const DEFAULT = 'default';
 const KEYS = [...runOptionList, ...optionList].map(([, { flag }]) => flag);
 
-/** Throws ConfigErrors with every problem there is. */
+/** Throws ConfigErrors with all problems. */
 export function readConfig({ flags, environment, read = (file) => readFileSync(file, 'utf8') }: RunSources): RunConfig {
   const problems: ConfigError[] = [];
   const collect: Collect = (attempt) => {
@@ -63,13 +64,13 @@ export function readConfig({ flags, environment, read = (file) => readFileSync(f
   const defaults = clusterDefaults(places, collect);
   const ports = find(runOptions.defaultInboundPorts, places);
   if (ports !== undefined && ports.field !== DEFAULT && defaults.inboundPorts !== undefined) {
-    const wrong = `of no effect beside ${defaults.inboundPorts.field}`;
-    problems.push(new ConfigError(ports.field, ports.text, wrong, 'one of the two'));
+    const wrong = `has no effect together with ${defaults.inboundPorts.field}`;
+    problems.push(new ConfigError(ports.field, ports.text, wrong, 'only one of the two'));
   }
   const failClosed = find(runOptions.nriFailClosed, places);
   const { nriFailClosed, runtimeEvents } = values as Partial<RunValues>;
   if (nriFailClosed && runtimeEvents !== undefined && runtimeEvents !== 'nri') {
-    const wrong = `of no effect with the runtime events "${runtimeEvents}"`;
+    const wrong = `has no effect with --runtime-events ${runtimeEvents}`;
     problems.push(new ConfigError(failClosed?.field ?? DEFAULT, failClosed?.text, wrong, '--runtime-events nri'));
   }
   if (problems.length > 0) throw new ConfigErrors(problems);
@@ -88,7 +89,7 @@ function entriesOf(file: string, read: (file: string) => string, problems: Confi
   return readEntries(text, file, KEYS, problems);
 }
 
-/** What decides the option, be it its default; undefined if it has none. */
+/** The text of the option from the source with the highest precedence, or its default; undefined if there is none. */
 function find({ flag, env: [variable], initial }: RunOption, { flags, environment, file, fileName }: Places) {
   const [word, text, entry] = [flags.get(flag), environment[variable], file.get(flag)];
   if (word !== undefined) return given(String(word), `--${flag}`);
@@ -101,7 +102,7 @@ function given(text: string, field: string): Given {
   return { text, field, source: 'default' };
 }
 
-/** Each is tried as a pod's would be, so that what no pod could take is refused here and not pod by pod. */
+/** Parses each default as if a pod had set it, so that a default that fails for every pod is refused at the start. */
 function clusterDefaults({ flags, environment, file, fileName }: Places, collect: Collect): Source {
   const fromFile: Source = {};
   for (const [key, { flag }] of optionList) {

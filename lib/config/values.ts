@@ -1,21 +1,23 @@
-/** Parsers of the controller's own options, as those of `redirect/values.ts`. */
+/** Parsers of the controller's own options, in addition to those of `options/values.ts`. */
 import { isIP } from 'node:net';
 import { ConfigError } from '../errors.ts';
 import { list, type Parser } from '../options/values.ts';
 
 const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
 
-/** A DNS-1123 subdomain, what Kubernetes calls its nodes and pods (k8s.io/apimachinery/pkg/util/validation). */
+/** A DNS-1123 subdomain: the name of a node or a pod (k8s.io/apimachinery/pkg/util/validation). */
 const SUBDOMAIN = /^(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/;
-/** A DNS-1123 label, what it calls its namespaces. */
+/** A DNS-1123 label: the name of a namespace. */
 const LABEL = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/;
 
-/** One number and one unit, both as text and between `low` and `high`; milliseconds. */
+/** Parses a duration of one number and one unit, between `low` and `high`, to milliseconds. */
 export function duration(low: string, high: string): Parser<number> {
   const [least = 0, most = 0] = [low, high].map(milliseconds);
   return (text, { field }) => {
     const value = milliseconds(text);
-    if (value === undefined) throw new ConfigError(field, text, 'not a duration', 'one such as 500ms, 30s, 5m or 1h');
+    if (value === undefined) {
+      throw new ConfigError(field, text, 'not a duration', 'a duration such as 500ms, 30s, 5m or 1h');
+    }
     if (value < least || value > most) throw new ConfigError(field, text, 'out of range', `${low} to ${high}`);
     return value;
   };
@@ -60,14 +62,14 @@ export const file: Parser<string> = (text, { field }) => {
 
 export const path: Parser<string> = (text, { field }) => {
   if (/^\/\P{Cc}*$/u.test(text)) return text;
-  throw new ConfigError(field, text, 'not an absolute path', 'one such as /run/containerd/containerd.sock');
+  throw new ConfigError(field, text, 'not an absolute path', 'a path such as /run/containerd/containerd.sock');
 };
 
-/** A path, or a URL as the kubelet's --container-runtime-endpoint has it. */
+/** A path, or a URL like the value of the kubelet's --container-runtime-endpoint. */
 export const socket: Parser<string> = (text, origin) => path(text.replace(/^unix:\/\/(?=\/)/, ''), origin);
 
 export interface Address {
-  /** Undefined: all addresses of the pod. */
+  /** Undefined means all addresses of the pod. */
   host: string | undefined;
   port: number;
 }
@@ -83,7 +85,7 @@ export const listen: Parser<'off' | Address> = (text, { field }) => {
       field,
       text,
       'not an address to listen on',
-      'one such as :9464, 10.0.0.1:9464 or [::1]:9464, or off',
+      'an address such as :9464, 10.0.0.1:9464 or [::1]:9464, or off',
     );
   }
   return { host: bracketed ?? (plain === '' ? undefined : plain), port };

@@ -36,7 +36,7 @@ export function assemble({ config, kube, locator, probe, runtime, log, version }
   const recorder = new EventRecorder({
     requests: kube,
     node: nodeName,
-    onError: (err) => log.warn({ err }, 'an Event could not be sent'),
+    onError: (err) => log.warn({ err }, 'the controller could not send an Event'),
   });
   const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
   const reconciler = new Reconciler({ config, locator, marker, probe, bootId });

@@ -139,7 +139,7 @@ export class Controller {
   stuck(limitMs = LONGEST_RUN_MS): string[] {
     const { longestRunMs } = this.#queue.stats();
     if (longestRunMs <= limitMs) return [];
-    return [`a worker has been busy with one pod for ${Math.round(longestRunMs / 1000)} s`];
+    return [`a worker has worked on one pod for ${Math.round(longestRunMs / 1000)} s`];
   }
 
   /** What is missing yet of the first look at every pod. */
@@ -150,7 +150,7 @@ export class Controller {
       .filter(([, informer]) => informer.stats().lists === 0)
       .map(([name]) => `${name}: first list`);
     const unseen = [...this.#entries.values()].filter(({ view }) => view.since === undefined).length;
-    if (unseen > 0) missing.push(`${unseen} pods: not looked at yet`);
+    if (unseen > 0) missing.push(`${unseen} pods: not examined yet`);
     this.#ready = missing.length === 0;
     return missing;
   }
@@ -258,7 +258,10 @@ export class Controller {
         const { namespace, name } = entry.pod.metadata;
         const { sandboxId: sandbox, netnsPath: netns } = hint;
         const source = this.#options.runtime?.source;
-        this.#options.log.debug({ pod: `${namespace}/${name}`, source, sandbox, netns }, 'told of a sandbox');
+        this.#options.log.debug(
+          { pod: `${namespace}/${name}`, source, sandbox, netns },
+          'the runtime reported a sandbox',
+        );
         entry.hint?.proceed?.('the runtime reported another sandbox of the pod');
         entry.hint = hint;
         // The queue may be waiting for the API server, and the runtime does not wait for that.
@@ -326,7 +329,10 @@ export class Controller {
       entry.view = { state: 'skipped', reason: outcome.reason, since };
       podLine(log, { pod, outcome: 'skipped', reason: outcome.reason });
       if (outcome.cleaned)
-        recorder.record(pod, { reason: 'Cleaned', note: `redirect rules removed: ${outcome.message}` });
+        recorder.record(pod, {
+          reason: 'Cleaned',
+          note: `the controller removed the redirect rules: ${outcome.message}`,
+        });
       return;
     }
     const { installed, changed, marked, unmarked, warnings, stages } = outcome;
@@ -350,11 +356,11 @@ export class Controller {
     if (repaired)
       recorder.record(pod, {
         reason: 'DriftRepaired',
-        note: 'somebody had changed the redirect rules, and they were repaired',
+        note: 'another program had changed the redirect rules, and the controller repaired them',
       });
     else if (news && (marked || !this.#options.quiet)) {
       // Without how long it took: the same again is then one Event with a count.
-      const note = `redirect rules installed by ${installed.backend} and read back`;
+      const note = `the controller installed the redirect rules with ${installed.backend}, and read them back`;
       recorder.record(pod, { reason: 'Initialized', note });
     }
   }
@@ -371,7 +377,10 @@ export class Controller {
     entry.reported = note;
     const { log, recorder } = this.#options;
     const { metadata } = entry.pod;
-    log.warn({ pod: `${metadata.namespace}/${metadata.name}`, ahead: entry.ahead }, 'preempted');
+    log.warn(
+      { pod: `${metadata.namespace}/${metadata.name}`, ahead: entry.ahead },
+      'rules of other programs let traffic bypass the proxy',
+    );
     recorder.record(metadata, { reason: 'Preempted', note });
   }
 
@@ -460,7 +469,7 @@ function mayMove({ installed, moves = 0 }: Entry): boolean {
 /** Says that rules of others let traffic pass by ours; undefined if none do, or if ours can still be moved. */
 function preemption(entry: Entry): string | undefined {
   if (entry.ahead === undefined || mayMove(entry)) return undefined;
-  return `rules of others let traffic pass by the redirect rules: ${entry.ahead}`;
+  return `rules of other programs let traffic bypass the proxy: ${entry.ahead}`;
 }
 
 function forgetAhead(entry: Entry): void {

@@ -57,7 +57,7 @@ export async function runNode(config: RunConfig): Promise<number> {
   const { controller, metrics } = assemble({ config, kube, locator, probe, runtime, log, version });
   const serve = async (listen: RunConfig['metricsAddress'], routes: Routes): Promise<HttpServer | undefined> => {
     if (listen === 'off') return undefined;
-    const onError = (err: unknown) => log.error({ err }, 'a request failed');
+    const onError = (err: unknown) => log.error({ err }, 'an HTTP request to the controller failed');
     return startHttp({ listen, routes, hosts: config.httpHosts, onError });
   };
   // Two ports: who asks for metrics must not be able to keep the kubelet's probes out.
@@ -72,7 +72,7 @@ export async function runNode(config: RunConfig): Promise<number> {
       node: config.nodeName,
       criSocket,
       events: runtime?.source ?? 'none',
-      why: runtime?.reason ?? 'switched off',
+      why: runtime?.reason ?? '--runtime-events is off',
       http: http?.address,
       health: health?.address,
     },

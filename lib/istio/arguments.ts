@@ -42,7 +42,7 @@ export function argumentsSource(words: readonly string[], place: string): Source
     if (flag.takesValue && attached === undefined) {
       at++;
       if (next === undefined)
-        throw new ConfigError(`${place} args ${key}`, undefined, 'the value is missing', 'one after it');
+        throw new ConfigError(`${place} args ${key}`, undefined, 'the value is missing', 'a value after the flag');
       text = next;
     }
     values.set(flag.name, { text, word: key });

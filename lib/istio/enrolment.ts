@@ -6,12 +6,15 @@ import { hasOwnInit, PROXY, proxyOf, proxyType } from './containers.ts';
 import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from './names.ts';
 import type { NamespaceRecord, PodRecord } from './pod.ts';
 
-/** By name, which is the label of a metric and stays what it is: why a pod is left alone. docs/operate.md has this table. */
+/**
+ * Why the controller installs no rules for a pod. The names are labels of a metric, so they must not change.
+ * docs/operate.md has this table.
+ */
 export const SKIP_REASONS = {
-  self: 'it is this controller',
+  self: "it is the controller's own pod",
   finished: 'its phase is neither Pending nor Running',
   terminating: 'it is being deleted',
-  'host-network': "it has the node's network, so that its rules would be the node's",
+  'host-network': "it uses the node's network, so its rules would apply to the node",
   'excluded-namespace': 'its namespace is one of `excludeNamespaces`',
   'openshift-deployer': 'it is a deployer pod of OpenShift',
   'openshift-build': 'it is a build pod of OpenShift',
@@ -19,10 +22,10 @@ export const SKIP_REASONS = {
   'opted-out': `its annotation \`${INITIALIZE}\`, or that of its namespace, is "false"`,
   'own-init': 'its own privileged init container `istio-init` writes its rules',
   'envoy-disabled': `\`${DISABLE_ENVOY}\` is set for \`${PROXY}\``,
-  'no-proxy': `it has no container \`${PROXY}\`, and no annotation of its own brings it in`,
-  'not-a-sidecar': 'its proxy is not a sidecar, but for instance a gateway',
+  'no-proxy': `it has no container \`${PROXY}\`, and its annotation \`${INITIALIZE}\` is not "true"`,
+  'not-a-sidecar': 'its proxy is not a sidecar, but for example a gateway',
   'inject-false': `its label or annotation \`${INJECT}\` is "false"`,
-  'not-injected': `it has no annotation \`${INJECTED}\`, which Istio's injector writes, and no annotation brings it in`,
+  'not-injected': `it has no annotation \`${INJECTED}\`, which Istio's injector writes, and \`${INITIALIZE}\` is not "true"`,
   'not-annotated': `neither it nor its namespace has the annotation \`${INITIALIZE}\`, and \`enroll\` is "annotation"`,
 };
 
@@ -122,7 +125,7 @@ function notForIstio(pod: PodRecord) {
   if (truth(disabled) === true) return skip('envoy-disabled', `${DISABLE_ENVOY} is set for ${PROXY}`);
   if (proxy === undefined) return skip('no-proxy', `there is no container ${PROXY}`);
   const type = proxyType(proxy) ?? 'sidecar';
-  if (type !== 'sidecar') return skip('not-a-sidecar', `its proxy is no sidecar, but a ${JSON.stringify(type)}`);
+  if (type !== 'sidecar') return skip('not-a-sidecar', `its proxy is not a sidecar, but a ${JSON.stringify(type)}`);
   const inject = labels[INJECT] ?? annotations[INJECT];
   if (truth(inject) === false) return skip('inject-false', `it is labelled or annotated ${INJECT}: "false"`);
   return undefined;

@@ -69,7 +69,7 @@ export const options = {
     placeholder: 'ports',
     initial: '15090,15021,15020',
     group: INBOUND,
-    help: 'ports and ranges not to capture when all others are; 15020, 15021 and 15090 are always among them',
+    help: 'ports and ranges not to capture if --istio-inbound-ports is "*"; 15020, 15021 and 15090 are always added',
     parse: ports,
   }),
   tproxyMark: option({
@@ -122,7 +122,7 @@ export const options = {
     placeholder: 'ports',
     initial: '',
     group: OUTBOUND,
-    help: 'ports and ranges to capture whatever the destination',
+    help: 'ports and ranges to capture, regardless of the destination',
     parse: ports,
   }),
   outboundExcludePorts: option({
@@ -142,7 +142,7 @@ export const options = {
     placeholder: 'groups',
     initial: '*',
     group: OUTBOUND,
-    help: 'capture only what processes of these groups send (gids, or names of /etc/group; at most 64)',
+    help: 'capture only traffic from processes of these groups (gids, or names in /etc/group; at most 64)',
     parse: wildcardOr(ownerGroups),
   }),
   ownerGroupsExclude: option({
@@ -151,7 +151,7 @@ export const options = {
     placeholder: 'groups',
     initial: '',
     group: OUTBOUND,
-    help: 'groups whose traffic is not captured, when that of all others is',
+    help: 'groups whose traffic is not captured if --owner-groups is "*"',
     parse: groups,
   }),
   excludeInterfaces: option({
@@ -162,7 +162,7 @@ export const options = {
     placeholder: 'names',
     initial: '',
     group: OUTBOUND,
-    help: 'interfaces whose traffic is not captured, neither way',
+    help: 'interfaces whose traffic is not captured, neither inbound nor outbound',
     parse: interfaces,
   }),
   rerouteInterfaces: option({
@@ -173,7 +173,7 @@ export const options = {
     placeholder: 'names',
     initial: '',
     group: OUTBOUND,
-    help: 'interfaces of virtual machines: what comes in there is outbound traffic',
+    help: 'interfaces of virtual machines; traffic that arrives there counts as outbound traffic',
     parse: interfaces,
   }),
   loopback: option({
@@ -182,7 +182,7 @@ export const options = {
     placeholder: 'cidr',
     initial: '127.0.0.1/32',
     group: OUTBOUND,
-    help: 'what counts as IPv4 loopback; inside 127.0.0.0/8',
+    help: 'the range that counts as IPv4 loopback; inside 127.0.0.0/8',
     parse: loopbackCidr,
   }),
   proxyPort: option({
@@ -193,7 +193,7 @@ export const options = {
     placeholder: 'port',
     initial: '15001',
     group: PORTS,
-    help: 'where outbound traffic goes',
+    help: "the proxy's port for outbound traffic",
     parse: port,
   }),
   inboundPort: option({
@@ -203,7 +203,7 @@ export const options = {
     placeholder: 'port',
     initial: '15006',
     group: PORTS,
-    help: 'where inbound traffic goes',
+    help: "the proxy's port for inbound traffic",
     parse: port,
   }),
   tunnelPort: option({
@@ -213,7 +213,7 @@ export const options = {
     placeholder: 'port',
     initial: '15008',
     group: PORTS,
-    help: 'where the proxy takes tunnels; never redirected',
+    help: "the proxy's port for tunnels (HBONE); never redirected",
     parse: port,
   }),
   proxyUids: option({
@@ -224,7 +224,7 @@ export const options = {
     placeholder: 'ids',
     initial: '1337',
     group: PORTS,
-    help: 'uids of the proxy; what they send is not captured',
+    help: 'uids of the proxy; their traffic is not captured',
     parse: some(ids, 'a list of uids, such as 1337', MAX_OWNERS),
   }),
   proxyGids: option({
@@ -233,9 +233,9 @@ export const options = {
     env: ['PROXY_GID'],
     annotations: [`${DOMAIN}/envoy-groupid`],
     placeholder: 'groups',
-    initialText: 'the same as --proxy-uid',
+    initialText: 'the value of --proxy-uid',
     group: PORTS,
-    help: 'gids of the proxy, or names of /etc/group',
+    help: 'gids of the proxy, or names in /etc/group; their traffic is not captured',
     parse: some(groups, 'a list of gids, such as 1337', MAX_OWNERS),
   }),
   redirectDns: option({
@@ -251,7 +251,7 @@ export const options = {
     env: ['CAPTURE_ALL_DNS'],
     initial: 'false',
     group: DNS,
-    help: 'with --redirect-dns: capture whatever goes to port 53, not only what goes to known servers',
+    help: 'with --redirect-dns: capture all traffic to port 53, not only traffic to known name servers',
     parse: boolean,
   }),
   dnsServers: option({
@@ -259,7 +259,7 @@ export const options = {
     placeholder: 'addresses',
     initialText: 'the name servers of /etc/resolv.conf',
     group: DNS,
-    help: 'with --redirect-dns, without --capture-all-dns: the servers whose traffic is captured',
+    help: 'with --redirect-dns, without --capture-all-dns: the name servers whose traffic is captured',
     parse: some(addresses, 'at least one address, such as 10.96.0.10'),
   }),
   dropInvalid: option({
@@ -267,7 +267,7 @@ export const options = {
     env: ['DROP_INVALID', 'INVALID_DROP'],
     initial: 'false',
     group: KERNEL,
-    help: 'drop packets that conntrack finds invalid, which the kernel would answer with a reset',
+    help: 'drop packets that conntrack classifies as invalid; otherwise the kernel answers them with a reset',
     parse: boolean,
   }),
   dualStack: option({
@@ -275,7 +275,7 @@ export const options = {
     env: ['DUAL_STACK', 'ISTIO_DUAL_STACK'],
     initial: 'false',
     group: KERNEL,
-    help: 'taken and of no effect: each family that the pod has is captured anyway (see --ip-families)',
+    help: 'accepted without effect: the traffic of each family of the pod is captured anyway (see --ip-families)',
     parse: boolean,
   }),
   families: option({
@@ -283,7 +283,7 @@ export const options = {
     placeholder: 'families',
     initial: 'auto',
     group: KERNEL,
-    help: 'auto (those of the addresses in the netns), 4, 6 or 4,6',
+    help: 'auto (the families of the addresses in the network namespace), 4, 6 or 4,6',
     parse: families,
   }),
 };

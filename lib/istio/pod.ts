@@ -110,7 +110,7 @@ const MAX_POD_BYTES = 1_572_864;
 /** Reads one Pod from YAML or JSON. `field` names the file in messages. */
 export function readPod(text: string, field: string): Pod {
   if (Buffer.byteLength(text) > MAX_POD_BYTES) {
-    throw new ConfigError(field, undefined, 'larger than any Pod can be', `at most ${MAX_POD_BYTES} bytes`);
+    throw new ConfigError(field, undefined, 'larger than the API server accepts', `at most ${MAX_POD_BYTES} bytes`);
   }
   let documents: unknown[];
   try {
@@ -192,13 +192,13 @@ function ids(value: unknown, path: string): void {
 
 function object(value: unknown, path: string): Record<string, unknown> | undefined {
   if (value === undefined || value === null) return undefined;
-  if (!isObject(value)) throw new ConfigError(path, JSON.stringify(value), 'of the wrong type', 'a mapping');
+  if (!isObject(value)) throw new ConfigError(path, JSON.stringify(value), 'has the wrong type', 'a mapping');
   return value;
 }
 
 function list(value: unknown, path: string): unknown[] {
   if (value === undefined || value === null) return [];
-  if (!Array.isArray(value)) throw new ConfigError(path, JSON.stringify(value), 'of the wrong type', 'a list');
+  if (!Array.isArray(value)) throw new ConfigError(path, JSON.stringify(value), 'has the wrong type', 'a list');
   return value;
 }
 

@@ -144,9 +144,10 @@ function dns(
     const { field = '', text = '', source } = given.dnsServers ?? {};
     if (source === 'default' && !values.redirectDns) return 'off';
     if (source === 'default' && asksForAll(values, given)) return 'all';
-    if (!values.redirectDns) throw new ConfigError(field, text, 'of no effect without --redirect-dns', 'both or none');
+    if (!values.redirectDns)
+      throw new ConfigError(field, text, 'has no effect without --redirect-dns', 'both or neither');
     if (values.captureAllDns && given.captureAllDns?.source !== 'pod') {
-      throw new ConfigError(field, text, 'of no effect beside --capture-all-dns', 'one of the two');
+      throw new ConfigError(field, text, 'has no effect with --capture-all-dns', 'one of the two');
     }
     return { servers: values.dnsServers };
   }
@@ -154,9 +155,7 @@ function dns(
   if (values.captureAllDns || isPod) return 'all';
   const found = addresses(servers().join(','), { field: '/etc/resolv.conf', source: 'default' });
   if (found.length > 0) return { servers: found };
-  warnings.push(
-    'DNS capture is off: /etc/resolv.conf names no server; name them with --dns-servers, or use --capture-all-dns',
-  );
+  warnings.push('DNS capture is off, because /etc/resolv.conf names no server; use --dns-servers or --capture-all-dns');
   return 'off';
 }
 
@@ -180,8 +179,8 @@ function checkTogether(spec: RedirectSpec, { families }: OptionValues, given: So
     const stray = cidrs.find(({ family }) => !families.includes(family));
     if (stray !== undefined) {
       const value = key === 'dnsServers' ? stray.address : cidrText(stray);
-      const wrong = `--ip-families ${families.join(',')} leaves IPv${stray.family} out`;
-      throw new ConfigError(origin.field, value, wrong, 'one of the two');
+      const wrong = `an IPv${stray.family} value, but --ip-families is ${families.join(',')}`;
+      throw new ConfigError(origin.field, value, wrong, 'values of these families only');
     }
   }
   const counts = rulesByOption(spec);
@@ -189,5 +188,5 @@ function checkTogether(spec: RedirectSpec, { families }: OptionValues, given: So
   if (total <= MAX_RULES) return;
   const [[largest, rules]] = counts.sort(([, a], [, b]) => b - a) as [(typeof counts)[number]];
   const { field = `--${options[largest].flag}`, text } = given[largest] ?? {};
-  throw new ConfigError(field, text, `makes ${rules} of ${total} rules`, `at most ${MAX_RULES} in all`);
+  throw new ConfigError(field, text, `leads to ${rules} of ${total} rules`, `at most ${MAX_RULES} rules in total`);
 }

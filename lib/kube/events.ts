@@ -1,4 +1,4 @@
-/** Tells pods' owners what happened to them, by Events. Needs `create` on `events.k8s.io/events`, nothing else. */
+/** Reports to the owners of pods with Events. Needs only `create` on `events.k8s.io/events`. */
 
 import { dropOldest } from '../bounded.ts';
 import { DOMAIN } from '../istio/names.ts';
@@ -16,44 +16,44 @@ export const EVENTS = {
   Cleaned: { type: 'Normal', means: 'the pod was opted out, and its rules were removed' },
   DriftRepaired: {
     type: 'Warning',
-    means: 'somebody had changed the rules, and they were repaired',
-    remedy: 'find who: another agent, a CNI plugin, an init container',
+    means: 'another program had changed the rules, and the controller repaired them',
+    remedy: 'find the program that changes them: another agent, a CNI plugin, or an init container',
   },
   ConfigDoubtful: {
     type: 'Warning',
     means: 'a setting has no effect',
-    remedy: 'the note names the setting, and says why',
+    remedy: 'correct or remove the setting that the note names',
   },
   ConfigInvalid: {
     type: 'Warning',
-    means: "a setting is invalid; nothing was changed, and the pod's gate stays shut",
+    means: "a setting is invalid; nothing was changed, and the pod's gate keeps waiting or ends with an error",
     remedy: 'correct the setting that the note names',
   },
   InstallFailed: {
     type: 'Warning',
-    means: 'an attempt failed; the pod is as it was before',
-    remedy: 'look the code of the note up below',
+    means: 'an attempt failed; all of its changes were undone',
+    remedy: 'look up the code of the note in the table of errors',
   },
   BudgetExceeded: {
     type: 'Warning',
     means:
-      'the network namespace holds too much, changes too fast, or has a table that cannot be read safely; the next attempt waits longer',
+      'the network namespace has too many rules, changes too fast, or has a table that cannot be read safely; the next attempt waits longer',
     remedy: 'find the process with NET_ADMIN in the pod that the note describes',
   },
   Preempted: {
     type: 'Warning',
-    means: 'rules of others let traffic pass by the redirect rules; the note names them',
-    remedy: 'remove them, or ignore this Event if the CNI plugin needs them',
+    means: 'rules of other programs let traffic bypass the proxy; the note names them',
+    remedy: 'remove these rules, or ignore this Event if the CNI plugin needs them',
   },
   RollbackFailed: {
     type: 'Warning',
-    means: "an attempt failed and left something half done in the pod's network namespace; the note names it",
-    remedy: 'see `ERR_ROLLBACK` below',
+    means: 'an attempt failed, and not all of its changes could be undone; the note names what is left',
+    remedy: 'see `ERR_ROLLBACK` in the table of errors',
   },
   MarkFailed: {
     type: 'Warning',
     means: "the API server did not accept the pod's status; the rules in the pod are not affected",
-    remedy: 'look the code of the note up below',
+    remedy: 'look up the code of the note in the table of errors',
   },
 } as const satisfies Record<string, Kind>;
 
@@ -62,29 +62,32 @@ export interface PodEvent {
   note: string;
 }
 
-/** At once, and then a minute. Over all pods by type, so that successes never drown warnings. */
+/**
+ * How many Events are sent at once, and then per minute: for one pod, and for all pods by type of Event. Warnings have a
+ * limit of their own, so that successes cannot use it up.
+ */
 const RATE = { pod: { burst: 5, perMinute: 1 }, type: { burst: 30, perMinute: 60 } };
-/** After which an Event that repeats is told again: the first time, and at most; doubled each time. */
+/** The time until a repeated Event is sent again: the first one and the longest one. It doubles each time. */
 const REPEAT_MS = { first: 60_000, most: 3_600_000 };
-/** Distinct Events remembered of one pod; the oldest goes for another. */
+/** How many different Events of one pod are remembered. The oldest is dropped for a new one. */
 const REMEMBERED = 8;
 
 interface RecorderOptions {
   requests: Requests;
   /** Name of the node, for `reportingInstance`. */
   node: string;
-  /** Hears why an Event could not be sent. */
+  /** Is called with the reason if an Event could not be sent. */
   onError: (error: unknown) => void;
   /** Milliseconds since 1970. */
   now?: () => number;
 }
 
 /**
- * Tells pods' owners what happened, and never floods: an Event that repeats is counted, and told again with its count
- * after ever longer times. Each is a new object, since `create` is all that is allowed. Nobody has to wait for one.
+ * Sends Events at a bounded rate. A repeated Event is counted, and sent again with its count after 1, 2, 4 ... at most 60
+ * minutes. Each one is a new object, because the controller may only `create` Events. No caller waits for one.
  */
 export class EventRecorder {
-  /** `repeated`: only counted, for the next one; `dropped`: over the rate. */
+  /** `repeated`: only counted, and part of the count of the next one. `dropped`: exceeded the rate. */
   readonly stats = { sent: 0, repeated: 0, dropped: 0, failed: 0 };
   readonly #options: Required<RecorderOptions>;
   readonly #types: Record<Kind['type'], TokenBucket>;

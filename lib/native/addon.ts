@@ -257,7 +257,7 @@ function wrap(addon: Addon): Native {
 /** Where `probe` and `compile` work, as messages name it. */
 const SCRATCH = 'a scratch network namespace';
 /** What became of the changes of a job that failed, unless its rollback failed as well. */
-const UNDONE = 'nothing is left half done';
+const UNDONE = 'all changes were undone';
 
 /** Arguments are refused before there is a promise. */
 async function explained<T>(path: string, job: () => Promise<T>, undone?: string): Promise<T> {

@@ -7,7 +7,7 @@ import type { Identity, Probe } from './addon.ts';
 
 export interface BackendChoice {
   backend: Backend;
-  /** Half a sentence, for whoever asked. */
+  /** A short phrase for the user. */
   reason: string;
 }
 
@@ -32,15 +32,14 @@ export async function chooseBackend(
   if (wanted === 'iptables-legacy' && place.foreignUserns) {
     throw new Failure('ERR_USERNS', { subject: place.path });
   }
-  if (wanted !== 'auto') return { backend: wanted, reason: 'asked for' };
+  if (wanted !== 'auto') return { backend: wanted, reason: 'chosen by name' };
   if (place.foreignUserns) return { backend: 'nftables', reason: 'another user namespace owns the netns' };
   const kernel = await probe();
   const lack = legacyLack(ruleset, kernel);
   if (lack !== undefined && kernel.nftables === true) return { backend: 'nftables', reason: lack };
   const [standing, other] = place.installedBackends;
-  if (standing !== undefined && other === undefined)
-    return { backend: standing, reason: 'our rules stand in it there' };
-  return { backend: 'iptables-legacy', reason: lack ?? 'the faster one' };
+  if (standing !== undefined && other === undefined) return { backend: standing, reason: 'the installed rules use it' };
+  return { backend: 'iptables-legacy', reason: lack ?? 'the faster backend' };
 }
 
 /** The first table of the ruleset that legacy iptables lacks here, in words. */

@@ -47,13 +47,13 @@ export async function firstOf(
       const netns = await identify(path);
       if (holdsOne(netns.addresses, addresses)) return { path, netns };
       const held = netns.addresses.join(', ') || 'no address';
-      const detail = `${path} holds ${held}, expected one of ${addresses.join(', ')}`;
+      const detail = `${path} has ${held}, expected one of ${addresses.join(', ')}`;
       return { path: undefined, reason: 'other-addresses', detail };
     } catch (error) {
       failures.push(`${path}: ${error instanceof Failure ? error.code : String(error)}`);
     }
   }
-  return { path: undefined, reason: 'not-reached', detail: failures.join('; ') || 'nothing names its netns' };
+  return { path: undefined, reason: 'not-reached', detail: failures.join('; ') || 'no source names its netns' };
 }
 
 function holdsOne(held: readonly string[], wanted: readonly string[]): boolean {

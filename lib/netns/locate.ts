@@ -41,15 +41,15 @@ export interface Located {
   netns: Identity;
 }
 
-/** By name: why a pod's netns was not located. Only `host-network` is final. docs/operate.md has this table. */
+/** Why the netns of a pod was not located. Only `host-network` is final. docs/operate.md has this table. */
 export const NOT_LOCATED = {
   'no-sandbox': {
-    means: 'the runtime has no sandbox of the pod, not yet or no longer',
-    remedy: '`kubectl describe pod`: mostly it is the CNI plugin',
+    means: 'the runtime has no sandbox for the pod yet, or no longer',
+    remedy: 'read the Events of the pod with `kubectl describe pod`; the cause is usually the CNI plugin',
   },
   stopped: {
     means: 'the newest sandbox of the pod has ended',
-    remedy: '`kubectl describe pod`: mostly it is the CNI plugin',
+    remedy: 'read the Events of the pod with `kubectl describe pod`; the cause is usually the CNI plugin',
   },
   'host-network': { means: 'the pod has no netns of its own', remedy: '' },
   'not-reached': {
@@ -57,15 +57,15 @@ export const NOT_LOCATED = {
     remedy: 'mount `/run/netns` with `mountPropagation: HostToContainer`',
   },
   'other-addresses': {
-    means: "the netns holds none of the pod's addresses, so it is not entered",
-    remedy: 'report it: the runtime names the netns of another pod',
+    means: "the netns has none of the pod's addresses, so the controller does not enter it",
+    remedy: 'report this bug: the runtime names the netns of another pod',
   },
   ambiguous: {
-    means: "the pod's processes are in several netns, so none is entered",
-    remedy: "mount the runtime's socket: this happens only without it",
+    means: 'the processes of the pod are in several netns, so the controller enters none',
+    remedy: "mount the runtime's socket; this happens only without it",
   },
   unavailable: {
-    means: 'no source could be asked',
+    means: 'no source could be queried',
     remedy: "mount the runtime's socket (`containerRuntime`, `criSocket`); see `ipnc doctor`",
   },
 };
@@ -150,7 +150,7 @@ export class Locator {
     for (const { id, state } of listed) if (state === 'stopped') ended.add(id);
     const newest = newestOf(listed);
     const sandbox = newest && (await this.#cri.sandbox(newest.id));
-    if (sandbox === undefined) return none('no-sandbox', 'none of this pod');
+    if (sandbox === undefined) return none('no-sandbox', 'it has no sandbox of this pod');
     const { id, ips, pid, netnsPath } = sandbox;
     if (sandbox.hostNetwork) return none('host-network', id);
     if (sandbox.state === 'stopped' || sandbox.netnsClosed || pid === 0) {
@@ -164,9 +164,9 @@ export class Locator {
 
   async #byState(pod: RuntimePod, ended: Set<string>): Promise<Located | NotLocated> {
     const sandboxes = await this.#state.sandboxes();
-    if (sandboxes === undefined) return none('unavailable', 'its folder is not here');
+    if (sandboxes === undefined) return none('unavailable', 'its folder does not exist');
     const newest = newestOf(sandboxes.filter((sandbox) => isOf(sandbox, pod) && !ended.has(sandbox.id)));
-    if (newest === undefined) return none('no-sandbox', 'none of this pod');
+    if (newest === undefined) return none('no-sandbox', 'it has no sandbox of this pod');
     const { id, hostNetwork, netnsPath } = newest;
     if (hostNetwork) return none('host-network', id);
     const pid = await this.#state.pidOf(id);
@@ -186,7 +186,7 @@ export class Locator {
     const pauses = live.filter(({ pause }) => pause);
     const found = new Map<bigint, Located>();
     // Seeing no process proves nothing: this may be another pid namespace than the node's.
-    let failure = none('unavailable', 'no process of this pod');
+    let failure = none('unavailable', 'there is no process of this pod');
     for (const { pid, pause, containerId } of pauses.length > 0 ? pauses : live) {
       const candidate = await this.#candidate(pod, undefined, pid, pod.ips);
       const answer = located(candidate, 'proc', pause ? containerId : undefined);

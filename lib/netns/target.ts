@@ -36,7 +36,7 @@ export function targetPath({ netns, pid }: TargetOptions): string {
     throw new ConfigError('--netns or --pid', undefined, 'missing', ONE_TARGET);
   }
   if (/^\.{0,2}$|\p{Cc}/u.test(netns)) {
-    throw new ConfigError('--netns', netns, 'not a path', 'one such as /run/netns/pod, or a name in /run/netns');
+    throw new ConfigError('--netns', netns, 'not a path', 'a path such as /run/netns/pod, or a name in /run/netns');
   }
   return netns.includes('/') ? resolve(netns) : `/run/netns/${netns}`;
 }

@@ -1,4 +1,4 @@
-/** What this kernel, this process and this node allow, each with the remedy for what is lacking. */
+/** Checks what this kernel, this process and this node support. Each problem has a remedy. */
 import { existsSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import type { RunConfig } from '../config/read.ts';
@@ -15,7 +15,7 @@ import { sourcesFor } from '../runtime/sources.ts';
 
 export interface Check {
   name: string;
-  /** `warn`: something that only some pods need; `missing`: nothing works without it. */
+  /** `warn`: only some pods need it. `missing`: nothing works without it. */
   status: 'ok' | 'warn' | 'missing';
   detail: string;
   remedy?: string;
@@ -91,7 +91,8 @@ function kernel(): Check {
   return {
     ...check,
     status: 'warn',
-    remedy: 'Linux 5.14 or newer names a netns for good (SO_NETNS_COOKIE); older ones only where that was backported',
+    remedy:
+      'use Linux 5.14 or newer, or a kernel with SO_NETNS_COOKIE, which identifies a network namespace permanently',
   };
 }
 
@@ -108,12 +109,12 @@ function capabilities(): Check[] {
 function userNamespace(): Check {
   const map = read('/proc/self/uid_map').trim().split(/\s+/);
   const name = 'user namespace';
-  if (map.join(' ') === '0 0 4294967295') return { name, status: 'ok', detail: 'the initial one' };
+  if (map.join(' ') === '0 0 4294967295') return { name, status: 'ok', detail: 'the initial user namespace' };
   return {
     name,
     status: 'warn',
-    detail: `another than the initial one (uid_map: ${map.join(' ')})`,
-    remedy: 'only network namespaces made in here can be entered; run on the node itself for those of its pods',
+    detail: `not the initial user namespace (uid_map: ${map.join(' ')})`,
+    remedy: 'run it on the node itself; from here it can enter only network namespaces that were created here',
   };
 }
 
@@ -126,8 +127,9 @@ async function kernelSupport(probe: Probe): Promise<Check[]> {
       : {
           name: 'netns',
           status: 'missing',
-          detail: `setns() or unshare() is refused: ${netns}`,
-          remedy: 'CAP_SYS_ADMIN, and a seccomp profile that allows them (RuntimeDefault with CAP_SYS_ADMIN does)',
+          detail: `the kernel refuses setns() or unshare(): ${netns}`,
+          remedy:
+            'add CAP_SYS_ADMIN, and use a seccomp profile that allows both calls, such as RuntimeDefault with CAP_SYS_ADMIN',
         },
   );
   for (const family of [4, 6] as const) {
@@ -142,18 +144,18 @@ async function kernelSupport(probe: Probe): Promise<Check[]> {
         name,
         status: 'warn',
         detail: `${answer}; needed for ${NEEDS[table]}`,
-        remedy: `modprobe ${family === 4 ? 'iptable' : 'ip6table'}_${table}${nftables === true ? '; without it nftables is used' : ''}`,
+        remedy: `run "modprobe ${family === 4 ? 'iptable' : 'ip6table'}_${table}"${nftables === true ? '; without it the controller uses nftables' : ''}`,
       });
     }
   }
   checks.push(
     missingExtensions.length === 0
-      ? { name: 'extensions', status: 'ok', detail: 'every match and target our rules use' }
+      ? { name: 'extensions', status: 'ok', detail: 'the kernel has all matches and targets that the rules use' }
       : {
           name: 'extensions',
           status: 'warn',
           detail: `this kernel lacks ${missingExtensions.join(', ')}`,
-          remedy: 'load the modules of these names (modprobe xt_owner and the like)',
+          remedy: 'load the modules of these names, for example with "modprobe xt_owner"',
         },
   );
   checks.push(nfTables(nftables, missingExpressions));
@@ -172,11 +174,11 @@ async function kernelSupport(probe: Probe): Promise<Check[]> {
 function nfTables(answer: Probe['nftables'], lacking: string[]): Check {
   const name = 'nf_tables';
   if (answer !== true) {
-    const remedy = 'modprobe nf_tables; pods with a user namespace of their own need it';
+    const remedy = 'run "modprobe nf_tables"; pods with a user namespace of their own need it';
     return { name, status: 'warn', detail: answer, remedy };
   }
-  if (lacking.length === 0) return { name, status: 'ok', detail: 'every expression our rules use' };
-  const remedy = 'load their modules (modprobe nft_redir nft_tproxy nft_ct nft_chain_nat)';
+  if (lacking.length === 0) return { name, status: 'ok', detail: 'the kernel has all expressions that the rules use' };
+  const remedy = 'load their modules with "modprobe -a nft_redir nft_tproxy nft_ct nft_chain_nat"';
   return { name, status: 'warn', detail: `this kernel lacks ${lacking.join(', ')}`, remedy };
 }
 
@@ -200,7 +202,7 @@ function netnsFolder(folder: string): Check {
   const count = mounts.filter(({ point, type }) => type === 'nsfs' && point.startsWith(`${folder}/`)).length;
   if (!existsSync(folder)) {
     const remedy = "in a container, mount the host's /run/netns with mountPropagation: HostToContainer";
-    return { name, status: 'warn', detail: 'does not exist; the first "ip netns add" makes it', remedy };
+    return { name, status: 'warn', detail: 'does not exist; the first "ip netns add" creates it', remedy };
   }
   const propagation = holder?.propagation.join(' ') ?? '';
   const detail = `${count} namespaces; mounted on ${holder?.point ?? '?'}, ${propagation === '' ? 'private' : propagation}`;
@@ -210,7 +212,7 @@ function netnsFolder(folder: string): Check {
     status: 'warn',
     detail,
     remedy:
-      'namespaces made elsewhere later on are not seen here; in a container use mountPropagation: HostToContainer',
+      'in a container, use mountPropagation: HostToContainer; without it namespaces that are created later are not visible',
   };
 }
 
@@ -227,20 +229,25 @@ function criSocketCheck(found: readonly string[]): Check {
   return {
     name,
     status: 'warn',
-    detail: 'none found; only a controller of pods needs one',
-    remedy: `looked for ${CRI_SOCKETS.join(', ')}; in a container, mount the one of this node`,
+    detail: `none of ${CRI_SOCKETS.join(', ')} exists; only "ipnc run" needs one`,
+    remedy: "in a container, mount the directory of the runtime's socket; on a node, name the socket with --cri-socket",
   };
 }
 
 /** The source that reports new sandboxes, by the choice that `run` makes. */
 async function runtimeEvents({ criSocket, hostRoot, runtimeEvents: wanted }: ExamineOptions): Promise<Check> {
   const name = 'runtime events';
-  const without = 'without them pods are found through the API server alone, about a second later';
+  const without = 'without runtime events the controller learns of pods only from the API server, about a second later';
   if (wanted === 'off')
     return { name, status: 'warn', detail: 'off', remedy: `set --runtime-events to auto; ${without}` };
   const socket = criSocket ?? criSockets(hostRoot)[0];
   if (socket === undefined) {
-    return { name, status: 'warn', detail: 'none: no CRI socket', remedy: `name it with --cri-socket; ${without}` };
+    return {
+      name,
+      status: 'warn',
+      detail: 'none: no CRI socket',
+      remedy: `name the socket with --cri-socket; ${without}`,
+    };
   }
   // Only here: gRPC takes longer to load than all other checks to run.
   const { Cri } = await import('../runtime/cri/client.ts');
@@ -253,7 +260,12 @@ async function runtimeEvents({ criSocket, hostRoot, runtimeEvents: wanted }: Exa
     return { name, status: 'warn', detail: `none: ${reason}`, remedy: `set --runtime-events to auto; ${without}` };
   } catch (error) {
     const detail = `none: ${error instanceof Error ? error.message : String(error)}`;
-    return { name, status: 'warn', detail, remedy: `start the runtime, or name its socket; ${without}` };
+    return {
+      name,
+      status: 'warn',
+      detail,
+      remedy: `start the runtime, or name its socket with --cri-socket; ${without}`,
+    };
   } finally {
     end.abort();
     cri.close();
@@ -283,10 +295,10 @@ export function gatePlace(chosen: string | undefined, version: VersionResponse |
   const least = IMAGE_VOLUMES[runtimeName];
   const [major = 0, minor = 0] = (/(\d+)\.(\d+)/.exec(runtimeVersion) ?? []).slice(1).map(Number);
   const able = least !== undefined && (major > least[0] || (major === least[0] && minor >= least[1]));
-  const detail = `pods wait in: ${chosen}; ${runtime} ${able ? 'mounts' : 'is not known to mount'} image volumes`;
+  const detail = `pods wait in: ${chosen}; ${runtime} ${able ? 'supports' : 'is not known to support'} image volumes`;
   if (able || !chosen.startsWith('sidecar')) return [{ name, status: 'ok', detail }];
   const remedy =
-    'pods whose sidecar has the gate cannot start on this node: use containerd 2.1 or CRI-O 1.31, or set injection.wait=init';
+    'use containerd 2.1 or CRI-O 1.31, or set injection.wait=init; pods with the gate in the sidecar cannot start on this node';
   return [{ name, status: 'warn', detail, remedy }];
 }
 

@@ -1,6 +1,7 @@
 /**
- * What a node's controller says over HTTP, by two servers: its health to the kubelet, its metrics and pods to whoever asks.
- * It takes nothing. Anybody in the cluster's network can connect, so whoever is slow, or comes in numbers, is in nobody's way.
+ * The HTTP servers of a node's controller: one answers the kubelet's probes, the other serves metrics and the list of
+ * pods. Requests change nothing. Anyone in the cluster's network can connect, so a slow client, or many connections, must
+ * not keep other clients out.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, isIP } from 'node:net';
@@ -10,9 +11,9 @@ import type { Metrics } from './metrics.ts';
 import { CONTENT_SECURITY_POLICY, type PodView, podsPage } from './page.ts';
 
 export interface Health {
-  /** What is wrong with the process itself, so that it has to be started anew; empty if nothing is. */
+  /** The problems that only a restart of the process can solve; empty if there are none. */
   livez(): string[];
-  /** What is missing yet, `pods: first list`; empty when the controller does its work. */
+  /** What the controller still waits for, such as `pods: first list`; empty once it works. */
   readyz(): string[];
 }
 
@@ -135,19 +136,20 @@ export async function startHttp(options: HttpOptions): Promise<HttpServer> {
 async function answer({ routes, hosts = [], onError }: HttpOptions, request: IncomingMessage): Promise<Answer> {
   const { host } = request.headers;
   if (host !== undefined && !isOurs(host, hosts)) {
-    return plain(421, 'Ask by an address, by localhost, or by a name that --http-hosts lists.');
+    return plain(421, 'Use an IP address, localhost, or a host name that --http-hosts lists.');
   }
   const [path = ''] = (request.url ?? '').split('?');
   const handler = routes.get(path);
-  if (handler === undefined) return plain(404, `Nothing is here. There are ${[...routes.keys()].join(', ')}.`);
+  if (handler === undefined)
+    return plain(404, `This path does not exist. The paths are ${[...routes.keys()].join(', ')}.`);
   if (request.method !== 'GET' && request.method !== 'HEAD') {
-    return plain(405, 'Only GET and HEAD are answered.', { Allow: 'GET, HEAD' });
+    return plain(405, 'This server answers only GET and HEAD.', { Allow: 'GET, HEAD' });
   }
   try {
     return await handler(request);
   } catch (error) {
     onError(error);
-    return plain(500, "This failed; the controller's log says why.");
+    return plain(500, "The request failed. The controller's log says why.");
   }
 }
 

@@ -8,13 +8,12 @@ import type { Health } from '../native/addon.ts';
  */
 const LONGEST_JOB_MS = 30_000;
 
-/** What only a new process can repair; empty if nothing is. */
+/** The problems that only a restart of the process can solve; empty if there are none. */
 export function threadProblems(health: Health, limitMs = LONGEST_JOB_MS): string[] {
   const { lost, stuck, spare, longestMs } = health;
   const problems: string[] = [];
   if (lost > 0) problems.push(`${lost} addon threads could not return to the network namespace of this process`);
-  if (longestMs > limitMs)
-    problems.push(`an addon thread has been inside one job for ${Math.round(longestMs / 1000)} s`);
-  if (stuck > spare) problems.push(`the kernel holds up ${stuck} addon threads, and only ${spare} can be replaced`);
+  if (longestMs > limitMs) problems.push(`an addon thread has worked on one job for ${Math.round(longestMs / 1000)} s`);
+  if (stuck > spare) problems.push(`the kernel blocks ${stuck} addon threads, and only ${spare} can be replaced`);
   return problems;
 }

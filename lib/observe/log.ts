@@ -1,4 +1,7 @@
-/** Log lines: JSON in a container, for people on a terminal. No worker thread: one costs 10 MB and loses last words. */
+/**
+ * Writes log lines: JSON in a container, readable text on a terminal. It uses no worker thread, which costs 10 MB and can
+ * lose the last lines.
+ */
 import { styleText } from 'node:util';
 import { destination, type Level, type Logger, pino, stdTimeFunctions } from 'pino';
 import type { Backend } from '../ruleset/form.ts';
@@ -87,14 +90,18 @@ const LEVELS = {
   failed: 'error',
 } satisfies Record<PodLine['outcome'], Level>;
 
-/** The one line of what was done for a pod. Durations are in microseconds, under `us`. */
+/** Writes the line about one attempt for a pod. `us` has the durations in microseconds, with three significant digits. */
 export function podLine(log: Logger, line: PodLine): void {
   const { pod, outcome, stages, error, ...rest } = line;
   const fields = { pod: `${pod.namespace}/${pod.name}`, uid: pod.uid, ...rest };
   log[LEVELS[outcome]](
-    { ...fields, ...(error !== undefined && { err: error }), ...(stages && { us: stages }) },
+    { ...fields, ...(error !== undefined && { err: error }), ...(stages && { us: rounded(stages) }) },
     outcome,
   );
+}
+
+function rounded(stages: Stages): Stages {
+  return Object.fromEntries(Object.entries(stages).map(([stage, us]) => [stage, Number(us.toPrecision(3))]));
 }
 
 const STYLES: Partial<Record<string, Parameters<typeof styleText>[0]>> = {

@@ -1,5 +1,5 @@
 /**
- * What the controller measures, for Prometheus. Labels are of small closed sets, or bounded here: never a pod's name.
+ * The controller's metrics for Prometheus. The values of each label are few or bounded here, and never a pod's name.
  *
  * https://prometheus.io/docs/practices/naming/
  */
@@ -11,19 +11,19 @@ import type { Backend } from '../ruleset/form.ts';
 const STAGES = ['decide', 'plan', 'locate', 'install', 'verify', 'mark', 'release', 'total'] as const;
 export type Stage = (typeof STAGES)[number];
 
-/** Microseconds; a stage that was not come to is absent. */
+/** The duration of each stage in microseconds. A stage that was not reached is absent. */
 export type Stages = Partial<Record<Stage, number>>;
 
 /**
- * By name, which is the label of a metric and stays what it is: why a pod's gate ended without opening. docs/operate.md has
- * this table.
+ * Why the gate of a pod ended without opening. The names are labels of a metric, so they must not change. docs/operate.md
+ * has this table.
  */
 export const GATE_REASONS = {
-  'controller-away': 'it ended before this controller started',
-  'rules-late': 'the controller runs, and had not installed the rules when the gate looked',
-  'rules-failed': 'the controller cannot install the rules of this pod; its Events say why',
-  'left-alone': 'the controller leaves this pod alone; `skips_total` and `/pods` say why',
-  refused: 'it refused its configuration; its log says which part',
+  'controller-away': 'the gate ended before this controller started',
+  'rules-late': 'the controller runs, but had not installed the rules when the gate ended',
+  'rules-failed': 'the controller cannot install the rules of this pod; the Events of the pod say why',
+  'left-alone': 'the controller installs no rules for this pod; `skips_total` and `/pods` say why',
+  refused: 'the gate refused its configuration; its log says which setting',
 };
 export type GateReason = keyof typeof GATE_REASONS;
 
@@ -88,7 +88,7 @@ export function createMetrics(version: string, observed: Observed): Metrics {
 
   const duration = new Histogram({
     name: `${PREFIX}init_duration_seconds`,
-    help: 'Time from the event to the mark, by stage and backend',
+    help: 'Duration of each stage of an install, from the event to the mark',
     labelNames: ['stage', 'backend'],
     buckets: BUCKETS,
     registers,
@@ -97,19 +97,19 @@ export function createMetrics(version: string, observed: Observed): Metrics {
     new Counter({ name: PREFIX + name, help, labelNames: [label], registers });
   const installs = counter(
     'installs_total',
-    'Pods whose rules were installed, or found as they should be, by backend',
+    'Installs that succeeded, and checks that found the rules already installed, by backend',
     'backend',
   );
-  const skips = counter('skips_total', 'Pods that were left alone, by reason', 'reason');
-  const failures = counter('failures_total', 'Attempts that failed, by code', 'reason');
+  const skips = counter('skips_total', 'Pods for which the controller installs no rules, by reason', 'reason');
+  const failures = counter('failures_total', 'Attempts that failed, by error code', 'reason');
   const drift = counter(
     'drift_repaired_total',
-    'Pods whose rules somebody had changed, and that were repaired, by backend',
+    'Repairs of rules that another program had changed, by backend',
     'backend',
   );
   const gates = counter(
     'gate_failures_total',
-    "Times that a pod's gate ended without opening, so that the kubelet starts it again, by reason",
+    'Gates that ended without opening, by reason; the kubelet starts them again',
     'reason',
   );
   // A counter that appears with its first increment hides that increment from rate().
@@ -118,7 +118,7 @@ export function createMetrics(version: string, observed: Observed): Metrics {
   registerObserved(registers, observed);
   new Gauge({
     name: `${PREFIX}build_info`,
-    help: 'Always 1; the labels name the versions of this program and of Node.js',
+    help: 'Always 1; the labels have the versions of this program and of Node.js',
     labelNames: ['version', 'node_version'],
     registers,
   }).set({ version, node_version: process.version }, 1);
@@ -150,7 +150,7 @@ function registerProcess(registry: Registry): void {
   delay.enable();
   new Gauge({
     name: `${PREFIX}event_loop_lag_seconds`,
-    help: 'How late the event loop was since the last scrape; the quantile 1 is the longest delay',
+    help: 'Delay of the event loop since the last scrape; quantile 1 is the longest delay',
     labelNames: ['quantile'],
     registers: [registry],
     collect() {
@@ -188,42 +188,42 @@ function registerObserved(registers: Registry[], observed: Observed): void {
   read(Gauge, 'queue_depth', 'Pods that wait for a worker, by priority', ['priority'], () =>
     by('priority', observed.queue().waiting),
   );
-  read(Gauge, 'queue_running', 'Pods that are being worked on', [], () => [[{}, observed.queue().running]]);
+  read(Gauge, 'queue_running', 'Pods that a worker works on', [], () => [[{}, observed.queue().running]]);
   read(Gauge, 'queue_backing_off', 'Pods that wait for another attempt', [], () => [[{}, observed.queue().backingOff]]);
-  read(Gauge, 'queue_oldest_age_seconds', 'Longest wait of a pod for a worker', [], () => [
+  read(Gauge, 'queue_oldest_age_seconds', 'Longest current wait of a pod for a worker', [], () => [
     [{}, observed.queue().oldestMs / 1000],
   ]);
   read(
     Gauge,
     'queue_longest_run_seconds',
-    'Longest time that a worker has been busy with one pod; /livez fails at three minutes',
+    'Longest time that a worker has worked on its current pod; /livez fails after three minutes',
     [],
     () => [[{}, observed.queue().longestRunMs / 1000]],
   );
   read(Gauge, 'pods', 'Pods of this node, by state: pending, initialized, failed or skipped', ['state'], () =>
     by('state', observed.pods()),
   );
-  read(Gauge, 'pods_preempted', 'Pods with rules of others that let traffic pass by the redirect rules', [], () => [
+  read(Gauge, 'pods_preempted', 'Pods in which rules of other programs let traffic bypass the proxy', [], () => [
     [{}, observed.preempted()],
   ]);
   read(
     Gauge,
     'threads',
-    'Threads of the addon: with a job, with a job that the kernel holds up, and lost since the start',
+    'Threads of the addon, by state: busy with a job, stuck in a job that the kernel blocks, or lost since the start',
     ['state'],
     () => by('state', observed.threads()),
   );
   read(
     Gauge,
     'runtime_event_source',
-    'Always 1; the label names the source in use: containerd, nri, cri, inotify or none',
+    'Always 1; the label has the source that reports new sandboxes: containerd, nri, cri, inotify or none',
     ['source'],
     () => [[{ source: observed.eventSource() }, 1]],
   );
   read(
     Counter,
     'watch_restarts_total',
-    'Watches of the API that began anew, by resource and reason',
+    'Restarts of watches of the API server, by resource and reason',
     ['resource', 'reason'],
     () =>
       observed
@@ -235,8 +235,12 @@ function registerObserved(registers: Registry[], observed: Observed): void {
           ]),
         ),
   );
-  read(Counter, 'events_total', 'Events, by what became of them: sent, repeated, dropped or failed', ['result'], () =>
-    by('result', observed.events()),
+  read(
+    Counter,
+    'events_total',
+    'Events, by result: sent, repeated (only counted), dropped (over the rate limit) or failed',
+    ['result'],
+    () => by('result', observed.events()),
   );
 }
 

@@ -7,8 +7,8 @@ import { list, type Parser } from './values.ts';
 
 type Refusal = readonly [wrong: string, expected: string];
 
-const CIDR: Refusal = ['not a CIDR', 'one such as 10.0.0.0/8 or fd00::/8'];
-const ADDRESS: Refusal = ['not an IP address', 'one such as 10.96.0.10 or fd00::a'];
+const CIDR: Refusal = ['not a CIDR', 'a CIDR such as 10.0.0.0/8 or fd00::/8'];
+const ADDRESS: Refusal = ['not an IP address', 'an address such as 10.96.0.10 or fd00::a'];
 
 const cidr: Parser<Cidr> = (text, { field }) => {
   const [address = '', length, ...more] = text.split('/');
@@ -41,7 +41,7 @@ export const loopbackCidr: Parser<Cidr> = (text, origin) => {
       origin.field,
       text,
       'not an IPv4 loopback CIDR',
-      'one inside 127.0.0.0/8, such as 127.0.0.1/32',
+      'a CIDR inside 127.0.0.0/8, such as 127.0.0.1/32',
     );
   }
   return value;
@@ -60,13 +60,13 @@ function familyOf(address: string, text: string, field: string, refusal: Refusal
   const family = isIP(address);
   if (family !== 4 && family !== 6) throw new ConfigError(field, text, ...refusal);
   if (address.includes('%')) {
-    throw new ConfigError(field, text, 'a zone (%) has no meaning in a rule', 'the address without it');
+    throw new ConfigError(field, text, 'a rule cannot have a zone (%)', 'the address without the zone');
   }
   if (family === 6) {
     const parsed = ipaddr.IPv6.parse(address);
     if (parsed.isIPv4MappedAddress()) {
       const plain = parsed.toIPv4Address().toString();
-      throw new ConfigError(field, text, 'an IPv4-mapped address is never on the wire', `${plain}`);
+      throw new ConfigError(field, text, 'an IPv4-mapped address never occurs in packets', `${plain}`);
     }
   }
   return family;

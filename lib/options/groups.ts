@@ -14,7 +14,7 @@ const group: Parser<number> = (text, origin) => {
     throw new ConfigError(
       origin.field,
       text,
-      "a group by name, and this machine's /etc/group says nothing about the pod",
+      'a group name, but /etc/group of this machine does not apply to the pod',
       'a numeric id',
     );
   }
@@ -32,7 +32,7 @@ export const groups = list(group);
 export const ownerGroups: Parser<number[]> = (text, origin) => {
   const found = groups(text, origin);
   if (found.length > MAX_OWNER_GROUPS) {
-    throw new ConfigError(origin.field, text, `${found.length} groups`, `at most ${MAX_OWNER_GROUPS}`);
+    throw new ConfigError(origin.field, text, `has ${found.length} groups`, `at most ${MAX_OWNER_GROUPS}`);
   }
   return found;
 };

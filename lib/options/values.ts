@@ -40,7 +40,7 @@ export const port: Parser<number> = (text, origin) =>
 
 const portRange: Parser<PortRange> = (text, origin) => {
   const expected = 'numbers from 1 to 65535, such as 8080 or 8000-8100';
-  if (text === '*') fail(origin, text, '"*" has no meaning in this list', expected);
+  if (text === '*') fail(origin, text, '"*" is not possible in this list', expected);
   const [from = '', to = from, ...more] = text.split('-');
   const first = integer(from, 1, 65535);
   const last = integer(to, 1, 65535);
@@ -87,7 +87,7 @@ export const mark: Parser<number> = (text, origin) => {
   if (value === undefined || value === 0) {
     fail(origin, text, 'not a mark', '1 to 4294967295 or 0x1 to 0xffffffff, such as 1337, without a mask');
   }
-  if (value === OUTBOUND_MARK) fail(origin, text, "the mark of the proxy's own traffic", 'another mark');
+  if (value === OUTBOUND_MARK) fail(origin, text, "the mark is reserved for the proxy's own traffic", 'another mark');
   return value;
 };
 
@@ -97,7 +97,8 @@ export const routeTable: Parser<number> = (text, origin) => {
   if (value === undefined) {
     fail(origin, text, 'not the number of a route table', 'a number from 1 to 4294967295, such as 133');
   }
-  if (value >= 253 && value <= 255) fail(origin, text, "one of the kernel's own route tables", 'another, such as 133');
+  if (value >= 253 && value <= 255)
+    fail(origin, text, "one of the kernel's own route tables", 'another table, such as 133');
   return value;
 };
 
@@ -129,7 +130,7 @@ export function list<T>(item: Parser<T>, identity: (value: T) => string = String
     const found = new Map<string, T>();
     for (const part of parts) {
       const trimmed = part.replace(/^ +| +$/g, '');
-      if (trimmed === '') fail(origin, text, 'an empty item', 'items separated by single commas');
+      if (trimmed === '') fail(origin, text, 'has an empty item', 'items separated by single commas');
       const value = item(trimmed, origin);
       const name = identity(value);
       if (!found.has(name)) found.set(name, value);
@@ -143,7 +144,7 @@ export function wildcardOr<T>(parser: Parser<T>): Parser<'*' | T> {
   return (text, origin) => {
     if (text.trim() === '*') return '*';
     if (/(^|,) *\* *(,|$)/.test(text))
-      fail(origin, text, '"*" beside other items', '"*" alone, which means everything');
+      fail(origin, text, '"*" together with other items', '"*" alone, which means everything');
     return parser(text, origin);
   };
 }
@@ -156,7 +157,7 @@ export const interfaces = list(networkInterface);
 export function some<T>(parser: Parser<T[]>, expected: string, most = MAX_LIST): Parser<T[]> {
   return (text, origin) => {
     const values = parser(text, origin);
-    if (values.length > most) fail(origin, text, `a list of ${values.length} items`, `at most ${most}`);
+    if (values.length > most) fail(origin, text, `has ${values.length} items`, `at most ${most}`);
     return values.length > 0 ? values : fail(origin, text, 'an empty list', expected);
   };
 }

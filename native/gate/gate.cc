@@ -34,11 +34,11 @@ std::string_view What(Dialled dialled) {
     case Dialled::kUnanswered:
       return "not answered";
     case Dialled::kElsewhere:
-      return "answered by somebody else";
+      return "answered by another process";
     case Dialled::kUnreachable:
-      return "impossible, as there is no such address here";
+      return "impossible, because this address does not exist here";
     case Dialled::kNoListener:
-      return "impossible, as nothing can listen on this family's loopback address";
+      return "impossible, because the gate cannot listen on the loopback address of this family";
     default:
       return "captured";
   }
@@ -59,7 +59,7 @@ Ending Gate::Run() {
   start_us_ = NowUs();
   if (options_.expect == Expect::kNone) {
     Ending ending{static_cast<int>(Exit::kOpen), {}};
-    ending.line << "open: nothing is to be redirected here (mode NONE)";
+    ending.line << "open: mode NONE redirects nothing";
     return ending;
   }
   Ending refused{static_cast<int>(Exit::kConfiguration), {}};
@@ -98,10 +98,10 @@ bool Gate::Prepare(Line& line) {
   if (!IsCaptured(options_, uid, gid)) {
     std::string_view first = options_.uids;
     first = std::string_view(first.data(), first.find(',') == first.npos ? first.size() : first.find(','));
-    line << "runs as uid " << uid << " and gid " << gid << ", and of what goes over lo the rules capture only what uid "
+    line << "runs as uid " << uid << " and gid " << gid << ", but on lo the rules capture only traffic of uid "
          << (options_.captures_loopback ? options_.uids : first);
     if (options_.captures_loopback) line << " or gid " << (options_.gids.empty() ? options_.uids : options_.gids);
-    line << " sends, so that this gate would never open; set securityContext.runAsUser: " << first
+    line << ", so this gate would never open; set securityContext.runAsUser: " << first
          << ", or --proxy-uid if the proxy runs as another user";
     return false;
   }
@@ -110,7 +110,7 @@ bool Gate::Prepare(Line& line) {
   hints_.Watch(options_.annotations);
   if (options_.annotations_named && mark_file_.Read() == Told::kNoFile) {
     line << "--annotations: " << Quoted(options_.annotations)
-         << ": there is no such file; mount a downwardAPI volume with metadata.annotations there, or leave it out";
+         << ": there is no such file; mount a downwardAPI volume with metadata.annotations there, or omit the flag";
     return false;
   }
   return true;
@@ -128,10 +128,10 @@ bool Gate::PortsAreFree(Line& line) {
       if (error == 0 || error == EADDRNOTAVAIL || error == EAFNOSUPPORT) continue;
       line << (inbound ? "--inbound-capture-port: " : "--envoy-port: ") << (is_v6 ? "[::1]:" : "127.0.0.1:") << port;
       if (error == EADDRINUSE) {
-        line << " is taken, which should be the proxy's and is free before it starts; put this container before "
+        line << " is in use, but this port of the proxy must be free until the proxy starts; put this container before "
                 "istio-proxy in initContainers, or free the port";
       } else {
-        line << " cannot be listened on (" << ErrnoName(error) << "); expected a port from 1024 on";
+        line << " cannot be opened (" << ErrnoName(error) << "); expected a port of 1024 or higher";
       }
       return false;
     }
@@ -186,7 +186,7 @@ void Gate::SayWaiting() {
   line << "waiting up to " << Duration(static_cast<int64_t>(TimeoutMs(options_)) * 1000) << " for " << Name(wanted_)
        << " to be redirected to " << options_.inbound_port;
   if (deaf_to_datagrams_)
-    line << "; somebody else listens for the controller's word, so it is looked for twice a second";
+    line << "; another process uses the address for the controller's notifications, so the gate checks twice a second";
   if (told_ == Told::kUnreadable)
     line << "; " << options_.annotations << " cannot be read (" << ErrnoName(mark_file_.error()) << ")";
   line << '\n';
@@ -197,19 +197,20 @@ Ending Gate::Open(Wake wake) {
   Ending ending{static_cast<int>(Exit::kOpen), {}};
   const bool both = wanted_.v4 && wanted_.v6;
   ending.line << "open after " << Duration(ElapsedUs()) << ": " << Name(wanted_)
-              << (both ? " redirect to " : " redirects to ") << options_.inbound_port;
+              << (both ? " are redirected to " : " is redirected to ") << options_.inbound_port;
   if (options_.expect == Expect::kTproxy) {
-    if (options_.captures_inbound) ending.line << ", TPROXY's routes stand";
-    ending.line << (told_ == Told::kInitialized ? ", and the pod is marked for this network namespace"
-                                                : ", and no annotations are mounted that would tell of the rest");
+    if (options_.captures_inbound) ending.line << ", the TPROXY routes are installed";
+    ending.line << (told_ == Told::kInitialized
+                        ? ", the controller has marked the pod"
+                        : ", the TPROXY rule was not checked because no annotations are mounted");
   }
   ending.line << "; ";
   if (looks_ == 1) {
-    ending.line << "was so already (1 probe)";
+    ending.line << "the rules were already active (1 probe)";
   } else {
-    ending.line << (wake == Wake::kDatagram ? "woken by datagram"
-                    : wake == Wake::kFile   ? "woken by the annotations"
-                                            : "found by the fall-back poll")
+    ending.line << (wake == Wake::kDatagram ? "woken by a datagram"
+                    : wake == Wake::kFile   ? "woken by a change of the annotations"
+                                            : "found by the periodic check")
                 << " (" << looks_ << " probes)";
   }
   return ending;
@@ -226,35 +227,35 @@ Ending Gate::Expired() {
     char address[INET_ADDRSTRLEN] = "";
     const in_addr target{.s_addr = htonl(target_)};
     inet_ntop(AF_INET, &target, address, sizeof(address));
-    line << separator << (v6 ? "IPv6: the dial of [::6]:" : "IPv4: the dial of ") << (v6 ? "" : address)
+    line << separator << (v6 ? "IPv6: the connection to [::6]:" : "IPv4: the connection to ") << (v6 ? "" : address)
          << (v6 ? "" : ":") << options_.probe_port << " was " << What(dialled);
     if (options_.expect == Expect::kTproxy && options_.captures_inbound && !(v6 ? routed_.v6 : routed_.v4))
       line << ", and \"ip " << (v6 ? "-6" : "-4") << " rule\" has no fwmark " << options_.tproxy_mark << " lookup "
-           << options_.tproxy_table << " with a local default route in it";
+           << options_.tproxy_table << ", or this table has no local default route";
     separator = "; ";
   }
   const std::string_view netns = mark_file_.marks().netns.view();
-  if (told_ == Told::kNothing) line << "; the pod's annotations say nothing of it";
+  if (told_ == Told::kNothing) line << "; the pod's annotations have no status";
   if (told_ == Told::kForAnother)
     line << "; the pod's annotations are about another network namespace " << Quoted(netns);
-  if (told_ == Told::kInitialized) line << "; the pod's annotations say that it is";
+  if (told_ == Told::kInitialized) line << "; the pod's annotations say that the rules are installed";
   if (told_ == Told::kUnreadable)
     line << "; " << options_.annotations << " cannot be read (" << ErrnoName(mark_file_.error()) << ")";
-  line
-      << ". Is istio-pod-network-controller running on this node (kubectl get pods -A -o wide | grep "
-         "istio-pod-network-controller), and does it take this pod for one of the mesh (kubectl describe pod: Events)?";
+  line << ". Check that istio-pod-network-controller runs on this node (kubectl get pods -A -o wide | grep "
+          "istio-pod-network-controller), and read the Events of this pod (kubectl describe pod)";
   return ending;
 }
 
 Ending Gate::Failed() {
   Ending ending{static_cast<int>(Exit::kConfiguration), {}};
-  ending.line << "the controller says of this pod: " << mark_file_.marks().status;
+  ending.line << "the controller reports for this pod: " << mark_file_.marks().status;
   return ending;
 }
 
 Ending Gate::Stopped() {
   Ending ending{128 + hints_.signal(), {}};
-  ending.line << "ended by signal " << hints_.signal() << " after " << Duration(ElapsedUs()) << ", not redirected yet";
+  ending.line << "ended by signal " << hints_.signal() << " after " << Duration(ElapsedUs())
+              << ", before the rules were active";
   return ending;
 }
 

@@ -82,7 +82,7 @@ void KeepRunning() {
   const char* error = strerrorname_np(errno);
   Line failed;
   failed << Quoted(options.program[0]) << " cannot be run (" << (error ? error : "unknown error")
-         << "); expected the program of this container's image after \"--\"";
+         << "); expected a program of this container's image after \"--\"";
   End(options, static_cast<int>(Exit::kConfiguration), failed, STDERR_FILENO);
 }
 

@@ -11,9 +11,9 @@ namespace {
 constexpr char kPort[] = "not a port; expected a number from 1 to 65535";
 constexpr char kRange[] = "not a port or a range of ports; expected numbers from 1 to 65535, such as 8080 or 8000-8100";
 constexpr char kId[] = "not a numeric id; expected a number from 0 to 4294967294, such as 1337";
-constexpr char kCidr[] = "not a CIDR; expected one such as 10.0.0.0/8 or fd00::/8";
+constexpr char kCidr[] = "not a CIDR; expected a CIDR such as 10.0.0.0/8 or fd00::/8";
 constexpr char kFamilies[] = "not a known value; expected one of auto, 4, 6 and 4,6";
-constexpr char kDuration[] = "not a duration; expected more than nothing and at most 24h, such as 300s or 1m30s";
+constexpr char kDuration[] = "not a duration; expected more than 0 and at most 24h, such as 300s or 1m30s";
 constexpr uint64_t kDay = 24ull * 3600 * 1'000'000;
 
 std::optional<uint64_t> Integer(std::string_view text, uint64_t low, uint64_t high, int base = 10) {
@@ -170,7 +170,7 @@ const char* ReadOutboundCidrs(const char* text, Options& options) {
 const char* ReadLoopback(const char* text, Options& options) {
   const auto cidr = ReadCidr(text);
   if (!cidr || cidr->v6 || cidr->address[0] != 127 || cidr->prefix < 8)
-    return "not an IPv4 loopback CIDR; expected one inside 127.0.0.0/8, such as 127.0.0.1/32";
+    return "not an IPv4 loopback CIDR; expected a CIDR inside 127.0.0.0/8, such as 127.0.0.1/32";
   uint32_t address;
   std::memcpy(&address, cidr->address, sizeof(address));
   options.loopback_address = ntohl(address);
@@ -255,12 +255,12 @@ const char* ReadDuration(const char* text, Options& options) {
 const char* ReadAnnotations(const char* text, Options& options) {
   options.annotations = text;
   options.annotations_named = true;
-  return *text == '/' ? nullptr : "not an absolute path; expected one such as /etc/podinfo/pod_annotations";
+  return *text == '/' ? nullptr : "not an absolute path; expected a path such as /etc/podinfo/pod_annotations";
 }
 
 const char* ReadTerminationLog(const char* text, Options& options) {
   options.termination_log = text;
-  return *text == '/' ? nullptr : "not an absolute path; expected one such as /dev/termination-log";
+  return *text == '/' ? nullptr : "not an absolute path; expected a path such as /dev/termination-log";
 }
 
 const char* ReadReadyPort(const char* text, Options& options) {
@@ -372,15 +372,14 @@ bool ReadWords(const char* const* words, Given (&given)[kCount], Options& option
     const std::string_view word = *at;
     if (word == "--") {
       options.program = at + 1;
-      if (!options.program[0]) return usage(word, "the last word; expected a program after it");
+      if (!options.program[0]) return usage(word, "the last argument; expected a program after it");
       if (*options.program[0] != '/')
-        return usage(options.program[0], "not an absolute path; expected that of a program");
+        return usage(options.program[0], "not an absolute path; expected the path of a program");
       break;
     }
     if (IsProgram(word, "istio-iptables") || (at == words && IsProgram(word, "pod-network-gate"))) continue;
     if (!word.starts_with('-') || word.size() < 2)
-      return usage(word,
-                   "not a flag; expected flags of the gate, and those of istio-iptables after that word (see --help)");
+      return usage(word, "not a flag; expected flags of the gate, then istio-iptables and its flags (see --help)");
     const bool is_long = word.starts_with("--");
     const size_t equals = is_long ? word.find('=') : word.npos;
     std::string_view name = word;
@@ -391,7 +390,8 @@ bool ReadWords(const char* const* words, Given (&given)[kCount], Options& option
       if (is_long ? each.flag == name : each.letter == word[1]) known = &each;
     const bool logging = is_long && name.starts_with("log_");
     if (!known && !logging)
-      return usage(word, "an unknown flag; expected one of the gate, or of istio-iptables that this version knows");
+      return usage(word,
+                   "an unknown flag; expected a flag of the gate, or a flag of istio-iptables that this version knows");
     const char* value = nullptr;
     if (equals != word.npos) {
       value = *at + equals + 1;
@@ -403,7 +403,7 @@ bool ReadWords(const char* const* words, Given (&given)[kCount], Options& option
       // Whether it takes a value is not known, and no value of a logging flag begins with a dash.
       value = "true";
     } else if (!(value = *++at)) {
-      return usage(word, "the value is missing; expected one after it");
+      return usage(word, "the value is missing; expected a value after the flag");
     }
     if (known) given[known - kKnown] = {value, {}};
   }
@@ -436,16 +436,16 @@ bool CheckTogether(const Options& options, Refusal& refusal) {
   port << options.probe_port;
   const auto refuse = [&](std::string_view why) {
     Line wrong;
-    wrong << why << ", so a probe of it never gets through; expected another port, such as 15002";
+    wrong << why << ", so the probe never succeeds; expected another port, such as 15002";
     return Refuse(refusal, Exit::kConfiguration, "--iptables-probe-port", port.view(), wrong.view());
   };
-  if (options.probe_port == options.tunnel_port) return refuse("the proxy's own tunnel (--inbound-tunnel-port)");
-  if (options.captures_dns && options.probe_port == 53) return refuse("goes to the proxy's DNS (--redirect-dns)");
+  if (options.probe_port == options.tunnel_port) return refuse("the proxy's own tunnel port (--inbound-tunnel-port)");
+  if (options.captures_dns && options.probe_port == 53) return refuse("redirected to the proxy's DNS (--redirect-dns)");
   if (HasPort(options.excluded_ports, options.probe_port))
-    return refuse("is not captured (--istio-local-outbound-ports-exclude)");
+    return refuse("not captured (--istio-local-outbound-ports-exclude)");
   if (options.excludes_lo)
     return Refuse(refusal, Exit::kConfiguration, "-c, --istio-exclude-interfaces", "lo",
-                  "the probe goes over lo, and never gets through; expected other interfaces");
+                  "the probe uses lo, so it never succeeds; expected other interfaces");
   return true;
 }
 
@@ -502,22 +502,23 @@ const char kHelp[] = R"(pod-network-gate: waits until the redirect rules of a po
   pod-network-gate [flags] [istio-iptables [its flags]] -- PROGRAM ...    then becomes PROGRAM, with its arguments
   pod-network-gate --await-ready PORT                                     waits for the proxy instead
 
-  --expect redirect|tproxy|none|auto   what is waited for (default: auto, which is what -m says)
-  --families auto|4|6|4,6              in which families (default: auto, those of the pod's addresses)
-  --timeout DURATION                   how long (default: --probe-timeout if given, else 300s;
+  --expect redirect|tproxy|none|auto   the kind of redirection (default: auto, the mode of -m)
+  --families auto|4|6|4,6              the IP families (default: auto, the families of the pod's addresses)
+  --timeout DURATION                   the longest wait (default: --probe-timeout if given, otherwise 300s;
                                        20ms with PROGRAM, 10m with --await-ready)
-  --annotations FILE                   the pod's annotations by the downward API
+  --annotations FILE                   the pod's annotations, a file of a downwardAPI volume
                                        (default: /etc/podinfo/pod_annotations or /etc/istio/pod/annotations,
-                                       if one of them is there)
-  --termination-log FILE               gets the last line too (default: /dev/termination-log if it is there)
-  --await-ready PORT                   asks http://127.0.0.1:PORT/healthz/ready and [::1] until the answer is 200;
+                                       if one of them exists)
+  --termination-log FILE               gets the last line too (default: /dev/termination-log, if it exists)
+  --await-ready PORT                   requests http://127.0.0.1:PORT/healthz/ready and [::1] until the answer is 200;
                                        for the postStart hook of the proxy's container
 
-By environment: IPNC_EXPECT, IPNC_FAMILIES, IPNC_TIMEOUT, IPNC_ANNOTATIONS, IPNC_TERMINATION_LOG.
-Of istio-iptables every flag and environment variable is taken; those that say what is captured count.
-Runs as the proxy's uid, without any capability.
+Environment variables: IPNC_EXPECT, IPNC_FAMILIES, IPNC_TIMEOUT, IPNC_ANNOTATIONS, IPNC_TERMINATION_LOG.
+The gate accepts all flags and environment variables of istio-iptables. It uses those that say what is captured.
+It must run as the proxy's uid, and needs no capability.
 
-Exit codes: 0 open, 126 not redirected in time, 1 configuration or refused, 2 usage, 128 + n ended by signal n.
+Exit codes: 0 the rules are active, 126 they are not active in time, 1 invalid configuration or a failed install,
+2 invalid command line, 128 + n ended by signal n.
 )";
 
 }  // namespace ipnc::gate

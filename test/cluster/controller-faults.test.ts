@@ -17,7 +17,7 @@ import type { Service } from './sandbox/service.ts';
 const SLOW = { timeoutMs: 90_000 };
 const CROWD = 20;
 /** What the controller says of a pod before it has done its work. */
-const UNDER_WAY = new Set(['waiting', 'told of a sandbox']);
+const UNDER_WAY = new Set(['waiting', 'the runtime reported a sandbox']);
 
 const test = suite('cluster, controller and faults');
 test.needs('cluster', 'addon', 'toolbox', 'iptables-legacy-save', 'nft');

@@ -271,7 +271,9 @@ test(
     const healed = await mesh.marked(web, isInitialized);
     assert.equal(healed.rules, rules);
     assert.ok(
-      (await mesh.events(web)).some((event) => event.startsWith('Normal Initialized redirect rules installed by ')),
+      (await mesh.events(web)).some((event) =>
+        event.startsWith('Normal Initialized the controller installed the redirect rules with '),
+      ),
     );
   },
   SLOW,

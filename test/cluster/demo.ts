@@ -84,7 +84,7 @@ function printTimeline(io: Io, created: number, lines: readonly LogLine[]): void
   const told = (msg: string) => lines.find((line) => line.pod === `${NAMESPACE}/${POD}` && line.msg === msg);
   const row = (at: number, what: string, says: string) => ['', `${at.toFixed(0)} ms`, what, says];
   const after = ({ time }: LogLine) => Date.parse(time) - created;
-  const [waiting, sandbox, done] = [told('waiting'), told('told of a sandbox'), told('initialized')];
+  const [waiting, sandbox, done] = [told('waiting'), told('the runtime reported a sandbox'), told('initialized')];
   const rows = [row(0, 'created', `${NAMESPACE}/${POD}, as Istio's injector makes it for CNI mode`)];
   if (waiting) rows.push(row(after(waiting), 'decided', 'it is enrolled; no sandbox yet'));
   if (sandbox) {

@@ -10,7 +10,7 @@ import { until } from './pods.ts';
 
 const SLOW = { timeoutMs: 120_000 };
 const OURS = 'istio-pod-network-controller';
-const OPEN = /^open after \d+\.\d (ms|s): IPv4 and IPv6 redirect to 15006; /;
+const OPEN = /^open after \d+\.\d (ms|s): IPv4 and IPv6 are redirected to 15006; /;
 
 const test = suite('cluster, gate');
 test.needs('cluster', 'addon', 'gate', 'toolbox', 'iptables-legacy-save', 'nft');
@@ -110,9 +110,9 @@ test(
     assert.equal(ended?.exitCode, 126);
     assert.match(
       ended?.message ?? '',
-      /^not redirected within 4\.0 s: IPv4: the dial of 127\.0\.0\.6:15002 was refused; IPv6: /,
+      /^not redirected within 4\.0 s: IPv4: the connection to 127\.0\.0\.6:15002 was refused; IPv6: /,
     );
-    assert.match(ended?.message ?? '', /Is istio-pod-network-controller running on this node/);
+    assert.match(ended?.message ?? '', /Check that istio-pod-network-controller runs on this node/);
     assert.deepEqual([...new Set(after(told))], ['waiting']);
     const again = await startController();
     const running = await becomes(made, 'ready', isReady);
@@ -161,7 +161,7 @@ test(
       }),
     );
     const said =
-      /^the controller says of this pod: failed: annotation pod-network-controller\.istio\.io\/envoy-port: "0"/;
+      /^the controller reports for this pod: failed: annotation pod-network-controller\.istio\.io\/envoy-port: "0"/;
     const ended = await becomes(made, 'told', (pod) => {
       const { state, lastState } = gateOf(pod) ?? {};
       return said.test(state?.terminated?.message ?? lastState?.terminated?.message ?? '');

@@ -12,14 +12,14 @@ import { startNode } from './node.ts';
 import { prepareCluster } from './programs.ts';
 import { networkNamespaceLack } from './sandbox/sandbox.ts';
 
-const HELP = `A real Kubernetes on this machine, until Ctrl-C.
+const HELP = `Runs a real Kubernetes on this machine until Ctrl-C.
 
   npm run cluster                          a control plane and a node
-  npm run cluster -- --nodes 2             0 for a control plane alone
+  npm run cluster -- --nodes 2             the number of nodes; 0 for a control plane without a node
   npm run cluster -- --image toolbox,istio-pod-network-controller
-                                           what the nodes can run, beside pause; toolbox if absent
-  npm run cluster -- --mesh                with Istio on it: istiod, its injector, Envoy
-  npm run cluster -- -- kubectl get pods   runs a command with the cluster, and stops with it`;
+                                           the images on the nodes, in addition to pause (default: toolbox)
+  npm run cluster -- --mesh                adds Istio: istiod, its injector and Envoy
+  npm run cluster -- -- kubectl get pods   runs a command in the cluster, then stops the cluster`;
 
 const MESH = `
 Pods in ${RESTRICTED} and ${PRIVILEGED} are injected, and ${RESTRICTED} enforces Pod Security "restricted". This node has Istio's echo
@@ -58,7 +58,7 @@ async function main(): Promise<number> {
   const images = values.image.split(',').filter(Boolean) as ImageName[];
   const { controlPlane, logs } = await (values.mesh ? startWithMesh(images) : start(images));
   try {
-    progress('all of it', performance.now() - began);
+    progress('total', performance.now() - began);
     if (positionals.length > 0) return await runCommand(controlPlane, positionals);
     console.log(`
 In another shell:
@@ -66,7 +66,7 @@ In another shell:
   export KUBECONFIG=${controlPlane.kubeconfig} PATH=${dirname(controlPlane.programs.path('kubectl'))}:$PATH
   kubectl get nodes,pods -A
 ${values.mesh ? MESH : ''}
-Logs are in ${logs.join(' and ')}. Ctrl-C stops it and takes everything away.`);
+Logs are in ${logs.join(' and ')}. Ctrl-C stops the cluster and removes all of its files.`);
     const alive = setInterval(() => {}, 60_000);
     await stopped;
     clearInterval(alive);

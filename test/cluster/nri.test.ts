@@ -122,7 +122,7 @@ test(
     const pod = `${NAMESPACE}/${starts.next('slow')}`;
     const heard = until(
       `heard of: ${pod}`,
-      async () => controller.told(pod, 'told of a sandbox').length,
+      async () => controller.told(pod, 'the runtime reported a sandbox').length,
       (lines) => lines > 0,
     );
     const slow = slowInstalls(starts.mesh.node.path('/run/netns'), heard);

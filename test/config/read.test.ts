@@ -229,7 +229,7 @@ const bad: [given: Given, ...says: string[]][] = [
   [{ flags: { 'pod-name': 'x/y' } }, '--pod-name: "x/y": not the name of a node or pod'],
   [{ flags: { enroll: 'all' } }, '--enroll: "all": not a known value; expected one of annotation, istio, both'],
   [{ flags: { 'exclude-namespaces': 'a,B' } }, '--exclude-namespaces: "B": not the name of a namespace'],
-  [{ flags: { 'exclude-namespaces': 'a,,b' } }, '--exclude-namespaces: "a,,b": an empty item'],
+  [{ flags: { 'exclude-namespaces': 'a,,b' } }, '--exclude-namespaces: "a,,b": has an empty item'],
   [
     { flags: { 'default-inbound-ports': '80' } },
     '--default-inbound-ports: "80": not a known value; expected one of *, declared',
@@ -239,7 +239,7 @@ const bad: [given: Given, ...says: string[]][] = [
     '--backend: "ebpf": not a known value; expected one of auto, iptables-legacy, nftables',
   ],
   [{ flags: { counters: 'some' } }, '--counters: "some": not a boolean'],
-  [{ flags: { resync: '30' } }, '--resync: "30": not a duration; expected one such as 500ms, 30s, 5m or 1h'],
+  [{ flags: { resync: '30' } }, '--resync: "30": not a duration; expected a duration such as 500ms, 30s, 5m or 1h'],
   [{ flags: { resync: '1m30s' } }, '--resync: "1m30s": not a duration'],
   [{ flags: { resync: '0s' } }, '--resync: "0s": out of range; expected 1s to 24h'],
   [{ flags: { resync: '25h' } }, '--resync: "25h": out of range; expected 1s to 24h'],
@@ -255,7 +255,7 @@ const bad: [given: Given, ...says: string[]][] = [
   ],
   [
     { flags: { 'nri-fail-closed': 'true' } },
-    '--nri-fail-closed: "true": of no effect with the runtime events "auto"; expected --runtime-events nri',
+    '--nri-fail-closed: "true": has no effect with --runtime-events auto; expected --runtime-events nri',
   ],
   [{ flags: { 'nri-fail-closed': 'maybe' } }, '--nri-fail-closed: "maybe": not a boolean'],
   [{ flags: { 'metrics-address': '9464' } }, '--metrics-address: "9464": not an address to listen on'],
@@ -272,19 +272,19 @@ const bad: [given: Given, ...says: string[]][] = [
   [{ flags: { 'envoy-port': '0' } }, '-p, --envoy-port: "0": not a port; expected a number from 1 to 65535'],
   [{ environment: { NODE_NAME: 'n', INVALID_DROP: 'yes' } }, 'INVALID_DROP (environment): "yes": not a boolean'],
   [{ file: 'istio-service-cidr: 10.1.0.0/8' }, 'istio-service-cidr in /etc/ipnc.yaml: "10.1.0.0/8": has host bits set'],
-  [{ flags: { 'proxy-gid': 'root' } }, '-g, --proxy-gid: "root": a group by name'],
-  [{ flags: { 'owner-groups': 'root' } }, '--owner-groups: "root": a group by name'],
+  [{ flags: { 'proxy-gid': 'root' } }, '-g, --proxy-gid: "root": a group name, but'],
+  [{ flags: { 'owner-groups': 'root' } }, '--owner-groups: "root": a group name, but'],
   [
     { flags: { 'default-inbound-ports': '*', 'istio-inbound-ports': '80' } },
-    '--default-inbound-ports: "*": of no effect beside -b, --istio-inbound-ports',
+    '--default-inbound-ports: "*": has no effect together with -b, --istio-inbound-ports',
   ],
   [
     { flags: { 'ip-families': '4', 'istio-service-cidr': 'fd00::/8' } },
-    '-i, --istio-service-cidr: "fd00::/8": --ip-families 4 leaves IPv6 out',
+    '-i, --istio-service-cidr: "fd00::/8": an IPv6 value, but --ip-families is 4',
   ],
   [
     { flags: { 'redirect-dns': true, 'capture-all-dns': true, 'dns-servers': '10.0.0.1' } },
-    '--dns-servers: "10.0.0.1": of no effect beside --capture-all-dns; expected one of the two',
+    '--dns-servers: "10.0.0.1": has no effect with --capture-all-dns; expected one of the two',
   ],
   [
     { file: 'excludeNamespaces: [a]' },
@@ -299,19 +299,19 @@ const bad: [given: Given, ...says: string[]][] = [
   [{ file: 'istio-local-exclude-cidr: x' }, '"istio-local-exclude-cidr": not an option of "ipnc run"'],
   [
     { file: 'exclude-namespaces: [a, {b: c}]' },
-    'exclude-namespaces in /etc/ipnc.yaml: "[\\"a\\",{\\"b\\":\\"c\\"}]": of the wrong type; expected a text',
+    'exclude-namespaces in /etc/ipnc.yaml: "[\\"a\\",{\\"b\\":\\"c\\"}]": has the wrong type; expected a string',
   ],
   [{ file: 'config: x' }, '/etc/ipnc.yaml: "config": '],
-  [{ file: 'resync:' }, 'resync in /etc/ipnc.yaml: "null": of the wrong type; expected a text, number or boolean'],
+  [{ file: 'resync:' }, 'resync in /etc/ipnc.yaml: "null": has the wrong type; expected a string, number or boolean'],
   [
     { file: 'resync: {every: 30s}' },
-    'resync in /etc/ipnc.yaml: "{\\"every\\":\\"30s\\"}": of the wrong type; expected a text',
+    'resync in /etc/ipnc.yaml: "{\\"every\\":\\"30s\\"}": has the wrong type; expected a string',
   ],
   [{ file: 'resync: 30s\nresync: 31s' }, '/etc/ipnc.yaml: not YAML: Map keys must be unique'],
   [{ file: 'resync: [' }, '/etc/ipnc.yaml: not YAML'],
   [{ file: 'a: b\n---\nc: d\n' }, '/etc/ipnc.yaml: not YAML'],
   [{ file: '- resync' }, '/etc/ipnc.yaml: "[\\"resync\\"]": not a mapping of options'],
-  [{ file: `x: ${'y'.repeat(1_100_000)}` }, '/etc/ipnc.yaml: larger than a ConfigMap can be'],
+  [{ file: `x: ${'y'.repeat(1_100_000)}` }, '/etc/ipnc.yaml: larger than a ConfigMap'],
   [
     {
       flags: { resync: 'x', concurrency: 'y', 'envoy-port': 'z' },

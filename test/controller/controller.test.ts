@@ -442,7 +442,7 @@ test('rules put in front of ours: ours are moved three times, and then that is s
     if (time <= 3) await controller.sweep();
     assert.equal(controller.preempted(), time <= 3 ? 0 : 1);
   }
-  const shown = 'rules of others let traffic pass by the redirect rules: IPv4 nat: -A OUTPUT -j ACCEPT';
+  const shown = 'rules of other programs let traffic bypass the proxy: IPv4 nat: -A OUTPUT -j ACCEPT';
   assert.deepEqual([way.view?.state, way.view?.reason], ['initialized', shown]);
   await inside(file, ['iptables-legacy', '-t', 'nat', '-D', 'OUTPUT', '1']);
   await controller.sweep();
@@ -502,7 +502,7 @@ test('a pod that costs too much waits longer, whatever it changes, and others ar
     () => looks === 2 && way.running.controller.queue().backingOff === 1,
     () => way.view,
   );
-  assert.match(way.view?.reason ?? '', /too large, or changes too fast.*\(ERR_BUDGET\)/);
+  assert.match(way.view?.reason ?? '', /too large, or change too fast.*\(ERR_BUDGET\)/);
   const began = performance.now();
   for (let at = 0; at < 20; at++) way.annotate({ note: `${at}` });
   const other = way.api.put('other', { ...ENROLLED });

@@ -203,7 +203,7 @@ test('a job that hangs makes the process unfit to live, and one that ends does n
       if (running === 1 && controller.queue().longestRunMs < 50) assert.deepEqual(health(controller), []);
       const [problem] = health(controller);
       if (problem === undefined) return false;
-      assert.match(problem, /^a worker has been busy with one pod for \d+ s$/);
+      assert.match(problem, /^a worker has worked on one pod for \d+ s$/);
       assert.deepEqual(controller.stuck(), [], 'the limit of a real one is minutes');
       hung.resolve({ reason: 'no-sandbox', detail: 'none' });
       return true;

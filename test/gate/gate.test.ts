@@ -65,9 +65,9 @@ async function neverOpens(netns: string, words: string[] = []): Promise<void> {
 }
 
 /** At the first look, or at the next one where a busy kernel answered the first too late. */
-const SOON = /1 probe|found by the fall-back poll \(3 probes\)/;
+const SOON = /1 probe|found by the periodic check \(3 probes\)/;
 
-const opened = (ended: Ended, how: RegExp, families = 'IPv4 and IPv6 redirect') => {
+const opened = (ended: Ended, how: RegExp, families = 'IPv4 and IPv6 are redirected') => {
   assert.equal(ended.code, 0, `${ended.stdout}${ended.stderr}`);
   assert.match(ended.line, new RegExp(`^open after \\d+\\.\\d (ms|s): ${families} to 15006`));
   assert.match(ended.line, how);
@@ -120,7 +120,7 @@ for (const backend of BACKENDS) {
     // A busy kernel may answer a look too late; the second or third try is then in time.
     const tries = [await first(), await first(), await first()];
     for (const each of tries) opened(each, SOON);
-    assert.ok(tries.some(({ line }) => line.endsWith('; was so already (1 probe)')));
+    assert.ok(tries.some(({ line }) => line.endsWith('; the rules were already active (1 probe)')));
   });
 
   test('gate first: the datagram wakes it', async () => {
@@ -129,7 +129,7 @@ for (const backend of BACKENDS) {
     await install(netns);
     const { sent } = await hint(netns);
     assert.equal(sent, 1);
-    opened(await gate.ended, /; woken by datagram \(\d+ probes\)$/);
+    opened(await gate.ended, /; woken by a datagram \(\d+ probes\)$/);
     assert.equal((await hint(netns)).unheard, 1, 'nobody listens any more');
   });
 
@@ -138,7 +138,7 @@ for (const backend of BACKENDS) {
     const gate = await home.start(netns).waiting();
     await install(netns);
     const ended = await gate.ended;
-    opened(ended, /; found by the fall-back poll \(\d+ probes\)$/);
+    opened(ended, /; found by the periodic check \(\d+ probes\)$/);
     assert.ok(Number(/(\d+) probes/.exec(ended.line)?.[1]) >= 3, ended.line);
   });
 
@@ -150,7 +150,7 @@ for (const backend of BACKENDS) {
     await staysShut(gate, netns);
     // The datagram comes from the install itself: a hint by another process may come after a look of the gate's own.
     await install(netns, '--release');
-    opened(await gate.ended, /woken by datagram/);
+    opened(await gate.ended, /woken by a datagram/);
     await clean(netns);
     await neverOpens(netns);
   });
@@ -167,12 +167,12 @@ for (const backend of BACKENDS) {
       const { code, line } = await gate.ended;
       assert.equal(code, 126);
       const address = { 4: '127.0.0.6', 6: '[::6]' }[other as 4 | 6];
-      assert.ok(line.includes(`IPv${one}: the dial of`) && line.includes('was captured'), line);
+      assert.ok(line.includes(`IPv${one}: the connection to`) && line.includes('was captured'), line);
       assert.match(
-        line.slice(line.indexOf(`IPv${other}: the dial of ${address}:15002 was `)),
+        line.slice(line.indexOf(`IPv${other}: the connection to ${address}:15002 was `)),
         /was (refused|impossible)/,
       );
-      opened(await home.start(netns, ['--families', String(one)]).ended, SOON, `IPv${one} redirects`);
+      opened(await home.start(netns, ['--families', String(one)]).ended, SOON, `IPv${one} is redirected`);
     });
   }
 
@@ -186,7 +186,7 @@ for (const backend of BACKENDS) {
     const { code, line } = await gate.ended;
     await server.stop();
     assert.equal(code, 126);
-    assert.match(line, /IPv4: the dial of 127\.0\.0\.6:15002 was answered by somebody else/);
+    assert.match(line, /IPv4: the connection to 127\.0\.0\.6:15002 was answered by another process/);
     opened(await home.start(netns, ['-z', '16006']).ended.then(atPort(16006)), SOON);
   });
 
@@ -200,8 +200,8 @@ for (const backend of BACKENDS) {
   test('each range of loopback, and each port of its own for the probe', async () => {
     const netns = await withAddresses('192.0.2.7/24', '2001:db8::7/64');
     for (const [range, opens] of [
-      ['127.0.0.0/8', /redirect to 15006/],
-      ['127.0.0.0/29', /redirect to 15006/],
+      ['127.0.0.0/8', /redirected to 15006/],
+      ['127.0.0.0/29', /redirected to 15006/],
     ] as const) {
       await install(netns, '--loopback-cidr', range);
       const environment = { ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR: range };
@@ -272,12 +272,12 @@ for (const backend of BACKENDS) {
       assert.equal(code, 126);
       assert.match(
         line,
-        /was captured, and "ip -4 rule" has no fwmark 1337 lookup 133 with a local default route in it/,
+        /was captured, and "ip -4 rule" has no fwmark 1337 lookup 133, or this table has no local default route/,
       );
       await install(netns, ...flags);
       opened(
         await home.start(netns, flags).ended,
-        /TPROXY's routes stand, and no annotations are mounted.*(1 probe|by the fall-back poll)/,
+        /TPROXY routes are installed, .*no annotations are mounted.*(1 probe|by the periodic check)/,
       );
       for (const [family, what] of [
         ['-4', 'rule delete fwmark 1337 lookup 133'],
@@ -293,7 +293,7 @@ for (const backend of BACKENDS) {
       await install(netns, ...flags, '-t', '1400', '-r', '140');
       opened(await home.start(netns, [...flags, '-t', '0x578', '-r', '140']).ended, SOON);
       await install(netns, ...flags, '-b', '');
-      opened(await home.start(netns, [...flags, '-b', '']).ended, /redirect to 15006, and no annotations/);
+      opened(await home.start(netns, [...flags, '-b', '']).ended, /redirected to 15006, .* no annotations/);
     },
     { timeoutMs: 60_000 },
   );
@@ -307,7 +307,7 @@ for (const backend of BACKENDS) {
     volume.write({ [STATUS]: 'initialized', [NETNS]: await stampOf(netns) });
     opened(
       await gate.ended,
-      /TPROXY's routes stand, and the pod is marked for this network namespace; woken by the ann/,
+      /TPROXY routes are installed, the controller has marked the pod; woken by a change of the ann/,
     );
     volume.writeText('');
     await neverOpens(netns, ['-m', 'TPROXY', '--annotations', volume.file]);
@@ -334,10 +334,10 @@ test.after(close);
 test('the families are those of the addresses, and come late if they do', async () => {
   const four = await withAddresses('192.0.2.7/24');
   await apply(four);
-  opened(await home.start(four).ended, SOON, 'IPv4 redirects');
+  opened(await home.start(four).ended, SOON, 'IPv4 is redirected');
   const six = await withAddresses('2001:db8::7/64');
   await apply(six);
-  opened(await home.start(six).ended, SOON, 'IPv6 redirects');
+  opened(await home.start(six).ended, SOON, 'IPv6 is redirected');
   const late = await withAddresses('192.0.2.7/24');
   const gate = await home.start(late).waiting();
   await inside(late, ['ip', 'address', 'add', '2001:db8::7/64', 'dev', 'eth0', 'nodad']);
@@ -345,7 +345,7 @@ test('the families are those of the addresses, and come late if they do', async 
   await staysShut(gate, late);
   await apply(late);
   await hint(late);
-  opened(await gate.ended, /woken by datagram/);
+  opened(await gate.ended, /woken by a datagram/);
 });
 
 test('a netns whose lo comes up only with the rules', async () => {
@@ -353,7 +353,7 @@ test('a netns whose lo comes up only with the rules', async () => {
   const gate = await home.start(netns).waiting();
   await apply(netns);
   await hint(netns);
-  opened(await gate.ended, /woken by datagram/);
+  opened(await gate.ended, /woken by a datagram/);
 });
 
 test('without IPv6, IPv4 is enough; named all the same, it is missed', async () => {
@@ -362,10 +362,10 @@ test('without IPv6, IPv4 is enough; named all the same, it is missed', async () 
   const gate = await home.start(netns).waiting();
   await apply(netns);
   await hint(netns);
-  opened(await gate.ended, /woken by datagram/, 'IPv4 redirects');
+  opened(await gate.ended, /woken by a datagram/, 'IPv4 is redirected');
   const { code, line } = await home.start(netns, ['--families', '4,6', '--timeout', '100ms']).ended;
   assert.equal(code, 126);
-  assert.match(line, /IPv4: .* was captured; IPv6: .* impossible, as nothing can listen on this family's loopback/);
+  assert.match(line, /IPv4: .* was captured; IPv6: .* impossible, because the gate cannot listen on the loopback/);
 });
 
 test('forged datagrams, as many as there can be: it stays shut, is hardly busy, and hears the true one', async () => {
@@ -381,7 +381,7 @@ test('forged datagrams, as many as there can be: it stays shut, is hardly busy, 
   await apply(netns);
   const ended = await gate.ended;
   await more;
-  opened(ended, /woken by datagram/);
+  opened(ended, /woken by a datagram/);
   const looks = Number(/(\d+) probes/.exec(ended.line)?.[1]);
   assert.ok(looks > 10 && looks < 90, ended.line);
 });
@@ -407,7 +407,10 @@ test('who accepts at the address that is dialled and passes it on does not open 
     await staysShut(await gate.waiting(), netns);
     const { code, line } = await gate.ended;
     assert.equal(code, 126);
-    assert.match(line, /IPv4: the dial of 127\.0\.0\.6:15002 was answered by somebody else; IPv6: .* by somebody else/);
+    assert.match(
+      line,
+      /IPv4: the connection to 127\.0\.0\.6:15002 was answered by another process; IPv6: .* by another process/,
+    );
   } finally {
     child.kill('SIGKILL');
   }
@@ -428,7 +431,7 @@ test('strangers at its listener are turned away, and do not keep it from opening
   await sleep(700);
   await apply(netns);
   await hint(netns);
-  opened(await gate.ended, /woken by datagram|fall-back/);
+  opened(await gate.ended, /woken by a datagram|periodic check/);
   await strangers;
   const left = await inside(netns, ['ss', '-tan']).catch(() => '');
   assert.doesNotMatch(left, /TIME-WAIT.*:15006 /);
@@ -455,7 +458,7 @@ test('the kubelet replaces the file by rename: that wakes it, once the rules are
   const own = await stampOf(netns);
   await apply(netns);
   volume.write({ [STATUS]: 'initialized', [NETNS]: own });
-  opened(await gate.ended, /; woken by the annotations \(\d+ probes\)$/);
+  opened(await gate.ended, /; woken by a change of the annotations \(\d+ probes\)$/);
 });
 
 test('the rules win over whatever the annotations say', async () => {
@@ -472,7 +475,7 @@ test('"failed: <reason>" ends the wait at once with that reason, unless it is ab
   for (const mark of [{}, { [NETNS]: own }]) {
     const volume = new Volume(`failed-${Object.keys(mark).length}`, { [STATUS]: reason, ...mark });
     const { code, line } = await home.start(netns, ['--annotations', volume.file]).ended;
-    assert.deepEqual({ code, line }, { code: 1, line: `the controller says of this pod: ${reason}` });
+    assert.deepEqual({ code, line }, { code: 1, line: `the controller reports for this pod: ${reason}` });
   }
   const volume = new Volume('failed-later');
   const gate = await home.start(netns, ['--annotations', volume.file]).waiting();
@@ -480,7 +483,7 @@ test('"failed: <reason>" ends the wait at once with that reason, unless it is ab
   await staysShut(gate, netns);
   volume.write({ [STATUS]: reason });
   const { code, line } = await gate.ended;
-  assert.deepEqual({ code, line }, { code: 1, line: `the controller says of this pod: ${reason}` });
+  assert.deepEqual({ code, line }, { code: 1, line: `the controller reports for this pod: ${reason}` });
 });
 
 test('a file that is not there, too large or not to be read', async () => {
@@ -513,10 +516,7 @@ for (const port of [15001, 15006]) {
     await server.stop();
     assert.equal(code, 1);
     const flag = port === 15001 ? '--envoy-port' : '--inbound-capture-port';
-    assert.match(
-      line,
-      new RegExp(`^${flag}: 127.0.0.1:${port} is taken, which should be the proxy's.*before istio-proxy`),
-    );
+    assert.match(line, new RegExp(`^${flag}: 127.0.0.1:${port} is in use, .*before istio-proxy`));
     const listen = `require('net').createServer().listen(${port}, '::1', () => console.log('listens'))`;
     const six = launch('nsenter', [`--net=${netns}`, process.execPath, '-e', listen]);
     const closed = once(six, 'close');
@@ -524,7 +524,7 @@ for (const port of [15001, 15006]) {
       await once(six.stdout, 'data');
       const other = await home.start(netns).ended;
       assert.equal(other.code, 1);
-      assert.match(other.line, new RegExp(`^${flag}: \\[::1\\]:${port} is taken`));
+      assert.match(other.line, new RegExp(`^${flag}: \\[::1\\]:${port} is in use`));
     } finally {
       six.kill('SIGKILL');
       await closed;
@@ -540,8 +540,8 @@ test('another user than the proxy is told so at once', async () => {
   assert.equal(code, 1);
   assert.equal(
     line,
-    'runs as uid 1000 and gid 1337, and of what goes over lo the rules capture only what uid 1337 sends, so that this ' +
-      'gate would never open; set securityContext.runAsUser: 1337, or --proxy-uid if the proxy runs as another user',
+    'runs as uid 1000 and gid 1337, but on lo the rules capture only traffic of uid 1337, so this gate ' +
+      'would never open; set securityContext.runAsUser: 1337, or --proxy-uid if the proxy runs as another user',
   );
 });
 
@@ -555,7 +555,7 @@ for (const [signal, number] of [
     gate.kill(signal);
     const { code, line } = await gate.ended;
     assert.equal(code, 128 + number);
-    assert.match(line, new RegExp(`^ended by signal ${number} after .*, not redirected yet$`));
+    assert.match(line, new RegExp(`^ended by signal ${number} after .*, before the rules were active$`));
   });
 }
 
@@ -571,9 +571,9 @@ test('in the time that it is given: exit code 126, and what to look at', async (
     assert.match(stdout, /^waiting up to 300\.0 ms for IPv4 and IPv6 to be redirected to 15006\n/);
     assert.match(
       line,
-      /^not redirected within 300\.0 ms: IPv4: the dial of 127\.0\.0\.6:15002 was refused; IPv6: the dial/,
+      /^not redirected within 300\.0 ms: IPv4: the connection to 127\.0\.0\.6:15002 was refused; IPv6: the connection/,
     );
-    assert.match(line, /Is istio-pod-network-controller running on this node \(kubectl get pods/);
+    assert.match(line, /Check that istio-pod-network-controller runs on this node \(kubectl get pods/);
   }
 });
 
@@ -604,7 +604,7 @@ test('mode NONE: there is nothing to wait for', async () => {
     [[], { IPNC_EXPECT: 'none' }],
   ] as [string[], Record<string, string>][]) {
     const { code, line } = await home.start(netns, words, { uid: 1000, environment }).ended;
-    assert.deepEqual({ code, line }, { code: 0, line: 'open: nothing is to be redirected here (mode NONE)' });
+    assert.deepEqual({ code, line }, { code: 0, line: 'open: mode NONE redirects nothing' });
   }
 });
 
@@ -648,7 +648,7 @@ test(
       const { code, line } = await home.start(netns, [`--${flag}`]).ended;
       assert.deepEqual(
         { code, line },
-        { code: 2, line: `argument: "--${flag}": the value is missing; expected one after it` },
+        { code: 2, line: `argument: "--${flag}": the value is missing; expected a value after the flag` },
       );
     }
   },
@@ -711,7 +711,12 @@ test('the arguments and the environment that an injector writes', async () => {
 
 /** What is wrong, and what is said of it. */
 const bad: [string[], Record<string, string>, number, RegExp][] = [
-  [['--colour'], {}, 2, /^argument: "--colour": an unknown flag; expected one of the gate, or of istio-iptables/],
+  [
+    ['--colour'],
+    {},
+    2,
+    /^argument: "--colour": an unknown flag; expected a flag of the gate, or a flag of istio-iptables/,
+  ],
   [['-w', '5'], {}, 2, /^argument: "-w": an unknown flag/],
   [['now'], {}, 2, /^argument: "now": not a flag; expected flags of the gate/],
   [['istio-iptables', 'pod-network-gate'], {}, 2, /^argument: "pod-network-gate"/],
@@ -750,9 +755,9 @@ const bad: [string[], Record<string, string>, number, RegExp][] = [
   [[], { PROBE_TIMEOUT: '5' }, 1, /^PROBE_TIMEOUT \(environment\)/],
   [['--annotations', 'pod_annotations'], {}, 2, /not an absolute path/],
   [['--iptables-probe-port', '15008'], {}, 1, /^--iptables-probe-port: "15008": the proxy's own tunnel.*such as 15002/],
-  [['--iptables-probe-port', '53', '--redirect-dns'], {}, 1, /goes to the proxy's DNS/],
-  [['-o', '80,15000-15005'], {}, 1, /^--iptables-probe-port: "15002": is not captured/],
-  [['-c', 'eth0, lo'], {}, 1, /^-c, --istio-exclude-interfaces: "lo": the probe goes over lo/],
+  [['--iptables-probe-port', '53', '--redirect-dns'], {}, 1, /redirected to the proxy's DNS/],
+  [['-o', '80,15000-15005'], {}, 1, /^--iptables-probe-port: "15002": not captured/],
+  [['-c', 'eth0, lo'], {}, 1, /^-c, --istio-exclude-interfaces: "lo": the probe uses lo/],
 ];
 
 test('what it cannot honour it refuses, in words that help', async () => {

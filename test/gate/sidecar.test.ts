@@ -39,7 +39,7 @@ become('with the rules it becomes the program, with its arguments, environment a
   const { pid } = gate;
   const { code, stdout, stderr } = await gate.ended;
   assert.equal(code, 0, stdout + stderr);
-  assert.match(stdout, /^open after .*; was so already \(1 probe\)\n/);
+  assert.match(stdout, /^open after .*; the rules were already active \(1 probe\)\n/);
   // No signal is blocked or ignored, and none of the gate's sockets and watches is left.
   assert.ok(
     stdout.endsWith(`${pid} proxy sidecar value\nSigBlk:\t${'0'.repeat(16)}\nSigIgn:\t${'0'.repeat(16)}\n0\n`),
@@ -116,11 +116,11 @@ become('the capture port is free for the proxy when it starts', async () => {
 });
 
 for (const [what, words, says] of [
-  ['no program', [...REDIRECT, '--'], /^argument: "--": the last word; expected a program after it$/],
+  ['no program', [...REDIRECT, '--'], /^argument: "--": the last argument; expected a program after it$/],
   [
     'a relative path',
     [...REDIRECT, '--', 'pilot-agent'],
-    /^argument: "pilot-agent": not an absolute path; expected that of a program$/,
+    /^argument: "pilot-agent": not an absolute path; expected the path of a program$/,
   ],
 ] as const) {
   become(`${what} after "--" is refused`, async () => {
@@ -133,7 +133,7 @@ for (const [what, words, says] of [
 become('a program that cannot be run is named', async () => {
   const { code, line } = await home.start(await farm.add(), ['-m', 'NONE', '--', '/no/such/program']).ended;
   assert.equal(code, 1);
-  assert.match(line, /^"\/no\/such\/program" cannot be run \(ENOENT\); expected the program of this container's image/);
+  assert.match(line, /^"\/no\/such\/program" cannot be run \(ENOENT\); expected a program of this container's image/);
 });
 
 const ready = suite('gate that waits for the proxy');

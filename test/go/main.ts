@@ -20,12 +20,12 @@ const CHOICES: Choice[] = [
 ];
 const NAMES = CHOICES.map(({ set }) => set.name).join(', ');
 
-const HELP = `Builds the Go programs that tests, bench and demo use, and as root on Debian installs what they need.
-It happens once a machine.
+const HELP = `Builds the Go programs that tests, benchmark and demo use. As root on Debian it also installs what they need.
+This is necessary once on each machine.
 
   npm run programs                    all sets: ${NAMES}
   npm run programs -- cluster         one set
-  npm run programs -- cluster helm    programs of a set, and nothing beside them
+  npm run programs -- cluster helm    only the named programs of a set
   npm run programs -- --check ...     changes nothing; exit code 1 if something is missing`;
 
 try {

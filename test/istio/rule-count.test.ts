@@ -56,7 +56,7 @@ test('a spec of too many rules is refused, in time that does not depend on how m
   const args = ['-i', ranges, '-k', list(1000, (at) => `k${at}`)];
   assert.throws(() => specOf(args), {
     code: 'ERR_CONFIG',
-    message: /^flags args -k: .*: makes 1001000 of 1002\d\d\d rules; expected at most 4096 in all/,
+    message: /^flags args -k: .*: leads to 1001000 of 1002\d\d\d rules; expected at most 4096 rules in total/,
   });
   assert.ok(rulesOf(plan(specOf(['-o', list(1000, (at) => `${at + 1}`), '-i', ranges]), [4, 6])) < MAX_RULES);
 });

@@ -89,7 +89,7 @@ for (const backend of ['iptables-legacy', 'nftables']) {
 
     const { code, stdout } = await ipnc(['verify', '--netns', path, '--backend', backend, '--ip-families', '4,6']);
     assert.equal(code, 3, stdout);
-    assert.match(stdout, /^# rules of others that let traffic pass by\n IPv4 raw: .*\n table ip x, /m);
+    assert.match(stdout, /^# rules of other programs that let traffic bypass the proxy\n IPv4 raw: .*\n table ip x, /m);
   });
 }
 

@@ -63,7 +63,7 @@ lacking('without nf_tables: doctor says so, and all is well', async () => {
   const { code, stdout } = await ipncWithout('nf_tables', 'doctor');
   assert.equal(code, 0, stdout);
   assert.match(stdout, /^warn +nf_tables +EPROTONOSUPPORT$/m);
-  assert.match(stdout, /^ok +backend +iptables-legacy: the faster one/m);
+  assert.match(stdout, /^ok +backend +iptables-legacy: the faster backend/m);
 });
 
 /** What cannot be had fails, says what is lacking, and leaves the netns as it was. */
@@ -111,7 +111,7 @@ lacking('without legacy IPv6: nftables where it is wanted, legacy for IPv4 alone
   const alone = await json(
     ipncWithout('legacy IPv6', 'apply', '--netns', other, '--ip-families', '4', '--output', 'json'),
   );
-  assert.deepEqual([alone.backend, alone.reason], ['iptables-legacy', 'the faster one']);
+  assert.deepEqual([alone.backend, alone.reason], ['iptables-legacy', 'the faster backend']);
 });
 
 lacking('without nf_tables: legacy as ever, from apply to clean', async () => {
@@ -136,22 +136,22 @@ auto.needs(...INSTALL_NEEDS, 'nft');
 const series: Record<string, [flags: string[], backend: string, reason: RegExp][]> = {
   'a new netns, and what stands there is kept': [
     [[], 'iptables-legacy', /faster/],
-    [[], 'iptables-legacy', /our rules stand/],
-    [['-o', '22', ...TPROXY], 'iptables-legacy', /our rules stand/],
+    [[], 'iptables-legacy', /the installed rules use it/],
+    [['-o', '22', ...TPROXY], 'iptables-legacy', /the installed rules use it/],
   ],
   'nftables stays where it stands': [
-    [['--backend', 'nftables'], 'nftables', /asked for/],
-    [[], 'nftables', /our rules stand/],
-    [['-o', '22', ...TPROXY], 'nftables', /our rules stand/],
-    [['--counters=false'], 'nftables', /our rules stand/],
-    [['--redirect-dns', '--capture-all-dns'], 'nftables', /our rules stand/],
+    [['--backend', 'nftables'], 'nftables', /chosen by name/],
+    [[], 'nftables', /the installed rules use it/],
+    [['-o', '22', ...TPROXY], 'nftables', /the installed rules use it/],
+    [['--counters=false'], 'nftables', /the installed rules use it/],
+    [['--redirect-dns', '--capture-all-dns'], 'nftables', /the installed rules use it/],
   ],
   'by name it is moved, there and back': [
     [[], 'iptables-legacy', /faster/],
-    [['--backend', 'nftables', ...TPROXY], 'nftables', /asked for/],
-    [TPROXY, 'nftables', /our rules stand/],
-    [['--backend', 'iptables-legacy'], 'iptables-legacy', /asked for/],
-    [[], 'iptables-legacy', /our rules stand/],
+    [['--backend', 'nftables', ...TPROXY], 'nftables', /chosen by name/],
+    [TPROXY, 'nftables', /the installed rules use it/],
+    [['--backend', 'iptables-legacy'], 'iptables-legacy', /chosen by name/],
+    [[], 'iptables-legacy', /the installed rules use it/],
   ],
 };
 
@@ -182,21 +182,21 @@ const doubles: Record<string, { legacy: string[]; nftables: string[]; apply: str
       nftables: [],
       apply: ['--backend', 'nftables'],
       left: 'nftables',
-      reason: /asked for/,
+      reason: /chosen by name/,
     },
     'legacy by name, older configurations': {
       legacy: ['-o', '1'],
       nftables: [...TPROXY, '--redirect-dns', '--capture-all-dns'],
       apply: ['--backend', 'iptables-legacy'],
       left: 'iptables-legacy',
-      reason: /asked for/,
+      reason: /chosen by name/,
     },
     'nftables by name, older configurations': {
       legacy: [...TPROXY, '--redirect-dns', '--capture-all-dns'],
       nftables: ['-o', '1', '--drop-invalid'],
       apply: ['--backend', 'nftables'],
       left: 'nftables',
-      reason: /asked for/,
+      reason: /chosen by name/,
     },
   };
 

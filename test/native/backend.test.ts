@@ -62,16 +62,16 @@ const auto: Record<string, [Question, Backend, RegExp]> = {
   'no legacy table of another family': [['auto', ORDINARY, dns4, withoutRaw], 'iptables-legacy', /faster/],
   'no legacy table that no rule needs': [['auto', ORDINARY, defaults, withoutRaw], 'iptables-legacy', /faster/],
   'neither legacy nor nf_tables': [['auto', ORDINARY, defaults, neither], 'iptables-legacy', /no legacy IPv4 nat/],
-  'nftables stands': [['auto', standing('nftables'), defaults, both], 'nftables', /stand/],
-  'legacy stands': [['auto', standing('iptables-legacy'), defaults, both], 'iptables-legacy', /stand/],
+  'nftables stands': [['auto', standing('nftables'), defaults, both], 'nftables', /installed rules use it/],
+  'legacy stands': [['auto', standing('iptables-legacy'), defaults, both], 'iptables-legacy', /installed rules use it/],
   'both stand': [['auto', standing('iptables-legacy', 'nftables'), defaults, both], 'iptables-legacy', /faster/],
   'legacy by name where nftables stands': [
     ['iptables-legacy', standing('nftables'), defaults, both],
     'iptables-legacy',
-    /asked for/,
+    /chosen by name/,
   ],
-  'nftables by name': [['nftables', ORDINARY, defaults, both], 'nftables', /asked for/],
-  'nftables by name in another user namespace': [['nftables', elsewhere, defaults, both], 'nftables', /asked for/],
+  'nftables by name': [['nftables', ORDINARY, defaults, both], 'nftables', /chosen by name/],
+  'nftables by name in another user namespace': [['nftables', elsewhere, defaults, both], 'nftables', /chosen by name/],
 };
 
 for (const [name, [question, backend, reason]] of Object.entries(auto)) {

@@ -111,10 +111,10 @@ test('by name legacy is refused, with the reason, and nothing is touched', async
       const { code, stderr } = await ipnc([verb, '--netns', pod.path, '--backend', 'iptables-legacy', ...flags]);
       assert.equal(code, 1);
       assert.ok(
-        stderr.includes('belongs to another user namespace, where the kernel refuses legacy owner rules from outside'),
+        stderr.includes('belongs to another user namespace, and the kernel refuses legacy owner rules'),
         stderr,
       );
-      assert.ok(stderr.includes('try: use the backend "auto"'), stderr);
+      assert.ok(stderr.includes('try: use the backend "nftables"'), stderr);
     }
     assert.equal(await pod.rest(), was);
     assert.deepEqual((await native().identify(pod.path)).installedBackends, flags.length === 0 ? [] : ['nftables']);

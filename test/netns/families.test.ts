@@ -30,6 +30,6 @@ for (const { named, api = [], netns = [], ipv6 = true, expected } of cases) {
 test('IPv6 named where it is off is an error', () => {
   assert.throws(() => familiesOf({ path: '/run/netns/pod', families: [4], ipv6: false }, [4, 6]), {
     code: 'EAFNOSUPPORT',
-    message: 'IPv6 is off in /run/netns/pod',
+    message: 'IPv6 is disabled in /run/netns/pod',
   });
 });

@@ -39,7 +39,7 @@ test('a thread that the kernel does not let go makes /livez fail, and a thread t
   assert.deepEqual(await probe('mount=EPERM'), [200, 'ok']);
   const [status, body] = await probe('setns=HOLD');
   assert.equal(status, 503);
-  assert.match(body, /^an addon thread has been inside one job for \d+ s$/);
+  assert.match(body, /^an addon thread has worked on one job for \d+ s$/);
 });
 
 test('threads that are lost, or too many to be replaced, are problems', () => {
@@ -50,6 +50,6 @@ test('threads that are lost, or too many to be replaced, are problems', () => {
   ]);
   assert.deepEqual(threadProblems({ ...health, stuck: health.spare, longestMs: 29_000 }), []);
   assert.deepEqual(threadProblems({ ...health, stuck: 13, longestMs: 29_000 }), [
-    'the kernel holds up 13 addon threads, and only 12 can be replaced',
+    'the kernel blocks 13 addon threads, and only 12 can be replaced',
   ]);
 });

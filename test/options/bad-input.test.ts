@@ -17,7 +17,7 @@ interface Bad {
 
 const PORTS = '--istio-inbound-ports';
 const RANGE = 'not a port or a range of ports; expected numbers from 1 to 65535, such as 8080 or 8000-8100';
-const CIDR = 'not a CIDR; expected one such as 10.0.0.0/8 or fd00::/8';
+const CIDR = 'not a CIDR; expected a CIDR such as 10.0.0.0/8 or fd00::/8';
 const NAME = 'not the name of an interface';
 const MEGABYTE = 1_000_000;
 
@@ -54,7 +54,12 @@ const cases: Record<string, Bad> = {
   'trailing comma': flag(['-d', '80,'], '--istio-local-exclude-ports', '"80,"', 'single commas'),
   'ports by semicolon': flag(['-b', '80;443'], PORTS, '"80;443"', RANGE),
   'star among ports': flag(['-b', '*,80'], PORTS, '"*,80"', 'expected "*" alone'),
-  'star in a list without meaning for it': flag(['-d', '*'], '--istio-local-exclude-ports', '"*"', 'no meaning'),
+  'star in a list without meaning for it': flag(
+    ['-d', '*'],
+    '--istio-local-exclude-ports',
+    '"*"',
+    'is not possible in this list',
+  ),
   'bare address': flag(['-i', '10.0.0.1'], '--istio-service-cidr', '"10.0.0.1"', '10.0.0.1/32'),
   'bare IPv6 address': flag(['-x', 'fd00::1'], '--istio-service-exclude-cidr', '"fd00::1"', 'fd00::1/128'),
   'host bits': flag(['-i', '10.1.2.3/8'], '--istio-service-cidr', '"10.1.2.3/8"', '10.0.0.0/8'),
@@ -67,13 +72,13 @@ const cases: Record<string, Bad> = {
   'short address': flag(['-i', '10/8'], '--istio-service-cidr', '"10/8"', CIDR),
   'octal address': flag(['-i', '010.0.0.0/8'], '"010.0.0.0/8"', CIDR),
   'IPv4-mapped': flag(['-i', '::ffff:10.0.0.1/128'], '::ffff:10.0.0.1/128', 'expected 10.0.0.1'),
-  'zone id': flag(['-x', 'fe80::1%eth0/128'], 'fe80::1%eth0/128', 'address without it'),
+  'zone id': flag(['-x', 'fe80::1%eth0/128'], 'fe80::1%eth0/128', 'address without the zone'),
   'host name': flag(['-x', 'example.com/32'], '"example.com/32"', CIDR),
   'wrong family': flag(
     ['-i', 'fd00::/8', '--ip-families', '4'],
     '--istio-service-cidr',
     '"fd00::/8"',
-    'one of the two',
+    'values of these families only',
   ),
   'wrong family, excluded': flag(
     ['-x', '10.0.0.0/8', '--ip-families', '6'],
@@ -158,8 +163,8 @@ const cases: Record<string, Bad> = {
       Array.from({ length: 100 }, (_, at) => `10.0.0.${at}/32`).join(','),
     ],
     '--kube-virt-interfaces',
-    'makes 10201 of 10325 rules',
-    'at most 4096 in all',
+    'leads to 10201 of 10325 rules',
+    'at most 4096 rules in total',
   ),
   'too many rules of several lists': flag(
     [
@@ -171,8 +176,8 @@ const cases: Record<string, Bad> = {
       Array.from({ length: 700 }, (_, at) => `e${at}`).join(),
     ],
     '--istio-local-outbound-ports-exclude',
-    'makes 2000 of',
-    'at most 4096 in all',
+    'leads to 2000 of',
+    'at most 4096 rules in total',
   ),
   'too many uids': flag(['-u', Array.from({ length: 17 }, (_, at) => at + 1).join()], '17 items', 'at most 16'),
   environment: {
@@ -217,7 +222,7 @@ const cases: Record<string, Bad> = {
   'another kind': pod('kind: Deployment', 'kind', '"Deployment"', 'expected Pod'),
   'no kind': pod('metadata: {}', 'kind', 'expected Pod'),
   'two Pods': pod('kind: Pod\n---\nkind: Pod\n', '2 documents', 'one Pod'),
-  'a Pod of 2 MB': pod(`kind: Pod\nx: ${'y'.repeat(2 * MEGABYTE)}`, 'larger than any Pod'),
+  'a Pod of 2 MB': pod(`kind: Pod\nx: ${'y'.repeat(2 * MEGABYTE)}`, 'larger than the API server accepts'),
   'aliases without end': pod(
     `kind: Pod\na: &a [x,x,x,x,x,x,x,x,x]\n${['b', 'c', 'd', 'e', 'f'].map((name, at) => `${name}: &${name} [${`*${'abcde'[at]},`.repeat(9)}]`).join('\n')}`,
     'neither YAML nor JSON',

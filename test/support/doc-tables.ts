@@ -118,7 +118,7 @@ function gateReasons(): string {
 }
 
 function waitReasons(): string {
-  const remedy = 'look at the watches: the API server, or the role of the controller';
+  const remedy = 'check the API server, and the ClusterRole of the controller';
   const namespace = { means: 'its namespace is not known yet', remedy };
   const rows = Object.entries({ namespace, ...NOT_LOCATED }).map(([reason, { means, remedy }]) => {
     return [code([reason]), means, remedy];
