@@ -41,7 +41,7 @@ USER 1337:1337
 ENTRYPOINT ["/pod-network-gate"]
 
 # No shell, no package manager, nothing that the controller and the gate do not use: chart/image/files.ts is the list.
-FROM scratch
+FROM scratch AS controller
 COPY --from=build --chown=0:0 /home/build/image /
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -15,8 +15,8 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const read = (name: string) => readFileSync(join(ROOT, name), 'utf8');
 
 for (const { name, file, make } of DOC_TABLES) {
-  test(`docs/${file}, table ${name}: as "npm run docs" writes it`, async () => {
-    assert.equal(tableIn(read(`docs/${file}`), name), await make());
+  test(`${file}, table ${name}: as "npm run docs" writes it`, async () => {
+    assert.equal(tableIn(read(file), name), await make());
   });
 }
 

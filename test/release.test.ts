@@ -137,3 +137,19 @@ renovate('updates the modules of tools, which go.mod lists as indirect', () => {
   assert.ok(expected.length > 5);
   assert.deepEqual(rule?.matchPackageNames, expected);
 });
+
+const artifactHub = suite('Artifact Hub');
+
+artifactHub("its annotations in Chart.yaml are of the project's licence, and have values that it knows", () => {
+  const { annotations = {} } = parse(read('chart/istio-pod-network-controller/Chart.yaml')) as {
+    annotations?: Record<string, string>;
+  };
+  const { license } = JSON.parse(read('package.json')) as { license: string };
+  assert.deepEqual(annotations, {
+    'artifacthub.io/category': 'networking',
+    'artifacthub.io/license': license,
+    'artifacthub.io/operator': 'false',
+    // Semantic Versioning: a version with a hyphen comes before a release.
+    'artifacthub.io/prerelease': String(version.includes('-')),
+  });
+});

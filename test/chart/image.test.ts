@@ -96,7 +96,7 @@ test(
 );
 
 test("the Dockerfile's environment, user and entry point are those of the tests' image", () => {
-  const [, text = ''] = readFileSync(join(root, 'Dockerfile'), 'utf8').split('\nFROM scratch\n');
+  const [, text = ''] = readFileSync(join(root, 'Dockerfile'), 'utf8').split('\nFROM scratch AS controller\n');
   assert.equal(/^ENV (.*)$/m.exec(text)?.[1], ENVIRONMENT.join(' '));
   assert.equal(/^USER (.*)$/m.exec(text)?.[1], USER);
   assert.equal(/^ENTRYPOINT (.*)$/m.exec(text)?.[1], JSON.stringify([MAIN]));

@@ -1,9 +1,10 @@
 /**
- * The tables of docs/ that are made from the source, and docs/schemas/. Each table is between two comments,
+ * The tables of documents that are made from the source, and docs/schemas/. Each table is between two comments,
  * `<!-- table NAME -->` and `<!-- end -->`. Run by itself (`npm run docs`), this file writes them; test/docs.test.ts compares them.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { isMap, type Node, type Pair, parseDocument, type Scalar, type YAMLMap } from 'yaml';
 import { runOptionList } from '../../lib/config/options.ts';
 import { CATALOGUE, ERRNO, LONGEST_PAUSE_MS, type Meaning } from '../../lib/errors.ts';
 import { SKIP_REASONS } from '../../lib/istio/enrolment.ts';
@@ -17,27 +18,31 @@ import { schemaFiles } from './schemas.ts';
 
 interface DocTable {
   name: string;
-  /** Under docs/. */
+  /** Relative to the project's folder. */
   file: string;
   make: () => string | Promise<string>;
 }
 
+/** The chart's folder. */
+const CHART = 'chart/istio-pod-network-controller';
+
 export const DOC_TABLES: readonly DocTable[] = [
-  { name: 'redirect-options', file: 'cli.md', make: redirectOptions },
-  { name: 'foreign-flags', file: 'cli.md', make: foreignFlagsTable },
-  { name: 'run-options', file: 'cli.md', make: runOptions },
-  { name: 'events', file: 'operate.md', make: events },
-  { name: 'skip-reasons', file: 'operate.md', make: skipReasons },
-  { name: 'wait-reasons', file: 'operate.md', make: waitReasons },
-  { name: 'gate-reasons', file: 'operate.md', make: gateReasons },
-  { name: 'errors', file: 'operate.md', make: errors },
-  { name: 'metrics', file: 'operate.md', make: metrics },
-  { name: 'tested-versions', file: 'compatibility.md', make: testedVersions },
-  { name: 'kernel-modules', file: 'compatibility.md', make: kernelModules },
+  { name: 'redirect-options', file: 'docs/cli.md', make: redirectOptions },
+  { name: 'foreign-flags', file: 'docs/cli.md', make: foreignFlagsTable },
+  { name: 'run-options', file: 'docs/cli.md', make: runOptions },
+  { name: 'events', file: 'docs/operate.md', make: events },
+  { name: 'skip-reasons', file: 'docs/operate.md', make: skipReasons },
+  { name: 'wait-reasons', file: 'docs/operate.md', make: waitReasons },
+  { name: 'gate-reasons', file: 'docs/operate.md', make: gateReasons },
+  { name: 'errors', file: 'docs/operate.md', make: errors },
+  { name: 'metrics', file: 'docs/operate.md', make: metrics },
+  { name: 'tested-versions', file: 'docs/compatibility.md', make: testedVersions },
+  { name: 'kernel-modules', file: 'docs/compatibility.md', make: kernelModules },
+  { name: 'values', file: `${CHART}/README.md`, make: values },
 ];
 
 export function docFile(file: string): string {
-  return fileURLToPath(new URL(`../../docs/${file}`, import.meta.url));
+  return fileURLToPath(new URL(`../../${file}`, import.meta.url));
 }
 
 /** What is in the document now; undefined without the two comments. */
@@ -256,9 +261,55 @@ async function metrics(): Promise<string> {
   return table(['metric', 'type', 'labels', 'means'], rows);
 }
 
+/**
+ * The chart's values, a table for each of its headings (`# --- Heading ---`). A comment describes the value below it; an
+ * object whose values have no comment of their own is one row.
+ */
+function values(): string {
+  const { contents } = parseDocument(readFileSync(docFile(`${CHART}/values.yaml`), 'utf8'));
+  const parts: { heading: string; rows: string[][] }[] = [{ heading: 'Where, and which image', rows: [] }];
+  const add = (map: YAMLMap<Scalar<string>, Node>, path: string, first: string) => {
+    map.items.forEach(({ key, value }, at) => {
+      const comment = (at === 0 ? first : '') + (key.commentBefore ?? '');
+      const heading = /^ --- (.*?)\.? ---$/m.exec(comment)?.[1];
+      if (heading !== undefined) parts.push({ heading, rows: [] });
+      // What is apart from the value's own lines is about the heading, or the file.
+      const own = comment.split(/\n[ ]*\n/).at(-1) ?? '';
+      const text = own
+        .replace(/^ --- .*$/m, '')
+        .replace(/^ /gm, '')
+        .trim();
+      const name = `${path}${key.value}`;
+      const described = isMap(value) && hasComments(value);
+      if (text !== '' || !described) {
+        const initial = described ? '' : code([JSON.stringify(value)]);
+        parts.at(-1)?.rows.push([code([name]), initial, cell(text)]);
+      }
+      if (described) add(value as YAMLMap<Scalar<string>, Node>, `${name}.`, value.commentBefore ?? '');
+    });
+  };
+  add(contents as YAMLMap<Scalar<string>, Node>, '', '');
+  return parts
+    .map(({ heading, rows }) => `### ${heading}\n\n${table(['value', 'default', 'meaning'], rows)}`)
+    .join('\n\n');
+}
+
+function hasComments(map: YAMLMap): boolean {
+  if (map.commentBefore) return true;
+  return (map.items as Pair<Scalar, Node>[]).some(
+    ({ key, value }) => key.commentBefore || (isMap(value) && hasComments(value)),
+  );
+}
+
+/** A line for each line that begins with a possible value, `auto: ...`; the others run on. */
+function cell(text: string): string {
+  const lines = text.replace(/\n(?![\w-]+(?:, [\w-]+)*: )/g, ' ').replaceAll('|', '\\|');
+  return lines.replaceAll('\n', '<br>');
+}
+
 if (import.meta.main) {
-  mkdirSync(docFile('schemas'), { recursive: true });
-  for (const [name, made] of schemaFiles()) writeFileSync(docFile(`schemas/${name}`), made);
+  mkdirSync(docFile('docs/schemas'), { recursive: true });
+  for (const [name, made] of schemaFiles()) writeFileSync(docFile(`docs/schemas/${name}`), made);
   for (const { name, file, make } of DOC_TABLES) {
     const path = docFile(file);
     const text = readFileSync(path, 'utf8');
