@@ -89,10 +89,10 @@ export const goals: readonly Goal[] = [
     (run) => run.figure('controller', 'patches') + run.figure('controller', 'events'),
   ),
   // The data plane.
-  least(40, 'x', 'nsenter + iptables-restore to ours', (run) =>
+  least(40, 'x', 'nsenter + iptables-restore to ipnc', (run) =>
     run.ratio('single', `${LEGACY}/restore`, `${LEGACY}/ours`),
   ),
-  least(300, 'x', 'one exec a rule to ours', (run) => run.ratio('single', `${LEGACY}/exec-per-rule`, `${LEGACY}/ours`)),
+  least(300, 'x', 'one exec a rule to ipnc', (run) => run.ratio('single', `${LEGACY}/exec-per-rule`, `${LEGACY}/ours`)),
   least(15_000, '/s', 'legacy installs on 2 CPUs, 64 at a time', (run) =>
     run.figure('concurrency', `${LEGACY}/64/rate`),
   ),
@@ -101,11 +101,11 @@ export const goals: readonly Goal[] = [
     ['descriptors', 'mounts', 'strays'].reduce((sum, id) => sum + run.figure('churn', id), 0),
   ),
   // nftables.
-  least(8, 'x', 'nsenter + nft -f to ours', (run) => run.ratio('single', `${NFT}/nft`, `${NFT}/ours`)),
-  least(8, 'x', 'nsenter + iptables-nft-restore to ours', (run) =>
+  least(8, 'x', 'nsenter + nft -f to ipnc', (run) => run.ratio('single', `${NFT}/nft`, `${NFT}/ours`)),
+  least(8, 'x', 'nsenter + iptables-nft-restore to ipnc', (run) =>
     run.ratio('single', `${NFT}/restore`, `${NFT}/ours`),
   ),
-  most(0.7, 'x', "our nftables batch to that of Istio's form", (run) =>
+  most(0.7, 'x', "the nftables batch to that of Istio's variant", (run) =>
     run.ratio('single', `${NFT}/floor`, `${NFT}/floor-istio-form`),
   ),
   // The controller.
@@ -126,8 +126,8 @@ export const goals: readonly Goal[] = [
   ),
   most(110, ' MiB', "the controller's RSS at 500 pods/s", (run) => run.figure('controller', 'stand-in/rss')),
   most(1024, ' KiB', 'heap kept of pods that came and went', (run) => run.figure('controller', 'stand-in/kept')),
-  most(50, ' ms', 'a sweep over 250 pods', (run) => run.series('controller', 'sweep')),
-  most(5, ' ms', 'a sweep delays the event loop by', (run) => run.figure('controller', 'sweep/delay')),
+  most(50, ' ms', 'a resync over 250 pods', (run) => run.series('controller', 'sweep')),
+  most(5, ' ms', 'a resync delays the event loop by', (run) => run.figure('controller', 'sweep/delay')),
   // The gate.
   most(250, ' us', 'rules active to gate exited, p50', (run) => run.series('gate', 'wake')),
   most(500, ' us', 'start of the gate to its first probe, p50', (run) => run.series('gate', 'start')),

@@ -104,7 +104,7 @@ function summary(results: Results, single: WorkloadResult): string {
   });
   return [
     '![What one install costs, by each way](performance.svg)\n',
-    markdownTable(['one install, IPv4 and IPv6', 'to ours', 'p50, us', 'p99, us'], rows),
+    markdownTable(['one install, IPv4 and IPv6', 'to ipnc', 'p50, us', 'p99, us'], rows),
     `\n${runLine(results)}`,
   ].join('\n');
 }

@@ -32,7 +32,7 @@ export function reckon({ workloads }: Results, { nodes, startsPerSecond }: Clust
   return [
     row('API writes: a patch of the status', patches ?? 0, '/s'),
     row('API writes: Events, rate limited on each node', events ?? 0, '/s'),
-    row('watch traffic that our marks add, to one watcher of the pod', echoed ?? 0, 'MB/s', 1e-6),
+    row('watch traffic that the marks add, to one watcher of the pod', echoed ?? 0, 'MB/s', 1e-6),
     row('watch traffic of those pods in all, to the node', told ?? 0, 'MB/s', 1e-6),
     row("the controller's CPU", cpu ?? 0, 'CPUs', 1e-6),
     ...(install === undefined ? [] : [row('of that, installing', install, 'CPUs', 1e-6)]),

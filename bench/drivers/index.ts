@@ -28,10 +28,10 @@ export async function prepareDrivers(options: Options): Promise<Driver[]> {
   const uncounted = { backend: 'nftables', compiled: forms.nftables } as const;
   const asLegacy = { backend: 'iptables-legacy', stands: (path: string) => holds(forms.legacy, path) } as const;
   const drivers = [
-    floor(floors, { ...legacy, name: 'floor', title: 'floor: setns + setsockopt, C++' }),
-    floor(floors, { ...legacy, name: 'floor+address', title: 'floor and ::6/128 on lo, C++', address: true }),
-    ours({ ...legacy, name: 'ours', title: 'ours, from JavaScript' }),
-    ours({ ...legacy, name: 'ours+identify', title: 'ours, identified first', identify: true }),
+    floor(floors, { ...legacy, name: 'floor', title: 'baseline: setns + setsockopt, C++' }),
+    floor(floors, { ...legacy, name: 'floor+address', title: 'baseline and ::6/128 on lo, C++', address: true }),
+    ours({ ...legacy, name: 'ours', title: 'ipnc, from JavaScript' }),
+    ours({ ...legacy, name: 'ours+identify', title: 'ipnc, identified first', identify: true }),
     processes(floors, {
       ...asLegacy,
       name: 'restore',
@@ -44,22 +44,22 @@ export async function prepareDrivers(options: Options): Promise<Driver[]> {
       title: 'nsenter + one exec a rule',
       words: (path) => ['script', path, files.script],
     }),
-    floor(floors, { ...nftables, name: 'floor', title: 'floor: setns + one batch, C++' }),
-    floor(floors, { ...nftables, name: 'floor+address', title: 'floor and ::6/128 on lo, C++', address: true }),
-    ours({ ...nftables, name: 'ours', title: 'ours, from JavaScript' }),
-    ours({ ...uncounted, name: 'ours-uncounted', title: 'ours, without counters' }),
-    floor(floors, { ...uncounted, name: 'floor-uncounted', title: 'floor without counters, C++' }),
+    floor(floors, { ...nftables, name: 'floor', title: 'baseline: setns + one batch, C++' }),
+    floor(floors, { ...nftables, name: 'floor+address', title: 'baseline and ::6/128 on lo, C++', address: true }),
+    ours({ ...nftables, name: 'ours', title: 'ipnc, from JavaScript' }),
+    ours({ ...uncounted, name: 'ours-uncounted', title: 'ipnc, without counters' }),
+    floor(floors, { ...uncounted, name: 'floor-uncounted', title: 'baseline without counters, C++' }),
     floor(floors, {
       backend: 'nftables',
       compiled: forms.asIstio,
       name: 'floor-istio-form',
-      title: "floor of Istio's form, C++",
+      title: "baseline of Istio's variant, C++",
     }),
     processes(floors, {
       backend: 'nftables',
       stands: (path) => holds(forms.asIstio, path),
       name: 'nft',
-      title: "nsenter + nft -f, Istio's form",
+      title: "nsenter + nft -f, Istio's variant",
       words: (path) => ['nft', path, files.nft],
     }),
     processes(floors, {

@@ -31,7 +31,7 @@ export function picture({ series }: WorkloadResult): string {
   for (const group of groups) {
     const rows = series.filter((each) => each.group === group);
     const ours = rows.find(({ id }) => id.endsWith('/ours'))?.summary.p50.value ?? Number.NaN;
-    const what = `${group}, one install for IPv4 and IPv6: p50 to ours, and in microseconds; logarithmic`;
+    const what = `${group}, one install for IPv4 and IPv6: p50 to ipnc, and in microseconds; logarithmic`;
     parts.push(words('tick', [12, top - 8], what));
     for (const each of rows) {
       parts.push(bar(each, ours, top, scale.at));

@@ -80,7 +80,7 @@ function manyOf(bench: Bench, { backend, compiled, degree, mainThread }: ManyOpt
   return {
     id,
     name: `${degree} at a time, wall time each`,
-    group: `ours, ${backend}`,
+    group: `ipnc, ${backend}`,
     ours: true,
     baseline: `${backend}/floor`,
     setUp: async () => {

@@ -29,17 +29,21 @@ export const connection: Workload = {
     };
     const subjects = [
       await subject(bench, { id: 'none', name: 'to the proxy itself, no rules', ours: false }),
-      await subject(bench, { id: 'iptables-legacy', name: 'ours, iptables-legacy', ours: true }, ours(forms.legacy)),
-      await subject(bench, { id: 'nftables', name: 'ours, nftables', ours: true }, ours(forms.nftables)),
+      await subject(bench, { id: 'iptables-legacy', name: 'ipnc, iptables-legacy', ours: true }, ours(forms.legacy)),
+      await subject(bench, { id: 'nftables', name: 'ipnc, nftables', ours: true }, ours(forms.nftables)),
       await subject(
         bench,
-        { id: 'nftables-counted', name: 'ours, nftables with counters', ours: true },
+        { id: 'nftables-counted', name: 'ipnc, nftables with counters', ours: true },
         ours(forms.counted),
       ),
-      await subject(bench, { id: 'istio-nftables', name: "Istio's form, nftables", ours: false }, ours(forms.asIstio)),
       await subject(
         bench,
-        { id: 'istio-iptables-nft', name: "Istio's form, iptables-nft", ours: false },
+        { id: 'istio-nftables', name: "Istio's variant, nftables", ours: false },
+        ours(forms.asIstio),
+      ),
+      await subject(
+        bench,
+        { id: 'istio-iptables-nft', name: "Istio's variant, iptables-nft", ours: false },
         async (netns) => {
           await bench.floors.do('restore', netns, 'nft', ...files.restore);
         },

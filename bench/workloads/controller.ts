@@ -90,7 +90,7 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
       ...latencySeries(bench, 'stand-in', report.latencies, bare),
       seriesOf(
         bench.random,
-        { id: 'sweep', name: `a sweep over ${PODS} pods`, group: 'sweeps', ours: true, unit: 'ms' },
+        { id: 'sweep', name: `a resync over ${PODS} pods`, group: 'sweeps', ours: true, unit: 'ms' },
         swept,
       ),
     ],
@@ -98,8 +98,8 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
       ...beyond('stand-in', report.latencies, bare),
       { id: 'start/marked', label: `${PODS} pods at the start: all marked after`, value: node.markedMs, unit: 'ms' },
       rss('start/rss', `RSS with ${PODS} pods`, rssStarted),
-      { id: 'sweep/delay', label: 'a sweep delays the event loop by', value: p50(({ delay }) => delay), unit: 'ms' },
-      { id: 'sweep/idle', label: 'without a sweep it is delayed by', value: p50(({ idle }) => idle), unit: 'ms' },
+      { id: 'sweep/delay', label: 'a resync delays the event loop by', value: p50(({ delay }) => delay), unit: 'ms' },
+      { id: 'sweep/idle', label: 'without a resync it is delayed by', value: p50(({ idle }) => idle), unit: 'ms' },
       { id: 'stand-in/held', label: 'stand-in: held', value: held, unit: 'pods/s' },
       {
         id: 'stand-in/unmarked',
@@ -113,7 +113,7 @@ async function withStandIn(bench: Bench, folder: string, bundle: string, execArg
       { id: 'stand-in/loop', label: 'stand-in: event loop delay, p99', value: loopP99, unit: 'ms' },
       { id: 'patches', label: 'patches a pod', value: report.patches / pods, unit: '', tolerance: 0.05 },
       { id: 'events', label: 'Events a pod', value: report.events / pods, unit: '' },
-      { id: 'echoed', label: 'watch bytes a pod, of our own mark', value: report.echoed / pods, unit: 'B' },
+      { id: 'echoed', label: 'watch bytes a pod, of the mark', value: report.echoed / pods, unit: 'B' },
       { id: 'told', label: 'watch bytes a pod, of all', value: report.told / pods, unit: 'B' },
       rss('stand-in/rss', 'stand-in: highest RSS', Math.max(...samples)),
       { id: 'stand-in/growth', label: 'stand-in: RSS grows, second half', value: growth(samples), unit: 'MiB/min' },

@@ -134,10 +134,10 @@ async function units(bench: Bench): Promise<void> {
 }
 
 const NAMES: Record<Kind | 'untold', string> = {
-  without: 'without us: nothing waits',
-  ours: 'with us',
-  poll: 'our rules, polled for each 10 s',
-  untold: "with us, the runtime's events off",
+  without: 'without ipnc: nothing waits',
+  ours: 'with ipnc',
+  poll: 'rules of ipnc, polled for each 10 s',
+  untold: "with ipnc, the runtime's events off",
 };
 
 function seriesOfLives(bench: Bench, lives: Record<Kind | 'untold', Life[]>): Series[] {
@@ -196,7 +196,7 @@ function waterfall(lives: Record<Kind | 'untold', Life[]>): Chart {
   const kinds = (Object.keys(NAMES) as (Kind | 'untold')[]).filter((kind) => lives[kind].length > 0);
   return {
     kind: 'waterfall',
-    title: `A pod's start, stage by stage${GATE ? '' : ' (the gate is not built: nothing waits in a pod of ours)'}`,
+    title: `A pod's start, stage by stage${GATE ? '' : ' (the gate is not built: nothing waits in a pod of ipnc)'}`,
     bars: kinds.map((kind) => {
       const ends = stages
         .map(([name, pick]) => {

@@ -23,7 +23,7 @@ const NODE_WAITER =
 
 export const gate: Workload = {
   name: 'gate',
-  title: 'The gate: from rules active to the waiter gone, and from its start to its first look',
+  title: 'The gate: from rules active to the waiter gone, and from its start to its first probe',
   budget: { quick: 12, full: 50 },
   lack: () => (existsSync(join(BUILD, 'gate')) ? undefined : 'the gate is not built; run ./setup'),
   async run(bench) {
@@ -82,7 +82,7 @@ async function measure(bench: Bench, { program, waiters, driver }: Programs): Pr
   // Where in a period of the millisecond's poll the rules come.
   const delay = () => 3000 + Math.round(1000 * bench.random.next());
   const group = 'rules active to waiter gone';
-  const started = 'start to first look';
+  const started = 'start to first probe';
   const subjects: Subject[] = [
     {
       ...{ id: 'wake', name: 'the gate, woken', group, ours: true, baseline: 'poll' },
@@ -94,7 +94,7 @@ async function measure(bench: Bench, { program, waiters, driver }: Programs): Pr
       },
     },
     {
-      ...{ id: 'poll', name: 'a look each 1 ms', group, ours: false, baseline: 'poll' },
+      ...{ id: 'poll', name: 'a probe each 1 ms', group, ours: false, baseline: 'poll' },
       round: async () =>
         (await burst(BURST, () => open('mute', delay(), `${waiters} poll 1000`))).map(({ took }) => took),
     },
@@ -110,7 +110,7 @@ async function measure(bench: Bench, { program, waiters, driver }: Programs): Pr
   const series = await interleaved(bench, subjects, { rounds: ROUNDS[mode], seconds: bench.seconds / 2 });
   const slow: number[] = [];
   for (const delayUs of DELAYS_US[mode]) slow.push((await open('mute', delayUs, `${waiters} poll 10000000`)).took);
-  const named = { id: 'poll-10s', name: 'a look each 10 s', group, ours: false };
+  const named = { id: 'poll-10s', name: 'a probe each 10 s', group, ours: false };
   const release = { id: 'release', name: 'the datagram', group: 'cost of waking it to who installs', ours: true };
   const baseline = { id: 'poll', rounds: series.find(({ id }) => id === 'poll')?.rounds ?? [] };
   series.splice(2, 0, seriesOf(bench.random, named, [slow], { baseline }));

@@ -42,13 +42,13 @@ export const size: Workload = {
       ] as const) {
         const bare = floor(bench.floors, {
           name: 'floor',
-          title: 'floor',
+          title: 'baseline',
           backend,
           compiled,
           key: `${backend}/${count}`,
         });
         await bare.prepare(() => bench.farm.one());
-        for (const driver of [bare, ours({ name: 'ours', title: 'ours', backend, compiled })])
+        for (const driver of [bare, ours({ name: 'ours', title: 'ipnc', backend, compiled })])
           subjects.push(burstOf(bench, driver, { burst: BURST, at: `/${count}`, group: `${backend}, ${label}` }));
       }
     }

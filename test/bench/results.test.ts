@@ -68,12 +68,12 @@ test('a goal is met or missed by its figure, and neither where that was not meas
   const of = (name: RegExp) => checkGoals(workloads).find((goal) => name.test(goal.name));
   assert.equal(of(/^CPU of the controller/)?.measured, 900);
   assert.equal(of(/^API writes/)?.met, false);
-  assert.equal(of(/^nsenter \+ iptables-restore to ours/)?.met, true);
+  assert.equal(of(/^nsenter \+ iptables-restore to ipnc/)?.met, true);
   assert.equal(of(/^beyond: the controller's RSS/)?.met, true);
   assert.equal(of(/^rules active to gate exited/)?.met, undefined);
   const [single] = workloads;
   if (single) single.refused = 'noise';
-  assert.equal(of(/^nsenter \+ iptables-restore to ours/)?.measured, undefined);
+  assert.equal(of(/^nsenter \+ iptables-restore to ipnc/)?.measured, undefined);
 });
 
 test('goals have names of their own', () => {
@@ -88,7 +88,7 @@ test('a cluster is reckoned from what a pod costs', () => {
     node: '10.0 /s',
     cluster: '50,000 /s',
   });
-  assert.equal(of(/watch traffic that our marks add/)?.cluster, '600 MB/s');
+  assert.equal(of(/watch traffic that the marks add/)?.cluster, '600 MB/s');
   assert.equal(of(/controller's CPU/)?.cluster, '45.0 CPUs');
   const without = sample({ seed: 1 });
   without.workloads.pop();

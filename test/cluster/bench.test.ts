@@ -97,7 +97,7 @@ test(
     assert.equal(results.machine.name, mesh.node.name);
     assert.ok(log.includes(`\n${mesh.node.name}, `), log);
     assert.match(log, /^ {2}iptables-legacy, us +to base/m);
-    assert.match(log, /^ {2}ours, from JavaScript +\d/m);
+    assert.match(log, /^ {2}ipnc, from JavaScript +\d/m);
     const ids = results.workloads.flatMap(({ series }) => series.map(({ id }) => id));
     for (const id of ['iptables-legacy/ours', 'iptables-legacy/restore', 'nftables/nft', 'nftables/restore']) {
       assert.ok(ids.includes(id), `${id} of ${ids}`);
