@@ -1,36 +1,35 @@
-/** What can be asked of the harness on the command line. */
+/** The benchmark's command line. */
 import { parseArgs } from 'node:util';
 import type { External } from './drivers/external.ts';
 import type { Extent } from './workloads/workload.ts';
 
-export const HELP = `What pod initialisation costs on this machine: this project's way, the bare system calls, and the usual
-ways, in one run.
+export const HELP = `Measures what it costs to install a pod's rules on this machine: with this project, with the bare system calls (the
+baseline), and with the usual programs, in one run.
 
   npm run bench                            everything, in at most 15 minutes
-  npm run bench -- --quick                 at most 2 minutes; for a look
-  npm run bench -- --only single,churn     these workloads: WORKLOADS;
-                                           soak, of ten minutes, sandbox, of 15, and mesh, of 25, run only
-                                           where they are named
-  npm run bench -- --driver NAME=COMMAND   measures another program too, which installs Istio's default rules in the netns
-                                           it is started in, or in {netns} if that is among its arguments; repeatable
-  npm run bench -- --compare A.json B.json what got slower from A to B beyond noise
-  npm run bench -- --publish               a full run, and its figures and picture into docs/; with --only mesh those of
-                                           a pod's start, also into README.md
-  npm run bench -- --from FILE.json        instead of running: prints, reports or publishes what is there
+  npm run bench -- --quick                 a first look, in at most 2 minutes
+  npm run bench -- --only single,churn     only these workloads: WORKLOADS;
+                                           soak (10 minutes), sandbox (15) and mesh (25) run only if they are named
+  npm run bench -- --driver NAME=COMMAND   measures another program, too. It must install Istio's default rules in the
+                                           network namespace in which it starts, or in {netns} if that is one of its
+                                           arguments; repeatable
+  npm run bench -- --compare A.json B.json what became slower from A to B, beyond noise
+  npm run bench -- --publish               a full run; writes its figures and picture into docs/. With --only mesh it
+                                           writes those of a pod's start, also into README.md
+  npm run bench -- --from FILE.json        does not run; prints, reports or publishes the results in the file
 
-Where a FILE of results is read, the log of a run with --output - does as well.
+A FILE of results may also be the log of a run with --output -.
 
-  --seed N          orders are drawn from it; printed with every run
-  --output FILE     where the results go; bench/results/TIME.json if absent, the report beside it as .html.
-                    - prints them as one last line, and writes nothing
+  --seed N          the seed of all random orders; each run prints its seed
+  --output FILE     the file for the results; default: bench/results/TIME.json. The report is next to it as .html.
+                    - prints the results as the last line and writes no file
   --pods N          mesh: pods of each way, however long that takes
-  --at-once N       mesh: pods of one way that start together; 1 if absent
-  --resident N      mesh: pods that run on each node already; 0 if absent
-  --profile FOLDER  CPU profiles of the controller go there
-  --plant NAME=US   makes the driver NAME slower by US microseconds: what --compare should then find
+  --at-once N       mesh: pods of one way that start at the same time; default: 1
+  --resident N      mesh: pods that run on each node before; default: 0
+  --profile FOLDER  writes CPU profiles of the controller into the folder
+  --plant NAME=US   delays the driver NAME by US microseconds; --compare should find that
 
-Ends with 1 if something got slower or failed, 2 if it was asked for what there is not, 3 if results were refused
-because the machine was too noisy.
+Exit codes: 1 something became slower or failed, 2 usage, 3 results were refused because the machine was too noisy.
 `;
 
 export interface Request {

@@ -651,6 +651,17 @@ test('alerts, dashboard and docs name metrics that there are', async () => {
   }
 });
 
+test('docs/troubleshooting.md deletes every binding of the injection policy, by its name', async () => {
+  const objects = await render(['injection.mode=policy', 'fence.enabled=false'], '--kube-version', '1.36');
+  const bindings = objects.filter(({ kind }) => kind.endsWith('Binding') && kind !== 'ClusterRoleBinding');
+  const commands = chartFile('../../docs/troubleshooting.md').matchAll(/^kubectl delete (\w+binding) (\S+)$/gm);
+  assert.ok(bindings.length > 0);
+  assert.deepEqual(
+    [...commands].map(([, kind, name]) => [kind, name]),
+    bindings.map(({ kind, metadata }) => [kind.toLowerCase(), metadata.name]),
+  );
+});
+
 test('each alert has its place in docs/operate.md, and its words left whole by helm', async () => {
   const { groups } = (only(await render([...MONITORS]), 'PrometheusRule') as { spec?: unknown }).spec as {
     groups: { rules: { alert: string; expr: string; annotations: Record<string, string> }[] }[];
