@@ -185,7 +185,7 @@ TableName TableNameOf(const Object& table) {
   Wrong(table, "table name", "raw, mangle or nat");
 }
 
-constexpr uint32_t kMostChains = 64;
+constexpr uint32_t kMostChains = 4096;  // a tree of a long list has a chain for 15 ports
 
 Table TableOf(const Value& value) {
   const Object object = ObjectOf(value, "table");

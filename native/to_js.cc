@@ -240,6 +240,7 @@ Value LayoutToJs(Env env) {
   layout.Set("phases", ArrayOf(env, kPhaseNames, text));
   layout.Set("widths", widths);
   layout.Set("chains", ArrayOf(env, xtables::kOurChains, text));
+  layout.Set("listChain", xtables::kListChain);
   layout.Set("comment", xtables::kRuleComment);
   layout.Set("nftChains", ArrayOf(env, nftables::kChainNames, text));
   return layout;

@@ -12,7 +12,8 @@ const CIDRS4 = '10.0.0.0/8,172.16.0.0/12';
 const CIDRS6 = 'fd00::/8,2001:db8:1::/48';
 const MIXED = '10.0.0.0/8,fd00::/8,192.168.1.0/24,2001:db8::1/128';
 
-const count = (from: number, length: number) => Array.from({ length }, (_, at) => from + at).join(',');
+const list = (length: number, item: (at: number) => string) => Array.from({ length }, (_, at) => item(at)).join();
+const count = (from: number, length: number) => list(length, (at) => String(from + at));
 
 /** Each knob alone, each of its shapes. */
 const alone: Record<string, string[]> = {
@@ -115,6 +116,16 @@ const combined: Record<string, string[]> = {
   'all ports other than usual': ['-p', '1', '-z', '2', '-e', '3'],
   'gids other than uids, no inbound': ['-u', '5', '-g', '6', '-b', ''],
   'a hundred of each': ['-b', count(1000, 100), '-o', count(2000, 100), '-q', count(3000, 100)],
+  'many excluded ranges of both families': [
+    ...[
+      '-x',
+      list(50, (at) => `10.${at}.0.0/${at % 7 === 0 ? 16 : 24},fd00:${at.toString(16)}::/${at % 7 === 0 ? 32 : 64}`),
+    ],
+  ],
+  'many ranges, virtual interfaces': ['-k', 'vm0,vm1', '-i', list(40, (at) => `10.${3 * at}.0.0/16`)],
+  'many DNS servers': ['--redirect-dns', '--dns-servers', list(40, (at) => `10.0.${at}.53`)],
+  'TPROXY, many inbound ports': ['-m', 'TPROXY', '-b', list(40, (at) => `${at * 7 + 1}-${at * 7 + (at % 3) + 1}`)],
+  'all DNS, many excluded ports': [...DNS_ALL, '-o', `53,${count(2000, 20)}`, '-d', list(60, (at) => `${at * 2 + 1}`)],
   'the whole lot': [
     ...TPROXY,
     ...DNS_ALL,

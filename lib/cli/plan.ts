@@ -5,6 +5,7 @@ import { iptablesText, routeLines } from '../ruleset/iptables.ts';
 import type { Ruleset } from '../ruleset/model.ts';
 import { nftablesText } from '../ruleset/nftables/text.ts';
 import { nftables } from '../ruleset/nftables.ts';
+import { withTrees } from '../ruleset/trees.ts';
 import { printJson } from './output.ts';
 import {
   addOutputOption,
@@ -58,7 +59,7 @@ Exit codes: 0 printed, 2 invalid command line or configuration.`,
 /** The headings are comments, which iptables-restore ignores: the part of each family can be its input. */
 function text(ruleset: Ruleset): string {
   const parts = ruleset.families.map((family) => {
-    const rules = iptablesText(ruleset, family);
+    const rules = iptablesText(withTrees(ruleset), family);
     return rules === '' ? `# IPv${family}: no rules\n` : `# IPv${family}: ${RESTORE[family]}\n${rules}`;
   });
   return [...parts, ...routeComments(ruleset)].join('\n');

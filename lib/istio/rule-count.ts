@@ -11,7 +11,10 @@ import type { RedirectSpec } from './redirect.ts';
  */
 export const MAX_RULES = 4096;
 
-/** Rules of `plan`, in all tables, by the option that makes them; a rule of both families counts once. Never too low. */
+/**
+ * Rules of `plan`, in all tables, by the option that makes them; a rule of both families counts once. Never too low.
+ * The trees of long lists (lib/ruleset/trees.ts) have at most half as many rules more.
+ */
 export function rulesByOption(spec: RedirectSpec): [option: OptionKey, rules: number][] {
   const { mode, inbound, outbound, dns, ownerGroups } = spec;
   if (mode === 'NONE') return [];

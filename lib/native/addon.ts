@@ -9,7 +9,7 @@ import { ROOT } from '../root.ts';
 import type { ActualTable, Drift } from '../ruleset/actual.ts';
 import type { Backend, Form } from '../ruleset/form.ts';
 import { tableLines } from '../ruleset/iptables.ts';
-import { type Family, OUR_CHAINS, RULE_COMMENT, type Ruleset, type TableName } from '../ruleset/model.ts';
+import { type Family, LIST_CHAIN, OUR_CHAINS, RULE_COMMENT, type Ruleset, type TableName } from '../ruleset/model.ts';
 import { nftChainName } from '../ruleset/nftables/lower.ts';
 import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire, WIDTHS } from '../ruleset/nftables/wire.ts';
 
@@ -280,6 +280,7 @@ export const LAYOUT = {
   phases: PHASES,
   widths: WIDTHS,
   chains: OUR_CHAINS,
+  listChain: LIST_CHAIN,
   comment: RULE_COMMENT,
   nftChains: [...OUR_CHAINS.map(nftChainName), 'prerouting', 'output'],
 };

@@ -114,3 +114,6 @@ export const OUR_CHAINS = [
   'ISTIO_REDIRECT',
   'ISTIO_TPROXY',
 ] as const;
+
+/** The chains of long lists are ours too (trees.ts): this and a number. Istio has no such chains. */
+export const LIST_CHAIN = 'ISTIO_LIST_';

@@ -35,6 +35,10 @@ std::vector<Entry> All(const Wanted::Builtin& wanted) {
 }  // namespace
 
 bool IsOurChain(std::string_view name) {
+  if (name.starts_with(kListChain)) {
+    name.remove_prefix(sizeof(kListChain) - 1);
+    return !name.empty() && name.find_first_not_of("0123456789") == std::string_view::npos;
+  }
   return std::find(kOurChains.begin(), kOurChains.end(), name) != kOurChains.end();
 }
 

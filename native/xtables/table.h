@@ -21,6 +21,8 @@ inline constexpr std::array<const char*, 8> kOurChains{
     "ISTIO_DIVERT", "ISTIO_DROP",       "ISTIO_INBOUND",  "ISTIO_IN_REDIRECT",
     "ISTIO_OUTPUT", "ISTIO_OUTPUT_DNS", "ISTIO_REDIRECT", "ISTIO_TPROXY",
 };
+// With a number behind it: a chain of a long list (lib/ruleset/trees.ts).
+inline constexpr char kListChain[] = "ISTIO_LIST_";
 inline constexpr char kRuleComment[] = "istio-pod-network-controller";
 
 bool IsOurChain(std::string_view name);

@@ -1,17 +1,18 @@
 /**
  * Our rules beside those that Istio's own program makes of the same arguments: `pilot-agent istio-iptables`, in its
  * iptables form and in its native nftables form. In each family they are the same rules in the same order, but for
- * DIFFERENCES. Ours are compared as lower.ts translates them; that simplify.ts keeps what they do is for
- * test/ruleset/nftables.test.ts.
+ * DIFFERENCES. Ours are compared as the plan has them, or as lower.ts translates them. That trees.ts and simplify.ts keep
+ * what they do is for test/ruleset.
  */
 import assert from 'node:assert/strict';
+import { native } from '../../lib/native/addon.ts';
 import type { Ruleset } from '../../lib/ruleset/model.ts';
 import { lower } from '../../lib/ruleset/nftables/lower.ts';
 import { nftablesText } from '../../lib/ruleset/nftables/text.ts';
 import { type Case, cases } from '../cases.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
-import { Farm, INSTALL_NEEDS, inside, restoreNft } from '../support/netns.ts';
+import { Farm, INSTALL_NEEDS, identify, inside, restoreNft } from '../support/netns.ts';
 import { run } from '../support/process.ts';
 import { meshPrograms } from './programs.ts';
 
@@ -139,16 +140,13 @@ async function runIstio(form: Form, netns: string, { words, environment }: Invoc
 }
 
 async function runOurs(form: Form, netns: string, args: readonly string[]): Promise<void> {
-  if (form === 'iptables') {
-    const { code, stderr } = await ipnc(['apply', '--netns', netns, '--backend', 'iptables-legacy', ...args]);
-    assert.equal(code, 0, stderr);
-    return;
-  }
   const families = args.includes('--ip-families') ? [] : ['--ip-families', '4,6'];
   const { code, stdout, stderr } = await ipnc(['plan', '--format', 'json', ...families, ...args]);
   assert.equal(code, 0, stderr);
   const { ruleset } = JSON.parse(stdout) as { ruleset: Ruleset };
-  await restoreNft(netns, nftablesText(lower(ruleset, { counters: true })));
+  if (form === 'iptables')
+    await (await native().compile({ backend: 'iptables-legacy', ruleset })).apply(await identify(netns));
+  else await restoreNft(netns, nftablesText(lower(ruleset, { counters: true })));
 }
 
 /** The rules of one family, each as `table CHAIN: rule`, by chain and in its order. */

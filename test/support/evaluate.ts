@@ -40,12 +40,25 @@ type Verdict = string | undefined;
 const L4PROTO = { tcp: 6, udp: 17 } as const;
 const STATE = { INVALID: 1n, ESTABLISHED: 2n, RELATED: 4n, NEW: 8n } as const;
 
-export function fateByRuleset({ families, tables }: Ruleset, table: TableName, packet: Packet): Fate {
-  const chains = tables.find(({ name }) => name === table)?.chains ?? [];
+export function fateByRuleset(ruleset: Ruleset, table: TableName, packet: Packet): Fate {
+  return runThrough(ruleset, table, packet, () => {});
+}
+
+/** How many rules the packet meets, whether they match it or not. */
+export function rulesMet(ruleset: Ruleset, table: TableName, packet: Packet): number {
+  let met = 0;
+  runThrough(ruleset, table, packet, () => met++);
+  return met;
+}
+
+function runThrough({ families, tables }: Ruleset, table: TableName, packet: Packet, meet: () => void): Fate {
+  const chains = new Map(tables.find(({ name }) => name === table)?.chains.map((chain) => [chain.name, chain]));
   const fate = unmoved(packet);
   const run = (name: string): Verdict => {
-    const chain = chains.find((chain) => chain.name === name);
+    const chain = chains.get(name);
     for (const rule of [...(chain?.inserts ?? []), ...(chain?.rules ?? [])]) {
+      if (rule.family !== undefined && rule.family !== packet.family) continue;
+      meet();
       if (!ruleMatches(rule, packet, fate)) continue;
       const verdict = hit(rule.target, packet, fate, run);
       if (verdict === 'no listener') return 'drop';

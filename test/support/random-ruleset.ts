@@ -32,7 +32,8 @@ const TARGETS: Target[] = [
   { kind: 'ct-zone', zone: 2 },
 ];
 
-export function randomRuleset(random: () => number): Ruleset {
+/** `lists`: some rules come in lists of ports or CIDRs, which may overlap. */
+export function randomRuleset(random: () => number, { lists = false } = {}): Ruleset {
   const pick = <T>(values: readonly T[]): T => values[Math.floor(random() * values.length)] as T;
   const perhaps = (chance: number) => random() < chance;
   const rule = (below: readonly string[]): Rule => {
@@ -62,13 +63,47 @@ export function randomRuleset(random: () => number): Ruleset {
       target: pick([...TARGETS, ...redirects, ...jumps, ...jumps]),
     };
   };
+  const list = (below: readonly string[]): Rule[] => {
+    const { target, outInterface } = rule(below);
+    const ports = perhaps(0.6);
+    const known =
+      target.kind === 'redirect' || target.kind === 'tproxy' ? (['tcp'] as const) : (['tcp', 'udp'] as const);
+    const rules = [pick<Target>([target, { kind: 'return' }]), ...(perhaps(0.2) ? [rule(below).target] : [])].map(
+      (target): Pick<Rule, 'matches' | 'target' | 'outInterface'> => ({
+        ...(perhaps(0.2) && outInterface !== undefined && { outInterface }),
+        matches: perhaps(0.2) ? [pick(MATCHES)] : [],
+        target,
+      }),
+    );
+    const needsTcp = rules.some(({ target: { kind } }) => kind === 'redirect' || kind === 'tproxy');
+    return Array.from({ length: 1 + Math.floor(random() * 12) }).flatMap(() => {
+      const first = Math.floor(random() * 40);
+      const range = { first, last: first + (perhaps(0.3) ? Math.floor(random() * 6) : 0) };
+      const protocol = needsTcp ? 'tcp' : pick(known);
+      const port: Match = { kind: 'port', side: 'destination', range, not: false };
+      const cidr = pick([randomCidr4(random), randomCidr4(random), pick(CIDRS.filter(({ prefix }) => prefix > 0))]);
+      return rules.map(({ matches, ...others }) =>
+        ports
+          ? { ...others, protocol, matches: [port, ...matches] }
+          : {
+              ...others,
+              ...(needsTcp && { protocol: 'tcp' as const }),
+              family: cidr.family,
+              destination: { cidr, not: false },
+              matches,
+            },
+      );
+    });
+  };
   const owner = pick(['uid', 'gid']);
   const allButSome: Rule = {
     matches: [{ kind: 'owner', [owner]: pick([1, 2]), not: true }],
     target: { kind: 'return' },
   };
   const chain = (name: string, builtin: boolean, below: readonly string[]): Chain => {
-    const rules = Array.from({ length: 1 + Math.floor(random() * 7) }, () => rule(below));
+    const rules = Array.from({ length: 1 + Math.floor(random() * 7) }, () =>
+      lists && perhaps(0.4) ? list(below) : [rule(below)],
+    ).flat();
     if (!builtin && perhaps(0.2)) rules.splice(Math.floor(random() * rules.length), 0, allButSome);
     return { name, builtin, inserts: [], rules };
   };
@@ -79,4 +114,10 @@ export function randomRuleset(random: () => number): Ruleset {
     chain('ISTIO_DIVERT', false, []),
   ];
   return { families: pick([[4, 6], [4]]), tables: [{ name: 'mangle', chains }], routes: { loopback6: false } };
+}
+
+function randomCidr4(random: () => number): Cidr {
+  const prefix = 24 + Math.floor(random() * 9);
+  const host = Math.floor(random() * 256) & (0x100 - (1 << (32 - prefix)));
+  return { family: 4, address: `10.0.0.${host}`, prefix };
 }

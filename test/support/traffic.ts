@@ -60,6 +60,12 @@ const untouched: Line[] = [
   ['world', 'stray pod:8080', 'ECONNRESET'],
 ];
 
+/** 200 ports, every other one from `first` on. */
+const odd = (first: number) => Array.from({ length: 200 }, (_, at) => first + 2 * at).join();
+/** CIDRs of both families where nobody is. */
+const elsewhere = (length: number) =>
+  Array.from({ length }, (_, at) => (at % 2 === 0 ? `10.${100 + at}.0.0/16` : `fd99:${at.toString(16)}::/32`)).join();
+
 export const cases: TrafficCase[] = [
   {
     name: "Istio's defaults",
@@ -194,6 +200,87 @@ export const cases: TrafficCase[] = [
       ['app', 'tcp world:80', 'proxy:15001'],
       ['app', 'tcp dns:80', 'world:80'],
       ['app', 'tcp second:80', 'world:80'],
+    ],
+  },
+  {
+    name: 'many excluded ports',
+    flags: ['-o', `443,${odd(4801)}`, '-d', `8080,${odd(9001)}`],
+    traffic: [
+      ...byDefault.filter(([, callee]) => !/tcp (\w+:443|pod:8080)/.test(callee)),
+      ['app', 'tcp world:443', 'world:443'],
+      ['app', 'udp world:443', 'world:443'],
+      ['app', 'tcp world:5001', 'world:5001'],
+      ['app', 'tcp world:8443', 'proxy:15001'],
+      ['proxy', 'tcp world:5001', 'world:5001'],
+      ['proxy', 'tcp world:8443', 'world:8443'],
+      ['proxy', 'tcp pod:8080', 'proxy:15006'],
+      ['world', 'tcp pod:8080', 'app:8080'],
+      ['world', 'tcp pod:9101', 'app:9101'],
+      ['world', 'tcp pod:9050', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'many excluded ports, of which the proxy reaches its own pod by one',
+    flags: ['-o', `${odd(8901)}`],
+    traffic: [
+      ['proxy', 'tcp pod:9101', 'app:9101'],
+      ['proxy', 'tcp pod:9050', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'many excluded ports, with TPROXY and DNS',
+    flags: ['-m', 'TPROXY', '-o', `53,${odd(4801)}`, '-d', odd(9001), '--redirect-dns', '--capture-all-dns'],
+    transparent: true,
+    traffic: [
+      ['app', 'udp dns:53', 'world:53'],
+      ['app', 'tcp dns:53', 'world:53'],
+      ['app', 'tcp world:5001', 'world:5001'],
+      ['app', 'tcp world:8443', 'proxy:15001'],
+      ['world', 'tcp pod:9101', 'app:9101'],
+      ['world', 'tcp pod:9050', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'many ports, in and out',
+    flags: ['-b', odd(9001), '-q', odd(4801), '-i', ''],
+    traffic: [
+      ['app', 'tcp world:80', 'world:80'],
+      ['app', 'tcp world:5001', 'proxy:15001'],
+      ['app', 'tcp world:8443', 'world:8443'],
+      ['world', 'tcp pod:9101', 'proxy:15006'],
+      ['world', 'tcp pod:9050', 'app:9050'],
+    ],
+  },
+  {
+    name: 'many inbound ports, with TPROXY',
+    flags: ['-m', 'TPROXY', '-b', odd(9001)],
+    transparent: true,
+    traffic: [
+      ['world', 'tcp pod:9101', 'proxy:15006'],
+      ['world', 'tcp beyond:9101', 'proxy:15006'],
+      ['world', 'tcp pod:9050', 'app:9050'],
+    ],
+  },
+  {
+    name: 'many excluded CIDRs',
+    flags: ['-x', `10.10.0.53/32,fd10::53/128,10.20.0.0/24,fd20::/64,${elsewhere(100)}`],
+    traffic: [
+      ['app', 'tcp world:80', 'proxy:15001'],
+      ['app', 'tcp dns:80', 'world:80'],
+      ['app', 'tcp second:80', 'world:80'],
+      ['app', 'tcp loopback:8080', 'app:8080'],
+      ['proxy', 'tcp world:80', 'world:80'],
+      ['proxy', 'tcp pod:8080', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'many CIDRs, with virtual interfaces',
+    flags: ['-k', 'vm0,vm1', '-i', `10.20.0.0/24,fd20::/64,${elsewhere(100)}`],
+    traffic: [
+      ['vm', 'tcp second:443', 'proxy:15001'],
+      ['vm', 'tcp gateway:8080', 'app:8080'],
+      ['app', 'tcp second:443', 'proxy:15001'],
+      ['app', 'tcp world:80', 'world:80'],
     ],
   },
   {

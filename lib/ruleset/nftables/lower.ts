@@ -12,8 +12,8 @@ import { type Condition, FIELDS, type Field, type Hook, type Interval, type NftC
 
 /** linux/netfilter_ipv4.h; xtables' tables have the same. */
 const PRIORITY: Record<TableName, number> = { raw: -300, mangle: -150, nat: -100 };
-const NFPROTO = { 4: 2, 6: 10 } as const;
-const L4PROTO = { tcp: 6, udp: 17 } as const;
+export const NFPROTO = { 4: 2, 6: 10 } as const;
+export const L4PROTO = { tcp: 6, udp: 17 } as const;
 /** linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT. */
 const STATE: Record<ConntrackState, number> = { INVALID: 1, ESTABLISHED: 2, RELATED: 4, NEW: 8 };
 const ADDRESS = {
@@ -57,7 +57,7 @@ function hookOf(table: TableName, chain: string): Hook {
 }
 
 /** Undefined where no packet can match. */
-function conditionsOf(rule: Rule): Condition[] | undefined {
+export function conditionsOf(rule: Rule): Condition[] | undefined {
   const { source, destination, inInterface, outInterface, protocol, matches } = rule;
   if ([source, destination].some((address) => address?.not && address.cidr.prefix === 0)) return undefined;
   const family = rule.family ?? source?.cidr.family ?? destination?.cidr.family;
@@ -109,7 +109,7 @@ function addressCondition(side: 'source' | 'destination', match: AddressMatch | 
   return [{ field: ADDRESS[match.cidr.family][side], not: match.not, values: [cidrInterval(match.cidr)] }];
 }
 
-function cidrInterval({ family, address, prefix }: Cidr): Interval {
+export function cidrInterval({ family, address, prefix }: Cidr): Interval {
   const first = bigEndian(ipaddr.parse(address).toByteArray());
   return { first, last: first + (1n << BigInt((family === 4 ? 32 : 128) - prefix)) - 1n };
 }
