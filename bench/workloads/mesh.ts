@@ -61,15 +61,15 @@ function waysOf({ cluster: { node } }: Mesh, other: Way['node'], controller: Con
       ...{ ...by('cni'), node: other, ours: false, proxy: true },
     },
     {
-      ...{ id: 'policy', name: 'ipnc by policy: the gate is an init container', waiter: 'pod-network-gate' },
+      ...{ id: 'policy', name: 'ipnc by policy: gate as init container', waiter: 'pod-network-gate' },
       ...{ namespace: RESTRICTED, ...ours, proxy: true },
     },
     {
-      ...{ id: 'template-sidecar', name: 'ipnc by template: the gate is in the sidecar' },
+      ...{ id: 'template-sidecar', name: 'ipnc by template: gate in the sidecar' },
       ...{ ...by('sidecar'), ...ours, proxy: 'gated' },
     },
     {
-      ...{ id: 'template-init', name: 'ipnc by template: the gate is an init container', waiter: 'istio-validation' },
+      ...{ id: 'template-init', name: 'ipnc by template: gate as init container', waiter: 'istio-validation' },
       ...{ ...by('init'), ...ours, proxy: true },
     },
     {

@@ -9,6 +9,7 @@ import type { ApiClient } from '../../lib/kube/client.ts';
 import type { PodView } from '../../lib/observe/page.ts';
 import { patience } from '../support/patience.ts';
 import { launch } from '../support/process.ts';
+import { checkLogLine, checkPods } from '../support/schemas.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { imageName } from './images/images.ts';
 import type { ClusterNode } from './node.ts';
@@ -79,6 +80,7 @@ export class ControllerProcess {
     const started = Promise.withResolvers<void>();
     createInterface(child.stdout).on('line', (line) => {
       const said = JSON.parse(line) as LogLine;
+      checkLogLine(said);
       controller.lines.push(said);
       if (process.env.IPNC_TEST_VERBOSE) console.log(line);
       if (said.msg !== 'started') return;
@@ -106,7 +108,9 @@ export class ControllerProcess {
   /** By name. */
   async pods(): Promise<Map<string, PodView>> {
     const { text } = await this.get('/pods');
-    const { pods } = JSON.parse(text) as { pods: PodView[] };
+    const answer = JSON.parse(text) as { pods: PodView[] };
+    checkPods(answer);
+    const { pods } = answer;
     return new Map(pods.map((view) => [view.name, view]));
   }
 
