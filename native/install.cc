@@ -1,11 +1,14 @@
 #include "native/install.h"
 
 #include <fcntl.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <iterator>
 #include <memory>
 #include <new>
@@ -89,12 +92,27 @@ std::vector<TableResult> Condensed(const std::vector<TableResult>& passes) {
   return tables;
 }
 
+// A switch of the visited netns; off where this kernel does not have it.
+bool IsOn(const char* path) {
+  const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  char digit = '0';
+  return fd && read(fd.get(), &digit, 1) == 1 && digit != '0';
+}
+
 // lo's IPv6 in the visited netns.
 bool HasIpv6(const Visit& visit) {
-  if (!visit.has_ipv6()) return false;
-  const Fd fd(open("/proc/sys/net/ipv6/conf/lo/disable_ipv6", O_RDONLY | O_CLOEXEC));
-  char digit = '0';
-  return !fd || read(fd.get(), &digit, 1) != 1 || digit == '0';
+  return visit.has_ipv6() && !IsOn("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+}
+
+uint32_t DoubtsIn(const Visit& visit, const Ruleset& ruleset) {
+  uint32_t doubts = 0;
+  if (ruleset.routes.tproxy && ruleset.Has(Family::kV4) &&
+      (IsOn("/proc/sys/net/ipv4/conf/all/src_valid_mark") || IsOn("/proc/sys/net/ipv4/conf/eth0/src_valid_mark")))
+    doubts |= kSourceMark;
+  ifreq request{};
+  std::strcpy(request.ifr_name, "tap0_kata");  // kata-containers, src/runtime/virtcontainers/network_linux.go
+  if (ioctl(visit.socket(), SIOCGIFINDEX, &request) == 0) doubts |= kVirtualMachine;
+  return doubts;
 }
 
 }  // namespace
@@ -189,6 +207,7 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
       }
     }
     if (!options.fresh) TakeFromIptablesNft(visit, result);
+    if (HasRules()) result.doubts = DoubtsIn(visit, ruleset_);
   } catch (Error& error) {
     visit.budget().Renew();
     error.rollback = undo.Run();
@@ -293,6 +312,7 @@ VerifyResult Compiled::Verify(Home& home, const NetnsRef& target) const {
       result.iptables_nft.push_back({table.family, table.name, std::move(table.chains)});
     if (HasRules()) result.nftables_ahead = nftables::RulesAhead(*channel);
   }
+  if (HasRules()) result.doubts = DoubtsIn(visit, ruleset_);
   result.timings.nftables = watch.Lap();
   const PresentRoutes present = visit.routes().List(routes_);
   for (const RouteItem& item : Without(routes_, present.wanted))

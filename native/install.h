@@ -47,9 +47,18 @@ struct Identity {
   bool has_iptables_nft = false;  // Istio's rules in the tables of iptables-nft
 };
 
+// Why the rules may not do what they are for although they are all there. Bits.
+enum Doubt : uint32_t {
+  // IPv4 packets that TPROXY marks are dropped: net.ipv4.conf.*.src_valid_mark is 1.
+  kSourceMark = 1,
+  // The pod is a virtual machine of Kata's: its traffic is passed on by tc, before netfilter sees it.
+  kVirtualMachine = 2,
+};
+
 struct ApplyResult {
   std::vector<TableResult> tables;
   std::vector<std::string> routes;  // what was done, as IpCommand has it
+  uint32_t doubts = 0;
   Timings timings;
 };
 
@@ -62,6 +71,7 @@ struct VerifyResult {
   // Others' rules that can let traffic pass by ours.
   std::vector<xtables::ActualTable> legacy_ahead;
   std::vector<std::string> nftables_ahead;
+  uint32_t doubts = 0;
   Timings timings;
 };
 

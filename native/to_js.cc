@@ -311,6 +311,7 @@ Value ToJs(Env env, const ApplyResult& result, double waited) {
   uint32_t i = 0;
   flat.Set(i++, Strings(env, result.routes));
   flat.Set(i++, TimingsToJs(env, result.timings, waited));
+  flat.Set(i++, result.doubts);
   for (const TableResult& table : result.tables) {
     flat.Set(i++, Napi::Number::New(env, !table.family ? 0 : table.family == Family::kV4 ? 4 : 6));
     flat.Set(i++, Napi::Number::New(env, static_cast<double>(table.table)));
@@ -334,6 +335,7 @@ Value ToJs(Env env, const VerifyResult& result, double waited) {
   object.Set("legacyAhead", ArrayOf(env, result.legacy_ahead,
                                     [env](const xtables::ActualTable& table) { return TableToJs(env, table); }));
   object.Set("nftablesAhead", Strings(env, result.nftables_ahead));
+  object.Set("doubts", result.doubts);
   object.Set("timings", TimingsToJs(env, result.timings, waited));
   return object;
 }

@@ -43,6 +43,7 @@ command line or configuration (nothing was changed).`,
     const { target, families, backend, reason, form } = located;
     const compiled = await native().compile(form);
     const result = await compiled.apply(target, { wakeGate: release });
+    if (!json) for (const doubt of result.doubts) io.err(`${paint(io, 'yellow', 'warning:')} ${doubt}\n`);
     if (json) printJson(io, { command: 'apply', netns: target, families, backend, reason, ...result });
     else io.out(text(io, located, result));
   });

@@ -40,12 +40,13 @@ Exit codes: 0 no drift, 1 failed, 2 invalid command line or configuration, 3 dri
     const { target, families, backend, reason, form } = await locateAndPlan(given, redirect);
     const compiled = await native().compile(form);
     const verified = await compiled.verify(target);
-    const { ahead, routes, timings } = verified;
-    const ok = verified.ok && ahead.length === 0;
+    const { ahead, doubts, routes, timings } = verified;
+    const ok = verified.ok && ahead.length === 0 && doubts.length === 0;
     const drift = diff(form, verified);
     const what = `${familyNames(families)}, ${backend}: ${reason}`;
     if (json) {
-      printJson(io, { command: 'verify', netns: target, families, backend, reason, ok, drift, ahead, routes, timings });
+      const outcome = { ok, drift, ahead, doubts, routes, timings };
+      printJson(io, { command: 'verify', netns: target, families, backend, reason, ...outcome });
     } else if (ok) {
       io.out(`${paint(io, 'green', 'ok')}: the installed rules in ${target.path} are as planned (${what})\n`);
     } else {
@@ -57,6 +58,7 @@ Exit codes: 0 no drift, 1 failed, 2 invalid command line or configuration, 3 dri
           `${paint(io, 'bold', '# rules of other programs that let traffic bypass the proxy')}\n${lines.join('')}`,
         );
       }
+      for (const doubt of doubts) io.out(`${paint(io, 'bold', '# of no effect')}\n ${doubt}\n`);
     }
     if (!ok) context.exit(EXIT.drift);
   });

@@ -131,7 +131,7 @@ export class Reconciler {
     const fresh = pod.status.phase === 'Pending' && !hasRules(netns);
     this.#touched.add(pod.metadata.uid);
     // Reads back what it wrote, and then wakes the pod's gate.
-    const { changed, tables, timings } = await compiled.apply(target, {
+    const { changed, tables, doubts, timings } = await compiled.apply(target, {
       fresh,
       wakeGate: true,
       first: task.first ?? false,
@@ -161,7 +161,16 @@ export class Reconciler {
     const installed = { target, compiled: new WeakRef(compiled), backend, stamp, rules, alone };
     const marked = mark === 'patched';
     const unmarked = mark instanceof Failure && { unmarked: mark };
-    return { result: 'initialized', installed, changed, marked, ...unmarked, warnings, stages: watch.total() };
+    const stages = watch.total();
+    return {
+      result: 'initialized',
+      installed,
+      changed,
+      marked,
+      ...unmarked,
+      warnings: [...warnings, ...doubts],
+      stages,
+    };
   }
 
   /** To be called when the pod is gone. */

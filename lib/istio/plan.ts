@@ -67,6 +67,8 @@ function excludeInterfaces(to: RulesetBuilder, spec: RedirectSpec): void {
   }
   for (const name of spec.rerouteInterfaces) {
     to.prepend('nat', 'PREROUTING', { inInterface: name, target: RETURN });
+    // Otherwise TPROXY would take what the machine sends for inbound traffic, before nat sees it.
+    if (spec.mode === 'TPROXY') to.prepend('mangle', 'PREROUTING', { inInterface: name, target: RETURN });
   }
 }
 
@@ -190,6 +192,17 @@ function outbound(to: RulesetBuilder, spec: RedirectSpec): void {
       to.prepend('nat', 'PREROUTING', { ...redirected, inInterface: name });
     }
   }
+  for (const name of spec.rerouteInterfaces) to.prepend('nat', 'PREROUTING', ...reroutedBefore(spec, name));
+}
+
+/** What goes before the ranges for traffic of a virtual machine, as for the pod's own. Istio forgets it. */
+function reroutedBefore({ outbound: { excludePorts, excludeCidrs, ports } }: RedirectSpec, name: string): Draft[] {
+  const tcp = { inInterface: name, protocol: 'tcp' } as const;
+  return [
+    ...excludePorts.map((port): Draft => ({ ...tcp, matches: [toPort(port)], target: RETURN })),
+    ...excludeCidrs.map((cidr): Draft => ({ ...destination(cidr), inInterface: name, target: RETURN })),
+    ...ports.map((port): Draft => ({ ...tcp, matches: [toPort(port)], target: jump('ISTIO_REDIRECT') })),
+  ];
 }
 
 /** Marks carry a captured connection past the rules: K on its packets, 1338 on what the proxy sends to its own pod. */

@@ -52,7 +52,10 @@ export interface PodRecord extends Pod {
     hostNetwork: boolean;
     /** Ours alone; absent where there are none. */
     readinessGates?: { conditionType: string }[];
-    /** Those that are read: the proxy, those that say what is to be redirected, and a last one with the ports of all others. */
+    /**
+     * Those that are read: the proxy, those that say what is to be redirected, the first of each uid and gid, and a last
+     * one with the ports of all others.
+     */
     initContainers: Container[];
     containers: Container[];
     /** The container that is too large to be kept. */

@@ -12,6 +12,7 @@ import { ConfigError } from '../errors.ts';
 import { addresses, cidrText, isLoopback } from '../options/addresses.ts';
 import { nameServers } from '../options/resolv-conf.ts';
 import type { Cidr, Family, PortRange } from '../ruleset/model.ts';
+import { PROXY } from './containers.ts';
 import { type OptionKey, type OptionValues, optionList, options } from './options.ts';
 import type { Pod } from './pod.ts';
 import { declaredPorts, podSources } from './pod-sources.ts';
@@ -95,6 +96,7 @@ export function redirect(
     tproxy: { mark: values.tproxyMark, table: values.tproxyTable },
   };
   checkTogether(spec, values, given);
+  if (pod !== undefined && spec.mode !== 'NONE') warnings.push(...likeTheProxy(pod, spec));
   return { spec, families: values.families, warnings };
 }
 
@@ -115,6 +117,28 @@ export function podRedirect(pod: Pod, { redirect: given, defaultInboundPorts }: 
 /** Whether a captured CIDR is loopback, in either family: then traffic of the pod to itself is captured too. */
 export function capturesLoopback({ outbound: { cidrs } }: RedirectSpec): boolean {
   return cidrs !== '*' && cidrs.some(isLoopback);
+}
+
+/** A line for each uid and gid of the proxy that a container of the application has. */
+function likeTheProxy({ spec: { containers = [], securityContext: ofPod } = {} }: Pod, spec: RedirectSpec): string[] {
+  const found = new Map<string, string>();
+  for (const { name, securityContext } of containers) {
+    if (name === undefined || name === PROXY) continue;
+    const user = securityContext?.runAsUser ?? ofPod?.runAsUser;
+    const group = securityContext?.runAsGroup ?? ofPod?.runAsGroup;
+    const shared =
+      user !== undefined && spec.proxyUids.includes(user)
+        ? `uid ${user}`
+        : group !== undefined && spec.proxyGids.includes(group)
+          ? `gid ${group}`
+          : undefined;
+    if (shared !== undefined && !found.has(shared)) found.set(shared, name);
+  }
+  return Array.from(
+    found,
+    ([id, name]) =>
+      `container ${name} has the proxy's ${id}, so nothing that it sends is captured; give it another one`,
+  );
 }
 
 function read(key: OptionKey, given: Given | undefined): unknown {

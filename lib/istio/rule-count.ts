@@ -21,9 +21,10 @@ export function rulesByOption(spec: RedirectSpec): [option: OptionKey, rules: nu
   const tproxy = mode === 'TPROXY';
   const count = (list: '*' | readonly unknown[]) => (list === '*' ? 1 : list.length);
   const cidrs = count(outbound.cidrs);
+  const rerouted = outbound.excludePorts.length + outbound.excludeCidrs.length + outbound.ports.length;
   return [
     ['excludeInterfaces', spec.excludeInterfaces.length * (tproxy ? 4 : 2)],
-    ['rerouteInterfaces', spec.rerouteInterfaces.length * (1 + cidrs)],
+    ['rerouteInterfaces', spec.rerouteInterfaces.length * ((tproxy ? 2 : 1) + cidrs + rerouted)],
     ['inboundPorts', count(inbound.include) * (tproxy ? 2 : 1)],
     ['inboundExclude', inbound.include === '*' ? inbound.exclude.length : 0],
     ['outboundExcludePorts', outbound.excludePorts.length * 2],

@@ -21,8 +21,8 @@ export const EVENTS = {
   },
   ConfigDoubtful: {
     type: 'Warning',
-    means: 'a setting has no effect',
-    remedy: 'correct or remove the setting that the note names',
+    means: 'a setting has no effect, or something in the pod keeps the rules from capturing its traffic',
+    remedy: 'correct or remove what the note names',
   },
   ConfigInvalid: {
     type: 'Warning',

@@ -38,6 +38,9 @@ const PROXY_WORDS = 4;
 /** A pod has one address of each family. */
 const MOST_ADDRESSES = 16;
 
+/** Uids and gids of containers that are kept: a pod has a handful. */
+const MOST_USERS = 16;
+
 /** Counted beside the characters of each, since an object has room of its own. */
 const OVERHEAD = 32;
 
@@ -110,11 +113,16 @@ function trimSpec(spec: Record<string, unknown>): PodRecord['spec'] {
     initContainers.push(...trimProxy(container, room), ...trimInit(container, room));
     if (container.restartPolicy === 'Always') addPorts(ports, container);
   }
+  const users = new Map<string, Container>();
   for (const each of elementsOf(spec.containers)) {
     const container = mapping(each);
     containers.push(...trimProxy(container, room));
     addPorts(ports, container);
+    addUser(users, container);
   }
+  // The pod's own ids count where a container names none.
+  const { securityContext: ofPod } = securityContext(spec);
+  containers.push(...[...users.values()].filter(({ securityContext }) => (securityContext ?? ofPod) !== undefined));
   // Whose they are does not matter.
   if (ports.size > 0) containers.push({ ports: Array.from(ports, (containerPort) => ({ containerPort })) });
   return {
@@ -193,6 +201,14 @@ function readinessGates(spec: Record<string, unknown>): Pick<PodRecord['spec'], 
     if (mapping(gate).conditionType === READY) return { readinessGates: [{ conditionType: READY }] };
   }
   return {};
+}
+
+/** The first container of each uid and gid that containers run as, up to MOST_USERS. */
+function addUser(users: Map<string, Container>, container: Record<string, unknown>): void {
+  if (container.name === PROXY) return;
+  const ids = securityContext(container);
+  const key = JSON.stringify(ids);
+  if (!users.has(key) && users.size < MOST_USERS) users.set(key, { name: short(container.name), ...ids });
 }
 
 function trimProxy(container: Record<string, unknown>, room: Room): Container[] {

@@ -72,6 +72,8 @@ export interface ApplyResult {
   tables: TableResult[];
   /** What was added or removed, as arguments of `ip`: `-4 rule add fwmark 0x539 lookup 133`. */
   routes: string[];
+  /** Why the rules may capture nothing although they are all installed, a sentence each. */
+  doubts: string[];
   timings: Timings;
 }
 
@@ -83,6 +85,8 @@ export interface VerifyResult extends Drift {
    * `table ip x, rule in chain y: notrack`. At most 16 of a chain or of nf_tables. docs/security.md says what is compared.
    */
   ahead: string[];
+  /** As of `apply`. */
+  doubts: string[];
   timings: Timings;
 }
 
@@ -138,17 +142,18 @@ export interface Health {
 }
 
 /**
- * What `apply` and `clean` answer, as it crosses: route changes; times, in the order of PHASES; then family (0 is inet),
+ * What `apply` and `clean` answer, as it crosses: route changes; times, in the order of PHASES; bits of DOUBTS; then family (0 is inet),
  * table (index in TABLES) and how (index in HOW) of each table. Arrays are made in a fraction of the time that the objects
  * take, and these are made for every install.
  */
-type ApplyTuple = [routes: string[], times: number[], ...codes: number[]];
+type ApplyTuple = [routes: string[], times: number[], doubts: number, ...codes: number[]];
 
 /** What `verify` answers, as it crosses; its times are those of an ApplyTuple. */
 type VerifyWire = Pick<VerifyResult, 'legacy' | 'iptablesNft' | 'routes'> & {
   nftables: ActualNftTableWire[];
   legacyAhead: ActualTable[];
   nftablesAhead: string[];
+  doubts: number;
   timings: number[];
 };
 
@@ -247,7 +252,8 @@ function wrap(addon: Addon): Native {
           const tables = [legacy, iptablesNft, nftables];
           const drift = [...tables, routes.missing, routes.surplus].some(({ length }) => length > 0);
           const ahead = [...legacyAhead.flatMap(tableLines), ...nftablesAhead];
-          return { ok: !drift, ahead, legacy, iptablesNft, nftables, routes, timings };
+          const doubts = doubtsOf(answer.doubts);
+          return { ok: !drift, ahead, doubts, legacy, iptablesNft, nftables, routes, timings };
         },
       };
     },
@@ -291,7 +297,17 @@ function timingsOf(times: number[]): Timings {
   return timings;
 }
 
-function applyResult([routes, times, ...codes]: ApplyTuple): ApplyResult {
+/** By bit (native/install.h: Doubt). */
+const DOUBTS = [
+  'net.ipv4.conf.*.src_valid_mark is 1 in the pod, so the kernel drops IPv4 packets that TPROXY has marked; set it to 0, or use REDIRECT',
+  'the pod is a virtual machine (its network namespace has tap0_kata), whose traffic never meets these rules; run the pod with another runtime class, or keep it out of the mesh',
+];
+
+function doubtsOf(bits: number): string[] {
+  return DOUBTS.filter((_, at) => (bits & (1 << at)) !== 0);
+}
+
+function applyResult([routes, times, doubts, ...codes]: ApplyTuple): ApplyResult {
   const tables: TableResult[] = [];
   for (let i = 0; i < codes.length; i += 3) {
     const family = codes[i] === 0 ? 'inet' : codes[i] === 4 ? 4 : 6;
@@ -300,5 +316,5 @@ function applyResult([routes, times, ...codes]: ApplyTuple): ApplyResult {
     tables.push({ family, table, how });
   }
   const changed = routes.length > 0 || tables.some(({ how }) => how !== 'unchanged');
-  return { changed, tables, routes, timings: timingsOf(times) };
+  return { changed, tables, routes, doubts: doubtsOf(doubts), timings: timingsOf(times) };
 }

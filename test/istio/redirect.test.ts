@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { type Pod, readPod } from '../../lib/istio/pod.ts';
 import { redirect } from '../../lib/istio/redirect.ts';
 import { environmentSource, flagSource } from '../../lib/istio/sources.ts';
+import { toPodRecord } from '../../lib/kube/pods.ts';
 import { suite } from '../suite.ts';
 
 const test = suite('redirect');
@@ -80,6 +81,26 @@ test("a pod that waits for Istio's CNI leaves out outbound port 15020, unless so
   const annotated = { 'traffic.sidecar.istio.io/excludeOutboundPorts': '3306' };
   assert.deepEqual(ofPod(waiting(USUAL, annotated)).outbound.excludePorts, [port(3306)]);
   assert.deepEqual(ofPod(injected(USUAL)).outbound.excludePorts, []);
+});
+
+test("a container with the proxy's uid or gid is warned of, in the record of a pod as well", () => {
+  const warningsOf = (ofPod: object | undefined, ...contexts: (object | undefined)[]) => {
+    const containers = contexts.map((securityContext, at) => ({ name: `app${at}`, securityContext }));
+    const whole = { spec: { securityContext: ofPod, containers: [{ name: 'istio-proxy' }, ...containers] } } as Pod;
+    const record = toPodRecord({ metadata: { name: 'web', uid: 'u' }, spec: whole.spec });
+    const { warnings } = redirect({ pod: whole });
+    assert.deepEqual(redirect({ pod: record }).warnings, warnings);
+    return warnings.map((line) => line.replace(/,.*/, ''));
+  };
+  assert.deepEqual(warningsOf(undefined, undefined, { runAsUser: 1000, runAsGroup: 1000 }), []);
+  assert.deepEqual(warningsOf(undefined, { runAsUser: 7 }, { runAsUser: 1337 }, { runAsUser: 1337 }), [
+    "container app1 has the proxy's uid 1337",
+  ]);
+  assert.deepEqual(warningsOf({ runAsGroup: 1337 }, { runAsGroup: 5 }, { runAsUser: 5 }), [
+    "container app1 has the proxy's gid 1337",
+  ]);
+  const many = Array.from({ length: 1000 }, (_, at) => ({ runAsUser: at + 2000 }));
+  assert.deepEqual(warningsOf(undefined, { runAsUser: 1337 }, ...many), ["container app0 has the proxy's uid 1337"]);
 });
 
 test('the gate in front of the proxy has the flags before "--"', () => {

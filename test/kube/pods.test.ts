@@ -113,7 +113,7 @@ trim('what the fixtures do not have', () => {
   });
   const containers = {
     initContainers: [],
-    containers: [{ ports: [{ containerPort: 80 }, { containerPort: 53 }] }],
+    containers: [{ name: 'app' }, { ports: [{ containerPort: 80 }, { containerPort: 53 }] }],
   };
   assert.deepEqual(spec, {
     hostNetwork: true,

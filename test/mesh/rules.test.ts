@@ -45,6 +45,14 @@ const DIFFERENCES: Difference[] = [
     ours: (rule) => rule.replace(' -m comment --comment istio-pod-network-controller', ''),
   },
   {
+    reason: 'ours excludes for a virtual machine what is excluded for the pod, and keeps TPROXY off what it sends',
+    ours: (rule) => {
+      const own = /^(nat|mangle) PREROUTING: .*(-i|iifname) "?(vm\d|a)\b/i;
+      if (!own.test(rule)) return rule;
+      return rule.startsWith('mangle') || /dport|(-d|daddr) .*return$/i.test(rule) ? undefined : rule;
+    },
+  },
+  {
     reason:
       "Istio's native form drops INVALID packets of TCP only; its iptables form, and ours in both, of any protocol",
     form: 'nftables',

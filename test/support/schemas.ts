@@ -57,10 +57,13 @@ const tableResult = z.strictObject({
   how: z.enum(['replayed', 'merged', 'replaced', 'unchanged', 'cleaned']),
 } satisfies Shape<TableResult>);
 
+const doubts = texts.describe('why the rules may capture nothing although they are all installed');
+
 const changes = {
   changed: flag,
   tables: z.array(tableResult),
   routes: texts.describe('what was added or removed, as arguments of ip'),
+  doubts,
   timings,
 } satisfies Shape<ApplyResult>;
 
@@ -79,6 +82,7 @@ const section = z.strictObject({
 const verified = {
   ok: flag,
   ahead: texts.describe('rules of others that let traffic pass by'),
+  doubts,
   routes: z.strictObject({ missing: texts, surplus: texts }),
   timings,
 } satisfies Shape<Omit<VerifyResult, 'legacy' | 'nftables' | 'iptablesNft'>>;

@@ -332,6 +332,35 @@ export const cases: TrafficCase[] = [
     ],
   },
   {
+    name: 'virtual interfaces, TPROXY',
+    flags: ['-m', 'TPROXY', '-k', 'vm0'],
+    transparent: true,
+    traffic: [
+      ['vm', 'tcp world:80', 'proxy:15001'],
+      ['vm', 'tcp gateway:8080', 'proxy:15001'],
+      ['world', 'tcp pod:80', 'proxy:15006'],
+    ],
+  },
+  {
+    name: 'virtual interfaces, with exclusions',
+    flags: ['-k', 'vm0', '-o', '8080', '-x', '10.10.0.0/24,fd10::/64'],
+    traffic: [
+      ['vm', 'tcp second:80', 'proxy:15001'],
+      ['vm', 'tcp gateway:9050', 'proxy:15001'],
+      ['vm', 'tcp gateway:8080', 'app:8080'],
+      ['vm', 'tcp pod:9050', 'app:9050'],
+    ],
+  },
+  {
+    name: 'virtual interfaces, TPROXY, with a list of ports',
+    flags: ['-m', 'TPROXY', '-k', 'vm0', '-i', '', '-q', '9050'],
+    transparent: true,
+    traffic: [
+      ['vm', 'tcp gateway:9050', 'proxy:15001'],
+      ['vm', 'tcp gateway:8080', 'app:8080'],
+    ],
+  },
+  {
     name: 'without virtual interfaces that traffic is inbound',
     flags: [],
     traffic: [['vm', 'tcp gateway:8080', 'proxy:15006']],
