@@ -51,6 +51,7 @@
         'native/xtables/decode.cc',
         'native/xtables/encode.cc',
         'native/xtables/install.cc',
+        'native/xtables/layout.cc',
         'native/xtables/replay.cc',
         'native/xtables/table.cc',
       ],
@@ -133,6 +134,7 @@
         'test/native/nft_encode_test.cc',
         'test/native/nft_fault_test.cc',
         'test/native/nft_install_test.cc',
+        'test/native/layout_test.cc',
         'test/native/rollback_test.cc',
       ],
       'ldflags': [

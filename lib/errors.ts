@@ -92,7 +92,7 @@ export const CATALOGUE = {
     event: 'BudgetExceeded',
   },
   ERR_TABLE_LAYOUT: {
-    means: 'a legacy table of PATH has a layout that libiptc cannot read safely: DETAIL',
+    means: 'a legacy table of PATH has a layout that iptables never writes: DETAIL',
     remedy:
       'find the process with NET_ADMIN in the pod that wrote the table; iptables does not write such tables. Other pods are not delayed',
     retry: 'costly',
@@ -473,11 +473,11 @@ interface NativeError extends Error {
 /** Errno names that have another meaning for a certain system call. */
 const BY_SYSCALL: Partial<Record<string, Partial<Record<string, Code>>>> = {
   nf_tables: { ENOENT: 'ERR_UNSUPPORTED', EOPNOTSUPP: 'ERR_UNSUPPORTED' },
-  iptc_commit: { EINVAL: 'ERR_LEGACY_REFUSED' },
+  'setsockopt(SO_SET_REPLACE, merge)': { EINVAL: 'ERR_LEGACY_REFUSED' },
 };
 
 /**
- * Turns an error of the addon into a Failure. Its message ends with codes and places: `(EAGAIN: iptc_commit, IPv4 nat)`.
+ * Turns an error of the addon into a Failure. Its message ends with codes and places: `(EAGAIN: setsockopt(SO_SET_REPLACE), IPv4 nat)`.
  * `path` is the netns; `undone` says what happened to the changes of the failed job.
  */
 export function explain(thrown: unknown, path: string, undone?: string): Failure {

@@ -352,7 +352,7 @@ ProbeResult Probe(Home& home) {
       for (TableName table : kTableNames) {
         int error = possible ? 0 : EAFNOSUPPORT;
         try {
-          if (possible) xtables::Read<F>(scratch.socket(), table);
+          if (possible) xtables::Read<F>(scratch.access(), table);
         } catch (const Error& failure) {
           error = failure.number;
         }

@@ -69,9 +69,14 @@ const explained: Record<string, [thrown: unknown, code: Code, message: string]> 
     '/x does not exist; undone (ENOENT: open)',
   ],
   'with a table': [
-    native('', { code: 'EAGAIN', syscall: 'iptc_commit', table: 'IPv4 nat', detail: 'another process' }),
+    native('', {
+      code: 'EAGAIN',
+      syscall: 'setsockopt(SO_SET_REPLACE, merge)',
+      table: 'IPv4 nat',
+      detail: 'another process',
+    }),
     'EAGAIN',
-    'another process kept changing the rules of /x; undone (EAGAIN: iptc_commit, IPv4 nat)',
+    'another process kept changing the rules of /x; undone (EAGAIN: setsockopt(SO_SET_REPLACE, merge), IPv4 nat)',
   ],
   'with details': [
     native('ERR_INVALID_RULE: port 0', { code: 'ERR_INVALID_RULE', detail: 'port 0' }),

@@ -59,8 +59,8 @@ export interface TableResult {
   family: Family | 'inet';
   table: TableName;
   /**
-   * replayed: nothing of anybody's was there, the compiled bytes went in with one system call; merged: through libiptc,
-   * others' rules kept; replaced: a table of ours by another, in one transaction; unchanged: our rules stood there
+   * replayed: nothing of anybody's was there, the compiled bytes went in with one system call; merged: the table was
+   * read and written back, and others' rules were kept; replaced: a table of ours by another, in one transaction; unchanged: our rules stood there
    * already; cleaned: rules of ours that no longer belong were removed.
    */
   how: 'replayed' | 'merged' | 'replaced' | 'unchanged' | 'cleaned';

@@ -14,7 +14,7 @@ for target in $targets; do
     annotations) sources=native/gate/annotations.cc ;;
     route) sources='native/netlink/message.cc native/route_message.cc' ;;
     nft_*) sources=native/netlink/message.cc\ $(printf 'native/nftables/%s.cc ' recreate decode encode netlink parse validate write) ;;
-    *) sources=native/budget.cc\ $(printf 'native/xtables/%s.cc ' encode decode replay) ;;
+    *) sources=native/budget.cc\ $(printf 'native/xtables/%s.cc ' encode decode layout replay) ;;
   esac
   # shellcheck disable=SC2086
   clang++ -std=c++20 -g -O1 -D_GNU_SOURCE -I. -Wall -Wextra -Werror -Wno-missing-field-initializers \

@@ -32,23 +32,9 @@ struct V4 {
   static xtc_handle* Init(const char* table) { return iptc_init(table); }
   static void Free(xtc_handle* h) { iptc_free(h); }
   static int Commit(xtc_handle* h) { return iptc_commit(h); }
-  static const char* FirstChain(xtc_handle* h) { return iptc_first_chain(h); }
-  static const char* NextChain(xtc_handle* h) { return iptc_next_chain(h); }
-  static int Builtin(const char* chain, xtc_handle* h) { return iptc_builtin(chain, h); }
   static int IsChain(const char* chain, xtc_handle* h) { return iptc_is_chain(chain, h); }
-  static const Entry* FirstRule(const char* chain, xtc_handle* h) { return iptc_first_rule(chain, h); }
-  static const Entry* NextRule(const Entry* previous, xtc_handle* h) { return iptc_next_rule(previous, h); }
-  static const char* GetTarget(const Entry* entry, xtc_handle* h) { return iptc_get_target(entry, h); }
-  static int Insert(const char* chain, const Entry* entry, unsigned position, xtc_handle* h) {
-    return iptc_insert_entry(chain, entry, position, h);
-  }
   static int Append(const char* chain, const Entry* entry, xtc_handle* h) { return iptc_append_entry(chain, entry, h); }
-  static int Delete(const char* chain, unsigned position, xtc_handle* h) {
-    return iptc_delete_num_entry(chain, position, h);
-  }
-  static int Flush(const char* chain, xtc_handle* h) { return iptc_flush_entries(chain, h); }
   static int CreateChain(const char* chain, xtc_handle* h) { return iptc_create_chain(chain, h); }
-  static int DeleteChain(const char* chain, xtc_handle* h) { return iptc_delete_chain(chain, h); }
 };
 
 struct V6 {
@@ -66,25 +52,11 @@ struct V6 {
   static xtc_handle* Init(const char* table) { return ip6tc_init(table); }
   static void Free(xtc_handle* h) { ip6tc_free(h); }
   static int Commit(xtc_handle* h) { return ip6tc_commit(h); }
-  static const char* FirstChain(xtc_handle* h) { return ip6tc_first_chain(h); }
-  static const char* NextChain(xtc_handle* h) { return ip6tc_next_chain(h); }
-  static int Builtin(const char* chain, xtc_handle* h) { return ip6tc_builtin(chain, h); }
   static int IsChain(const char* chain, xtc_handle* h) { return ip6tc_is_chain(chain, h); }
-  static const Entry* FirstRule(const char* chain, xtc_handle* h) { return ip6tc_first_rule(chain, h); }
-  static const Entry* NextRule(const Entry* previous, xtc_handle* h) { return ip6tc_next_rule(previous, h); }
-  static const char* GetTarget(const Entry* entry, xtc_handle* h) { return ip6tc_get_target(entry, h); }
-  static int Insert(const char* chain, const Entry* entry, unsigned position, xtc_handle* h) {
-    return ip6tc_insert_entry(chain, entry, position, h);
-  }
   static int Append(const char* chain, const Entry* entry, xtc_handle* h) {
     return ip6tc_append_entry(chain, entry, h);
   }
-  static int Delete(const char* chain, unsigned position, xtc_handle* h) {
-    return ip6tc_delete_num_entry(chain, position, h);
-  }
-  static int Flush(const char* chain, xtc_handle* h) { return ip6tc_flush_entries(chain, h); }
   static int CreateChain(const char* chain, xtc_handle* h) { return ip6tc_create_chain(chain, h); }
-  static int DeleteChain(const char* chain, xtc_handle* h) { return ip6tc_delete_chain(chain, h); }
 };
 
 }  // namespace ipnc::xtables

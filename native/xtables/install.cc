@@ -29,38 +29,20 @@ std::string NotRestored(TableName table) {
   return "table " + Name<F>(table) + " could not be restored";
 }
 
-// False: somebody changed the table between the reading and the writing of it, or over what was written.
-template <typename F>
-bool Commit(const Access& access, Libiptc<F>& libiptc, TableName table, const State& wanted, int& refusals) {
-  try {
-    return libiptc.Commit();
-  } catch (Error& error) {
-    // iptc_commit writes the table and then adds the old counters. To the second the kernel says EINVAL if somebody has
-    // changed the table in between: the first stands, unless that change was made from a copy read before it.
-    error.uncertain = SameOurs(Libiptc<F>(access, table).Read(), wanted);
-    if (error.number != EINVAL) throw;
-    if (error.uncertain) return true;
-    constexpr int kAttempts = 4;  // a rule that the kernel will not have is refused every time
-    if (++refusals == kAttempts) throw;
-    return false;
-  }
-}
-
 // Reads a table, lets `change` say what it is to be, writes it; again if somebody was faster. `change` gets the table
 // and what was read of it, and returns nullopt for "as it is". Returns whether it wrote.
 template <typename F, typename Change>
 bool ReadModifyWrite(const Access& access, TableName table, Change change) {
   constexpr int kAttempts = 64;
-  int refusals = 0;
   for (int attempt = 1;; ++attempt) {
-    Libiptc<F> libiptc(access, table);
-    const std::optional<State> wanted = change(libiptc, libiptc.Read());
+    TableCopy<F> copy(access, table);
+    const std::optional<State> wanted = change(copy, copy.Read());
     if (!wanted) return false;
-    libiptc.Write(*wanted);
-    if (Commit(access, libiptc, table, *wanted, refusals)) return true;
+    copy.Write(*wanted);
+    if (copy.Commit()) return true;
     if (attempt == kAttempts)
       throw Error{.number = EAGAIN,
-                  .syscall = "iptc_commit",
+                  .syscall = kMergeCall,
                   .detail = "another process keeps changing this table",
                   .table = Name<F>(table)};
     access.budget.Pause(std::chrono::microseconds(20) * attempt);
@@ -73,14 +55,14 @@ bool MergeInto(const Access& access, TableName table, const Wanted& wanted, bool
   const auto before = std::make_shared<std::optional<State>>();
   const auto put_back = [access, table, before] {
     if (*before)
-      ReadModifyWrite<F>(access, table, [&](const Libiptc<F>&, const State& current) {
+      ReadModifyWrite<F>(access, table, [&](const TableCopy<F>&, const State& current) {
         return std::optional(PutBack(**before, current));
       });
   };
-  const auto merge = [&](const Libiptc<F>& libiptc, State current) -> std::optional<State> {
+  const auto merge = [&](const TableCopy<F>& copy, State current) -> std::optional<State> {
     before->reset();
-    // In raw it is not the order that counts: see Libiptc::Ahead.
-    const bool move = first && table != TableName::kRaw && !libiptc.Ahead(current).empty();
+    // In raw it is not the order that counts: see TableCopy::Ahead.
+    const bool move = first && table != TableName::kRaw && !copy.Ahead(current).empty();
     const bool matches = Matches(current, wanted);
     if (!move && matches) return std::nullopt;
     if (!matches) current.Claim();
@@ -136,7 +118,7 @@ TableSet Existing(int socket) {
 template <typename F>
 bool HasOurs(const Access& access, const TableSet& existing) {
   return std::any_of(kTableNames.begin(), kTableNames.end(), [&](TableName table) {
-    return existing[Index(table)] && Libiptc<F>(access, table).Read().HasOurs();
+    return existing[Index(table)] && TableCopy<F>(access, table).Read().HasOurs();
   });
 }
 
@@ -146,7 +128,7 @@ namespace {
 template <typename F>
 Access Knowing(Access access, const TableSet& existing) {
   access.old_istio = existing[Index(TableName::kMangle)] && existing[Index(TableName::kNat)] &&
-                     Libiptc<F>(access, TableName::kNat).Read().old_istio;
+                     TableCopy<F>(access, TableName::kNat).Read().old_istio;
   return access;
 }
 
@@ -166,10 +148,9 @@ void Tables<F>::BuildTemplates(const Access& access) {
   for (TableName table : kTableNames) {
     std::optional<Compiled>& compiled = tables_[Index(table)];
     if (!compiled) continue;
-    compiled->pristine = Read<F>(access.socket, table);
-    Undo nothing;
-    MergeInto<F>(access, table, compiled->wanted, false, nothing);
-    compiled->installed = Read<F>(access.socket, table);
+    compiled->pristine = Read<F>(access, table);
+    WriteByLibiptc<F>(table, Merge(TableCopy<F>(access, table).Read(), compiled->wanted));
+    compiled->installed = Read<F>(access, table);
     GuardBy<F>(compiled->installed, compiled->pristine);
   }
 }
@@ -180,7 +161,7 @@ How Tables<F>::Install(const Access& access, TableName table, const Compiled& co
   // The number of entries alone would miss a changed policy: look first, if there is anything to look at.
   if (!exists || xtables::Matches<F>(access.socket, compiled.pristine)) {
     const auto remove = [access, table] {
-      ReadModifyWrite<F>(access, table, [](const Libiptc<F>&, const State& current) -> std::optional<State> {
+      ReadModifyWrite<F>(access, table, [](const TableCopy<F>&, const State& current) -> std::optional<State> {
         if (!current.HasOurs()) return std::nullopt;
         return Merge(current, {});
       });
@@ -209,7 +190,7 @@ void Tables<F>::RequireInstalled(const Access& access, const std::vector<TableRe
     if (result.family != F::kFamily || result.how == How::kUnchanged) continue;
     const std::optional<Compiled>& compiled = tables_[Index(result.table)];
     if (result.how == How::kReplayed && LooksLike<F>(access.socket, compiled->installed)) continue;
-    if (!xtables::Matches(Libiptc<F>(access, result.table).Read(), compiled ? compiled->wanted : Wanted{}))
+    if (!xtables::Matches(TableCopy<F>(access, result.table).Read(), compiled ? compiled->wanted : Wanted{}))
       throw Error{.code = kVerify,
                   .detail = "what the kernel holds is not what was installed: another process changed our rules",
                   .table = Name<F>(result.table)};
@@ -233,10 +214,10 @@ typename Tables<F>::Difference Tables<F>::Compare(const Access& visited, const T
     const std::optional<Compiled>& compiled = tables_[Index(table)];
     State state;
     if (existing[Index(table)]) {
-      const Libiptc<F> libiptc(access, table);
-      state = libiptc.Read();
+      const TableCopy<F> copy(access, table);
+      state = copy.Read();
       ActualTable ahead{.family = F::kFamily, .table = table, .chains = {}};
-      for (const auto& [name, entries] : libiptc.Ahead(state)) ahead.chains.push_back(Decoded<F>(name, true, entries));
+      for (const auto& [name, entries] : copy.Ahead(state)) ahead.chains.push_back(Decoded<F>(name, true, entries));
       if (!ahead.chains.empty()) difference.ahead.push_back(std::move(ahead));
     }
     if (compiled ? existing[Index(table)] && xtables::Matches(state, compiled->wanted) : !state.HasOurs()) continue;

@@ -51,7 +51,7 @@ class Tables {
 
   struct Difference {
     std::vector<ActualTable> drift;  // tables in which ours is not what is wanted
-    std::vector<ActualTable> ahead;  // others' rules that let traffic pass by ours: see Libiptc::Ahead
+    std::vector<ActualTable> ahead;  // others' rules that let traffic pass by ours: see TableCopy::Ahead
   };
   // Bytes, roughly.
   size_t Size() const;

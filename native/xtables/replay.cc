@@ -30,14 +30,17 @@ template <typename F>
 }  // namespace
 
 template <typename F>
-Blob Read(int socket, TableName table) {
+Blob Read(const Access& access, TableName table) {
   constexpr int kAttempts = 16;  // the table may grow between the two calls
+  const int socket = access.socket;
   for (int attempt = 0;; ++attempt) {
+    access.budget.RequireTime();
     typename F::Info info{};
     std::strcpy(info.name, ToString(table));
     socklen_t length = sizeof(info);
     if (getsockopt(socket, F::kSocketLevel, IPT_SO_GET_INFO, &info, &length) != 0)
       Throw<F>(errno, "getsockopt(SO_GET_INFO)", table);
+    access.budget.Spend(std::max<size_t>(info.num_entries, Budget::ObjectsOf(info.size)));
 
     std::vector<uint8_t> get(sizeof(typename F::GetEntries) + info.size);
     typename F::GetEntries request{};
@@ -63,61 +66,6 @@ Blob Read(int socket, TableName table) {
     std::memcpy(blob.data() + sizeof(header), get.data() + sizeof(typename F::GetEntries), info.size);
     return blob;
   }
-}
-
-template <typename F>
-bool StartsHook(const typename F::Replace& header, size_t at) {
-  for (unsigned hook = 0; hook < NF_INET_NUMHOOKS; ++hook)
-    if (header.valid_hooks & 1U << hook && header.hook_entry[hook] == at) return true;
-  return false;
-}
-
-template <typename F>
-std::string LayoutFault(const Blob& blob) {
-  using Entry = typename F::Entry;
-  const typename F::Replace header = Header<F>(blob);
-  const uint8_t* entries = blob.data() + sizeof(header);
-  const size_t size = blob.size() - sizeof(header);
-  bool in_chain = false;
-  bool ends_with_verdict = false;  // the chain at hand, so far
-  for (size_t at = 0; at < size;) {
-    Entry entry;
-    xt_entry_target target;
-    if (size - at < sizeof(entry)) return "an entry is cut off";
-    std::memcpy(&entry, entries + at, sizeof(entry));
-    if (entry.next_offset > size - at || entry.target_offset < sizeof(entry) ||
-        entry.target_offset + sizeof(target) > entry.next_offset)
-      return "an entry has no target";
-    std::memcpy(&target, entries + at + entry.target_offset, sizeof(target));
-    if (target.u.target_size < sizeof(target) || entry.target_offset + target.u.target_size > entry.next_offset)
-      return "a target is cut off";
-    const char* name = target.u.user.name;
-    const bool is_error = strncmp(name, XT_ERROR_TARGET, sizeof(target.u.user.name)) == 0;
-    if (is_error && target.u.target_size < sizeof(xt_error_target)) return "a chain has no name";
-    const bool last = at + entry.next_offset == size;
-    if (last || is_error || StartsHook<F>(header, at)) {
-      if (in_chain && !ends_with_verdict) return "a chain does not end with a verdict";
-      in_chain = true;
-    }
-    if (!in_chain) return "the first entry belongs to no chain";
-    ends_with_verdict = !is_error && name[0] == 0 && target.u.target_size >= sizeof(xt_standard_target);
-    at += entry.next_offset;
-  }
-  return {};
-}
-
-template <typename F>
-void RequireReadable(const Access& access, TableName table) {
-  access.budget.RequireTime();
-  typename F::Info info{};
-  std::strcpy(info.name, ToString(table));
-  socklen_t length = sizeof(info);
-  // Where there is no such table libiptc says so.
-  if (getsockopt(access.socket, F::kSocketLevel, IPT_SO_GET_INFO, &info, &length) != 0) return;
-  access.budget.Spend(std::max<size_t>(info.num_entries, Budget::ObjectsOf(info.size)));
-  const std::string fault = LayoutFault<F>(Read<F>(access.socket, table));
-  if (!fault.empty())
-    throw Error{.code = kTableLayout, .detail = fault, .table = std::string(F::kName) + " " + ToString(table)};
 }
 
 template <typename F>
@@ -192,12 +140,8 @@ void GuardBy(Blob& blob, const Blob& pristine) {
   std::memcpy(blob.data(), &header, sizeof(header));
 }
 
-template Blob Read<V4>(int, TableName);
-template Blob Read<V6>(int, TableName);
-template void RequireReadable<V4>(const Access&, TableName);
-template void RequireReadable<V6>(const Access&, TableName);
-template std::string LayoutFault<V4>(const Blob&);
-template std::string LayoutFault<V6>(const Blob&);
+template Blob Read<V4>(const Access&, TableName);
+template Blob Read<V6>(const Access&, TableName);
 template bool Matches<V4>(int, const Blob&);
 template bool Matches<V6>(int, const Blob&);
 template bool SameEntries<V4>(const Blob&, const uint8_t*, size_t);

@@ -1,4 +1,4 @@
-// A whole table as bytes: read, compare, write with one setsockopt. No libiptc, no allocation on the way in.
+// A whole table as bytes: read, compare, write with one setsockopt. No allocation on the way in.
 #pragma once
 
 #include <cstdint>
@@ -23,19 +23,10 @@ struct Access {
   bool old_istio = false;
 };
 
-// The table of the netns that `socket` belongs to. The kernel makes a table at first touch.
+// The table of the netns that the socket lives in. The kernel makes a table at first touch. Throws ERR_BUDGET, before
+// it is read, if the table has more entries than the job may read, and what the kernel says.
 template <typename F>
-Blob Read(int socket, TableName table);
-
-// Throws ERR_BUDGET if the table has more entries than the job may read, and ERR_TABLE_LAYOUT if libiptc cannot read it
-// safely. Spends what reading it costs. To be called before each use of libiptc.
-template <typename F>
-void RequireReadable(const Access& access, TableName table);
-
-// What keeps libiptc from reading these entries safely; empty if nothing does. libiptc believes that each entry belongs
-// to a chain and that the last entry of each chain is a verdict. The kernel requires neither. Pure.
-template <typename F>
-std::string LayoutFault(const Blob& blob);
+Blob Read(const Access& access, TableName table);
 
 // Whether the table is what the blob says, but for counters and what the kernel keeps for itself.
 template <typename F>

@@ -1,10 +1,14 @@
 #include "native/xtables/table.h"
 
+#include <linux/netfilter.h>
 #include <linux/netfilter/xt_CT.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
+#include <memory>
 
 #include "native/error.h"
 #include "native/istio.h"
@@ -24,6 +28,21 @@ std::vector<Entry> Ours(const std::vector<Slot>& slots) {
   for (const Slot& slot : slots)
     if (slot) ours.push_back(*slot);
   return ours;
+}
+
+// `others`, in their order, where a slot is empty, and ours where it is not; those that are left come last.
+template <typename F>
+std::vector<LayoutRule> Among(const Layout& layout, std::vector<LayoutRule> others, const std::vector<Slot>& slots) {
+  std::vector<LayoutRule> rules;
+  auto next = others.begin();
+  for (const Slot& slot : slots) {
+    if (slot)
+      rules.push_back(NewRule<F>(layout, *slot));
+    else if (next != others.end())
+      rules.push_back(std::move(*next++));
+  }
+  std::move(next, others.end(), std::back_inserter(rules));
+  return rules;
 }
 
 std::vector<Entry> All(const Wanted::Builtin& wanted) {
@@ -142,52 +161,31 @@ bool Matches(const State& current, const Wanted& wanted) {
 }
 
 template <typename F>
-Libiptc<F>::Libiptc(const Access& access, TableName table)
-    : table_(table), old_istio_(access.old_istio), budget_(access.budget) {
-  RequireReadable<F>(access, table);
-  handle_.reset(F::Init(ToString(table)));
-  if (!handle_) Throw("iptc_init");
-}
+TableCopy<F>::TableCopy(const Access& access, TableName table)
+    : access_(access), table_(table), read_(xtables::Read<F>(access, table)), layout_(Parse<F>(read_)) {}
 
 template <typename F>
-void Libiptc<F>::Throw(const char* call) const {
-  throw Error{.number = errno, .syscall = call, .table = Name()};
-}
-
-template <typename F>
-std::string Libiptc<F>::Name() const {
-  return std::string(F::kName) + " " + ToString(table_);
-}
-
-template <typename F>
-std::vector<std::string> Libiptc<F>::ChainNames() const {
-  std::vector<std::string> names;
-  for (const char* name = F::FirstChain(handle_.get()); name; name = F::NextChain(handle_.get()))
-    names.emplace_back(name);
-  return names;
-}
-
-template <typename F>
-bool Libiptc<F>::MayPass(const typename F::Entry* rule, unsigned depth) const {
+bool TableCopy<F>::MayPass(const LayoutRule& rule, unsigned depth) const {
   constexpr unsigned kDeepest = 8;  // one that leads deeper counts as one that lets traffic pass
   if (depth == kDeepest) return true;
-  budget_.Spend(1);
-  const std::string_view target = F::GetTarget(rule, handle_.get());
-  if (F::IsChain(target.data(), handle_.get()) && !F::Builtin(target.data(), handle_.get())) {
-    if (IsOurChain(target)) return false;
-    for (const auto* each = F::FirstRule(target.data(), handle_.get()); each; each = F::NextRule(each, handle_.get())) {
-      // In a chain of its own RETURN leads back to the rules after the jump.
-      if (std::string_view(F::GetTarget(each, handle_.get())) != "RETURN" && MayPass(each, depth + 1)) return true;
-    }
-    return false;
+  access_.budget.Spend(1);
+  const std::string_view target = TargetName<F>(rule.entry);
+  const auto chain = rule.standard ? layout_.chains.find(target) : layout_.chains.end();
+  if (chain != layout_.chains.end()) {
+    // In a chain of its own RETURN leads back to the rules after the jump.
+    return !IsOurChain(target) && std::any_of(chain->second.begin(), chain->second.end(), [&](const LayoutRule& each) {
+      return TargetName<F>(each.entry) != "RETURN" && MayPass(each, depth + 1);
+    });
   }
   if (table_ == TableName::kRaw) {
     if (target == "NOTRACK") return true;
     if (target != "CT") return false;
-    const auto* data = reinterpret_cast<const uint8_t*>(rule) + rule->target_offset + sizeof(xt_entry_target);
+    typename F::Entry header;
+    std::memcpy(&header, rule.entry.data(), sizeof(header));
+    const size_t data = header.target_offset + sizeof(xt_entry_target);
     uint16_t flags;
-    if (data + sizeof(flags) > reinterpret_cast<const uint8_t*>(rule) + rule->next_offset) return false;
-    std::memcpy(&flags, data, sizeof(flags));
+    if (data + sizeof(flags) > rule.entry.size()) return false;
+    std::memcpy(&flags, rule.entry.data() + data, sizeof(flags));
     return (flags & XT_CT_NOTRACK) != 0;
   }
   constexpr std::array<std::string_view, 9> kGoesOn{"",      "DROP",     "LOG",  "NFLOG", "MARK",
@@ -196,29 +194,28 @@ bool Libiptc<F>::MayPass(const typename F::Entry* rule, unsigned depth) const {
 }
 
 template <typename F>
-std::map<std::string, std::vector<Entry>> Libiptc<F>::Ahead(const State& state) const {
+std::map<std::string, std::vector<Entry>> TableCopy<F>::Ahead(const State& state) const {
   constexpr size_t kMost = 16;
   std::map<std::string, std::vector<Entry>> ahead;
-  for (const char* chain : {"PREROUTING", "OUTPUT"}) {
-    const auto found = state.builtin.find(chain);
-    if (found == state.builtin.end()) continue;
-    const std::vector<Slot>& slots = found->second;
+  for (const unsigned hook : {NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT}) {
+    const auto chain = layout_.builtin.find(hook);
+    if (chain == layout_.builtin.end()) continue;
+    const std::vector<LayoutRule>& rules = chain->second.rules;
+    const std::vector<Slot>& slots = state.builtin.at(HookName(hook));
     const auto last = std::find_if(slots.rbegin(), slots.rend(), [](const Slot& slot) { return slot.has_value(); });
     // Nothing is captured in raw: what counts there is the exemption, wherever it is.
     const size_t end = table_ == TableName::kRaw ? slots.size() : static_cast<size_t>(slots.rend() - last);
-    size_t at = 0;
-    for (const auto* rule = F::FirstRule(chain, handle_.get()); rule && at < end;
-         rule = F::NextRule(rule, handle_.get()), ++at)
-      if (!slots[at] && ahead[chain].size() < kMost && MayPass(rule))
-        ahead[chain].push_back(Canonical<F>(rule, rule->next_offset, F::GetTarget(rule, handle_.get())));
-    if (ahead[chain].empty()) ahead.erase(chain);
+    std::vector<Entry> found;
+    for (size_t at = 0; at < end && found.size() < kMost; ++at)
+      if (!slots[at] && MayPass(rules[at])) found.push_back(rules[at].entry);
+    if (!found.empty()) ahead[HookName(hook)] = std::move(found);
   }
   return ahead;
 }
 
 // Of a rule in a chain of the kernel's.
 template <typename F>
-bool Libiptc<F>::IsOurs(const Rule& rule, std::string_view chain, const State& state) const {
+bool TableCopy<F>::IsOurs(const Rule& rule, std::string_view chain, const State& state) const {
   if (const auto* jump = std::get_if<Jump>(&rule.target); jump && IsOurChain(jump->chain)) return true;
   if (HasOurComment(rule)) return true;
   const IstioForm form = IstioFormOf(rule, table_, chain);
@@ -227,126 +224,150 @@ bool Libiptc<F>::IsOurs(const Rule& rule, std::string_view chain, const State& s
 }
 
 template <typename F>
-State Libiptc<F>::Read() const {
-  State state;
-  state.old_istio = old_istio_;
-  std::map<std::string, std::vector<Entry>> entries;
-  std::map<std::string, std::vector<Rule>> rules;  // the same
-  bool commented = false;
-  for (const std::string& name : ChainNames()) {
-    const bool is_builtin = F::Builtin(name.c_str(), handle_.get());
-    if (!is_builtin && !IsOurChain(name)) {
-      unsigned position = 0;
-      for (const auto* rule = F::FirstRule(name.c_str(), handle_.get()); rule;
-           rule = F::NextRule(rule, handle_.get()), ++position)
-        if (const char* target = F::GetTarget(rule, handle_.get()); IsOurChain(target))
-          state.jumps[name][position] = Canonical<F>(rule, rule->next_offset, target);
-      continue;
-    }
-    auto* chain = is_builtin ? nullptr : &state.chains[name];
-    for (const auto* rule = F::FirstRule(name.c_str(), handle_.get()); rule; rule = F::NextRule(rule, handle_.get())) {
-      Entry entry = Canonical<F>(rule, rule->next_offset, F::GetTarget(rule, handle_.get()));
-      if (chain) {
-        chain->push_back(std::move(entry));
-        continue;
-      }
-      Rule decoded = Decode<F>(entry);
-      commented = commented || HasOurComment(decoded);
-      state.old_istio = state.old_istio || (table_ == TableName::kNat && IsOldJump(decoded, name));
-      entries[name].push_back(std::move(entry));
-      rules[name].push_back(std::move(decoded));
-    }
-    if (is_builtin) state.builtin[name].resize(entries[name].size());
-  }
-  // Ours carry a comment, so where there is one these are somebody else's.
-  if (!state.chains.empty() && !commented) state.interfaces = IstioInterfaces(rules["PREROUTING"], rules["OUTPUT"]);
-  for (auto& [name, slots] : state.builtin)
-    for (size_t i = 0; i < slots.size(); ++i) {
-      if (IsOurs(rules[name][i], name, state))
-        slots[i] = std::move(entries[name][i]);
-      else if (IsIstioInterface(rules[name][i], name, state))
-        state.claimed[name][i] = std::move(entries[name][i]);
-    }
-  return state;
-}
-
-template <typename F>
-bool Libiptc<F>::IsIstioInterface(const Rule& rule, std::string_view chain, const State& state) const {
+bool TableCopy<F>::IsIstioInterface(const Rule& rule, std::string_view chain, const State& state) const {
   return IstioFormOf(rule, table_, chain) == IstioForm::kInterface &&
          state.interfaces.contains(rule.in_interface + rule.out_interface);
 }
 
 template <typename F>
-template <typename Predicate>
-void Libiptc<F>::DeleteIf(const std::string& chain, Predicate predicate) {
-  std::vector<unsigned> positions;
-  unsigned position = 0;
-  for (const auto* rule = F::FirstRule(chain.c_str(), handle_.get()); rule; rule = F::NextRule(rule, handle_.get())) {
-    if (predicate(rule, F::GetTarget(rule, handle_.get()))) positions.push_back(position);
-    ++position;
+State TableCopy<F>::Read() const {
+  State state;
+  state.old_istio = access_.old_istio;
+  std::map<std::string, std::vector<Rule>> decoded;  // the rules in chains of the kernel's
+  bool commented = false;
+  for (const auto& [hook, chain] : layout_.builtin) {
+    const char* const name = HookName(hook);
+    state.builtin[name].resize(chain.rules.size());
+    for (const LayoutRule& each : chain.rules) {
+      const Rule& rule = decoded[name].emplace_back(Decode<F>(each.entry));
+      commented = commented || HasOurComment(rule);
+      state.old_istio = state.old_istio || (table_ == TableName::kNat && IsOldJump(rule, name));
+    }
   }
-  for (auto at = positions.rbegin(); at != positions.rend(); ++at)
-    if (!F::Delete(chain.c_str(), *at, handle_.get())) Throw("iptc_delete_num_entry");
+  for (const auto& [name, rules] : layout_.chains) {
+    if (IsOurChain(name)) {
+      std::vector<Entry>& entries = state.chains[name];
+      for (const LayoutRule& rule : rules) entries.push_back(rule.entry);
+      continue;
+    }
+    for (size_t position = 0; position < rules.size(); ++position)
+      if (rules[position].standard && IsOurChain(TargetName<F>(rules[position].entry)))
+        state.jumps[name][static_cast<unsigned>(position)] = rules[position].entry;
+  }
+  // Ours carry a comment, so where there is one these are somebody else's.
+  if (!state.chains.empty() && !commented) state.interfaces = IstioInterfaces(decoded["PREROUTING"], decoded["OUTPUT"]);
+  for (const auto& [hook, chain] : layout_.builtin) {
+    const char* const name = HookName(hook);
+    for (size_t i = 0; i < chain.rules.size(); ++i) {
+      if (IsOurs(decoded[name][i], name, state))
+        state.builtin[name][i] = chain.rules[i].entry;
+      else if (IsIstioInterface(decoded[name][i], name, state))
+        state.claimed[name][i] = chain.rules[i].entry;
+    }
+  }
+  return state;
 }
 
 template <typename F>
-void Libiptc<F>::Write(const State& wanted) {
-  xtc_handle* handle = handle_.get();
-  const auto raw = [](const Entry& entry) { return reinterpret_cast<const typename F::Entry*>(entry.data()); };
-  const std::vector<std::string> names = ChainNames();
-  const auto dropped = [&wanted](std::string_view chain) {
+void TableCopy<F>::Write(const State& wanted) {
+  const auto dropped = [&](std::string_view chain) {
     return IsOurChain(chain) && !wanted.chains.contains(std::string(chain));
   };
-  for (const std::string& name : names) {
-    if (F::Builtin(name.c_str(), handle)) {
-      DeleteIf(name, [&](const auto* rule, const char* target) {
-        return IsOurs(Decode<F>(Canonical<F>(rule, rule->next_offset, target)), name, wanted);
-      });
-    } else if (IsOurChain(name)) {
-      if (!F::Flush(name.c_str(), handle)) Throw("iptc_flush_entries");
-    }
+  // A chain goes together with the jumps to it, also those in chains of others.
+  std::erase_if(layout_.chains, [&](const auto& chain) { return dropped(chain.first); });
+  for (auto& [name, rules] : layout_.chains)
+    std::erase_if(rules, [&](const LayoutRule& rule) { return rule.standard && dropped(TargetName<F>(rule.entry)); });
+  // All chains first, so that jumps are known as such.
+  for (const auto& [name, entries] : wanted.chains) layout_.chains[name].clear();
+  for (const auto& [name, entries] : wanted.chains)
+    for (const Entry& entry : entries) layout_.chains[name].push_back(NewRule<F>(layout_, entry));
+  for (auto& [hook, chain] : layout_.builtin) {
+    std::erase_if(chain.rules, [&, name = HookName(hook)](const LayoutRule& rule) {
+      return IsOurs(Decode<F>(rule.entry), name, wanted);
+    });
+    const auto slots = wanted.builtin.find(HookName(hook));
+    if (slots != wanted.builtin.end()) chain.rules = Among<F>(layout_, std::move(chain.rules), slots->second);
   }
-  for (const auto& [name, entries] : wanted.chains)
-    if (!F::IsChain(name.c_str(), handle) && !F::CreateChain(name.c_str(), handle)) Throw("iptc_create_chain");
-  for (const auto& [name, entries] : wanted.chains)
-    for (const Entry& entry : entries)
-      if (!F::Append(name.c_str(), raw(entry), handle)) Throw("iptc_append_entry");
-  for (const auto& [name, slots] : wanted.builtin)
-    for (size_t i = 0; i < slots.size(); ++i)
-      if (slots[i] && !F::Insert(name.c_str(), raw(*slots[i]), static_cast<unsigned>(i), handle))
-        Throw("iptc_insert_entry");
   for (const auto& [name, jumps] : wanted.jumps) {
-    if (!F::IsChain(name.c_str(), handle)) continue;
-    std::vector<Entry> present;
-    for (const auto* rule = F::FirstRule(name.c_str(), handle); rule; rule = F::NextRule(rule, handle))
-      present.push_back(Canonical<F>(rule, rule->next_offset, F::GetTarget(rule, handle)));
+    const auto chain = layout_.chains.find(name);
+    if (chain == layout_.chains.end()) continue;
+    std::vector<LayoutRule> merged;
+    auto next = chain->second.begin();
     for (const auto& [position, entry] : jumps) {
-      const size_t at = std::min<size_t>(position, present.size());
-      if (at < present.size() && present[at] == entry) continue;
-      if (!F::Insert(name.c_str(), raw(entry), static_cast<unsigned>(at), handle)) Throw("iptc_insert_entry");
-      present.insert(present.begin() + static_cast<ptrdiff_t>(at), entry);
+      for (; merged.size() < position && next != chain->second.end(); ++next) merged.push_back(std::move(*next));
+      if (next == chain->second.end() || next->entry != entry) merged.push_back(NewRule<F>(layout_, entry));
     }
+    std::move(next, chain->second.end(), std::back_inserter(merged));
+    chain->second = std::move(merged);
   }
-  // A chain can go once nobody jumps there: not even from a chain of somebody else's.
-  if (std::none_of(names.begin(), names.end(), dropped)) return;
-  for (const std::string& name : names)
-    if (!F::Builtin(name.c_str(), handle) && !IsOurChain(name))
-      DeleteIf(name, [&dropped](const auto*, const char* target) { return dropped(target); });
-  for (const std::string& name : names)
-    if (dropped(name) && !F::DeleteChain(name.c_str(), handle)) Throw("iptc_delete_chain");
 }
 
 template <typename F>
-bool Libiptc<F>::Commit() {
-  if (F::Commit(handle_.get())) return true;
-  if (errno == EAGAIN) return false;
-  // It writes the table before it writes the counters, and does not say which of the two failed.
-  throw Error{.number = errno, .syscall = "iptc_commit", .table = Name(), .uncertain = true};
+bool TableCopy<F>::Commit() {
+  Built built = Build<F>(layout_, read_);
+  typename F::Replace header;
+  std::memcpy(&header, read_.data(), sizeof(header));
+  // The kernel refuses the table if the present one has another number of entries, and writes their counters here.
+  std::vector<xt_counters> counters(header.num_entries);
+  std::memcpy(&header, built.blob.data(), sizeof(header));
+  header.num_counters = static_cast<unsigned>(counters.size());
+  header.counters = counters.data();
+  std::memcpy(built.blob.data(), &header, sizeof(header));
+  try {
+    if (!Replace<F>(access_.socket, built.blob)) return false;
+  } catch (Error& error) {
+    error.syscall = kMergeCall;
+    throw;
+  }
+
+  std::vector<uint8_t> add(sizeof(xt_counters_info) + built.numbers.size() * sizeof(xt_counters));
+  xt_counters_info info{};
+  std::memcpy(info.name, header.name, sizeof(info.name));
+  info.num_counters = static_cast<unsigned>(built.numbers.size());
+  std::memcpy(add.data(), &info, sizeof(info));
+  for (size_t i = 0; i < built.numbers.size(); ++i)
+    if (const auto number = built.numbers[i])
+      std::memcpy(add.data() + sizeof(info) + i * sizeof(xt_counters), &counters[*number], sizeof(xt_counters));
+  if (setsockopt(access_.socket, F::kSocketLevel, IPT_SO_SET_ADD_COUNTERS, add.data(),
+                 static_cast<socklen_t>(add.size())) == 0)
+    return true;
+  // Somebody has changed the table since. Our change is in there, unless theirs was made from an older copy.
+  if (errno == EINVAL) return true;
+  throw Error{.number = errno,
+              .syscall = "setsockopt(SO_SET_ADD_COUNTERS)",
+              .table = std::string(F::kName) + " " + ToString(table_),
+              .uncertain = true};
+}
+
+template <typename F>
+void WriteByLibiptc(TableName table, const State& wanted) {
+  struct Free {
+    void operator()(xtc_handle* handle) const { F::Free(handle); }
+  };
+  const auto require = [table](bool done, const char* call) {
+    if (!done) throw Error{.number = errno, .syscall = call, .table = std::string(F::kName) + " " + ToString(table)};
+  };
+  const std::unique_ptr<xtc_handle, Free> owner(F::Init(ToString(table)));
+  xtc_handle* const handle = owner.get();
+  require(handle, "iptc_init");
+  const auto append = [&](const std::string& chain, const Entry& entry) {
+    require(F::Append(chain.c_str(), reinterpret_cast<const typename F::Entry*>(entry.data()), handle),
+            "iptc_append_entry");
+  };
+  for (const auto& [name, entries] : wanted.chains) require(F::CreateChain(name.c_str(), handle), "iptc_create_chain");
+  for (const auto& [name, entries] : wanted.chains)
+    for (const Entry& entry : entries) append(name, entry);
+  for (const auto& [name, slots] : wanted.builtin)
+    for (const Slot& slot : slots)
+      if (slot) append(name, *slot);
+  require(F::Commit(handle), "iptc_commit");
 }
 
 template Wanted Encode<V4>(const Table&);
 template Wanted Encode<V6>(const Table&);
-template class Libiptc<V4>;
-template class Libiptc<V6>;
+template class TableCopy<V4>;
+template class TableCopy<V6>;
+template void WriteByLibiptc<V4>(TableName, const State&);
+template void WriteByLibiptc<V6>(TableName, const State&);
 
 }  // namespace ipnc::xtables

@@ -1,4 +1,4 @@
-// One table of one family through libiptc: read what is ours, merge in what is wanted, keep everything else.
+// One table of one family: read what is ours, merge in what is wanted, keep everything else.
 //
 // Ours are the chains with our names (Istio's, whoever made them), and in the kernel's own chains the jumps to them,
 // the rules that carry our comment, and Istio's own rules (native/istio.h). Nothing else is ever deleted.
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "native/xtables/encode.h"
+#include "native/xtables/layout.h"
 #include "native/xtables/replay.h"
 
 namespace ipnc::xtables {
@@ -24,6 +25,8 @@ inline constexpr std::array<const char*, 8> kOurChains{
 // With a number behind it: a chain of a long list (lib/ruleset/trees.ts).
 inline constexpr char kListChain[] = "ISTIO_LIST_";
 inline constexpr char kRuleComment[] = "istio-pod-network-controller";
+// The system call that errors name where rules of others go in with ours: they may be why the kernel refuses.
+inline constexpr char kMergeCall[] = "setsockopt(SO_SET_REPLACE, merge)";
 
 bool IsOurChain(std::string_view name);
 
@@ -73,40 +76,37 @@ State PutBack(const State& before, const State& current);
 // Whether all of ours in `current` is what is wanted, rule by rule in order, and nothing besides.
 bool Matches(const State& current, const Wanted& wanted);
 
-// A table read once and committed at most once. Belongs to the netns the thread was in when it was made.
+// A copy of a table of the netns that the socket lives in: read once, and written back at most once. The table is the
+// pod's, so it is bounded, checked and taken apart here; libiptc would believe it.
 template <typename F>
-class Libiptc {
+class TableCopy {
  public:
-  Libiptc(const Access& access, TableName table);  // throws Error
+  // Throws ERR_BUDGET if the table has more entries than the job may read, ERR_TABLE_LAYOUT as Parse() does.
+  TableCopy(const Access& access, TableName table);
   State Read() const;
   // Others' rules that can let traffic pass by ours, by the kernel's chain that they are in, at most 16 of each: rules
   // in front of ours whose verdict ends the chain, and in the table raw rules that exempt traffic from connection
   // tracking. `state` is what Read() returned.
   std::map<std::string, std::vector<Entry>> Ahead(const State& state) const;
-  // Changes the copy at hand so that ours becomes `wanted`.
+  // Changes the copy so that ours becomes `wanted`.
   void Write(const State& wanted);
-  // One setsockopt. False: somebody changed the table meanwhile, nothing was written.
+  // False: somebody changed the table meanwhile, nothing was written.
   bool Commit();
 
  private:
-  struct Free {
-    void operator()(xtc_handle* handle) const { F::Free(handle); }
-  };
-  std::vector<std::string> ChainNames() const;
   // Whether the rule, or a chain that it leads to, can let traffic pass by the rules after it.
-  bool MayPass(const typename F::Entry* rule, unsigned depth = 0) const;
-  // predicate(const F::Entry* rule, const char* target_name)
-  template <typename Predicate>
-  void DeleteIf(const std::string& chain, Predicate predicate);
-  [[noreturn]] void Throw(const char* call) const;
-  std::string Name() const;
+  bool MayPass(const LayoutRule& rule, unsigned depth = 0) const;
   bool IsOurs(const Rule& rule, std::string_view chain, const State& state) const;
   bool IsIstioInterface(const Rule& rule, std::string_view chain, const State& state) const;
 
+  Access access_;
   TableName table_;
-  bool old_istio_;
-  Budget& budget_;
-  std::unique_ptr<xtc_handle, Free> handle_;
+  Blob read_;
+  Layout layout_;
 };
+
+// Writes `wanted` into a table without rules, of a netns of our own, through libiptc. Throws Error.
+template <typename F>
+void WriteByLibiptc(TableName table, const State& wanted);
 
 }  // namespace ipnc::xtables

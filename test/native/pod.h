@@ -5,10 +5,14 @@
 #include <unistd.h>
 
 #include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
 
+#include "native/error.h"
+#include "native/netns.h"
 #include "test/native/check.h"
 
 namespace check {
@@ -46,5 +50,23 @@ class Pod {
   std::string path_;
   std::thread thread_;
 };
+
+// Runs `body(home)` on a thread of its own, which ends in whatever netns it is. Throws what it threw.
+template <typename Body>
+void OnThread(Body body) {
+  std::exception_ptr failure;
+  std::thread([&] {
+    try {
+      ipnc::Home home;
+      body(home);
+    } catch (const ipnc::Error& error) {
+      failure = std::make_exception_ptr(std::runtime_error("errno " + std::to_string(error.number) + " " + error.code +
+                                                           " " + error.syscall + " " + error.detail));
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }).join();
+  if (failure) std::rethrow_exception(failure);
+}
 
 }  // namespace check

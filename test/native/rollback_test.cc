@@ -12,25 +12,8 @@ namespace {
 
 using namespace ipnc;
 using namespace ipnc::xtables;
+using check::OnThread;
 using check::Pod;
-
-// On a thread of its own, which ends wherever it is.
-template <typename Body>
-void OnThread(Body body) {
-  std::exception_ptr failure;
-  std::thread([&] {
-    try {
-      Home home;
-      body(home);
-    } catch (const Error& error) {
-      failure = std::make_exception_ptr(std::runtime_error("errno " + std::to_string(error.number) + " " + error.code +
-                                                           " " + error.syscall + " " + error.detail));
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }).join();
-  if (failure) std::rethrow_exception(failure);
-}
 
 // Everything an install can change.
 struct Snapshot {
@@ -42,7 +25,8 @@ struct Snapshot {
 template <typename F>
 void ReadTables(int socket, Snapshot& snapshot) {
   for (TableName table : kTableNames) {
-    Blob blob = Read<F>(socket, table);
+    Budget budget;
+    Blob blob = Read<F>({socket, budget}, table);
     // What the kernel keeps for itself.
     for (size_t at = sizeof(typename F::Replace); at < blob.size();) {
       typename F::Entry entry;
@@ -255,82 +239,6 @@ TEST("rollback: a system call that is not permitted leaves all or nothing, which
 
 TEST("rollback: a system call that is to be tried again leaves all or nothing, whichever it is") {
   ExhaustAll(EAGAIN);
-}
-
-// Puts a copy of the first entry in front of the table `nat`: no hook begins there, so it belongs to no chain. The
-// kernel takes such a table from any process with NET_ADMIN, and libiptc reads through a null pointer.
-template <typename F>
-void WriteOrphan(int socket) {
-  Blob blob = Read<F>(socket, TableName::kNat);
-  typename F::Replace header;
-  std::memcpy(&header, blob.data(), sizeof(header));
-  typename F::Entry first;
-  std::memcpy(&first, blob.data() + sizeof(header), sizeof(first));
-  const Blob copy(blob.begin() + sizeof(header), blob.begin() + sizeof(header) + first.next_offset);
-  blob.insert(blob.begin() + sizeof(header), copy.begin(), copy.end());
-  header.num_counters = header.num_entries++;
-  header.size += first.next_offset;
-  for (unsigned hook = 0; hook < NF_INET_NUMHOOKS; ++hook) {
-    if (!(header.valid_hooks & 1U << hook)) continue;
-    header.hook_entry[hook] += first.next_offset;
-    header.underflow[hook] += first.next_offset;
-  }
-  std::memcpy(blob.data(), &header, sizeof(header));
-  CHECK(!LayoutFault<F>(blob).empty());
-  CHECK(Replace<F>(socket, blob));
-}
-
-TEST("legacy: a table that libiptc cannot read is refused, by each kind of job, and others are served") {
-  Ruleset ruleset;
-  ruleset.families = {Family::kV4, Family::kV6};
-  for (const bool v6 : {false, true}) {
-    const Pod pod;
-    OnThread([&](Home& home) {
-      const NetnsRef netns{pod.path(), Identify(home, pod.path()).netns};
-      {
-        const Visit visit(home, pod.path(), nullptr);
-        CHECK(LayoutFault<V4>(Read<V4>(visit.socket(), TableName::kNat)).empty());
-        CHECK(LayoutFault<V6>(Read<V6>(visit.socket(), TableName::kMangle)).empty());
-        if (v6)
-          WriteOrphan<V6>(visit.socket());
-        else
-          WriteOrphan<V4>(visit.socket());
-      }
-      const auto refused = [](const auto& job) {
-        try {
-          job();
-        } catch (const Error& error) {
-          return error.code == kTableLayout && error.detail == "the first entry belongs to no chain";
-        }
-        return false;
-      };
-      CHECK(refused([&] { Identify(home, pod.path()); }));
-      CHECK(refused([&] { Clean(home, netns); }));
-      CHECK(refused([&] { Compiled(home, ruleset).Verify(home, netns); }));
-      CHECK(!home.lost());
-    });
-  }
-}
-
-TEST("legacy: a table of more entries than a job may read is refused before it is read") {
-  const Pod pod;
-  OnThread([&](Home& home) {
-    const Visit visit(home, pod.path(), nullptr);
-    Budget small(Budget::kTime, 3);
-    const auto code = [&](Budget& budget) -> std::string {
-      try {
-        RequireReadable<V4>({visit.socket(), budget}, TableName::kNat);
-        return {};
-      } catch (const Error& error) {
-        return error.code;
-      }
-    };
-    CHECK(code(small) == kBudget);
-    Budget late(std::chrono::milliseconds(0));
-    CHECK(code(late) == kBudget);
-    Budget enough;
-    CHECK(code(enough).empty());
-  });
 }
 
 }  // namespace

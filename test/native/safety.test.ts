@@ -339,7 +339,7 @@ test('where IPv6 is off and asked for, the error says so and nothing is touched'
   const before = await state(path);
   const { code, stderr } = await ipnc(['apply', '--netns', path, '--ip-families', '4,6']);
   assert.equal(code, 1);
-  assert.ok(stderr.includes('IPv6 is off'), stderr);
+  assert.ok(stderr.includes('IPv6 is disabled'), stderr);
   assert.equal(await state(path), before);
 });
 

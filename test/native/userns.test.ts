@@ -182,7 +182,7 @@ test("beside an owner rule of the pod's own in that table they stay: an error, a
   for (const verb of ['apply', 'clean']) {
     const { code, stderr } = await ipnc([verb, ...target]);
     assert.equal(code, 1, stderr);
-    assert.match(stderr, /EINVAL.*iptc_commit.*IPv4 nat/);
+    assert.match(stderr, /EINVAL.*SO_SET_REPLACE, merge.*IPv4 nat/);
     assert.deepEqual([await pod.legacy(), await pod.rest()], was);
   }
 });
