@@ -1,4 +1,4 @@
-/** What a release is made of: one version, the notes of CHANGELOG.md, and dependencies that Renovate finds. */
+/** What a release is made of: one version, notes, commit messages, and dependencies that Renovate finds. */
 import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -104,6 +104,41 @@ script('the released chart installs the released image', async () => {
   const { image, gateImage } = parse(readFileSync(values, 'utf8')) as Record<string, { repository: string }>;
   assert.deepEqual([image?.repository, gateImage?.repository], ['ghcr.io/x/y', '']);
 });
+
+const commits = suite('.ci/commits');
+commits.needs('awk');
+
+/** What it says about a message, without the name in front. */
+async function complaints(message: string): Promise<string[]> {
+  const file = join(scratchFolder('commits'), 'message');
+  writeFileSync(file, message);
+  const { code, stdout } = await runToEnd(join(ROOT, '.ci/commits'), ['--message', file]);
+  assert.equal(code, stdout === '' ? 0 : 1);
+  return stdout.split('\n').filter(Boolean);
+}
+
+for (const subject of ['Add a gate', 'Bring buildah', 'Need root', 'Process pods', 'Focus on one', 'Embed the gate']) {
+  commits(`accepts "${subject}" with a body`, async () => {
+    assert.deepEqual(await complaints(`${subject}\n\nPods waited for it.\n\nSigned-off-by: A <a@example.org>\n`), []);
+  });
+}
+
+for (const [what, message, says] of [
+  ['a long subject', `Add ${'x'.repeat(69)}\n\nWhy.\n`, /the subject has 73 characters; expected at most 72/],
+  ['a full stop', 'Add a gate.\n\nWhy.\n', /ends with a full stop/],
+  ['no body', 'Add a gate\n', /expected a body that says why/],
+  ['a body of signatures', 'Add a gate\n\nSigned-off-by: A <a@example.org>\n', /expected a body that says why/],
+  ['no empty line', 'Add a gate\nWhy.\n\nWhy.\n', /expected an empty line after the subject/],
+  ...['Added', 'Adds', 'Adding', 'add', 'docs:', 'The', 'What'].map(
+    (word) => [`the word ${word}`, `${word} a gate\n\nWhy.\n`, /expected a verb such as Add or Refuse/] as const,
+  ),
+] as const) {
+  commits(`refuses ${what}`, async () => {
+    const [first = '', ...more] = await complaints(message);
+    assert.deepEqual(more, []);
+    assert.match(first, says);
+  });
+}
 
 const renovate = suite('renovate');
 
