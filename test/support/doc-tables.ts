@@ -100,14 +100,14 @@ function errors(): string {
     return [general, remedy, `${retries[retry]}: ${why}`];
   };
   const rows = Object.entries(CATALOGUE).map(([name, meaning]) => [code([name]), ...cells(meaning)]);
-  return table(['code', 'means', 'do', 'retried'], [...rows, ['any other errno name', ...cells(ERRNO)]]);
+  return table(['code', 'means', 'what to do', 'retried'], [...rows, ['any other errno name', ...cells(ERRNO)]]);
 }
 
 function events(): string {
   const rows = Object.entries(EVENTS).map(([reason, { type, means, ...rest }]) => {
     return [code([reason]), type, means, 'remedy' in rest ? rest.remedy : ''];
   });
-  return table(['reason', 'type', 'means', 'do'], rows);
+  return table(['reason', 'type', 'means', 'what to do'], rows);
 }
 
 function skipReasons(): string {
@@ -128,7 +128,7 @@ function waitReasons(): string {
   const rows = Object.entries({ namespace, ...NOT_LOCATED }).map(([reason, { means, remedy }]) => {
     return [code([reason]), means, remedy];
   });
-  return table(['reason', 'means', 'do when it stays'], rows);
+  return table(['reason', 'means', 'what to do if it lasts'], rows);
 }
 
 const source = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
