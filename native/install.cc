@@ -207,7 +207,7 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
       }
     }
     if (!options.fresh) TakeFromIptablesNft(visit, result);
-    if (HasRules()) result.doubts = DoubtsIn(visit, ruleset_);
+    if (HasRules()) result.doubts |= DoubtsIn(visit, ruleset_);
   } catch (Error& error) {
     visit.budget().Renew();
     error.rollback = undo.Run();
@@ -229,9 +229,16 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
 void Compiled::TakeFromIptablesNft(Session& visit, ApplyResult& result) const {
   Stopwatch watch;
   if (nftables::Channel* channel = visit.nftables_if_any())
-    for (const auto& table : nftables::RemoveIptablesNft(*channel))
-      result.tables.push_back({table.family, table.name, How::kCleaned});
-  result.tables = Condensed(result.tables);
+    for (const auto& from : nftables::RemoveIptablesNft(*channel)) {
+      result.doubts |= kTookOver;
+      const auto known = std::find_if(result.tables.begin(), result.tables.end(), [&](const TableResult& table) {
+        return table.family == from.family && table.table == from.name;
+      });
+      if (known == result.tables.end())
+        result.tables.push_back({from.family, from.name, How::kCleaned});
+      else if (known->how == How::kUnchanged)
+        known->how = How::kCleaned;
+    }
   result.timings.nftables += watch.Lap();
 }
 

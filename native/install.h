@@ -54,6 +54,8 @@ enum Doubt : uint32_t {
   // The pod is a virtual machine of Kata's: its traffic is passed on by tc, before netfilter sees it.
   kVirtualMachine = 2,
 };
+// With the bits of Doubt: Istio's rules were removed from the tables of iptables-nft.
+inline constexpr uint32_t kTookOver = 4;
 
 struct ApplyResult {
   std::vector<TableResult> tables;

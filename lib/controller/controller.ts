@@ -12,6 +12,7 @@ import type { EventRecorder } from '../kube/events.ts';
 import { Informer, type InformerEvent } from '../kube/informer.ts';
 import { toNamespaceRecord, toPodRecord } from '../kube/pods.ts';
 import { failed, INITIALIZED, type PodStatusWriter, STATUS } from '../kube/status.ts';
+import type { VerifyResult } from '../native/addon.ts';
 import { type Logger, podLine } from '../observe/log.ts';
 import type { GateReason, Metrics, PodState, QueueStats } from '../observe/metrics.ts';
 import type { PodView } from '../observe/page.ts';
@@ -52,6 +53,10 @@ interface Entry {
   ahead?: string;
   /** The last `preemption` that was reported. */
   reported?: string;
+  /** See Task. */
+  oldInit?: string | undefined;
+  /** How often Istio's rules were back in this sandbox; see MOST_TAKEOVERS. */
+  takeovers?: { stamp: string; count: number };
   /** How often ours were moved in front of others' rules; see MOST_MOVES. */
   moves?: number;
   /** Limits how often changes of the pod make work. */
@@ -77,6 +82,8 @@ const CHANGES = { burst: 10, eachMs: 3_000 };
 
 /** Whoever puts rules in front of ours again and again is not fought: that is reported. */
 const MOST_MOVES = 3;
+/** As often Istio's rules are removed that another program writes again in the same sandbox: nobody wins such a fight. */
+const MOST_TAKEOVERS = 3;
 
 /** Pods that are planned anew in one sweep because their rules are no longer kept compiled. */
 const MOST_REPLANNED = 4;
@@ -264,6 +271,8 @@ export class Controller {
         );
         entry.hint?.proceed?.('the runtime reported another sandbox of the pod');
         entry.hint = hint;
+        // The status may still be that of a sandbox before this one.
+        if (hint.justMade && wasServed(entry)) entry.oldInit = entry.pod.status.initBefore?.id;
         // The queue may be waiting for the API server, and the runtime does not wait for that.
         const { enroll } = this.#options.reconciler.decide(entry.pod, this.#namespaces.get(namespace));
         if (enroll) hint.enrolled?.();
@@ -282,7 +291,8 @@ export class Controller {
     const namespace = this.#namespaces.get(pod.metadata.namespace);
     const first = entry.ahead !== undefined && mayMove(entry);
     if (first) entry.moves = (entry.moves ?? 0) + 1;
-    const task: Task = { pod, namespace, hint, installed, first, inherited };
+    const { oldInit } = entry;
+    const task: Task = { pod, namespace, hint, installed, first, inherited, oldInit };
     const { reconciler, marker } = this.#options;
     try {
       const outcome = await reconciler
@@ -335,7 +345,7 @@ export class Controller {
         });
       return;
     }
-    const { installed, changed, marked, unmarked, warnings, stages } = outcome;
+    const { installed, changed, marked, unmarked, takenOver, warnings, stages } = outcome;
     const news = changed || marked;
     // Another sandbox had nothing that could drift.
     const repaired = entry.drifted === true && changed && entry.installed?.stamp === installed.stamp;
@@ -353,6 +363,10 @@ export class Controller {
       recorder.record(pod, { reason: unmarked.event, note: unmarked.message });
     }
     for (const warning of warnings) recorder.record(pod, { reason: 'ConfigDoubtful', note: warning });
+    if (takenOver !== undefined) {
+      log.info({ pod: `${pod.namespace}/${pod.name}`, new: takenOver === 'new' }, "took over Istio's rules");
+      recorder.record(pod, { reason: 'TakenOver', note: TAKEN_OVER[takenOver] });
+    }
     if (repaired)
       recorder.record(pod, {
         reason: 'DriftRepaired',
@@ -435,7 +449,11 @@ export class Controller {
         }
         const verified = await compiled.verify(installed.target).catch(() => undefined);
         if (entry.installed !== installed) continue;
-        if (verified !== undefined) this.#noteAhead(entry, verified.ahead);
+        const loses = verified !== undefined && losesTo(entry, verified, installed.stamp);
+        // Istio's rules are in front of ours too, and about to go.
+        if (verified !== undefined)
+          this.#noteAhead(entry, loses ? [REWRITTEN] : verified.iptablesNft.length > 0 ? [] : verified.ahead);
+        if (loses && isDriftOfIstios(verified)) continue;
         // Without an answer it is gone, or another one: what is installed there now is looked at anew.
         if (verified?.ok && !(entry.ahead !== undefined && mayMove(entry))) continue;
         entry.drifted = true;
@@ -472,6 +490,30 @@ function preemption(entry: Entry): string | undefined {
   return `rules of other programs let traffic bypass the proxy: ${entry.ahead}`;
 }
 
+/** Whether a sandbox of the pod had rules before, by this process or by what an earlier one left written. */
+function wasServed({ installed, pod: { metadata } }: Entry): boolean {
+  return installed !== undefined || metadata.marks[STATUS] !== undefined;
+}
+
+const TAKEN_OVER = {
+  new: "Istio's CNI plugin had written its own rules into this new pod, and the controller replaced them: both run on this node",
+  running: "the controller replaced Istio's own rules in this running pod",
+};
+
+const REWRITTEN = "Istio's rules in the tables of iptables-nft, which another program writes again and again";
+
+/** Whether Istio's rules were back in this sandbox too often. Counts. */
+function losesTo(entry: Entry, { iptablesNft }: VerifyResult, stamp: string): boolean {
+  const count = entry.takeovers?.stamp === stamp ? entry.takeovers.count : 0;
+  if (iptablesNft.length > 0) entry.takeovers = { stamp, count: count + 1 };
+  return iptablesNft.length > 0 && count >= MOST_TAKEOVERS;
+}
+
+/** Whether ours are all there, and nothing else is wrong but that Istio's are there too. */
+function isDriftOfIstios({ legacy, nftables, routes }: VerifyResult): boolean {
+  return [legacy, nftables, routes.missing, routes.surplus].every(({ length }) => length === 0);
+}
+
 function forgetAhead(entry: Entry): void {
   delete entry.ahead;
   delete entry.reported;
@@ -492,7 +534,7 @@ export function retryOf(error: unknown): Verdict {
  */
 function asksForWork(before: PodRecord, after: PodRecord, state: PodState): boolean {
   const theirs = ({ metadata: { deletionTimestamp, labels, annotations }, status }: PodRecord) =>
-    JSON.stringify([deletionTimestamp, labels, annotations, status.phase, status.podIPs]);
+    JSON.stringify([deletionTimestamp, labels, annotations, status.phase, status.podIPs, status.initBefore]);
   const marks = ({ metadata, status }: PodRecord) => JSON.stringify([metadata.marks, status.conditions]);
   // Of a pod that was let out a mark may come late: its request had been answered with an error, and done all the same.
   const watched = before.metadata.marks[STATUS] === INITIALIZED || state === 'skipped';

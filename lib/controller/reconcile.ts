@@ -44,6 +44,8 @@ export type Outcome =
       marked: boolean;
       /** Why the pod cannot have its mark until it changes. */
       unmarked?: Failure;
+      /** Istio's rules were in the pod before ours: written while it was made, or earlier. */
+      takenOver?: 'new' | 'running';
       warnings: string[];
       stages: Stages;
     };
@@ -57,6 +59,8 @@ export interface Task {
   installed?: Installed | undefined;
   /** Whether the pod was there before this process. */
   inherited?: boolean;
+  /** The instance of the container `captureAfter` that belongs to an earlier sandbox. */
+  oldInit?: string | undefined;
   /** Our rules are to come before those of others, also where they are installed already. */
   first?: boolean;
 }
@@ -116,6 +120,9 @@ export class Reconciler {
     if (decision.enroll === undefined) return { result: 'waiting', reason: decision.wait, message: decision.message };
     if (!decision.enroll) return this.#skip(task, decision);
 
+    const early = beforeCapture(task);
+    if (early !== undefined) return { result: 'waiting', ...early };
+
     const planned = this.#planner.plan(pod);
     watch.lap('plan');
 
@@ -131,7 +138,7 @@ export class Reconciler {
     const fresh = pod.status.phase === 'Pending' && !hasRules(netns);
     this.#touched.add(pod.metadata.uid);
     // Reads back what it wrote, and then wakes the pod's gate.
-    const { changed, tables, doubts, timings } = await compiled.apply(target, {
+    const { changed, tables, doubts, tookOver, timings } = await compiled.apply(target, {
       fresh,
       wakeGate: true,
       first: task.first ?? false,
@@ -157,7 +164,8 @@ export class Reconciler {
     watch.lap('mark');
 
     const before = task.installed?.stamp === stamp && task.installed.alone;
-    const alone = before || (tables.length > 0 && tables.every(({ how }) => how === 'replayed'));
+    const takenOver = tookOver && ({ takenOver: pod.status.phase === 'Pending' ? 'new' : 'running' } as const);
+    const alone = before || (!tookOver && tables.length > 0 && tables.every(({ how }) => how === 'replayed'));
     const installed = { target, compiled: new WeakRef(compiled), backend, stamp, rules, alone };
     const marked = mark === 'patched';
     const unmarked = mark instanceof Failure && { unmarked: mark };
@@ -168,6 +176,7 @@ export class Reconciler {
       changed,
       marked,
       ...unmarked,
+      ...takenOver,
       warnings: [...warnings, ...doubts],
       stages,
     };
@@ -231,6 +240,19 @@ export class Reconciler {
     const found = await locator.locate(wanted, path === undefined ? undefined : { path, fresh, ips: hint?.ips });
     return found.path === undefined ? { reason: found.reason, message: found.detail } : found.netns;
   }
+}
+
+/**
+ * Why the rules must not be installed yet: init containers before the gate still run, without a proxy that could serve
+ * them. The application cannot start before the gate ends, and the gate ends only with the rules.
+ */
+function beforeCapture({ pod: { spec, status }, oldInit }: Task): { reason: string; message: string } | undefined {
+  const { captureAfter } = spec;
+  const { initBefore, phase } = status;
+  // The kubelet may have forgotten the init containers of a pod that runs.
+  if (phase !== 'Pending' && oldInit === undefined) return undefined;
+  if (captureAfter === undefined || (initBefore?.ended === true && initBefore.id !== oldInit)) return undefined;
+  return { reason: 'init-containers', message: `its init container ${captureAfter} comes before the gate` };
 }
 
 /** Of ours or of Istio's. */

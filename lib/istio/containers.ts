@@ -61,6 +61,26 @@ export function isValidation({ name }: Named): boolean {
   return name === VALIDATION;
 }
 
+/** What `initBeforeGate` reads of an init container. */
+interface InitContainer extends Named {
+  restartPolicy?: unknown;
+}
+
+/**
+ * The init container after which capture begins: the last one before the gate. Undefined if capture begins at once, which
+ * is so without a gate, if the gate is the first one, or if a container before it goes on running beside the application:
+ * the proxy, which can serve the init containers, or another native sidecar, which must be captured from its start.
+ */
+export function initBeforeGate(initContainers: Iterable<InitContainer>): string | undefined {
+  let last: string | undefined;
+  for (const container of initContainers) {
+    if (isGate(container) || isValidation(container)) return last;
+    if (container.restartPolicy === 'Always') return undefined;
+    last = container.name;
+  }
+  return undefined;
+}
+
 /** Whether a container of this name may wait for the rules. */
 export function mayWait(name: string): boolean {
   return name === GATE || name === PROXY || name === OWN_INIT || name === VALIDATION;

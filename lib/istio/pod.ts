@@ -58,6 +58,8 @@ export interface PodRecord extends Pod {
      */
     initContainers: Container[];
     containers: Container[];
+    /** The init container after which capture begins, see initBeforeGate(); absent if it begins at once. */
+    captureAfter?: string;
     /** The container that is too large to be kept. */
     tooLarge?: string;
   };
@@ -68,7 +70,16 @@ export interface PodRecord extends Pod {
     conditions: Condition[];
     /** Of the container that waits for the rules: how it ended before its latest start. */
     gateEnd?: GateEnd;
+    /** The container `captureAfter`, once it has been started. */
+    initBefore?: InitBefore;
   };
+}
+
+export interface InitBefore {
+  /** Of the container's latest instance. */
+  id: string;
+  /** It has ended well, so the gate is the next container to start. */
+  ended: boolean;
 }
 
 /**

@@ -14,6 +14,11 @@ interface Kind {
 export const EVENTS = {
   Initialized: { type: 'Normal', means: 'the rules were installed and read back' },
   Cleaned: { type: 'Normal', means: 'the pod was opted out, and its rules were removed' },
+  TakenOver: {
+    type: 'Normal',
+    means: "Istio's own rules were in the pod, and the controller replaced them",
+    remedy: 'if it is a new pod, istio-cni runs on its node too: use one of the two, or see the migration page',
+  },
   DriftRepaired: {
     type: 'Warning',
     means: 'another program had changed the rules, and the controller repaired them',

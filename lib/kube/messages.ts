@@ -71,7 +71,13 @@ export const MESSAGES: Readonly<Record<string, Fields>> = {
     initContainerStatuses: [10, 'ContainerStatus', 'repeated'],
     podIPs: [12, 'PodIP', 'repeated'],
   },
-  ContainerStatus: { name: [1, 'string'], lastState: [3, 'ContainerState'], restartCount: [5, 'int32'] },
+  ContainerStatus: {
+    name: [1, 'string'],
+    state: [2, 'ContainerState'],
+    lastState: [3, 'ContainerState'],
+    restartCount: [5, 'int32'],
+    containerID: [8, 'string'],
+  },
   ContainerState: { terminated: [3, 'ContainerStateTerminated'] },
   ContainerStateTerminated: { exitCode: [1, 'int32'], message: [4, 'string'], finishedAt: [6, 'Time'] },
   PodCondition: {

@@ -5,6 +5,7 @@
 import {
   END_OF_GATE,
   GATE,
+  initBeforeGate,
   isGate,
   isInit,
   mayWait,
@@ -66,11 +67,12 @@ class Room {
  */
 export function toPodRecord(object: unknown, held?: PodRecord): PodRecord {
   const pod = mapping(object);
+  // Of protobuf it is decoded when it is asked for.
+  const spec = held?.spec ?? trimSpec(mapping(pod.spec));
   return {
     metadata: trimMetadata(mapping(pod.metadata)),
-    // Of protobuf it is decoded when it is asked for.
-    spec: held?.spec ?? trimSpec(mapping(pod.spec)),
-    status: trimStatus(mapping(pod.status)),
+    spec,
+    status: trimStatus(mapping(pod.status), spec.captureAfter),
   };
 }
 
@@ -120,6 +122,7 @@ function trimSpec(spec: Record<string, unknown>): PodRecord['spec'] {
     addPorts(ports, container);
     addUser(users, container);
   }
+  const captureAfter = initBeforeGate(named(spec.initContainers));
   // The pod's own ids count where a container names none.
   const { securityContext: ofPod } = securityContext(spec);
   containers.push(...[...users.values()].filter(({ securityContext }) => (securityContext ?? ofPod) !== undefined));
@@ -131,11 +134,20 @@ function trimSpec(spec: Record<string, unknown>): PodRecord['spec'] {
     ...readinessGates(spec),
     initContainers,
     containers,
+    ...(captureAfter !== undefined && { captureAfter }),
     ...(room.tooLarge !== undefined && { tooLarge: room.tooLarge }),
   };
 }
 
-function trimStatus(status: Record<string, unknown>): PodRecord['status'] {
+/** What says which container each is. */
+function* named(containers: unknown) {
+  for (const each of elementsOf(containers)) {
+    const { name, command, args, restartPolicy } = mapping(each);
+    yield { name: short(name), command: wordsOf(command), args: wordsOf(args), restartPolicy };
+  }
+}
+
+function trimStatus(status: Record<string, unknown>, captureAfter: string | undefined): PodRecord['status'] {
   const conditions: Condition[] = [];
   for (const each of elementsOf(status.conditions)) {
     const condition = mapping(each);
@@ -150,7 +162,20 @@ function trimStatus(status: Record<string, unknown>): PodRecord['status'] {
     podIPs: addresses.map((address) => short(mapping(address).ip)),
     conditions,
     ...gateEnd(status.initContainerStatuses),
+    ...(captureAfter !== undefined && initBefore(status.initContainerStatuses, captureAfter)),
   };
+}
+
+function initBefore(statuses: unknown, captureAfter: string): Pick<PodRecord['status'], 'initBefore'> {
+  for (const each of elementsOf(statuses)) {
+    const { name, state, containerID } = mapping(each);
+    if (name !== captureAfter) continue;
+    const { terminated } = mapping(state);
+    const ended = terminated !== undefined && Number(mapping(terminated).exitCode ?? 0) === 0;
+    const id = short(containerID);
+    return id === '' ? {} : { initBefore: { id, ended } };
+  }
+  return {};
 }
 
 /** Of the first container that may wait and that has ended once. */

@@ -74,6 +74,8 @@ export interface ApplyResult {
   routes: string[];
   /** Why the rules may capture nothing although they are all installed, a sentence each. */
   doubts: string[];
+  /** Whether Istio's rules were removed from the tables of iptables-nft. */
+  tookOver: boolean;
   timings: Timings;
 }
 
@@ -303,6 +305,9 @@ const DOUBTS = [
   'the pod is a virtual machine (its network namespace has tap0_kata), whose traffic never meets these rules; run the pod with another runtime class, or keep it out of the mesh',
 ];
 
+/** native/install.h: kTookOver. */
+const TOOK_OVER = 4;
+
 function doubtsOf(bits: number): string[] {
   return DOUBTS.filter((_, at) => (bits & (1 << at)) !== 0);
 }
@@ -316,5 +321,6 @@ function applyResult([routes, times, doubts, ...codes]: ApplyTuple): ApplyResult
     tables.push({ family, table, how });
   }
   const changed = routes.length > 0 || tables.some(({ how }) => how !== 'unchanged');
-  return { changed, tables, routes, doubts: doubtsOf(doubts), timings: timingsOf(times) };
+  const tookOver = (doubts & TOOK_OVER) !== 0;
+  return { changed, tables, routes, doubts: doubtsOf(doubts), tookOver, timings: timingsOf(times) };
 }

@@ -9,6 +9,7 @@ import { INITIALIZED, NETNS, READY, STATUS } from '../../lib/kube/status.ts';
 import { native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { type RunningController, runController, until } from '../support/controller.ts';
+import { WRITERS } from '../support/istio-rules.ts';
 import { BOOT_ID, Farm, INSTALL_NEEDS, inside, restoreNft } from '../support/netns.ts';
 import { PodServer } from '../support/pod-server.ts';
 import { run } from '../support/process.ts';
@@ -280,6 +281,85 @@ test('opted out after its configuration had gone bad, by a controller that knows
   await until('unmarked', () => mark() === undefined && way.running.idle(), mark);
   assert.deepEqual((await native().identify(file)).installedBackends, []);
 });
+
+/** As Istio orders an ordinary sidecar's: the application's own first. */
+const MIGRATION = { name: 'migrate', image: 'x', command: ['migrate', 'up'] };
+const GATE = { name: 'pod-network-gate', image: 'x', args: ['istio-iptables', '-p', '15001'] };
+const migration = (containerID: string, state: object) => [{ name: 'migrate', containerID, state, restartCount: 0 }];
+const ENDED = { terminated: { exitCode: 0, finishedAt: '2026-08-11T09:14:02Z' } };
+
+test('rules come only when the init containers before the gate have ended, in each sandbox', async () => {
+  await using way = await Way.start();
+  const uid = way.api.put('web', { ...ENROLLED }, false, { initContainers: [MIGRATION, GATE] });
+  const file = way.farm.file(uid);
+  await way.farm.add(file);
+  const status = (phase: string, id: string, state: object) => {
+    const pod = way.api.pods.get('web') ?? assert.fail();
+    pod.status.phase = phase;
+    pod.status.initContainerStatuses = migration(id, state);
+    way.api.tell('MODIFIED', pod);
+  };
+  const waits = async (what: string) => {
+    await until(
+      what,
+      () => way.view?.reason === 'init-containers' && way.running.idle(),
+      () => way.view,
+    );
+    assert.deepEqual((await native().identify(file)).installedBackends, [], what);
+  };
+  await waits('not started');
+  status('Pending', 'containerd://one', { running: {} });
+  await waits('running');
+  status('Pending', 'containerd://one', { terminated: { ...ENDED.terminated, exitCode: 1 } });
+  await waits('failed');
+  status('Pending', 'containerd://two', ENDED);
+  await way.isMarked(uid);
+  status('Running', 'containerd://two', ENDED);
+  // Its init containers may be forgotten, and it keeps its rules all the same.
+  status('Running', '', {});
+  await way.restart();
+  await until(
+    'served',
+    () => way.view?.state === 'initialized' && way.running.idle(),
+    () => way.view,
+  );
+  assert.deepEqual((await native().identify(file)).installedBackends, ['iptables-legacy']);
+});
+
+test(
+  "a second writer of Istio's rules is reported, and not fought for ever",
+  async () => {
+    await using way = await Way.start();
+    const uid = way.put();
+    const file = way.farm.file(uid);
+    const writer = WRITERS.find(({ version, form }) => version !== 'today' && form === 'iptables-nft') ?? assert.fail();
+    const write = () => writer.write(file, { mode: 'REDIRECT' });
+    const areThere = async () => (await native().identify(file)).iptablesNft;
+    way.onLocate.before = write;
+    await way.farm.add(file);
+    await way.isMarked(uid);
+    assert.equal(await areThere(), false);
+    const { controller } = way.running;
+    for (let round = 0; round < 3; round++) {
+      await write();
+      await controller.sweep();
+      await until(
+        'repaired',
+        () => way.running.idle(),
+        () => way.view,
+      );
+      assert.equal(await areThere(), false, `round ${round}`);
+      assert.equal(controller.preempted(), 0);
+    }
+    await write();
+    await controller.sweep();
+    assert.ok(way.running.idle(), 'there was something to be repaired');
+    assert.equal(await areThere(), true);
+    assert.equal(controller.preempted(), 1);
+    assert.match(way.view?.reason ?? '', /^rules of other programs let traffic bypass the proxy: Istio's rules/);
+  },
+  { needs: ['iptables-nft-restore', 'ip6tables-nft-restore'] },
+);
 
 const FAILURES = { IPNC_MARKS: 'failures' };
 

@@ -124,6 +124,40 @@ trim('what the fixtures do not have', () => {
   assert.deepEqual(status, { phase: '', podIPs: [], conditions: [ours] });
 });
 
+trim('it is kept after which init container capture begins, and what became of it', () => {
+  const gate = { name: 'pod-network-gate', args: ['istio-iptables'] };
+  const migrate = { name: 'migrate', command: ['x'] };
+  const proxy = { name: 'istio-proxy', restartPolicy: 'Always' };
+  const after = (...initContainers: object[]) =>
+    toPodRecord({ metadata: { uid: 'u', name: 'n' }, spec: { initContainers } }).spec.captureAfter;
+  assert.equal(after(gate), undefined);
+  assert.equal(after(gate, migrate), undefined);
+  assert.equal(after(migrate), undefined);
+  assert.equal(after(migrate, gate), 'migrate');
+  assert.equal(after({ name: 'first' }, migrate, gate, { name: 'later' }), 'migrate');
+  assert.equal(after({ name: 'istio-validation', args: ['istio-iptables'] }, migrate), undefined);
+  assert.equal(after(migrate, { name: 'istio-init', command: ['/pod-network-gate'] }), 'migrate');
+  assert.equal(after(migrate, { name: 'istio-init', args: ['istio-iptables'] }), undefined, 'it writes its own rules');
+  // Who goes on beside the application is captured from its start.
+  assert.equal(after({ name: 'cache', restartPolicy: 'Always' }, migrate, gate), undefined);
+  assert.equal(after(proxy, migrate, gate), undefined);
+
+  const before = (...initContainerStatuses: object[]) =>
+    toPodRecord({
+      metadata: { uid: 'u', name: 'n' },
+      spec: { initContainers: [migrate, gate] },
+      status: { initContainerStatuses },
+    }).status.initBefore;
+  const state = (exitCode: number) => ({ terminated: { exitCode } });
+  assert.equal(before(), undefined);
+  assert.equal(before({ name: 'migrate', state: { waiting: {} } }), undefined);
+  const [name, containerID] = ['migrate', 'containerd://a'];
+  assert.deepEqual(before({ name, containerID, state: { running: {} } }), { id: containerID, ended: false });
+  assert.deepEqual(before({ name, containerID, state: state(1) }), { id: containerID, ended: false });
+  assert.deepEqual(before({ name, containerID, state: state(0) }), { id: containerID, ended: true });
+  assert.equal(before({ name: 'pod-network-gate', containerID, state: state(0) }), undefined);
+});
+
 trim('of the containers that may wait it is kept how the first of them ended', () => {
   const ended = (name: string, terminated?: object) => ({
     name,

@@ -64,6 +64,7 @@ const changes = {
   tables: z.array(tableResult),
   routes: texts.describe('what was added or removed, as arguments of ip'),
   doubts,
+  tookOver: flag.describe("whether Istio's rules were removed from the tables of iptables-nft"),
   timings,
 } satisfies Shape<ApplyResult>;
 
