@@ -9,13 +9,15 @@ baseline), and with the usual programs, in one run.
   npm run bench                            everything, in at most 15 minutes
   npm run bench -- --quick                 a first look, in at most 2 minutes
   npm run bench -- --only single,churn     only these workloads: WORKLOADS;
-                                           soak (10 minutes), sandbox (15) and mesh (25) run only if they are named
+                                           soak (10 minutes), connection (8), sandbox (15) and
+                                           mesh (25) run only if they are named
   npm run bench -- --driver NAME=COMMAND   measures another program, too. It must install Istio's default rules in the
                                            network namespace in which it starts, or in {netns} if that is one of its
                                            arguments; repeatable
   npm run bench -- --compare A.json B.json what became slower from A to B, beyond noise
-  npm run bench -- --publish               a full run; writes its figures and picture into docs/. With --only mesh it
-                                           writes those of a pod's start, also into README.md
+  npm run bench -- --publish               a full run; writes its figures and picture into docs/. With --only mesh or
+                                           --only connection it writes those of a pod's start or of a connection,
+                                           also into README.md
   npm run bench -- --from FILE.json        does not run; prints, reports or publishes the results in the file
 
 A FILE of results may also be the log of a run with --output -.
@@ -62,9 +64,11 @@ export function parse(words: string[], workloads: readonly string[]): Request | 
     if (!workloads.includes(name))
       throw new UsageError(`--only: "${name}" is no workload; there are ${workloads.join(', ')}`);
   }
-  const part = only !== undefined && only.join() !== 'mesh';
+  const part = only !== undefined && !['mesh', 'connection'].includes(only.join());
   if (values.publish && values.from === undefined && (values.quick || part))
-    throw new UsageError('--publish: needs a full run; without --quick, and without --only unless it is --only mesh');
+    throw new UsageError(
+      '--publish: needs a full run; without --quick, and without --only unless it is --only mesh or connection',
+    );
   return {
     quick: values.quick ?? false,
     externals: (values.driver ?? []).map(externalOf),

@@ -14,21 +14,27 @@
 //   script PATH FILE          nsenter + sh FILE
 //   inside PATH COMMAND...    nsenter + COMMAND
 //   run COMMAND...            COMMAND by itself
-//   connect PATH ADDRESS PORT COUNT
-//                             COUNT connections, one after the other, to ADDRESS in the netns at PATH; whoever is
-//                             redirected to PORT there is accepted, and so is a connection to it
+//   exchange WHAT CLIENT UID ADDRESS PORT SERVER SERVER-PORT COUNT
+//                             COUNT exchanges of a client of UID in the netns at CLIENT with ADDRESS and PORT; the
+//                             server listens on SERVER-PORT in the netns at SERVER. WHAT is
+//                             connect: a new TCP connection, without making and closing the sockets
+//                             query: a datagram and its answer, with a new socket
+//                             trip: a byte there and back on one TCP connection
 //   reference                 a fixed amount of work: arithmetic, system calls, and waking another thread
 //
 // and "usage" with the CPU time in microseconds of this process and of the children that have ended, and the largest
 // resident sets of both so far, in KiB.
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
+#include <sys/fsuid.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <sstream>
@@ -182,54 +188,158 @@ void PrintUsage() {
   std::cout << microseconds << " " << LargestResidentSet() << " " << children.ru_maxrss << std::endl;
 }
 
-// Accepts in another thread until it goes.
-class Acceptor {
- public:
-  explicit Acceptor(uint16_t port) {
-    const int one = 1;
-    sockaddr_in any{.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {INADDR_ANY}, .sin_zero = {}};
-    Check(setsockopt(listener_, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)), "SO_REUSEADDR");
-    Check(bind(listener_, reinterpret_cast<sockaddr*>(&any), sizeof(any)), "bind");
-    // Nobody waits for it to accept: where the queue is full, the kernel drops a SYN, which comes again after a second.
-    Check(listen(listener_, 4096), "listen");
-    thread_ = std::thread([this] { Serve(); });
-  }
-  ~Acceptor() {
-    shutdown(listener_, SHUT_RDWR);
-    thread_.join();
-    close(listener_);
-  }
-
- private:
-  void Serve() const {
-    for (int fd; (fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC)) >= 0;) close(fd);
-  }
-
-  const int listener_ = Check(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
-  std::thread thread_;
+// One end of an exchange.
+struct End {
+  std::string netns;
+  uid_t uid;
 };
 
-// The time of all connect() calls together: making and closing sockets is not in it.
-std::chrono::nanoseconds Connect(const std::string& path, const std::string& address, uint16_t port, int count) {
+// The rules ask for the uid with which a socket was made. This thread alone gets it.
+class As {
+ public:
+  explicit As(uid_t uid) : before_(static_cast<uid_t>(setfsuid(uid))) {
+    if (static_cast<uid_t>(setfsuid(uid)) != uid) throw Failure{EPERM, "setfsuid"};
+  }
+  ~As() { setfsuid(before_); }
+
+ private:
+  const uid_t before_;
+};
+
+class Visit {
+ public:
+  explicit Visit(const std::string& path) {
+    const ipnc::Fd netns(Check(open(path.c_str(), O_RDONLY | O_CLOEXEC), "open"));
+    Check(setns(netns.get(), CLONE_NEWNET), "setns");
+  }
+  // In a foreign namespace nothing could go on.
+  ~Visit() {
+    if (setns(home, CLONE_NEWNET) != 0) std::abort();
+  }
+};
+
+struct Address {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+  sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
+};
+
+Address AddressOf(const std::string& text, uint16_t port) {
+  Address address;
+  auto* v4 = reinterpret_cast<sockaddr_in*>(&address.storage);
+  auto* v6 = reinterpret_cast<sockaddr_in6*>(&address.storage);
+  if (inet_pton(AF_INET, text.c_str(), &v4->sin_addr) == 1) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(port);
+    address.length = sizeof(*v4);
+  } else if (inet_pton(AF_INET6, text.c_str(), &v6->sin6_addr) == 1) {
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(port);
+    address.length = sizeof(*v6);
+  } else {
+    throw Failure{EINVAL, text + " is no address"};
+  }
+  return address;
+}
+
+constexpr uid_t kProxy = 1337;
+
+ipnc::Fd SocketOf(int family, int type) {
+  return ipnc::Fd(Check(socket(family, type | SOCK_CLOEXEC, 0), "socket"));
+}
+
+// As the proxy's and its agent's: TCP on every address, transparent for TPROXY; UDP on the loopback address.
+ipnc::Fd Listen(const std::string& netns, int family, int type, uint16_t port) {
+  const Visit visit(netns);
+  const As as(kProxy);
+  ipnc::Fd fd = SocketOf(family, type);
+  const int one = 1;
+  const bool v6 = family == AF_INET6;
+  Check(setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)), "SO_REUSEADDR");
+  if (v6) Check(setsockopt(fd.get(), SOL_IPV6, IPV6_V6ONLY, &one, sizeof(one)), "IPV6_V6ONLY");
+  if (type == SOCK_STREAM)
+    Check(setsockopt(fd.get(), v6 ? SOL_IPV6 : SOL_IP, v6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, &one, sizeof(one)),
+          "IP_TRANSPARENT");
+  Address any = AddressOf(type == SOCK_STREAM ? (v6 ? "::" : "0.0.0.0") : (v6 ? "::1" : "127.0.0.1"), port);
+  Check(bind(fd.get(), any.get(), any.length), "bind");
+  if (type == SOCK_STREAM) Check(listen(fd.get(), 128), "listen");
+  return fd;
+}
+
+// Whoever is at neither end in time is not there: the rules lead elsewhere.
+void SetTimeout(int fd) {
+  const timeval limit{.tv_sec = 2, .tv_usec = 0};
+  Check(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)), "SO_RCVTIMEO");
+  Check(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)), "SO_SNDTIMEO");
+}
+
+// A client that resets leaves no TIME_WAIT behind, which would slow the next connections down.
+void SetReset(int fd) {
+  const linger reset{1, 0};
+  Check(setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), "SO_LINGER");
+}
+
+ipnc::Fd Accept(int listener) {
+  return ipnc::Fd(Check(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC), "accept"));
+}
+
+// All in one thread, so that no other one is waited for: the kernel completes a connection before anybody accepts it.
+std::chrono::nanoseconds Exchange(const std::string& what, const End& client, Address to, const std::string& server,
+                                  uint16_t port, int count) {
+  using Clock = std::chrono::steady_clock;
+  const int family = to.storage.ss_family;
+  const bool query = what == "query";
+  if (!query && what != "connect" && what != "trip") throw Failure{EINVAL, what};
+  const int type = query ? SOCK_DGRAM : SOCK_STREAM;
+  const ipnc::Fd listener = Listen(server, family, type, port);
+  SetTimeout(listener.get());
+  const Visit visit(client.netns);
+  const As as(client.uid);
   std::chrono::nanoseconds took{};
-  sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {}, .sin_zero = {}};
-  if (inet_pton(AF_INET, address.c_str(), &to.sin_addr) != 1) throw Failure{EINVAL, "not an IPv4 address"};
-  // Where nothing redirects, nobody but the acceptor answers.
-  Inside(path, [&](int) {
-    const Acceptor acceptor(port);
-    // A client that resets leaves no TIME_WAIT behind, which would slow the next connections down.
-    const linger reset{1, 0};
-    for (int i = 0; i < count; i++) {
-      const int fd = Check(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
-      setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-      const auto start = std::chrono::steady_clock::now();
-      const int result = connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to));
-      took += std::chrono::steady_clock::now() - start;
-      const int error = errno;
-      close(fd);
-      if (result != 0) throw Failure{error, "connect"};
+  char byte = 0;
+  if (what == "connect") {
+    for (int i = 0; i < count; ++i) {
+      const ipnc::Fd fd = SocketOf(family, type);
+      SetReset(fd.get());
+      SetTimeout(fd.get());
+      const auto start = Clock::now();
+      Check(connect(fd.get(), to.get(), to.length), "connect");
+      took += Clock::now() - start;
+      Accept(listener.get());
     }
-  });
+  } else if (query) {
+    for (int i = 0; i < count; ++i) {
+      const auto start = Clock::now();
+      const ipnc::Fd fd = SocketOf(family, type);
+      SetTimeout(fd.get());
+      Check(connect(fd.get(), to.get(), to.length), "connect");
+      Check(static_cast<int>(send(fd.get(), &byte, 1, 0)), "send");
+      Address from;
+      from.length = sizeof(from.storage);
+      Check(static_cast<int>(recvfrom(listener.get(), &byte, 1, 0, from.get(), &from.length)), "recvfrom");
+      Check(static_cast<int>(sendto(listener.get(), &byte, 1, 0, from.get(), from.length)), "sendto");
+      Check(static_cast<int>(recv(fd.get(), &byte, 1, 0)), "recv");
+      took += Clock::now() - start;
+    }
+  } else {
+    const ipnc::Fd fd = SocketOf(family, type);
+    SetReset(fd.get());
+    SetTimeout(fd.get());
+    Check(connect(fd.get(), to.get(), to.length), "connect");
+    const ipnc::Fd other = Accept(listener.get());
+    SetTimeout(other.get());
+    const int one = 1;
+    for (const int end : {fd.get(), other.get()})
+      Check(setsockopt(end, SOL_TCP, TCP_NODELAY, &one, sizeof(one)), "TCP_NODELAY");
+    const auto start = Clock::now();
+    for (int i = 0; i < count; ++i) {
+      Check(static_cast<int>(send(fd.get(), &byte, 1, 0)), "send");
+      Check(static_cast<int>(recv(other.get(), &byte, 1, 0)), "recv");
+      Check(static_cast<int>(send(other.get(), &byte, 1, 0)), "send");
+      Check(static_cast<int>(recv(fd.get(), &byte, 1, 0)), "recv");
+    }
+    took = Clock::now() - start;
+  }
   return took;
 }
 
@@ -266,9 +376,11 @@ int main() {
         PrintUsage();
         continue;
       }
-      if (words.at(0) == "connect") {
-        const auto took =
-            Connect(words.at(1), words.at(2), static_cast<uint16_t>(std::stoi(words.at(3))), std::stoi(words.at(4)));
+      if (words.at(0) == "exchange") {
+        const auto number = [&words](size_t at) { return std::stoi(words.at(at)); };
+        const auto port = [&number](size_t at) { return static_cast<uint16_t>(number(at)); };
+        const auto took = Exchange(words.at(1), {words.at(2), static_cast<uid_t>(number(3))},
+                                   AddressOf(words.at(4), port(5)), words.at(6), port(7), number(8));
         std::cout << took.count() << std::endl;
         continue;
       }

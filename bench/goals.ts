@@ -68,6 +68,16 @@ export function isOfStarts({ name }: Pick<Goal, 'name'>): boolean {
   return name.includes(START);
 }
 
+/** What an app of the mesh sees of the rules. Of the workload `connection`, which is a run of its own, too. */
+const CONNECTION = 'connection: ';
+const cost = (asked: number, figure: string, name: string) =>
+  most(asked, ' us', `${CONNECTION}${name}`, (run) => run.figure('connection', figure));
+
+/** Whether a goal is of the workload `connection`. */
+export function isOfConnections({ name }: Pick<Goal, 'name'>): boolean {
+  return name.startsWith(CONNECTION);
+}
+
 const LEGACY = 'iptables-legacy';
 const NFT = 'nftables';
 
@@ -79,6 +89,12 @@ export const goals: readonly Goal[] = [
     return run.series('mesh', `app/${SIDECAR}`) - run.series('mesh', 'app/none');
   }),
   start(0.45, 'ready', 'istio-init', "created to Ready, to Istio's istio-init, p50"),
+  // What it costs a connection.
+  cost(0.5, 'one-rule', 'a new one in or out with the defaults, beyond one redirect rule'),
+  cost(0.5, 'ports', "the app's and the proxy's own with 1,000 excluded ports, beyond the defaults"),
+  cost(0.5, 'cidrs', "the app's and the proxy's own with 100 excluded CIDRs, beyond the defaults"),
+  cost(0.3, 'trip', 'a round trip with the defaults, beyond one redirect rule'),
+  cost(0.3, 'trip-dns', 'a round trip with DNS capture, beyond the defaults'),
   // What it costs a node.
   most(2500, ' us', 'CPU of the controller, each pod', (run) => run.figure('controller', 'stand-in/cpu-a-pod')),
   least(500, '/s', 'pods that a node takes each second', (run) => run.figure('controller', 'stand-in/held')),

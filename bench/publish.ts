@@ -1,41 +1,47 @@
 /**
  * A full run's figures and pictures into README.md and docs/: between markers, so that nobody copies by hand. What a pod's
- * start costs is a run of its own (`--only mesh`), and so are its tables.
+ * start costs is a run of its own (`--only mesh`), and what a connection costs is another (`--only connection`). So are their
+ * tables.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { isOfStarts } from './goals.ts';
+import { isOfConnections, isOfStarts } from './goals.ts';
 import { figureRows, goalRows, machineText, seriesTables } from './print.ts';
 import { LARGE, reckon } from './reckon.ts';
-import { picture, startPicture } from './report/picture.ts';
+import { connectionPicture, picture, startPicture } from './report/picture.ts';
 import type { Results, WorkloadResult } from './schema.ts';
 import { figure } from './table.ts';
 
 /** The text that explains them is docs/performance.md, which no run changes. */
 const FIGURES = 'docs/performance-figures.md';
+/** Without the figures of one of these there is nothing to report. */
+const ESSENTIAL: readonly string[] = ['single', 'mesh', 'connection'];
 
 /** `root`: the folder of README.md. Throws where a run is not fit to be quoted. */
 export function publish(results: Results, root: string): string[] {
   const of = (name: string) => results.workloads.find((workload) => workload.name === name);
-  const [single, mesh] = [of('single'), of('mesh')];
-  // A part that was refused is reported without its figures. Without one of these two there is nothing to report.
+  const [single, mesh, connection] = [of('single'), of('mesh'), of('connection')];
+  // Another part that was refused is reported without its figures.
   const unfit = results.workloads.filter(
-    ({ name, refused, failed, skipped }) =>
-      failed ?? skipped ?? (name === 'single' || name === 'mesh' ? refused : undefined),
+    ({ name, refused, failed, skipped }) => failed ?? skipped ?? (ESSENTIAL.includes(name) ? refused : undefined),
   );
-  if (results.mode !== 'full' || (single === undefined && mesh === undefined))
+  if (results.mode !== 'full' || (single ?? mesh ?? connection) === undefined)
     throw new Error('--publish: the run is not a full one');
   if (unfit.length > 0)
     throw new Error(`--publish: refused, failed or skipped in this run: ${unfit.map(({ name }) => name).join(', ')}`);
   return [
     ...(single === undefined ? [] : publishInstalls(results, single, root)),
     ...(mesh === undefined ? [] : publishStarts(results, mesh, root)),
+    ...(connection === undefined ? [] : publishConnections(results, connection, root)),
   ];
 }
 
 function publishInstalls(results: Results, single: WorkloadResult, root: string): string[] {
-  const rest = { ...results, workloads: results.workloads.filter(({ name }) => name !== 'mesh') };
-  const goals = results.goals.filter((goal) => !isOfStarts(goal));
+  const rest = {
+    ...results,
+    workloads: results.workloads.filter(({ name }) => name === 'single' || !ESSENTIAL.includes(name)),
+  };
+  const goals = results.goals.filter((goal) => !isOfStarts(goal) && !isOfConnections(goal));
   writeFileSync(join(root, 'docs/performance.svg'), picture(single));
   fill(join(root, FIGURES), {
     summary: summary(results, single),
@@ -74,6 +80,52 @@ function publishStarts(results: Results, mesh: WorkloadResult, root: string): st
   return ['docs/start.svg', 'README.md', FIGURES];
 }
 
+function publishConnections(results: Results, connection: WorkloadResult, root: string): string[] {
+  const { series } = connection;
+  const p50 = (id: string) => series.find((each) => each.id === id)?.summary.p50.value ?? Number.NaN;
+  const paths = [
+    ["the app's connection", 'outbound'],
+    ["the proxy's own connection", 'upstream'],
+  ] as const;
+  const groups = paths.map(([name, path]) => {
+    const at = `ports-1000/${path}/4`;
+    const rows = series.filter(({ id }) => id.startsWith(`${at}/`) && id !== `${at}/none`);
+    return {
+      name: `${name}, with 1,000 excluded ports`,
+      rows: rows.map(({ id, name, ours }) => ({ name, ours, value: p50(id) - p50(`${at}/none`) })),
+    };
+  });
+  writeFileSync(join(root, 'docs/connection.svg'), connectionPicture(groups));
+  const beyond = (path: string, form: string) => {
+    return figure(p50(`ports-1000/${path}/4/${form}`) - p50(`ports-1000/${path}/4/none`));
+  };
+  const said = ['outbound', 'upstream'].map((path) => {
+    return [beyond(path, 'ours-legacy'), beyond(path, 'ours-nftables'), beyond(path, 'istio-legacy')];
+  });
+  const [[legacy, nftables, istio] = [], [ownLegacy, ownNftables, ownIstio] = []] = said;
+  const sentence =
+    `The rules cost each new connection some time as well. With 1,000 excluded ports, a connection of the app takes ${legacy} us ` +
+    `more than without rules (nftables: ${nftables} us), and with Istio's iptables rules ${istio} us more. A connection of the ` +
+    `proxy's own takes ${ownLegacy} us more (nftables: ${ownNftables} us), and with Istio's ${ownIstio} us more.`;
+  const line = runLine(results);
+  fill(join(root, 'README.md'), {
+    connection: `${sentence}\n\n![${CONNECTION_TITLE}](docs/connection.svg)\n\n${line}`,
+  });
+  const tables = seriesTables(connection).map(({ head, rows }) => markdownTable(head, rows));
+  const goals = markdownTable(GOAL_HEAD, goalRows(results.goals.filter(isOfConnections)));
+  fill(join(root, FIGURES), {
+    connection: [
+      `![${CONNECTION_TITLE}](connection.svg)`,
+      line,
+      goals,
+      markdownTable(['', ''], figureRows(connection)),
+      ...tables,
+    ].join('\n\n'),
+  });
+  return ['docs/connection.svg', 'README.md', FIGURES];
+}
+
+const CONNECTION_TITLE = 'What the rules add to a new connection, by each form of the rules';
 const GOAL_HEAD = ['goal', 'asked', 'measured', ''];
 const START_TITLE = 'From the creation of a pod to the start of its application, by each way';
 

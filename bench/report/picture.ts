@@ -75,6 +75,37 @@ export function startPicture(starts: readonly Series[]): string {
   );
 }
 
+/** What each form of the rules adds to a connection, in microseconds. */
+export function connectionPicture(
+  groups: readonly { name: string; rows: readonly { name: string; ours: boolean; value: number }[] }[],
+): string {
+  const most = Math.max(...groups.flatMap(({ rows }) => rows.map(({ value }) => value)));
+  const scale = linear(most, LEFT, WIDTH - RIGHT);
+  const parts: string[] = [];
+  let top = TOP;
+  for (const { name, rows } of groups) {
+    parts.push(words('tick', [12, top - 8], `${name}: p50 in microseconds, beyond no rules`));
+    for (const { name, ours, value } of rows) {
+      const [kind, fill] = ours ? ['own', 'ours'] : ['their', 'other'];
+      const width = Math.max(1, scale.at(Math.max(0, value)) - LEFT).toFixed(1);
+      parts.push(
+        words(kind, [LEFT - 10, top + 15], name, 'end') +
+          `<rect class="${fill}" x="${LEFT}" y="${top + 3}" width="${width}" height="${ROW - 9}" rx="2"/>` +
+          words(kind, [LEFT + Number(width) + 7, top + 15], `${figure(value)} us`),
+      );
+      top += ROW;
+    }
+    top += GAP;
+  }
+  const height = top - GAP + 26;
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" ` +
+    `role="img" aria-label="What the rules add to a new connection"><style>${STYLE}</style>\n` +
+    `<path class="back" d="M0 0H${WIDTH}V${height}H0Z"/>\n${uprights(scale, [TOP - 4, height - 20])}\n` +
+    `${parts.join('\n')}\n</svg>\n`
+  );
+}
+
 function bar({ name, ours: own, summary }: Series, ours: number, top: number, at: (value: number) => number): string {
   const { value } = summary.p50;
   const width = Math.max(1, at(value) - LEFT).toFixed(1);

@@ -95,9 +95,10 @@ test('a cluster is reckoned from what a pod costs', () => {
   assert.deepEqual(reckon(without, LARGE), []);
 });
 
+const CONNECTION_MARKS = '<!-- bench:connection -->\nold\n<!-- /bench:connection -->\n';
 const MARKED = {
-  'README.md': '# x\n\n<!-- bench:start -->\nold\n<!-- /bench:start -->\n\nthe end\n',
-  'docs/performance-figures.md': ['start', 'summary', 'figures', 'goals', 'cluster']
+  'README.md': `# x\n\n<!-- bench:start -->\nold\n<!-- /bench:start -->\n\nthe end\n${CONNECTION_MARKS}`,
+  'docs/performance-figures.md': ['connection', 'start', 'summary', 'figures', 'goals', 'cluster']
     .map((name) => `<!-- bench:${name} -->\nold\n<!-- /bench:${name} -->\n`)
     .join('between\n'),
 };
@@ -122,7 +123,7 @@ test('publishing fills what is between the markers, and nothing else, however of
     assert.match(first, /\*\*nftables: ours/);
     assert.match(first, /50,000 \/s/);
     assert.doesNotMatch(first, /pod start: /);
-    assert.equal(first.match(/\nold\n/g)?.length, 1);
+    assert.equal(first.match(/\nold\n/g)?.length, 2);
     publish(sample({ seed: 1 }), root);
     assert.equal(page(), first);
     assert.equal(readFileSync(join(root, 'README.md'), 'utf8'), MARKED['README.md']);
@@ -139,14 +140,55 @@ test("a run of a pod's start is published by itself, with its picture and its go
     const readme = readFileSync(join(root, 'README.md'), 'utf8');
     assert.match(readme, /^# x\n\n<!-- bench:start -->\n\n!\[.*\]\(docs\/start.svg\)/);
     assert.match(readme, /\| \*\*template-sidecar\*\* \| 0\.3[89]x \| 500 \| 1,150 \|/);
-    assert.match(readme, /<!-- \/bench:start -->\n\nthe end\n$/);
+    assert.match(readme, /<!-- \/bench:start -->\n\nthe end\n/);
     const page = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
     assert.match(page, /created to app started, to Istio's istio-init, p50 \| at most 0\.45x \| 0\.3[89]x \| met/);
     assert.doesNotMatch(page, /an install \|/);
-    assert.equal(page.match(/\nold\n/g)?.length, 4);
+    assert.equal(page.match(/\nold\n/g)?.length, 5);
     assert.match(readFileSync(join(root, 'docs/start.svg'), 'utf8'), /template-sidecar/);
   });
 });
+
+test('a run of what a connection costs is published by itself, with its picture and its goals', () => {
+  inFolder((root) => {
+    const forms = { none: 50, 'ours-legacy': 64, 'ours-nftables': 63.5, 'istio-legacy': 90 };
+    const made = publish(connectionsOf(forms, [{ id: 'ports', label: 'x', value: 0.4, unit: 'us' }]), root);
+    assert.deepEqual(made, ['docs/connection.svg', 'README.md', 'docs/performance-figures.md']);
+    const readme = readFileSync(join(root, 'README.md'), 'utf8');
+    assert.match(readme, /a connection of the app takes 14\.0 us more .* \(nftables: 13\.5 us\), .* 40\.0 us more/);
+    assert.match(readme, /<!-- bench:start -->\nold\n/);
+    const page = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
+    assert.match(page, /1,000 excluded ports, beyond the defaults \| at most 0\.5 us \| 0\.40 us \| met/);
+    assert.equal(page.match(/\nold\n/g)?.length, 5);
+    assert.match(readFileSync(join(root, 'docs/connection.svg'), 'utf8'), /ours-legacy.*14\.0 us/);
+  });
+});
+
+/** A run of the workload `connection`: p50 of each form, microseconds. */
+function connectionsOf(forms: Record<string, number>, figures: Results['workloads'][number]['figures']): Results {
+  const series = ['outbound', 'upstream'].flatMap((path) =>
+    Object.entries(forms).map(([form, value]) => {
+      const named = { id: `ports-1000/${path}/4/${form}`, name: form, group: path, ours: form.startsWith('ours') };
+      return seriesOf(
+        seeded(1),
+        named,
+        Array.from({ length: 4 }, () => [value]),
+      );
+    }),
+  );
+  const { workloads, ...rest } = sample({ seed: 1 });
+  const noise = workloads[0]?.noise;
+  const connection = {
+    name: 'connection',
+    title: 'x',
+    seconds: 1,
+    ...(noise && { noise }),
+    series,
+    figures,
+    charts: [],
+  };
+  return { ...rest, workloads: [connection], goals: checkGoals([connection]) };
+}
 
 /** A run of the workload `mesh`: p50 of each way, milliseconds. */
 function startsOf(ways: Record<string, number>): Results {
@@ -186,8 +228,8 @@ test('what is not fit to be quoted is not published', () => {
 });
 
 test('README.md and docs/performance-figures.md have the markers', () => {
-  assert.ok(read('README.md').includes('<!-- bench:start -->'));
-  for (const name of ['start', 'summary', 'figures', 'goals', 'cluster'])
+  for (const name of ['start', 'connection']) assert.ok(read('README.md').includes(`<!-- bench:${name} -->`));
+  for (const name of ['connection', 'start', 'summary', 'figures', 'goals', 'cluster'])
     assert.ok(read('docs/performance-figures.md').includes(`<!-- /bench:${name} -->`));
 });
 
