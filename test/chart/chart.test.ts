@@ -401,7 +401,10 @@ test('without image.repository helm fails, and says how to build an image', asyn
 
 test('the same thing said twice is refused', async () => {
   const said = await refusal('--set', 'excludeInboundPorts=80,config.istio-local-exclude-ports=81');
-  assert.match(said, /config\.istio-local-exclude-ports and excludeInboundPorts are the same: leave one of them out/);
+  assert.match(
+    said,
+    /config\.istio-local-exclude-ports and excludeInboundPorts set the same option: remove one of them/,
+  );
 });
 
 test('the network policy lets in scrapes alone, and restricts what goes out where it is told the port', async () => {
@@ -687,22 +690,20 @@ test('NOTES say how to go on, for each way of injection', async () => {
       (await helm('install', 'mesh', CHART, ...IMAGE, '--namespace', 'istio-system', ...flags)).split('NOTES:')[1] ?? ''
     );
   };
-  assert.match(await notes('injection.mode=policy'), /by a MutatingAdmissionPolicy/);
+  assert.match(await notes('injection.mode=policy'), /A MutatingAdmissionPolicy replaces/);
   assert.match(await notes('injection.mode=istio'), /helm upgrade istiod .*istiod-values.yaml/);
-  assert.match(await notes('injection.mode=none'), /Nothing is injected/);
+  assert.match(await notes('injection.mode=none'), /injection.mode is none/);
   const [policy, istio] = await Promise.all(['policy', 'istio'].map((mode) => notes(`injection.mode=${mode}`)));
-  for (const told of [policy, istio]) assert.match(told ?? '', /in an init container: no node can be seen/);
+  for (const told of [policy, istio])
+    assert.match(told ?? '', /in an init container: helm template cannot see the nodes/);
   const sidecar = await notes('injection.mode=istio', 'injection.wait=sidecar');
-  assert.match(
-    sidecar,
-    /in the container of their native sidecar: injection\.wait=sidecar\.\n +A node that joins later/,
-  );
-  assert.match(await notes('marks=failures'), /would wait for ever: use marks=all/);
+  assert.match(sidecar, /in the container of their native sidecar: injection\.wait=sidecar\.\n +Nodes that join later/);
+  assert.match(await notes('marks=failures'), /would wait forever\. Use marks=all/);
   assert.match(await notes('kubernetesDistribution=OpenShift'), /nonroot-v2/);
-  assert.match(await notes('Namespace=kube-system'), /no "helm test"/);
+  assert.match(await notes('Namespace=kube-system'), /"helm test" is not available/);
   assert.doesNotMatch(await notes('enroll=istio'), /initialize=true/);
   assert.doesNotMatch(await notes(), /bench/);
   const told = await notes('bench.enabled=true', 'bench.nodeName=worker-1');
-  assert.match(told, /on worker-1:/);
+  assert.match(told, /runs on worker-1\./);
   assert.ok(told.includes(`logs --follow job/${(await bench('bench.nodeName=worker-1')).job.metadata?.name}\n`), told);
 });

@@ -190,14 +190,14 @@ test(
     const notes = () => release('install', CHART, ...IMAGE, '--dry-run=server');
     assert.match(
       await notes(),
-      /in the container of their native sidecar: every node that was there mounts image volumes\./,
+      /in the container of their native sidecar: all nodes supported image volumes at the time of the installation\./,
     );
     const nodes = '/api/v1/nodes';
     const olds = [
-      ['v1.36.0', 'containerd://1.7.27', 'has containerd 1.7.27, and 2.1 mounts image volumes'],
-      ['v1.36.0', 'docker://28.0.0', 'has the runtime docker, which is not known to mount image volumes'],
-      ['v1.34.2', 'containerd://2.2.0', 'has the kubelet v1.34.2, and 1.35 mounts image volumes by default'],
-      ['v1.36.0', 'cri-o://1.30.1', 'has cri-o 1.30.1, and 1.31 mounts image volumes'],
+      ['v1.36.0', 'containerd://1.7.27', 'has containerd 1.7.27, but image volumes need 2.1'],
+      ['v1.36.0', 'docker://28.0.0', 'has the runtime docker, which is not known to support image volumes'],
+      ['v1.34.2', 'containerd://2.2.0', 'has the kubelet v1.34.2, but image volumes need 1.35'],
+      ['v1.36.0', 'cri-o://1.30.1', 'has cri-o 1.30.1, but image volumes need 1.31'],
     ] as const;
     await mesh.admin.post(nodes, { metadata: { name: 'old' } });
     for (const [kubeletVersion, containerRuntimeVersion, why] of olds) {
@@ -272,7 +272,7 @@ test('"ipnc doctor" in its pod finds nothing missing', async () => {
   assert.ok(!/^missing/m.test(said), said);
   assert.match(said, /ok +(\/host)?\/run\/netns/);
   assert.match(said, /ok +CRI socket +\/run\/containerd\/containerd.sock/);
-  assert.match(said, /ok +gate +pods wait in: init: injection\.wait=init; containerd \S+ mounts image volumes/);
+  assert.match(said, /ok +gate +pods wait in: init: injection\.wait=init; containerd \S+ supports image volumes/);
 });
 
 test('"ipnc verify" in its pod compares one pod with its own configuration, as docs/operate.md says', async () => {

@@ -278,7 +278,7 @@ test('refused: a further field manager, where there are a hundred', async () => 
   const managedFields = Array.from({ length: 100 }, (_, at) => manager(at));
   await admin.patch(`/api/v1/namespaces/${namespace}/pods/crowded`, 'merge', { metadata: { managedFields } });
   const mark = new PodStatusWriter(controller).mark(crowded, failed(new Error('late')));
-  await assert.rejects(mark, refused(/may not add to more than 100 metadata\.managedFields/));
+  await assert.rejects(mark, refused(/may not add to metadata\.managedFields if it has more than 100 entries/));
 });
 
 test('a pod as large as etcd takes cannot be marked, and that is known for good', async () => {
@@ -332,12 +332,12 @@ test('refused: a pod of another node, one of no node, and a token of no node', a
   const mark = (as: ApiClient, of: MarkedPod) => new PodStatusWriter(as).mark(of, failed(new Error('late')));
   await assert.rejects(
     mark(controller, await create('elsewhere', 'two')),
-    refused(/the controller on node one .* this one is on two/),
+    refused(/the controller on node one .* this pod is on node two/),
   );
   const nowhere = await create('nowhere', '');
-  await assert.rejects(mark(controller, nowhere), refused(/the controller on node one .* this one is on none/));
-  await assert.rejects(mark(unbound, await create('unbound')), refused(/token is bound to no node/));
-  await assert.rejects(mark(unbound, nowhere), refused(/token is bound to no node/));
+  await assert.rejects(mark(controller, nowhere), refused(/the controller on node one .* this pod is on node none/));
+  await assert.rejects(mark(unbound, await create('unbound')), refused(/token is not bound to a node/));
+  await assert.rejects(mark(unbound, nowhere), refused(/token is not bound to a node/));
   assert.equal(await mark(connect(await tokenOf(ACCOUNT, 'two')), await create('there', 'two')), 'patched');
 });
 
@@ -345,7 +345,7 @@ test('refused: whatever else a role that is too wide would let it do to pods', a
   const { uid } = await create('main');
   const path = `/api/v1/namespaces/${namespace}/pods`;
   const metadata = { name: 'main', namespace };
-  const nothingElse = (what: string) => refused(new RegExp(`may mark .* and do nothing else to pods, not ${what}`));
+  const nothingElse = (what: string) => refused(new RegExp(`may only mark .*, but the request is ${what}`));
   const annotations = { [STATUS]: 'initialized' };
   await assert.rejects(
     controller.patch(`${path}/main`, 'merge', { metadata: { annotations } }),
@@ -381,20 +381,20 @@ test('Events, as the controller sends them, pass', async () => {
 });
 
 const FOREIGN_EVENTS: [what: string, changes: object, reason: RegExp][] = [
-  ["in another's name", { reportingController: 'kubelet' }, /in its own name alone/],
-  ['of another node', { reportingInstance: 'two' }, /on node one .* of that node alone/],
-  ['about a node', { regarding: { apiVersion: 'v1', kind: 'Node', name: 'one' } }, /about a pod .* alone/],
-  ['about nothing', { regarding: undefined }, /about a pod .* alone/],
-  ['about another object too', { related: { apiVersion: 'v1', kind: 'Node', name: 'one' } }, /about a pod .* alone/],
+  ["in another's name", { reportingController: 'kubelet' }, /only under its own name/],
+  ['of another node', { reportingInstance: 'two' }, /on node one .* only Events of that node/],
+  ['about a node', { regarding: { apiVersion: 'v1', kind: 'Node', name: 'one' } }, /only Events about a pod/],
+  ['about nothing', { regarding: undefined }, /only Events about a pod/],
+  ['about another object too', { related: { apiVersion: 'v1', kind: 'Node', name: 'one' } }, /only Events about a pod/],
 ];
 for (const field of ['labels', 'annotations']) {
   const metadata = { ...event().metadata, [field]: { x: 'y' } };
-  FOREIGN_EVENTS.push([`with ${field}`, { metadata }, new RegExp(`without metadata\\.${field}`)]);
+  FOREIGN_EVENTS.push([`with ${field}`, { metadata }, new RegExp(`may not create Events with metadata\\.${field}`)]);
 }
 FOREIGN_EVENTS.push([
   'that nobody can delete',
   { metadata: { ...event().metadata, finalizers: ['example.com/x'] } },
-  /without metadata\.finalizers/,
+  /may not create Events with metadata\.finalizers/,
 ]);
 for (const [what, changes, reason] of FOREIGN_EVENTS) {
   test(`refused: an Event ${what}`, () => assert.rejects(controller.post(EVENTS, event(changes)), refused(reason)));
@@ -406,15 +406,15 @@ test('refused: an Event of the older group in the name of the kubelet, and of a 
   const older = { metadata, involvedObject, reason: 'Started', message: 'x', source: { component: 'kubelet' } };
   await assert.rejects(
     controller.post(`/api/v1/namespaces/${namespace}/events`, older),
-    refused(/in its own name alone/),
+    refused(/only under its own name/),
   );
-  await assert.rejects(unbound.post(EVENTS, event()), refused(/token is bound to no node/));
+  await assert.rejects(unbound.post(EVENTS, event()), refused(/token is not bound to a node/));
 });
 
 test('refused: to change or to delete an Event', async () => {
   const { metadata } = (await admin.post(EVENTS, event({ reportingController: 'example.com/other' }))) as V1Pod;
   const name = metadata?.name ?? '';
-  const nothingElse = (what: string) => new RegExp(`create Events, and do nothing else to them, not ${what}`);
+  const nothingElse = (what: string) => new RegExp(`only create Events, but the request is ${what}`);
   const change = { series: { count: 2, lastObservedTime: '2026-01-01T00:00:01.000000Z' } };
   await assert.rejects(controller.patch(`${EVENTS}/${name}`, 'merge', change), refused(nothingElse('UPDATE')));
   await assert.rejects(controllersCore.deleteNamespacedEvent({ namespace, name }), nothingElse('DELETE'));

@@ -673,19 +673,19 @@ const TOO_LONG: [what: string, namespace: string, body: V1Pod, reason: RegExp][]
     'its containers',
     'bare',
     withContainers(LIMIT, annotated({ [INITIALIZE]: 'true' })),
-    /spec\.containers has 1001 entries, at most 1000 are allowed/,
+    /spec\.containers has 1001 entries, expected at most 1000/,
   ],
   [
     'its init containers, with istio-init among them',
     'bare',
     withInits(LIMIT, injected()),
-    /spec\.initContainers has 1002 entries, at most 1000 are allowed/,
+    /spec\.initContainers has 1002 entries, expected at most 1000/,
   ],
   [
     'its volumes, which istiod adds to',
     'free',
     withVolumes(LIMIT, app()),
-    /spec\.volumes has 10\d\d entries, at most 1000 are allowed/,
+    /spec\.volumes has 10\d\d entries, expected at most 1000/,
   ],
   [
     'its containers, where its namespace enrols it',
@@ -699,7 +699,7 @@ for (const [what, namespace, body, reason] of TOO_LONG) {
     await assert.rejects(create(namespace, body), (error: ApiException<unknown>) => {
       assert.equal(error.code, 422);
       const message = error.message.replaceAll('\\', '');
-      assert.match(message, /the pod is enrolled in the mesh, and too large to be given its gate: /);
+      assert.match(message, /the pod is enrolled in the mesh, but too large for the policy that adds its gate: /);
       assert.match(message, reason);
       return true;
     });

@@ -113,7 +113,7 @@ its socket anew, and a mounted file would stay the old one.
 {{- $text := get $.Values $value | toString -}}
 {{- if not (has $text (list "" "*")) -}}
 {{- if hasKey $.Values.config $flag -}}
-{{- fail (printf "\n\nconfig.%s and %s are the same: leave one of them out\n" $flag $value) -}}
+{{- fail (printf "\n\nconfig.%s and %s set the same option: remove one of them\n" $flag $value) -}}
 {{- end -}}
 {{- $_ := set $config $flag $text -}}
 {{- end -}}

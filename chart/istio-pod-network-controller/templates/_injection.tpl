@@ -23,7 +23,7 @@ policy, istio or none. auto is policy where the API server has it.
 {{- $kind := dict "root" $ "kind" "MutatingAdmissionPolicy" "since" "1.36" }}
 {{- $version := include "istio-pod-network-controller.admissionVersion" $kind }}
 {{- if and (eq .Values.injection.mode "policy") (not $version) -}}
-{{- $lack := "this API server has no MutatingAdmissionPolicy (Kubernetes 1.36, or 1.34 where it is switched on)" }}
+{{- $lack := "this API server has no MutatingAdmissionPolicy (Kubernetes 1.36, or 1.34 with the feature enabled)" }}
 {{- fail (printf "injection.mode: policy: %s; expected istio or none" $lack) }}
 {{- else if ne .Values.injection.mode "auto" -}}
 {{ .Values.injection.mode }}
@@ -42,11 +42,11 @@ never start.
 {{- $version := .Capabilities.KubeVersion.Version }}
 {{- $wait := .Values.injection.wait }}
 {{- if and (eq $wait "sidecar") (not (semverCompare ">=1.31-0" $version)) -}}
-{{- fail (printf "injection.wait: sidecar: Kubernetes %s has no image volumes (1.35, or 1.31 where they are switched on); expected init or auto" $version) }}
+{{- fail (printf "injection.wait: sidecar: Kubernetes %s has no image volumes (1.35, or 1.31 with the feature enabled); expected init or auto" $version) }}
 {{- else if ne $wait "auto" -}}
 {{- dict "wait" $wait "why" (printf "injection.wait=%s" $wait) | toJson }}
 {{- else if not (semverCompare ">=1.35-0" $version) -}}
-{{- dict "wait" "init" "why" (printf "Kubernetes %s has no image volumes by default; 1.35 has" $version) | toJson }}
+{{- dict "wait" "init" "why" (printf "Kubernetes %s has no image volumes by default; 1.35 does" $version) | toJson }}
 {{- else -}}
 {{- $nodes := (lookup "v1" "Node" "" "").items | default list }}
 {{- $unable := "" }}
@@ -56,19 +56,19 @@ never start.
 {{- $least := get (dict "containerd" "2.1" "cri-o" "1.31") (first $runtime) }}
 {{- $kubelet := semver ($info.kubeletVersion | default "0.0.0") }}
 {{- if not (semverCompare ">=1.35-0" $kubelet.Original) -}}
-{{- $unable = printf "node %s has the kubelet %s, and 1.35 mounts image volumes by default" .metadata.name $kubelet.Original }}
+{{- $unable = printf "node %s has the kubelet %s, but image volumes need 1.35" .metadata.name $kubelet.Original }}
 {{- else if not $least -}}
-{{- $unable = printf "node %s has the runtime %s, which is not known to mount image volumes" .metadata.name (first $runtime) }}
+{{- $unable = printf "node %s has the runtime %s, which is not known to support image volumes" .metadata.name (first $runtime) }}
 {{- else if not (semverCompare (printf ">=%s-0" $least) (last $runtime)) -}}
-{{- $unable = printf "node %s has %s %s, and %s mounts image volumes" .metadata.name (first $runtime) (last $runtime) $least }}
+{{- $unable = printf "node %s has %s %s, but image volumes need %s" .metadata.name (first $runtime) (last $runtime) $least }}
 {{- end }}
 {{- end }}
 {{- if not $nodes -}}
-{{- dict "wait" "init" "why" "no node can be seen (helm template)" | toJson }}
+{{- dict "wait" "init" "why" "helm template cannot see the nodes" | toJson }}
 {{- else if $unable -}}
 {{- dict "wait" "init" "why" $unable | toJson }}
 {{- else -}}
-{{- dict "wait" "sidecar" "why" "every node that was there mounts image volumes" | toJson }}
+{{- dict "wait" "sidecar" "why" "all nodes supported image volumes at the time of the installation" | toJson }}
 {{- end }}
 {{- end }}
 {{- end }}
