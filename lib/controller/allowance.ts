@@ -1,14 +1,16 @@
-/** How often something may happen: a few times at once, and then at a fixed rate. */
+/** Limits how often something happens: a few times at once, and then at a fixed rate. */
 export interface AllowanceLimits {
   burst: number;
-  /** Milliseconds after which one more may happen. */
+  /** Milliseconds until one more action is allowed. */
   eachMs: number;
 }
 
-/** What happens too soon is done once, as soon as it may be. Keeps at most one timer. */
+/**
+ * Actions that come too early are merged into one, which runs as soon as the limit allows. It keeps at most one timer.
+ */
 export class Allowance {
   readonly #limits: AllowanceLimits;
-  /** Milliseconds of performance.now() at which the whole burst may happen again. */
+  /** The time of performance.now(), in milliseconds, at which the whole burst is allowed again. */
   #fullAt = 0;
   #late: NodeJS.Timeout | undefined;
 
@@ -16,7 +18,7 @@ export class Allowance {
     this.#limits = limits;
   }
 
-  /** Calls `act` at once or later, unless one that was given before is still to be called: that one counts for both. */
+  /** Calls `act` now or later. If an earlier call still waits, `act` is dropped, because that call counts for both. */
   take(act: () => void): void {
     if (this.#late !== undefined) return;
     const { burst, eachMs } = this.#limits;
@@ -34,7 +36,7 @@ export class Allowance {
     }, waitMs).unref();
   }
 
-  /** What is still to be called is not called. */
+  /** Drops the call that still waits. */
   cancel(): void {
     clearTimeout(this.#late);
     this.#late = undefined;

@@ -1,4 +1,7 @@
-/** The controller out of its parts. What differs between a node, the bench and a test is handed in. */
+/**
+ * Assembles the controller from its parts. The caller passes the parts that differ between a node, the bench and a
+ * test.
+ */
 import { readFileSync } from 'node:fs';
 import type { RunConfig } from '../config/read.ts';
 import type { ApiClient } from '../kube/client.ts';
@@ -17,10 +20,10 @@ export interface Parts {
   kube: ApiClient;
   locator: Locator;
   probe: Probe;
-  /** Absent where the API server is the only source. */
+  /** Absent if the API server is the only source. */
   runtime?: RuntimeEvents | undefined;
   log: Logger;
-  /** Told as a metric. */
+  /** Reported as a metric. */
   version: string;
 }
 

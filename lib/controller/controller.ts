@@ -1,6 +1,6 @@
 /**
- * A node's controller. Events of the API server and of the runtime put pods into the work queue, and a sweep verifies the
- * installed rules of every pod. reconcile.ts has the work for one pod.
+ * The controller of a node. Events of the API server and of the runtime put pods into the work queue, and a periodic
+ * sweep verifies the installed rules of every pod. reconcile.ts has the work for one pod.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type BackoffLimits, backoff } from '../backoff.ts';
@@ -28,28 +28,28 @@ export interface ControllerOptions {
   /** Milliseconds between two sweeps. */
   resyncMs: number;
   concurrency: number;
-  /** Whether a pod without a mark gets no Event of its rules either: `marks: failures`. */
+  /** Whether a pod without a mark gets no Event about its rules either. True for `marks: failures`. */
   quiet: boolean;
   reconciler: Reconciler;
   marker: PodStatusWriter;
   recorder: EventRecorder;
   metrics: Metrics;
-  /** Absent where the API server is the only source. */
+  /** Absent if the API server is the only source. */
   runtime?: RuntimeEvents;
   log: Logger;
 }
 
-/** What is known of one pod. */
+/** What the controller knows about one pod. */
 interface Entry {
   pod: PodRecord;
   hint?: SandboxHint;
   installed?: Installed;
   view: Pick<PodView, 'state' | 'reason' | 'stages' | 'since'>;
-  /** It was there before this process: an earlier one may have installed rules in it, and marked nothing. */
+  /** The pod existed before this process, so an earlier process may have installed rules in it without a mark. */
   inherited: boolean;
-  /** Drift was found: what is installed next is a repair. */
+  /** The sweep found drift, so the next install is a repair. */
   drifted?: boolean;
-  /** Rules of others that let traffic pass by ours, as the last sweep found them. */
+  /** The rules of other programs that let traffic bypass the proxy, as the last sweep found them. */
   ahead?: string;
   /** The last `preemption` that was reported. */
   reported?: string;
@@ -59,42 +59,48 @@ interface Entry {
   takeovers?: { stamp: string; count: number };
   /** How often ours were moved in front of others' rules; see MOST_MOVES. */
   moves?: number;
-  /** Limits how often changes of the pod make work. */
+  /** Limits how often changes of the pod lead to work. */
   changes: Allowance;
-  /** When to look for a sandbox again, if nobody tells of one. */
+  /** When to look for a sandbox again, if the runtime does not report one. */
   poll?: { timer: NodeJS.Timeout; looks: number };
 }
 
-/** Between two looks for a sandbox, doubled from the first to the last: if the runtime tells of it, and if not. */
+/** The pause between two looks for a sandbox, doubled from the first to the last: with runtime events, and without. */
 const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } satisfies Record<string, BackoffLimits>;
 
-/** Hints kept of pods that the API has not told of: it may be slower than the runtime, and of some it never tells. */
+/** How many hints are kept for pods that the API server has not reported yet. It reports some of them never. */
 const EARLY = 256;
 
-/** The first pause after an attempt that used up its budget. Short, since on a busy machine this may happen to any pod. */
+/**
+ * The first pause after an attempt that used up its budget. It is short, because on a busy machine any pod may need it.
+ */
 const COSTLY_MS = 1_000;
 
-/** Each request and each wait of an attempt has a limit of its own; together they are shorter than this. */
+/**
+ * The longest attempt. Each request and each wait of an attempt has its own limit, and their sum is smaller than this.
+ */
 const LONGEST_RUN_MS = 180_000;
 
-/** Changes of a pod that make work at once, and then the milliseconds for each. What comes between is done together. */
+/** How many changes of a pod lead to work at once, and then the milliseconds per change. Other changes are merged. */
 const CHANGES = { burst: 10, eachMs: 3_000 };
 
-/** Whoever puts rules in front of ours again and again is not fought: that is reported. */
+/** How often the controller moves its rules to the front. A program that still puts rules before them is reported. */
 const MOST_MOVES = 3;
 /** As often Istio's rules are removed that another program writes again in the same sandbox: nobody wins such a fight. */
 const MOST_TAKEOVERS = 3;
 
-/** Pods that are planned anew in one sweep because their rules are no longer kept compiled. */
+/** How many pods one sweep plans again because their compiled rules were dropped. */
 const MOST_REPLANNED = 4;
 
-/** Verifications that run at once in a sweep: the addon has at most four threads, and new pods use them too. */
+/**
+ * How many verifications a sweep runs at the same time. The addon has at most four threads, and new pods use them too.
+ */
 const SWEEP_LANES = 2;
 
 export class Controller {
   readonly #options: ControllerOptions;
   readonly #entries = new Map<string, Entry>();
-  /** Told before the API told of the pod. */
+  /** Hints for pods that the API server has not reported yet. */
   readonly #early = new Map<string, SandboxHint>();
   readonly #queue: WorkQueue;
   readonly #pods: Informer<PodRecord>;
@@ -123,14 +129,14 @@ export class Controller {
       kube,
       log,
       path: '/api/v1/pods',
-      // The API may keep any number of pods that have ended; nothing is done for them.
+      // The API server may keep any number of pods that have ended, and the controller does nothing for them.
       fieldSelector: `spec.nodeName=${nodeName},status.phase!=Succeeded,status.phase!=Failed`,
       trim: toPodRecord,
       onEvent: (event) => this.#onPod(event),
     });
   }
 
-  /** Runs until the signal, then ends what is under way; never rejects. */
+  /** Runs until the signal, then waits for the work in progress. Never rejects. */
   async run(signal: AbortSignal, drained: AbortSignal): Promise<void> {
     const sources = [this.#namespaces.start(signal), this.#pods.start(signal), this.#follow(), this.#sweepEach(signal)];
     await Promise.all(sources);
@@ -142,14 +148,14 @@ export class Controller {
     await this.#options.recorder.settled();
   }
 
-  /** What only a new process can repair: a worker that does not come back. Empty if there is none. */
+  /** Problems that only a restart of the process can solve: a worker that does not return. Empty if there is none. */
   stuck(limitMs = LONGEST_RUN_MS): string[] {
     const { longestRunMs } = this.#queue.stats();
     if (longestRunMs <= limitMs) return [];
     return [`a worker has worked on one pod for ${Math.round(longestRunMs / 1000)} s`];
   }
 
-  /** What is missing yet of the first look at every pod. */
+  /** What the controller still waits for until it has examined every pod once. */
   missing(): string[] {
     if (this.#ready) return [];
     const lists = { namespaces: this.#namespaces, pods: this.#pods };
@@ -183,7 +189,7 @@ export class Controller {
     return counts;
   }
 
-  /** Pods with rules of others that let traffic pass by ours. */
+  /** The number of pods in which rules of other programs let traffic bypass the proxy. */
   preempted(): number {
     return [...this.#entries.values()].filter(({ ahead }) => ahead !== undefined).length;
   }
@@ -223,12 +229,12 @@ export class Controller {
     const changes = new Allowance(CHANGES);
     const entry: Entry = { pod, view: { state: 'pending' }, inherited, changes, ...(hint && { hint }) };
     this.#entries.set(uid, entry);
-    // A pod that has started counted long ago.
+    // The gate of a pod that has already started was counted before.
     if (pod.status.phase === 'Pending') this.#countGateFailure(entry);
     this.#queue.add(uid);
   }
 
-  /** `before` is how the gate had ended when the pod was seen last. */
+  /** `before` is the end of the gate in the previous version of the pod. */
   #countGateFailure({ pod: { status }, view: { state } }: Entry, before?: GateEnd): void {
     const { gateEnd } = status;
     if (gateEnd === undefined || gateEnd.restarts === before?.restarts) return;
@@ -244,7 +250,7 @@ export class Controller {
     }
   }
 
-  /** Whoever may change a pod, or its namespace, may do so in a flood. */
+  /** The limit is necessary because a user may change a pod or its namespace any number of times. */
   #addChanged(uid: string, entry: Entry): void {
     entry.changes.take(() => {
       if (this.#entries.get(uid) === entry) this.#queue.add(uid);
@@ -258,7 +264,7 @@ export class Controller {
       const uid = hint.podUid;
       const entry = this.#entries.get(uid);
       if (entry === undefined) {
-        // The API server has not shown this pod, and may never do.
+        // The API server has not reported this pod, and possibly never will, so the runtime must not wait.
         hint.proceed?.();
         keepNewest(this.#early, uid, hint, EARLY);
       } else {
@@ -297,18 +303,18 @@ export class Controller {
     try {
       const outcome = await reconciler
         .reconcile(task)
-        // What may heal is not written there: the pod's gate would give up on it.
+        // A failure that a retry can solve is not written to the pod, because the pod's gate would then give up.
         .catch(async (error: unknown) => {
           hint?.proceed?.(asFailure(error).message);
-          // A mark that fails is what is tried again, and the rest with it.
+          // If the mark fails too, its error is thrown, and a retry repeats the whole attempt.
           if (asFailure(error).retry === 'no') await marker.mark(markedPod(pod), failed(error));
           throw error;
         });
-      // Nothing was to be installed, or nothing can be installed yet: the pod's gate waits, the runtime need not wait.
+      // Nothing is installed now, or never. The pod's gate waits if it must; the runtime need not wait.
       hint?.proceed?.(outcome.result === 'waiting' ? outcome.message : undefined);
       if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
     } finally {
-      // The pod was deleted meanwhile. Both have noted something of it after they were told to forget it.
+      // The pod was deleted meanwhile, and both may have stored something about it after their forget().
       if (!this.#entries.has(uid)) {
         marker.forget(uid);
         reconciler.forget(uid);
@@ -325,10 +331,10 @@ export class Controller {
     }
     const since = new Date().toISOString();
     if (outcome.result === 'waiting') {
-      // Without its namespace it was not looked at yet: see missing().
+      // A pod whose namespace is unknown counts as not examined yet: see missing().
       entry.view = { state: 'pending', reason: outcome.reason, ...(outcome.reason !== 'namespace' && { since }) };
       log.debug({ pod: `${pod.namespace}/${pod.name}`, reason: outcome.reason, detail: outcome.message }, 'waiting');
-      // A namespace will be told of; a sandbox may be missed.
+      // The watch reports every namespace, but the runtime's report of a sandbox may be missed.
       if (outcome.reason !== 'namespace') this.#pollFor(entry);
       return;
     }
@@ -347,7 +353,7 @@ export class Controller {
     }
     const { installed, changed, marked, unmarked, takenOver, warnings, stages } = outcome;
     const news = changed || marked;
-    // Another sandbox had nothing that could drift.
+    // In a new sandbox it is a first install, not a repair.
     const repaired = entry.drifted === true && changed && entry.installed?.stamp === installed.stamp;
     delete entry.drifted;
     entry.installed = installed;
@@ -373,13 +379,16 @@ export class Controller {
         note: 'another program had changed the redirect rules, and the controller repaired them',
       });
     else if (news && (marked || !this.#options.quiet)) {
-      // Without how long it took: the same again is then one Event with a count.
+      // The note has no duration, so that the same result again becomes one Event with a count.
       const note = `the controller installed the redirect rules with ${installed.backend}, and read them back`;
       recorder.record(pod, { reason: 'Initialized', note });
     }
   }
 
-  /** Reports rules of others that let traffic pass by ours, once for the same rules, unless ours can be moved. */
+  /**
+   * Reports rules of other programs that let traffic bypass the proxy, once for the same rules, unless ours can be
+   * moved.
+   */
   #noteAhead(entry: Entry, rules: string[]): void {
     if (rules.length === 0) {
       forgetAhead(entry);
@@ -426,10 +435,10 @@ export class Controller {
     }
   }
 
-  /** Compares what stands in each initialized pod with what was installed. Resolves with the number of pods. */
+  /** Compares the rules in each initialized pod with those that were installed. Resolves with the number of pods. */
   async sweep(): Promise<number> {
     const due = [...this.#entries].filter(([, { installed }]) => installed !== undefined);
-    // Each sweep begins with another pod, so that each pod has its turn.
+    // Each sweep starts with another pod, so that no pod is always the last.
     const begin = due.length === 0 ? 0 : this.#sweeps++ % due.length;
     due.push(...due.splice(0, begin));
     let next = 0;
@@ -439,11 +448,11 @@ export class Controller {
         const [uid, entry] = each;
         const { installed } = entry;
         if (installed === undefined || this.#entries.get(uid) !== entry) continue;
-        // It waits for an attempt already, and maybe for a long time because each one costs much.
+        // The pod already waits for an attempt, possibly for a long time because each attempt is costly.
         if (this.#queue.has(uid)) continue;
         const compiled = installed.compiled.deref();
         if (compiled === undefined) {
-          // Too many rules are compiled for all to be kept. Planning them anew reads them back as well.
+          // The compiled rules were dropped because there were too many. Planning them again also reads the rules back.
           if (++replanned <= MOST_REPLANNED) this.#queue.add(uid, 'resync');
           continue;
         }
@@ -465,12 +474,12 @@ export class Controller {
   }
 }
 
-/** The exit code of the gate without rules, as that of istio-validation. */
+/** The exit code of a gate that found no rules; istio-validation has the same. */
 const NOT_REDIRECTED = 126;
-/** Its exit codes for a configuration that cannot work. */
+/** The exit codes of the gate for a configuration that cannot work. */
 const REFUSED = [1, 2];
 
-/** Why a gate ended; undefined if it did not fail, or if what ended is the proxy that it had become. */
+/** Why a gate ended; undefined if it did not fail, or if it had already become the proxy. */
 function gateReason({ exitCode, message, at }: GateEnd, state: PodState, startedAt: number): GateReason | undefined {
   if (REFUSED.includes(exitCode) && message) return 'refused';
   if (exitCode !== NOT_REDIRECTED) return undefined;
@@ -479,12 +488,12 @@ function gateReason({ exitCode, message, at }: GateEnd, state: PodState, started
   return at < startedAt ? 'controller-away' : 'rules-late';
 }
 
-/** Whether our rules can be moved in front of others': these were not there when ours were installed. */
+/** Whether our rules can be moved in front of those of others, which is so if those came later than ours. */
 function mayMove({ installed, moves = 0 }: Entry): boolean {
   return installed?.alone === true && moves < MOST_MOVES;
 }
 
-/** Says that rules of others let traffic pass by ours; undefined if none do, or if ours can still be moved. */
+/** A message if rules of other programs let traffic bypass the proxy, and ours can no longer be moved before them. */
 function preemption(entry: Entry): string | undefined {
   if (entry.ahead === undefined || mayMove(entry)) return undefined;
   return `rules of other programs let traffic bypass the proxy: ${entry.ahead}`;
@@ -519,7 +528,7 @@ function forgetAhead(entry: Entry): void {
   delete entry.reported;
 }
 
-/** Whether and when a pod is tried again after this error. */
+/** Whether and when the queue tries a pod again after this error. */
 export function retryOf(error: unknown): Verdict {
   const { retry } = asFailure(error);
   if (retry === 'no') return false;
@@ -529,14 +538,14 @@ export function retryOf(error: unknown): Verdict {
 }
 
 /**
- * Whether what changed is any of our business: a spec does not change, see toPodRecord. Our own marks coming back are not, unless
- * somebody took them away.
+ * Whether a change of a pod needs work. The spec of a pod does not change, see toPodRecord. Our own marks need no work,
+ * unless someone removed them.
  */
 function asksForWork(before: PodRecord, after: PodRecord, state: PodState): boolean {
   const theirs = ({ metadata: { deletionTimestamp, labels, annotations }, status }: PodRecord) =>
     JSON.stringify([deletionTimestamp, labels, annotations, status.phase, status.podIPs, status.initBefore]);
   const marks = ({ metadata, status }: PodRecord) => JSON.stringify([metadata.marks, status.conditions]);
-  // Of a pod that was let out a mark may come late: its request had been answered with an error, and done all the same.
+  // Our mark can appear after the opt-out of a pod: the API server reported an error for the patch, but applied it.
   const watched = before.metadata.marks[STATUS] === INITIALIZED || state === 'skipped';
   return theirs(before) !== theirs(after) || (watched && marks(before) !== marks(after));
 }

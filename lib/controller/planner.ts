@@ -1,4 +1,6 @@
-/** From a pod to the compiled rules of its network namespace. The pods of a node share a handful of configurations. */
+/**
+ * Plans and compiles the rules for a pod's netns. It caches both, because the pods of a node share few configurations.
+ */
 import { createHash } from 'node:crypto';
 import { keepNewest } from '../bounded.ts';
 import type { RunConfig } from '../config/read.ts';
@@ -11,20 +13,20 @@ import { familiesOf } from '../netns/families.ts';
 import { type Backend, type Form, formOf } from '../ruleset/form.ts';
 import type { Ruleset } from '../ruleset/model.ts';
 
-/** Configurations kept planned, and compiled. */
+/** How many planned, and how many compiled configurations are kept. */
 const KEPT = 64;
 /**
- * Rules kept in sum, planned, and as many compiled. A rule takes one to two KiB of memory, and each pod may have a
- * configuration of its own with thousands of rules.
+ * The most rules in all kept plans, and in all kept compiled configurations. A rule takes one to two KiB of memory, and
+ * each pod may have its own configuration with thousands of rules.
  */
 const MOST_RULES = 32_768;
 
-/** A pod's configuration, and its rulesets so far, by families and backend. */
+/** The configuration of a pod, and the rulesets that were made from it so far, by families and backend. */
 export interface Planned {
   redirect: Redirect;
   rulesets: Map<string, Ruleset>;
   forms: Map<string, { form: Form; rules: string }>;
-  /** In both maps. */
+  /** The number of rules in both maps. */
   size: number;
 }
 
@@ -36,7 +38,7 @@ interface Kept {
 export interface CompiledRules {
   compiled: Compiled;
   backend: Backend;
-  /** Hash of the configuration, 16 hexadecimal digits. */
+  /** The hash of the configuration: 16 hexadecimal digits. */
   rules: string;
 }
 
@@ -61,7 +63,7 @@ export class Planner {
     });
   }
 
-  /** Rejects with Failure where this network namespace cannot have these rules. */
+  /** Rejects with Failure if this network namespace cannot have these rules. */
   async compile(pod: PodRecord, planned: Planned, netns: Identity): Promise<CompiledRules> {
     const { spec, families: named } = planned.redirect;
     const families = familiesOf(netns, named, pod.status.podIPs);
@@ -96,7 +98,7 @@ function keep<T>(kept: Map<string, T>, key: string, make: () => T): T {
   return value;
 }
 
-/** Of too many rules in sum the oldest entries go, but not the newest one. */
+/** Drops the oldest entries until the sum of rules is below the limit. Always keeps the newest entry. */
 function dropOldestRules(kept: Map<string, { size: number }>): void {
   let sum = 0;
   for (const { size } of kept.values()) sum += size;

@@ -1,6 +1,6 @@
 /**
- * Work by key. One worker works on a key at a time, and a bounded number of workers on all keys. A key that is added
- * while a worker works on it is worked on once more. Nothing is kept of a key whose work is done.
+ * A queue of work by key. At most one worker works on a key, and the number of workers is bounded. If a key is added
+ * while a worker works on it, it is worked on once more. The queue keeps nothing about a key whose work is done.
  */
 import { once } from 'node:events';
 import { type BackoffLimits, backoff } from '../backoff.ts';
@@ -12,38 +12,38 @@ import type { QueueStats } from '../observe/metrics.ts';
  */
 export type Priority = 'new' | 'resync' | 'costly';
 
-/** Milliseconds. A test brings its own. */
+/** The clock, in milliseconds. Tests pass their own. */
 export interface Clock {
   now(): number;
-  /** Returns what cancels it. */
+  /** Returns a function that cancels the call. */
   after(ms: number, call: () => void): () => void;
 }
 
 export interface Attempt {
   key: string;
   priority: Priority;
-  /** Attempts that failed before this one, without a success between. */
+  /** The number of failed attempts since the last success. */
   failures: number;
-  /** Since it was added, or since its back-off was over. */
+  /** The time since the key was added, or since its back-off ended. */
   waitedMs: number;
 }
 
 /**
- * False where a retry cannot help. `afterMs`: how long the other side wants to be left alone. `longestMs`: what the pauses
- * grow to, if not to the longest of the queue. `costlyMs`: the attempt cost too much. From the second such failure in a row
- * the next attempt waits at least that many milliseconds, doubled with each failure. Adding the key does not shorten this
- * wait, and the key is worked on as `costly` until an attempt succeeds.
+ * False if a retry cannot help. `afterMs`: how long the other side asks to wait. `longestMs`: the longest pause, if it
+ * differs from the queue's. `costlyMs`: the attempt cost too much. From the second such failure in a row
+ * the next attempt waits at least that many milliseconds, doubled with each failure. Adding the key does not shorten
+ * this wait, and the key is worked on as `costly` until an attempt succeeds.
  */
 export type Verdict = false | { afterMs?: number; longestMs?: number; costlyMs?: number };
 
 export interface QueueOptions {
   work: (attempt: Attempt) => Promise<void>;
-  /** Workers. */
+  /** The number of workers. */
   concurrency: number;
   retry: (error: unknown) => Verdict;
-  /** `waitMs`: until the next attempt; absent if there is none. If it throws, nobody hears of it. */
+  /** `waitMs` is the time until the next attempt; absent if there is none. What it throws is ignored. */
   onError?: (error: unknown, attempt: Attempt, waitMs?: number) => void;
-  /** Shortest and longest wait after a failure. */
+  /** The shortest and the longest wait after a failure. */
   backoffMs?: BackoffLimits;
   clock?: Clock;
   /** From 0 to 1. */
@@ -52,28 +52,28 @@ export interface QueueOptions {
 
 interface Entry {
   priority: Priority;
-  /** Its last attempt cost too much. */
+  /** The last attempt cost too much. */
   overran?: boolean;
-  /** Its last two attempts did. */
+  /** The last two attempts cost too much. */
   costly?: boolean;
   failures: number;
-  /** When it began to wait. */
+  /** The time when the key began to wait. */
   since: number;
   running: boolean;
-  /** When the attempt that runs, or the last one, began. */
+  /** The start of the current or the last attempt. */
   began: number;
-  /** It was added while running, with this priority. */
+  /** The priority with which the key was added while a worker worked on it. */
   again?: Priority | undefined;
-  /** While running. */
+  /** forget() was called while a worker worked on the key. */
   forgotten?: boolean;
-  /** While backing off. */
+  /** Set while the key backs off. */
   pause?: { cancel: () => void; notBefore: number } | undefined;
 }
 
 /** Milliseconds. */
 interface Wait {
   ms: number;
-  /** Even if the key is added meanwhile. */
+  /** The wait if the key is added meanwhile. */
   shortestMs: number;
 }
 
@@ -94,7 +94,7 @@ export class WorkQueue {
   readonly #waiting: Record<Priority, Set<string>> = { new: new Set(), resync: new Set(), costly: new Set() };
   readonly #running: Record<Priority, number> = { new: 0, resync: 0, costly: 0 };
   #starting = false;
-  /** Once there is one, nothing is taken or started. */
+  /** Once it exists, the queue takes no keys and starts no work. */
   #drained: PromiseWithResolvers<void> | undefined;
 
   constructor(options: QueueOptions) {
@@ -102,9 +102,9 @@ export class WorkQueue {
   }
 
   /**
-   * Work starts after the caller's turn, so that what is added at once is taken by priority. A key that backs off is
-   * tried at once if the priority is `new`, since this may be what it was waiting for; but not sooner after it failed
-   * than half the shortest back-off, nor than the other side asked for.
+   * Work starts after the caller's turn, so that keys that are added together are taken by priority. A key that backs
+   * off is tried at once if the priority is `new`, because the change may solve its problem. It still waits half of the
+   * shortest back-off, and as long as the other side asked for.
    */
   add(key: string, priority: Priority = 'new'): void {
     if (this.#drained) return;
@@ -119,7 +119,7 @@ export class WorkQueue {
     } else this.#raise(key, entry, priority);
   }
 
-  /** To be called when there is nothing left to be done for a key. What runs is not stopped, nor is it repeated. */
+  /** The caller calls this when a key needs no more work. A running attempt continues, but it is not repeated. */
   forget(key: string): void {
     const entry = this.#entries.get(key);
     if (entry?.running) {
@@ -128,7 +128,7 @@ export class WorkQueue {
     } else if (entry) this.#drop(key, entry);
   }
 
-  /** Whether it waits, backs off, or is worked on. */
+  /** Whether the key waits, backs off, or is being worked on. */
   has(key: string): boolean {
     return this.#entries.has(key);
   }
@@ -153,8 +153,8 @@ export class WorkQueue {
   }
 
   /**
-   * Starts nothing more, ever, and takes nothing more. Resolves when what runs has ended, or at the signal; with the
-   * number of keys that still run. Never rejects.
+   * Ends the queue: it takes no more keys and starts no more work. Resolves with the number of running attempts, when
+   * all have ended or at the signal. Never rejects.
    */
   async drain(signal?: AbortSignal): Promise<number> {
     this.#drained ??= Promise.withResolvers();
@@ -233,7 +233,7 @@ export class WorkQueue {
     entry.running = false;
     const { again } = entry;
     entry.again = undefined;
-    // A new pod that failed is still a new one.
+    // A new pod keeps its priority after a failure.
     if (again) entry.priority = wait ? higher(priority, again) : again;
     if (entry.costly) entry.priority = 'costly';
     else if (entry.priority === 'costly') entry.priority = 'resync';
@@ -244,17 +244,17 @@ export class WorkQueue {
     this.#start();
   }
 
-  /** How long to wait; undefined where another attempt would be in vain. */
+  /** How long to wait; undefined if another attempt cannot help. */
   #afterFailure(error: unknown, attempt: Attempt, entry: Entry): Wait | undefined {
     const { retry, onError, random, backoffMs } = this.#options;
     const [firstMs] = backoffMs;
     let wait: Wait | undefined;
-    // What these two throw must not keep the worker.
+    // An exception of these two callbacks must not block the worker.
     try {
       const verdict = retry(error);
       if (verdict && !entry.forgotten) {
         const { afterMs = 0, longestMs = backoffMs[1], costlyMs } = verdict;
-        // On a busy machine this may happen once to any pod.
+        // One such attempt does not count, because on a busy machine it may happen to any pod.
         const costly = costlyMs !== undefined && entry.overran === true;
         entry.overran = costlyMs !== undefined;
         entry.costly = costly;

@@ -19,30 +19,30 @@ import type { SandboxHint } from '../runtime/hint-queue.ts';
 import { Planner } from './planner.ts';
 import { Stopwatch } from './stopwatch.ts';
 
-/** What was installed in which sandbox. */
+/** The rules that were installed, and the sandbox that has them. */
 export interface Installed {
   target: Netns;
-  /** The planner keeps the newest: see MOST_RULES there. */
+  /** Weak, because the planner keeps only the newest ones: see its MOST_RULES. */
   compiled: WeakRef<Compiled>;
   backend: Backend;
   /** `<boot id>:<cookie>` */
   stamp: string;
-  /** Hash of the configuration. */
+  /** The hash of the configuration. */
   rules: string;
-  /** Nobody had rules in these tables when this process installed ours. */
+  /** No other program had rules in these tables when this process installed its rules. */
   alone: boolean;
 }
 
 export type Outcome =
   | { result: 'skipped'; reason: SkipReason; message: string; cleaned: boolean }
-  /** Not an error: an event will come when what is missing is there. */
+  /** Something is missing, which is not an error: an event will announce it. */
   | { result: 'waiting'; reason: string; message: string }
   | {
       result: 'initialized';
       installed: Installed;
       changed: boolean;
       marked: boolean;
-      /** Why the pod cannot have its mark until it changes. */
+      /** Why the mark failed, if a retry cannot help until the pod changes. */
       unmarked?: Failure;
       /** Istio's rules were in the pod before ours: written while it was made, or earlier. */
       takenOver?: 'new' | 'running';
@@ -50,14 +50,14 @@ export type Outcome =
       stages: Stages;
     };
 
-/** What is known of a pod. */
+/** What the controller knows about the pod. */
 export interface Task {
   pod: PodRecord;
   namespace: NamespaceRecord | undefined;
-  /** What the runtime reported of the pod's newest sandbox. */
+  /** What the runtime reported about the pod's newest sandbox. */
   hint?: SandboxHint | undefined;
   installed?: Installed | undefined;
-  /** Whether the pod was there before this process. */
+  /** Whether the pod existed before this process. */
   inherited?: boolean;
   /** The instance of the container `captureAfter` that belongs to an earlier sandbox. */
   oldInit?: string | undefined;
@@ -73,7 +73,7 @@ export interface ReconcilerOptions {
   bootId: string;
 }
 
-/** Reasons that say nothing about what the pod's owner wants: the installed rules stay until the pod ends. */
+/** Reasons that are not a decision of the pod's owner. The installed rules stay until the pod ends. */
 const STAYS: ReadonlySet<SkipReason> = new Set([
   'self',
   'finished',
@@ -89,8 +89,8 @@ export class Reconciler {
   readonly #options: ReconcilerOptions;
   readonly #planner: Planner;
   /**
-   * Uids of pods in which an install was begun. Rules of ours may be in them although neither a mark nor `installed`
-   * says so: the attempt may have ended before its mark.
+   * Uids of pods in which an install was started. They may have our rules although they have no mark and no
+   * `installed`, because the attempt may have ended before its mark.
    */
   readonly #touched = new Set<string>();
 
@@ -99,7 +99,7 @@ export class Reconciler {
     this.#planner = new Planner(options.config, options.probe);
   }
 
-  /** Whether the pod is enrolled, as far as is known of it. */
+  /** Whether the pod is enrolled, according to what is known about it. */
   decide(pod: PodRecord, namespace: NamespaceRecord | undefined): Decision {
     const { config } = this.#options;
     const self = { namespace: config.podNamespace ?? '', name: config.podName ?? '' };
@@ -107,8 +107,8 @@ export class Reconciler {
   }
 
   /**
-   * Rejects with Failure. In the pod the rules are then installed or rolled back, and half of them only after
-   * ERR_ROLLBACK; the mark may be missing.
+   * Rejects with Failure. The rules are then either installed completely, without a mark, or rolled back. Only after
+   * ERR_ROLLBACK a part of them may be left.
    */
   async reconcile(task: Task): Promise<Outcome> {
     const { marker, bootId } = this.#options;
@@ -134,7 +134,7 @@ export class Reconciler {
     watch.lap('plan');
 
     const target: Netns = { path: netns.path, dev: netns.dev, ino: netns.ino, cookie: netns.cookie };
-    // Leftovers need not be looked for in a new sandbox that has no rules of ours.
+    // A new sandbox without our rules has no leftovers, so the addon need not search for them.
     const fresh = pod.status.phase === 'Pending' && !hasRules(netns);
     this.#touched.add(pod.metadata.uid);
     // Reads back what it wrote, and then wakes the pod's gate.
@@ -146,7 +146,7 @@ export class Reconciler {
     watch.lap('install');
     watch.split('install', { verify: timings.verify, release: timings.release });
 
-    // The rules are in. The runtime does not wait for the API server.
+    // The rules are installed, and the runtime must not wait for the API server.
     task.hint?.proceed?.();
 
     const stamp = `${bootId}:${netns.cookie}`;
@@ -154,7 +154,7 @@ export class Reconciler {
     const mark = this.#marks(pod, spec)
       ? await marker
           .mark(markedPod(pod), { status: INITIALIZED, netns: stamp, rules })
-          // A mark that is refused for good is no reason to leave the rules to themselves.
+          // The rules are watched for drift even if the mark is refused permanently.
           .catch((error: unknown) => {
             const failure = asFailure(error);
             if (failure.retry !== 'no') throw error;
@@ -182,15 +182,15 @@ export class Reconciler {
     };
   }
 
-  /** To be called when the pod is gone. */
+  /** The caller calls this when the pod is gone. */
   forget(uid: string): void {
     this.#touched.delete(uid);
   }
 
   /**
-   * Whether a pod that goes well gets its mark. With `marks: failures` only where something may wait for it: a readiness
-   * gate, the original controller's init container, or our gate with TPROXY, which cannot see all of the rules by itself;
-   * and where an earlier mark has to be replaced.
+   * Whether a pod gets a mark after a successful install. With `marks: failures` it gets one only if something may wait
+   * for it, or if an earlier mark must be replaced. A readiness gate and the original controller's init container wait
+   * for the mark, and so does our gate with TPROXY, because it cannot see all of the rules by itself.
    */
   #marks(pod: PodRecord, { mode }: RedirectSpec): boolean {
     const { config, marker } = this.#options;
@@ -206,20 +206,20 @@ export class Reconciler {
   }
 
   /**
-   * Takes away what we installed in a pod that is no longer enrolled, and nothing else. Resolves with whether there was
-   * anything, or with why it cannot be done yet: the mark stays as long as the rules may be there.
+   * Removes our rules, and only these, from a pod that is no longer enrolled. Resolves with whether there were any, or
+   * with the reason why it is not possible yet. The mark stays as long as the rules may be there.
    */
   async #clean(task: Task): Promise<boolean | { reason: string; message: string }> {
     const { pod, installed, inherited } = task;
     const { uid, marks } = pod.metadata;
     const { marker, config } = this.#options;
-    // A failed pod has a mark too: it keeps the rules of before while its new configuration is refused.
+    // A failed pod has a mark too, and keeps its old rules while its new configuration is invalid.
     const ours = this.#touched.has(uid) || installed !== undefined || marks[STATUS] !== undefined;
     // An earlier process may have left rules without a mark.
     const looks = ours || (inherited === true && config.marks === 'failures');
     const netns = looks ? await this.#locate(task) : undefined;
     if (!ours && (netns === undefined || ('installedBackends' in netns && !hasRules(netns)))) {
-      // The pod may wait for our condition all the same.
+      // The pod may still wait for our condition.
       if (pod.spec.readinessGates !== undefined) await marker.unmark(markedPod(pod));
       return false;
     }
@@ -234,7 +234,7 @@ export class Reconciler {
     const { locator } = this.#options;
     const { uid, runtimeUid, namespace, name } = pod.metadata;
     const wanted = { uid: runtimeUid, namespace, name, ips: pod.status.podIPs };
-    // We may have been in there since the runtime made the sandbox.
+    // Not fresh if this process may have installed rules since the runtime created the sandbox.
     const fresh = hint?.justMade === true && installed === undefined && !this.#touched.has(uid);
     const path = hint?.netnsPath;
     const found = await locator.locate(wanted, path === undefined ? undefined : { path, fresh, ips: hint?.ips });

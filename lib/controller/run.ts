@@ -1,4 +1,4 @@
-/** A node's controller, put together from its parts and run until a signal. */
+/** Assembles the controller of a node from its parts, and runs it until a signal. */
 import { KubeConfig } from '@kubernetes/client-node';
 import manifest from '../../package.json' with { type: 'json' };
 import type { RunConfig } from '../config/read.ts';
@@ -17,10 +17,13 @@ import { onNode } from '../runtime/node-paths.ts';
 import { sourcesFor } from '../runtime/sources.ts';
 import { assemble } from './assemble.ts';
 
-/** What is under way at SIGTERM may end; the last Events take 10 s at most. A kubelet kills after 30 s. */
+/**
+ * How long attempts in progress may take after SIGTERM. The last Events take at most 10 s, and the kubelet kills after
+ * 30 s.
+ */
 const DRAIN_MS = 15_000;
 
-/** What the kernel allows. Rejects with all that is essential and missing, at once. */
+/** Probes the kernel. Rejects with a Failure that lists everything essential that is missing. */
 async function requireNode(): Promise<Probe> {
   const { checks, probe } = await essentials();
   const missing = checks.filter(({ status }) => status === 'missing');
@@ -30,7 +33,7 @@ async function requireNode(): Promise<Probe> {
   throw new Failure('ERR_NODE', { detail: lines.join('\n'), remedy: remedies.join('; ') });
 }
 
-/** Resolves with the exit code. Rejects with Failure where this node cannot do it. */
+/** Resolves with the exit code. Rejects with Failure if this node lacks something essential. */
 export async function runNode(config: RunConfig): Promise<number> {
   const probe = await requireNode();
   const log = createLogger({ level: config.logLevel });
@@ -40,11 +43,11 @@ export async function runNode(config: RunConfig): Promise<number> {
 
   const { hostRoot } = config;
   const kube = new ApiClient(() => kubeConfig(config.kubeconfig));
-  // A runtime that is not there yet may come: containerd, as most are.
+  // If no runtime is found yet, one may still come. The most common one is containerd.
   const criSocket = config.criSocket ?? criSockets(hostRoot)[0] ?? '/run/containerd/containerd.sock';
   const cri = new Cri(onNode(hostRoot, criSocket));
   const runtime = eventsOf(config, { cri, criSocket, hostRoot, signal });
-  // Also where the start fails below: any of these would keep the process.
+  // Closed even if the start fails below, because each of these would keep the process alive.
   using _closed = {
     [Symbol.dispose]: () => {
       stop.abort();
@@ -60,7 +63,7 @@ export async function runNode(config: RunConfig): Promise<number> {
     const onError = (err: unknown) => log.error({ err }, 'an HTTP request to the controller failed');
     return startHttp({ listen, routes, hosts: config.httpHosts, onError });
   };
-  // Two ports: who asks for metrics must not be able to keep the kubelet's probes out.
+  // There are two ports, so that clients of the metrics cannot keep the kubelet's probes out.
   const livez = () => [...controller.stuck(), ...threadProblems(native().health())];
   const probes = healthRoutes({ livez, readyz: () => controller.missing() });
   await using health = await serve(config.healthAddress, probes);
@@ -96,7 +99,7 @@ function eventsOf(config: RunConfig, options: RuntimeEventsOptions): RuntimeEven
   return new RuntimeEvents({ ...options, failClosed, sources: sourcesFor(wanted) });
 }
 
-/** Aborts a while after `signal` did. */
+/** Returns a signal that aborts DRAIN_MS after `signal`. */
 function drainAfter(signal: AbortSignal): AbortSignal {
   const late = new AbortController();
   signal.addEventListener('abort', () => setTimeout(() => late.abort(), DRAIN_MS).unref(), { once: true });

@@ -1,6 +1,6 @@
 /**
- * Bounds how many connections a server has, in all and from one address. A new one is always let in, and an old one goes for
- * it: whoever opens connections and says nothing must not keep out who comes with a question.
+ * Limits how many connections a server has, in total and from one address. A new connection is always accepted, and an
+ * old one is closed for it, so that a client with idle connections cannot keep other clients out.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -11,9 +11,9 @@ export interface ConnectionLimits {
 }
 
 export function boundConnections(server: Server, { connections, perAddress }: ConnectionLimits): void {
-  /** By the other side's address, its connections, oldest first. */
+  /** The connections of each client address, oldest first. */
   const open = new Map<string, Set<Socket>>();
-  /** Those whose question is being answered. */
+  /** The connections with a request in progress, and the number of these requests. */
   const busy = new Map<Socket, number>();
   let count = 0;
 
@@ -40,7 +40,7 @@ export function boundConnections(server: Server, { connections, perAddress }: Co
     });
   });
 
-  /** The oldest that is not being answered, or else the oldest; never the one that came just now. */
+  /** Closes the oldest connection without a request in progress, or the oldest of all; never the newest. */
   function evict(from: Iterable<Socket>, newest: Socket): void {
     let oldest: Socket | undefined;
     for (const socket of from) {
@@ -55,7 +55,7 @@ export function boundConnections(server: Server, { connections, perAddress }: Co
   }
 }
 
-/** The connections of the addresses that have the most. */
+/** The connections of the addresses with the most connections. */
 function largest(open: ReadonlyMap<string, ReadonlySet<Socket>>): Socket[] {
   const most = Math.max(...Array.from(open.values(), ({ size }) => size));
   return [...open.values()].filter(({ size }) => size === most).flatMap((own) => [...own]);

@@ -21,7 +21,7 @@ export interface Check {
   remedy?: string;
 }
 
-/** Bits of linux/capability.h, and what each is needed for. */
+/** The bits of linux/capability.h, and why each capability is necessary. */
 const CAPABILITIES = [
   { name: 'CAP_NET_ADMIN', bit: 12n, use: 'rules and routes' },
   { name: 'CAP_NET_RAW', bit: 13n, use: 'the socket through which libiptc reads and writes tables' },
@@ -34,13 +34,13 @@ const NEEDS: Record<TableName, string> = {
   raw: 'DNS capture',
 };
 
-/** What Istio injects unless told otherwise. */
+/** Istio's default settings. */
 const { spec: DEFAULTS } = redirect({});
 
-/** The limit of each answer of the runtime. */
+/** The time limit for each answer of the runtime. */
 const RUNTIME_LIMIT_MS = 2000;
 
-/** The chart sets it: where pods wait, and why (injection.wait). */
+/** The chart sets this variable to where pods wait, and why (injection.wait). */
 const CHOSEN_WAIT = 'IPNC_INJECTION_WAIT';
 
 /** The first release of each runtime that mounts image volumes, whose files can be executed. */
@@ -52,8 +52,8 @@ const IMAGE_VOLUMES: Readonly<Record<string, readonly [major: number, minor: num
 type ExamineOptions = Pick<RunConfig, 'criSocket' | 'hostRoot' | 'runtimeEvents'>;
 
 /**
- * All checks, in the order in which a reader wants them; of the runtime what `run` would find with these options.
- * `environment` is that of the controller's container.
+ * Runs all checks. The checks of the runtime show what `run` would find with these options. `environment` is the
+ * environment of the controller's container.
  */
 export async function examine(
   options: ExamineOptions,
@@ -67,7 +67,7 @@ export async function examine(
   return [...checks, netnsFolder(onNode(hostRoot, NETNS_FOLDER)), criSocketCheck(sockets), events, ...waits];
 }
 
-/** Those without which nothing works, and what the kernel allows; that is absent where the addon cannot be asked. */
+/** The checks of what is essential, and the probe of the kernel. The probe is absent if the addon cannot be loaded. */
 export async function essentials(): Promise<{ checks: Check[]; probe?: Probe }> {
   const checks: Check[] = [kernel(), ...capabilities(), userNamespace()];
   let probe: Probe;
@@ -189,7 +189,7 @@ interface Mount {
   propagation: string[];
 }
 
-/** Whether a netns that the node's runtime makes later will be seen here. */
+/** Checks whether a netns that the node's runtime creates later will be visible here. */
 function netnsFolder(folder: string): Check {
   const name = NETNS_FOLDER;
   const mounts = read('/proc/self/mountinfo').split('\n').map(mount);
@@ -249,7 +249,7 @@ async function runtimeEvents({ criSocket, hostRoot, runtimeEvents: wanted }: Exa
       remedy: `name the socket with --cri-socket; ${without}`,
     };
   }
-  // Only here: gRPC takes longer to load than all other checks to run.
+  // Loaded here, because loading gRPC takes longer than all other checks run.
   const { Cri } = await import('../runtime/cri/client.ts');
   const cri = new Cri(onNode(hostRoot, socket), RUNTIME_LIMIT_MS);
   const end = new AbortController();
@@ -279,14 +279,17 @@ async function versionOf(socket: string | undefined, hostRoot: string): Promise<
   try {
     return await cri.version();
   } catch {
-    // The check of runtime events says so.
+    // The check of runtime events reports this error.
     return undefined;
   } finally {
     cri.close();
   }
 }
 
-/** `chosen` is `sidecar: WHY` or `init: WHY`. A gate in the sidecar comes as an image volume, which the runtime has to mount. */
+/**
+ * `chosen` is `sidecar: WHY` or `init: WHY`. A gate in the sidecar comes as an image volume, which the runtime has to
+ * mount.
+ */
 export function gatePlace(chosen: string | undefined, version: VersionResponse | undefined): Check[] {
   if (chosen === undefined || version === undefined) return [];
   const name = 'gate';

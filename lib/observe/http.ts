@@ -1,7 +1,7 @@
 /**
  * The HTTP servers of a node's controller: one answers the kubelet's probes, the other serves metrics and the list of
- * pods. Requests change nothing. Anyone in the cluster's network can connect, so a slow client, or many connections, must
- * not keep other clients out.
+ * pods. Requests change nothing. Anyone in the cluster's network can connect, so a slow client, or many connections,
+ * must not keep other clients out.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, isIP } from 'node:net';
@@ -26,42 +26,42 @@ export interface HttpOptions {
   listen: ListenAddress;
   /** See healthRoutes and observedRoutes. */
   routes: Routes;
-  /** Names that it may be asked by, beside addresses and localhost. */
+  /** Host names that requests may use, in addition to addresses and localhost. */
   hosts?: readonly string[];
-  /** Hears what a handler threw; the client reads 500. */
+  /** Is called with what a handler threw; the client gets status 500. */
   onError: (error: unknown) => void;
   limits?: Partial<HttpLimits>;
 }
 
 export interface ListenAddress {
-  /** Absent: every address of the machine. */
+  /** Absent means every address of the machine. */
   host?: string | undefined;
-  /** 0: any that is free. */
+  /** 0 means any free port. */
   port: number;
 }
 
 export interface HttpLimits extends ConnectionLimits {
-  /** Of the whole request, from its first byte. */
+  /** The limit of the whole request, from its first byte. */
   requestMs: number;
-  /** Of the whole answer, until its last byte is sent. */
+  /** The limit of the whole answer, until its last byte is sent. */
   answerMs: number;
-  /** Without a byte in either direction. */
+  /** The limit of the time without a byte in either direction. */
   idleMs: number;
 }
 
 export interface HttpServer extends AsyncDisposable {
   /** `127.0.0.1:9102` */
   address: string;
-  /** Also what is being answered ends. */
+  /** Also ends requests in progress. */
   close(): Promise<void>;
 }
 
 const LIMITS: HttpLimits = { requestMs: 5_000, answerMs: 20_000, idleMs: 10_000, connections: 64, perAddress: 16 };
-/** A GET of ours needs no more. */
+/** Enough for a GET request to this server. */
 const MAX_HEADER_BYTES = 8192;
-/** Then the connection is closed. */
+/** The number of requests after which a connection is closed. */
 const MAX_REQUESTS = 100;
-/** For how long an answer that is work to make is given again. */
+/** How long an answer that is costly to make is reused. */
 const FRESH_MS = 250;
 
 interface Answer {
@@ -74,7 +74,7 @@ interface Answer {
 type Handler = (request: IncomingMessage) => Answer | Promise<Answer>;
 export type Routes = ReadonlyMap<string, Handler>;
 
-/** Of memory alone. */
+/** The routes of the kubelet's probes. They read only memory, so that they always answer at once. */
 export function healthRoutes({ livez, readyz }: Health): Routes {
   return new Map<string, Handler>([
     ['/livez', () => health(livez())],
@@ -92,14 +92,14 @@ export function observedRoutes({ metrics, pods }: Observed): Routes {
   ]);
 }
 
-/** Resolves when it listens. Rejects with Failure `ERR_LISTEN`. */
+/** Resolves when the server listens. Rejects with Failure `ERR_LISTEN`. */
 export async function startHttp(options: HttpOptions): Promise<HttpServer> {
   const limits = { ...LIMITS, ...options.limits };
   const server = createServer(
     {
       requestTimeout: limits.requestMs,
       headersTimeout: limits.requestMs,
-      // Node looks each 30 s otherwise, and lets a slow client be for as long.
+      // The default of Node is 30 s, which lets a slow client stay for as long.
       connectionsCheckingInterval: limits.requestMs,
       maxHeaderSize: MAX_HEADER_BYTES,
     },
@@ -154,8 +154,8 @@ async function answer({ routes, hosts = [], onError }: HttpOptions, request: Inc
 }
 
 /**
- * A page of somebody's own, whose name is made to lead here, could otherwise read what only this network may (DNS
- * rebinding): a browser says by which name it asks.
+ * Whether the request names this server. Otherwise a foreign web page whose host name resolves to this address could
+ * read what only this network may read (DNS rebinding). A browser sends the name that the page used.
  */
 function isOurs(host: string, names: readonly string[]): boolean {
   const [, bracketed, plain = ''] = /^(?:\[([^\]]*)\]|([^:[\]]*))(?::\d*)?$/.exec(host) ?? [];
@@ -164,7 +164,7 @@ function isOurs(host: string, names: readonly string[]): boolean {
   return isIP(name) === 4 || name === 'localhost' || names.includes(name);
 }
 
-/** The same answer for FRESH_MS, and to all who ask while it is made. */
+/** Reuses an answer for FRESH_MS, and for all requests that come while it is made. */
 function remembered(make: () => Answer | Promise<Answer>): () => Promise<Answer> {
   let made: Promise<Answer> | undefined;
   return () => {
@@ -218,7 +218,7 @@ function podPage(pods: readonly PodView[]): Answer {
   });
 }
 
-/** Whether HTML is named, as browsers do, and not less welcome than JSON. A wildcard means JSON. */
+/** Whether the client accepts HTML by name, as browsers do, and does not prefer JSON. A wildcard means JSON. */
 function wantsHtml(accept = ''): boolean {
   const quality = (type: string) => {
     const range = accept.split(',').find((range) => range.split(';')[0]?.trim().toLowerCase() === type);

@@ -1,10 +1,10 @@
-/** Whether the addon's threads still do their work. */
+/** Checks whether the addon's threads still work. */
 import type { Health } from '../native/addon.ts';
 
 /**
- * How long the kernel may keep a thread before the process counts as unfit. The addon replaces a thread much earlier, after
- * `boundMs`, so that other pods are served meanwhile. A pod can make the kernel slow; it must not be able to have the kubelet
- * restart the controller, which would not make the kernel any faster.
+ * How long the kernel may block a thread before /livez fails. The addon replaces a thread much earlier, after
+ * `boundMs`, so that other pods are served meanwhile. The limit is long, because a pod can make the kernel slow, and a
+ * restart of the controller would not make the kernel faster.
  */
 const LONGEST_JOB_MS = 30_000;
 

@@ -1,6 +1,6 @@
 /**
- * Writes log lines: JSON in a container, readable text on a terminal. It uses no worker thread, which costs 10 MB and can
- * lose the last lines.
+ * Writes log lines: JSON in a container, readable text on a terminal. It uses no worker thread, which costs 10 MB and
+ * can lose the last lines.
  */
 import { styleText } from 'node:util';
 import { destination, type Level, type Logger, pino, stdTimeFunctions } from 'pino';
@@ -11,14 +11,14 @@ export type { Logger } from 'pino';
 
 export interface LogOptions {
   level: Level | 'silent';
-  /** For people; by default where standard output is a terminal. */
+  /** Whether lines are for people. The default is true if standard output is a terminal. */
   pretty?: boolean;
   colour?: boolean;
-  /** Whole lines; standard output by default, written at once. */
+  /** Receives whole lines. The default is a synchronous write to standard output. */
   write?: (line: string) => void;
 }
 
-/** What is known of an error and worth a line; its other properties may hold headers, bodies or certificates. */
+/** The properties of an error that are logged. Its other properties may hold headers, bodies or certificates. */
 const ERROR_FIELDS = ['code', 'errno', 'syscall', 'path', 'table', 'address', 'status', 'reason', 'field', 'remedy'];
 const CAUSES = 3;
 
@@ -46,10 +46,13 @@ export function createLogger(options: LogOptions): Logger {
   );
 }
 
-/** What a name that says so holds, also in JSON within a text; it may be cut off more than the secret, never less. */
+/**
+ * The value of a member whose name says that it is secret, even in JSON within a string. It may match more than the
+ * secret.
+ */
 const SECRET_MEMBER =
   /((?:token|password|passwd|secret|authorization|key-data|keydata)\\*"\s*:\s*\\*")(?:[^"\\]|\\.)*/gi;
-/** What looks like a secret wherever it stands. */
+/** Values that look like secrets, at any place. */
 const SECRET_VALUE = /\bBearer\s+[\w.~+/=-]+|\beyJ[\w-]+\.eyJ[\w-]+\.[\w-]*|-----BEGIN [A-Z ]*PRIVATE KEY-----[^"]*/g;
 
 function redacted(line: string): string {
@@ -63,7 +66,7 @@ function serialized(thrown: unknown, depth: number): unknown {
     const value: unknown = (thrown as unknown as Record<string, unknown>)[name];
     if (typeof value === 'string' || typeof value === 'number') known[name] = value;
   }
-  // Where there is a code the place in our source says nothing more.
+  // For an error with a code, the place in our source adds nothing.
   if (known.code === undefined && known.status === undefined) known.stack = thrown.stack;
   if (thrown.cause !== undefined && depth > 0) known.cause = serialized(thrown.cause, depth - 1);
   return known;
@@ -71,13 +74,13 @@ function serialized(thrown: unknown, depth: number): unknown {
 
 export interface PodLine {
   pod: { namespace: string; name: string; uid: string };
-  /** `unchanged`: all of it stood there already. */
+  /** `unchanged`: the rules were already installed. */
   outcome: 'initialized' | 'repaired' | 'unchanged' | 'skipped' | 'failed';
   backend?: Backend;
   /** `<boot id>:<cookie>`. */
   netns?: string;
   stages?: Stages;
-  /** Why it was skipped. */
+  /** Why the pod was skipped. */
   reason?: string;
   error?: unknown;
 }
@@ -90,7 +93,9 @@ const LEVELS = {
   failed: 'error',
 } satisfies Record<PodLine['outcome'], Level>;
 
-/** Writes the line about one attempt for a pod. `us` has the durations in microseconds, with three significant digits. */
+/**
+ * Writes the line about one attempt for a pod. `us` has the durations in microseconds, with three significant digits.
+ */
 export function podLine(log: Logger, line: PodLine): void {
   const { pod, outcome, stages, error, ...rest } = line;
   const fields = { pod: `${pod.namespace}/${pod.name}`, uid: pod.uid, ...rest };
@@ -129,7 +134,7 @@ function flat(prefix: string, value: unknown): [name: string, value: string][] {
   return [[printable(prefix), /^[\w./:@+-]+$/.test(text) ? text : printable(JSON.stringify(value) ?? text)]];
 }
 
-/** Nothing in it moves the cursor, breaks the line or hides. */
+/** Escapes all characters that move the cursor, break the line or hide text. */
 function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => {
     return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;

@@ -15,8 +15,8 @@ export type Stage = (typeof STAGES)[number];
 export type Stages = Partial<Record<Stage, number>>;
 
 /**
- * Why the gate of a pod ended without opening. The names are labels of a metric, so they must not change. docs/operate.md
- * has this table.
+ * Why the gate of a pod ended without opening. The names are labels of a metric, so they must not change.
+ * docs/operate.md has this table.
  */
 export const GATE_REASONS = {
   'controller-away': 'the gate ended before this controller started',
@@ -29,30 +29,30 @@ export type GateReason = keyof typeof GATE_REASONS;
 
 export type PodState = 'pending' | 'initialized' | 'failed' | 'skipped';
 
-/** Of the work queue, by priority. */
+/** The state of the work queue. */
 export interface QueueStats {
   waiting: Record<'new' | 'resync' | 'costly', number>;
   running: number;
   backingOff: number;
-  /** Of the key that has waited longest for a worker, milliseconds; 0 without one. */
+  /** The longest current wait of a key for a worker, in milliseconds; 0 if no key waits. */
   oldestMs: number;
-  /** Of the worker that has been busy longest with one attempt, milliseconds; 0 without one. */
+  /** The longest time that a worker has worked on its current attempt, in milliseconds; 0 if none works. */
   longestRunMs: number;
 }
 
-/** What is asked for at each scrape. Cheap, and it does not throw. */
+/** Functions that each scrape calls. They are cheap and do not throw. */
 export interface Observed {
   queue(): QueueStats;
   pods(): Record<PodState, number>;
-  /** Pods with rules of others that let traffic pass by ours. */
+  /** The number of pods in which rules of other programs let traffic bypass the proxy. */
   preempted(): number;
-  /** The addon's threads, by what they do. */
+  /** The addon's threads, by state. */
   threads(): Record<'busy' | 'stuck' | 'lost', number>;
-  /** As informers count them. */
+  /** The restarts of watches, as the informers count them. */
   watches(): { resource: string; restarts: Readonly<Record<string, number>> }[];
-  /** What became of Events, as their recorder counts them. */
+  /** The results of Events, as their recorder counts them. */
   events(): Readonly<Record<string, number>>;
-  /** Where pods are learned of faster than from the API: `containerd`, `none`. */
+  /** The source that reports new sandboxes before the API server does: `containerd`, `none`. */
   eventSource(): string;
 }
 
@@ -63,19 +63,22 @@ export interface Metrics {
   driftRepaired(backend: Backend): void;
   gateFailed(reason: GateReason): void;
   contentType: string;
-  /** In Prometheus' text format. */
+  /** The metrics in Prometheus' text format. */
   text(): Promise<string>;
 }
 
-/** Of 50 us to 30 s. */
+/** Upper bounds in seconds, from 50 us to 30 s. */
 const BUCKETS = [
   50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 ];
 
-/** Values of a label that others choose; any further one is counted as `other`. */
+/** How many values a label may have if others choose them. Further values are counted as `other`. */
 const DISTINCT = 32;
 
-/** How often the event loop's delay is sampled: Node's usual 10 ms costs an idle process half a percent of a CPU. */
+/**
+ * The sampling interval of the event loop's delay. Node's default of 10 ms costs an idle process half a percent of a
+ * CPU.
+ */
 const LOOP_SAMPLE_MS = 50;
 const HOUR_MS = 3_600_000;
 
@@ -112,7 +115,7 @@ export function createMetrics(version: string, observed: Observed): Metrics {
     'Gates that ended without opening, by reason; the kubelet starts them again',
     'reason',
   );
-  // A counter that appears with its first increment hides that increment from rate().
+  // A counter that first appears with its first increment would hide that increment from rate().
   for (const reason of Object.keys(GATE_REASONS)) gates.inc({ reason }, 0);
   const skipReason = bounded();
   registerObserved(registers, observed);
@@ -140,7 +143,9 @@ export function createMetrics(version: string, observed: Observed): Metrics {
   };
 }
 
-/** prom-client's own, but for the event loop's delay: there an idle process shows the sampling interval as its lag. */
+/**
+ * prom-client's default metrics, except the event loop's delay, which in an idle process shows the sampling interval.
+ */
 function registerProcess(registry: Registry): void {
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: HOUR_MS });
   for (const kind of ['min', 'max', 'mean', 'stddev', 'p50', 'p90', 'p99']) {
@@ -163,7 +168,7 @@ function registerProcess(registry: Registry): void {
   });
 }
 
-/** What others count already is read from them at each scrape. */
+/** Registers metrics whose values other parts already count. Each scrape reads them. */
 function registerObserved(registers: Registry[], observed: Observed): void {
   const read = (
     Metric: typeof Gauge | typeof Counter,

@@ -3,22 +3,22 @@ import { createHash } from 'node:crypto';
 import type { Backend } from '../ruleset/form.ts';
 import type { PodState, Stages } from './metrics.ts';
 
-/** What this node's controller knows of a pod, as /pods tells it. */
+/** What this node's controller knows about a pod, as /pods shows it. */
 export interface PodView {
   namespace: string;
   name: string;
   uid: string;
   state: PodState;
-  /** Why it was skipped, or failed, or is not marked. */
+  /** Why the pod was skipped, failed, or has no mark. */
   reason?: string;
   backend?: Backend;
   /** `<boot id>:<cookie>`. */
   netns?: string;
-  /** Hash of the configuration. */
+  /** The hash of the configuration. */
   rules?: string;
   /** Microseconds. */
   stages?: Stages;
-  /** Of the last change, ISO 8601. */
+  /** The time of the last change, ISO 8601. */
   since?: string;
 }
 
@@ -42,7 +42,7 @@ td { overflow-wrap: anywhere }
   td::before { color: var(--dim); content: attr(data-label); flex: 0 0 5rem }
 }`;
 
-/** Lets the page have its one style, and nothing else. */
+/** Permits the page its own style sheet, and nothing else. */
 export const CONTENT_SECURITY_POLICY = [
   "default-src 'none'",
   `style-src 'sha256-${createHash('sha256').update(STYLE).digest('base64')}'`,
@@ -66,7 +66,7 @@ export function podsPage(pods: readonly PodView[]): string {
   const rows = pods.map((pod) => {
     const cells = COLUMNS.map(([heading, cell]) => {
       const content = cell(pod);
-      // One element: a narrow screen lays out label and content side by side.
+      // The content is one element, because a narrow screen puts label and content side by side.
       return `<td data-label="${heading}">${content === '' ? '' : `<span>${content}</span>`}</td>`;
     });
     return `<tr>${cells.join('')}</tr>\n`;
