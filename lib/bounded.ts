@@ -1,12 +1,14 @@
-/** Maps that do not grow without end: of too many entries the first, which is the oldest, goes. */
+/** Bounds the size of maps: the first entry, which is the oldest, is dropped for a new one. */
 
-/** Whether there were more than `most`. To be called after each entry. */
+/**
+ * Drops the oldest entry if there are more than `most`, and returns whether it did. Callers call it after each entry.
+ */
 export function dropOldest<K>(kept: Map<K, unknown>, most: number): boolean {
   const [oldest] = kept.keys();
   return kept.size > most && kept.delete(oldest as K);
 }
 
-/** Puts an entry last, also one that was there. */
+/** Adds an entry as the newest one, even if the map already has it. */
 export function keepNewest<K, V>(kept: Map<K, V>, key: K, value: V, most: number): void {
   kept.delete(key);
   kept.set(key, value);

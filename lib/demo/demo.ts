@@ -1,4 +1,6 @@
-/** The whole path on this machine: a pod, traffic, the rules through the very code of `apply`, traffic again. */
+/**
+ * Shows the whole path on this machine: a pod, its traffic, an install with the code of `apply`, and its traffic again.
+ */
 
 import { phases } from '../cli/apply.ts';
 import { columns, type Io, paint } from '../cli/output.ts';

@@ -1,4 +1,4 @@
-/** What the demo dials, and who is to answer before and after the rules stand. */
+/** The connections of the demo, and which server must answer each before and after the install. */
 import type { Family } from '../ruleset/model.ts';
 import { APP_PORTS, OUTSIDE, OUTSIDE_PORTS, POD, type Role, SIDECAR_PORTS, type Stage } from './stage.ts';
 import type { Destination, Reply } from './toolbox.ts';

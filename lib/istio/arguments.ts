@@ -1,4 +1,4 @@
-/** The arguments of an injected init container, read by the option table: istio-iptables' own command line. */
+/** Reads the arguments of an injected init container with the option table: they are istio-iptables' command line. */
 import { ConfigError } from '../errors.ts';
 import { foreignFlags, LOG_FLAG } from './foreign.ts';
 import { optionList } from './options.ts';
@@ -20,8 +20,8 @@ function add(flag: string, short: string | undefined, takesValue: boolean): void
 
 /**
  * Reads `words` as pflag would: `--flag value`, `--flag=value`, `-f value`, `-fvalue`, `-f=value`; a boolean takes a
- * value only with `=`. A flag that neither the option table nor Istio's own list knows is a ConfigError: it may say
- * what is to be captured, and passing over it would let traffic out of the mesh. `place` names the container.
+ * value only with `=`. A flag that neither the option table nor the list of Istio's flags has is a ConfigError: it may
+ * say what to capture, and to ignore it would let traffic bypass the mesh. `place` names the container.
  */
 export function argumentsSource(words: readonly string[], place: string): Source {
   const values = new Map<string, { text: string; word: string }>();
@@ -67,7 +67,10 @@ function split(word: string): { key: string; attached?: string } {
   return rest === '' ? { key } : { key, attached: rest.startsWith('=') ? rest.slice(1) : rest };
 }
 
-/** Whether a logging flag takes a value is not known. No value of one begins with a dash: the next word may be a flag that matters. */
+/**
+ * A logging flag that the tables do not have. It is unknown whether it takes a value, but such a value never begins
+ * with a dash. So a next word with a dash is read as a flag.
+ */
 function logFlag(key: string, next: string | undefined): Known | undefined {
   const name = key.slice(2);
   if (!key.startsWith('--') || !LOG_FLAG.test(name)) return undefined;

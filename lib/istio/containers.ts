@@ -1,4 +1,6 @@
-/** Which container of a pod is what, by the names and words that Istio, the original controller and we give them. */
+/**
+ * Recognises the containers of a pod by the names and arguments that Istio, the original controller and we give them.
+ */
 import type { Container, Pod } from './pod.ts';
 
 export const PROXY = 'istio-proxy';
@@ -6,13 +8,13 @@ export const PROXY = 'istio-proxy';
 export const GATE = 'pod-network-gate';
 export const OWN_INIT = 'istio-init';
 const VALIDATION = 'istio-validation';
-/** Between the gate's own words and those of the program that it becomes. */
+/** Separates the gate's own arguments from the program that it becomes. */
 export const END_OF_GATE = '--';
 
-/** What can be gone through more than once; of a container in the API it may be of any length. */
+/** A list of arguments that can be read more than once. In a container from the API it may have any length. */
 export type Words = Iterable<string>;
 
-/** What says which container it is. */
+/** The fields by which a container is recognised. */
 interface Named {
   name?: string;
   command?: Words;
@@ -25,8 +27,8 @@ export function proxyOf(pod: Pod): Container | undefined {
 }
 
 /**
- * Whether a container waits for us instead of doing it by itself: by its name, by its program, or as the original
- * controller's template has it, whose gate is named istio-init and is told `init` (its applier/templates).
+ * Whether a container is a gate, which waits for the rules instead of writing them. It is recognised by its name or by
+ * its program. The original controller's gate is named istio-init and has the argument `init` (its applier/templates).
  */
 export function isGate(container: Named): boolean {
   if (container.name === GATE || isOriginalGate(container)) return true;
@@ -34,7 +36,9 @@ export function isGate(container: Named): boolean {
   return false;
 }
 
-/** Whether the container is the original controller's gate. In the original's image it waits for the annotation alone. */
+/**
+ * Whether the container is the original controller's gate, which in the original's image waits only for the annotation.
+ */
 function isOriginalGate(container: Named): boolean {
   if (container.name !== OWN_INIT) return false;
   let at = 0;
@@ -51,7 +55,7 @@ export function waitsForMark(pod: Pod): boolean {
   return pod.spec?.initContainers?.some(isOriginalGate) === true;
 }
 
-/** Whether the pod writes its rules by itself. */
+/** Whether the pod has its own init container that writes the rules. */
 export function hasOwnInit(pod: Pod): boolean {
   return pod.spec?.initContainers?.some((container) => container.name === OWN_INIT && !isGate(container)) === true;
 }
@@ -86,14 +90,14 @@ export function mayWait(name: string): boolean {
   return name === GATE || name === PROXY || name === OWN_INIT || name === VALIDATION;
 }
 
-/** Whether its arguments or environment may say what is to be redirected. */
+/** Whether the arguments or the environment of the container may have redirect settings. */
 export function isInit(container: Named): boolean {
   return container.name === OWN_INIT || container.name === VALIDATION || isGate(container);
 }
 
 /**
- * The words after `istio-iptables`, wherever in command or args that word is; undefined without it. The words before it
- * are for the program that is run, such as our gate. After `--` comes the program that the gate becomes.
+ * The arguments after `istio-iptables`, at any place in command or args; undefined without that word. The arguments
+ * before it are for the program of the container, such as our gate. The program that the gate becomes comes after `--`.
  */
 export function redirectWords(container: Container): string[] | undefined {
   const words = [...ownWords(container)];
@@ -101,14 +105,14 @@ export function redirectWords(container: Container): string[] | undefined {
   return program < 0 ? undefined : words.slice(program + 1);
 }
 
-/** What `pilot-agent proxy TYPE` is told to be: sidecar, router and the like; undefined where nothing is said. */
+/** TYPE in `pilot-agent proxy TYPE`, such as sidecar or router; undefined without it. */
 export function proxyType(proxy: Container): string | undefined {
   const words = [...programWords(proxy)];
   const at = words.indexOf('proxy');
   return at < 0 ? undefined : words[at + 1];
 }
 
-/** The words of command and args, up to `--` where the gate is in front of another program. */
+/** The arguments in command and args, without `--` and the program after it. */
 function* ownWords(container: Named): Generator<string, void> {
   for (const word of wordsOf(container)) {
     if (word === END_OF_GATE) return;
@@ -116,7 +120,7 @@ function* ownWords(container: Named): Generator<string, void> {
   }
 }
 
-/** The words of the program that the gate becomes; without a gate in front, all words of command and args. */
+/** The program after `--` and its arguments; without a gate, all of command and args. */
 export function* programWords(container: Named): Generator<string, void> {
   let begun = !isGated(container);
   for (const word of wordsOf(container)) {

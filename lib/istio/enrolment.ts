@@ -1,4 +1,4 @@
-/** Which pods are ours: one decision a pod, with a reason that does not change its name. */
+/** Decides which pods get rules. Each decision against a pod has a reason with a stable name. */
 
 import { ConfigError } from '../errors.ts';
 import { boolean } from '../options/values.ts';
@@ -34,11 +34,11 @@ export type SkipReason = keyof typeof SKIP_REASONS;
 export type Decision =
   | { enroll: true; by: 'annotation' | 'istio' }
   | { enroll: false; reason: SkipReason; message: string }
-  /** Nothing can be said before the namespace is known. */
+  /** The decision needs the namespace, which is not known yet. */
   | { enroll: undefined; wait: 'namespace'; message: string };
 
 export interface PolicyOptions {
-  /** Whose word counts: the original controller's annotation, Istio's injection in CNI mode, or either. */
+  /** What enrolls a pod: the original controller's annotation, Istio's injection in CNI mode, or either. */
   enroll: 'annotation' | 'istio' | 'both';
   excludeNamespaces: readonly string[];
   /** This controller's own pod: by uid, or by namespace and name. */
@@ -46,24 +46,23 @@ export interface PolicyOptions {
 }
 
 /**
- * The first that applies:
+ * Applies these rules in order; the first one that applies decides:
  *
- * 1. Never: this controller itself; a pod that has finished, or is being deleted; one of the host's network, whose
- *    rules would be the node's; an excluded namespace; OpenShift's deployer and build pods. No annotation overrules
- *    these.
- * 2. The annotation `istio-pod-network-controller/initialize`: the pod's, else its namespace's. "false" keeps the pod
- *    out in every mode, so that there is one way out; "true" brings it in where `enroll` is annotation or both.
- *    Anything else is no answer, and the pod is left alone until it is put right.
- * 3. "true" on the pod itself is somebody's word about this pod, and nothing more is asked. "true" on a namespace is
- *    about all of its pods, also those that run already when it is written; of them those are passed over that say
- *    themselves that nobody would take the traffic or that they redirect it on their own (4). Capturing these would
- *    cut them off.
- * 4. Istio's rules, in istio-cni's order (istio/cni/pkg/plugin/plugin.go): rules written by an istio-init of its own;
- *    DISABLE_ENVOY; no istio-proxy, neither container nor native sidecar; a proxy that is no sidecar, such as a
- *    gateway; `sidecar.istio.io/inject` false, the label going before the annotation; and, where it is not the
- *    annotation that brings the pod in, not injected by Istio.
+ * 1. Some pods never get rules, whatever their annotations: the controller itself, a pod that has finished or is being
+ *    deleted, a pod on the host's network (its rules would apply to the node), a pod of an excluded namespace, and
+ *    OpenShift's deployer and build pods.
+ * 2. The annotation `istio-pod-network-controller/initialize` of the pod takes precedence over that of its namespace.
+ *    "false" opts the pod out in every mode. "true" enrolls it if `enroll` is annotation or both. With any other value
+ *    the pod gets no rules until the value is corrected.
+ * 3. "true" on the pod itself is enough. "true" on a namespace concerns all of its pods, even those that already run.
+ *    It does not enroll the pods that rule 4 excludes: they have no proxy for the traffic, or redirect it themselves,
+ * and    our rules would cut them off.
+ * 4. Istio's own exclusions, in istio-cni's order (istio/cni/pkg/plugin/plugin.go): the pod has its own istio-init;
+ *    DISABLE_ENVOY is set; there is no istio-proxy, neither container nor native sidecar; the proxy is not a sidecar,
+ * but    for example a gateway; `sidecar.istio.io/inject` is false, where the label takes precedence over the
+ * annotation; and,    unless the annotation enrolls the pod, Istio has not injected it.
  *
- * An istio-init that only waits, the original controller's, is no istio-init of its own.
+ * The original controller's istio-init only waits, so it does not count as the pod's own istio-init.
  */
 export function decide(pod: PodRecord, namespace: NamespaceRecord | undefined, options: PolicyOptions): Decision {
   const never = outOfBounds(pod, options);
@@ -135,7 +134,7 @@ function skip(reason: SkipReason, message: string): Decision & { enroll: false }
   return { enroll: false, reason, message };
 }
 
-/** As Istio reads it: what is no boolean says nothing. */
+/** Reads a boolean like Istio: any other text counts as absent. */
 function truth(text: string | undefined): boolean | undefined {
   try {
     return text === undefined ? undefined : boolean(text, { field: '', source: 'pod' });

@@ -1,7 +1,7 @@
 /**
- * Flags of istio-iptables (istio/tools/istio-iptables/pkg/cmd/root.go) that this program does not have. In the arguments
- * of an injected init container they are ignored, because they say how istio-iptables works, not which rules it installs.
- * On this program's command line they are refused, and the message names what to use instead.
+ * Flags of istio-iptables (istio/tools/istio-iptables/pkg/cmd/root.go) that this program does not have. In the
+ * arguments of an injected init container they are ignored, because they say how istio-iptables works, not which rules
+ * it installs. On this program's command line they are refused, and the message names what to use instead.
  */
 export interface ForeignFlag {
   flag: string;
@@ -45,5 +45,5 @@ export const foreignFlags: readonly ForeignFlag[] = [
   { flag: 'vklog', value: true, instead: '--output json, which shows everything' },
 ];
 
-/** Istio's logging flags (istio.io/istio/pkg/log) all begin like this. */
+/** The beginning of all logging flags of Istio (istio.io/istio/pkg/log). */
 export const LOG_FLAG = /^log_/;

@@ -1,21 +1,24 @@
 /** Names of annotations, labels and variables that decide whether a pod is in the mesh. */
 
-/** Of this project's annotations and conditions, and its name as a reporter of Events. */
+/** The prefix of this project's annotations and conditions, and its name as a reporter of Events. */
 export const DOMAIN = 'pod-network-controller.istio.io';
 
-/** Whether an annotation or a type of condition is this project's. Such an annotation takes precedence over an injector's. */
+/**
+ * Whether an annotation or a type of condition is this project's. Such an annotation takes precedence over an
+ * injector's.
+ */
 export function isOwn(name: string): boolean {
   return name.startsWith(`${DOMAIN}/`);
 }
 
-/** The original controller's way in: "true" or "false", on a pod or on its namespace. */
+/** The original controller's annotation to enroll a pod: "true" or "false", on a pod or on its namespace. */
 export const INITIALIZE = 'istio-pod-network-controller/initialize';
-/** Istio's; a label that goes before the annotation of the same name. */
+/** Istio's label, which takes precedence over the annotation of the same name. */
 export const INJECT = 'sidecar.istio.io/inject';
-/** Written by Istio's injector; what it says is not kept, only that it is there. */
+/** Istio's injector writes this annotation. The controller keeps only whether it exists. */
 export const INJECTED = 'sidecar.istio.io/status';
-/** OpenShift's, as labels and as annotations. */
+/** OpenShift uses these as labels and as annotations. */
 export const DEPLOYER = 'openshift.io/deployer-pod-for.name';
 export const BUILD = 'openshift.io/build.name';
-/** Of istio-proxy. */
+/** An environment variable of istio-proxy. */
 export const DISABLE_ENVOY = 'DISABLE_ENVOY';

@@ -1,11 +1,11 @@
 /**
- * The one table of redirect options. Flags (ours and those of an injected init container), environment variables,
+ * The table of redirect options. Flags (ours and those of an injected init container), environment variables,
  * annotations, defaults, help and docs/cli.md are all made from it.
  *
- * Flags, short flags and environment variables are istio-iptables' own
- * (istio/tools/istio-iptables/pkg/constants/constants.go, cmd/root.go), and so are the defaults, but for inbound ports,
- * inbound exclusions and outbound ranges: there it is what Istio's injector passes (manifests/charts, injection
- * template), since the bare program would capture nothing.
+ * Flags, short flags, environment variables and most defaults are those of istio-iptables
+ * (istio/tools/istio-iptables/pkg/constants/constants.go, cmd/root.go). The defaults of inbound ports, inbound
+ * exclusions and outbound ranges are those that Istio's injector passes (manifests/charts, injection template), because
+ * with its own defaults istio-iptables captures nothing.
  */
 
 import { addresses, cidrs, loopbackCidr } from '../options/addresses.ts';
@@ -26,7 +26,7 @@ import {
 } from '../options/values.ts';
 import { DOMAIN } from './names.ts';
 
-/** Uids or gids of a proxy, which runs as one; each makes rules in every table. */
+/** The most uids or gids of a proxy. A proxy usually has one, and each one leads to rules in every table. */
 const MAX_OWNERS = 16;
 
 const PORTS = 'Proxy:';
@@ -290,10 +290,10 @@ export const options = {
 
 export type OptionKey = keyof typeof options;
 
-/** The table in order, with keys. */
+/** The keys and options of the table, in its order. */
 export const optionList = Object.entries(options) as [OptionKey, RedirectOption][];
 
-/** What each option holds once read; undefined where it has no default and was not given. */
+/** The type of each option's value. A value is undefined if the option has no default and was not given. */
 export type OptionValues = {
   [K in OptionKey]: (typeof options)[K] extends RedirectOption<infer T> ? T | Undefined<K> : never;
 };

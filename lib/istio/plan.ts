@@ -1,6 +1,7 @@
 /**
- * RedirectSpec -> Ruleset: Istio's rules in Istio's order (istio/tools/istio-iptables/pkg/capture/run.go). Order is
- * meaning here: each rule stands before those it makes an exception to.
+ * Turns a RedirectSpec into a Ruleset: Istio's rules in Istio's order (istio/tools/istio-iptables/pkg/capture/run.go).
+ * The
+ * order matters: an exception comes before the rules that it is an exception to.
  */
 
 import { OUTBOUND_MARK } from '../options/values.ts';
@@ -22,14 +23,14 @@ const PASSTHROUGH: readonly Cidr[] = [
 ];
 const LOOPBACK6: Cidr = { family: 6, address: '::1', prefix: 128 };
 
-/** Who sends: matches of the owner, uids before gids. */
+/** The matches for an owner of traffic. Uids come before gids. */
 interface Owner {
   kind: 'uid' | 'gid';
   is: Match;
   isNot: Match;
 }
 
-/** `families`: those that get rules, each at most once. NONE gives a Ruleset without tables and routes. */
+/** `families` get rules; each is listed at most once. The mode NONE gives a Ruleset without tables and routes. */
 export function plan(spec: RedirectSpec, families: readonly Family[]): Ruleset {
   const ordered = families.toSorted();
   const to = new RulesetBuilder(ordered);
@@ -112,7 +113,7 @@ function inbound(to: RulesetBuilder, spec: RedirectSpec): void {
   }
 }
 
-/** What the proxy sends, and what the pod sends to itself. */
+/** Adds the rules for traffic that the proxy sends, and for traffic from the pod to itself. */
 function proxyTraffic(to: RulesetBuilder, spec: RedirectSpec, owner: Owner): void {
   const captureDns = spec.dns !== 'off';
   const tunnel: Match =
@@ -147,7 +148,7 @@ function ownerGroups(to: RulesetBuilder, spec: RedirectSpec): void {
 }
 
 function dns(to: RulesetBuilder, spec: RedirectSpec): void {
-  /** Undefined stands for whatever server there is, and for each family. */
+  /** Undefined means any server, of either family. */
   const servers: (Cidr | undefined)[] = typeof spec.dns === 'object' ? spec.dns.servers : [undefined];
   const reached = new Set(servers.map((server) => server?.family));
   const toServers = (protocol: 'tcp' | 'udp', target: Draft['target']): Draft[] =>
@@ -205,7 +206,10 @@ function reroutedBefore({ outbound: { excludePorts, excludeCidrs, ports } }: Red
   ];
 }
 
-/** Marks carry a captured connection past the rules: K on its packets, 1338 on what the proxy sends to its own pod. */
+/**
+ * Packets with a mark skip the rules: `mark` is set on a captured connection, 1338 on the proxy's traffic to its own
+ * pod.
+ */
 function tproxyTail(to: RulesetBuilder, spec: RedirectSpec): void {
   const { mark } = spec.tproxy;
   const marked: Match = { kind: 'mark', value: mark, not: false };
@@ -244,7 +248,7 @@ function proxyOwners({ proxyUids, proxyGids }: RedirectSpec): Owner[] {
   return [...proxyUids.map((id) => owner('uid', id)), ...proxyGids.map((id) => owner('gid', id))];
 }
 
-/** One rule a family, each with its own loopback. */
+/** One rule for each family, with the loopback address of that family. */
 function notLoopback({ loopback }: RedirectSpec, draft: Draft): Draft[] {
   return [loopback, LOOPBACK6].map((cidr) => ({ ...draft, family: cidr.family, destination: isNot(cidr) }));
 }

@@ -1,4 +1,4 @@
-/** What a Pod says about its redirect rules, as sources of the option table. */
+/** Reads the redirect settings of a Pod, as sources of the option table. */
 import { argumentsSource } from './arguments.ts';
 import { isGate, isInit, isValidation, PROXY, proxyOf, redirectWords } from './containers.ts';
 import { isOwn } from './names.ts';
@@ -6,16 +6,16 @@ import { optionList } from './options.ts';
 import type { Container, Pod } from './pod.ts';
 import { environmentSource, type Source } from './sources.ts';
 
-/** The mode that Istio's injector arrived at; it is always set, and the one trace of a mesh whose default is NONE. */
+/** The mode that Istio's injector chose. It is always set, and only it shows that the default of a mesh is NONE. */
 const MODE_VARIABLE = 'ISTIO_META_INTERCEPTION_MODE';
 
 /** istio-proxy's environment variables that Istio's CNI reads (istio/cni/pkg/plugin/sidecar_redirect.go). */
 const CNI_VARIABLES = ['ISTIO_META_DNS_CAPTURE', 'ISTIO_DUAL_STACK', 'INVALID_DROP'];
 
-/** All that is read of istio-proxy's environment. */
+/** All variables of istio-proxy that the controller reads. */
 export const PROXY_VARIABLES: readonly string[] = [...CNI_VARIABLES, MODE_VARIABLE];
 
-/** What Istio's proxy runs as where nothing is said, or root is (istio/cni/pkg/plugin/kubernetes.go). */
+/** The uid and gid of Istio's proxy if the pod names none or root (istio/cni/pkg/plugin/kubernetes.go). */
 const DEFAULT_ID = '1337';
 
 /** istio/cni/pkg/plugin/sidecar_redirect.go, defaultRedirectExcludePort. */
@@ -24,9 +24,9 @@ const CNI_EXCLUDES = { text: '15020', field: "default of Istio's CNI", source: '
 /**
  * The sources of a pod's configuration, the strongest first:
  *
- * 1. annotations of this project, since they are meant for us;
+ * 1. annotations of this project, because only this controller reads them;
  * 2. arguments, then environment, of the gate, or else of the injected istio-init or istio-validation container: they
- *    hold what the mesh's defaults and the pod's annotations came to when the pod was injected;
+ * have    the result of the mesh's defaults and the pod's annotations at the time of the injection;
  * 3. Istio's annotations;
  * 4. the istio-proxy container's environment, and what it runs as (its securityContext, then the pod's);
  * 5. `defaults`, which are the cluster's;
@@ -55,8 +55,8 @@ export function podSources(pod: Pod, defaults: Source): Source[] {
 }
 
 /**
- * The TCP ports that the containers declare, which the original controller captured where nothing named inbound
- * ports. Not the proxy's own, nor those of init containers that are over before the application runs.
+ * The TCP ports that the containers declare. The original controller captured them if a pod named no inbound ports.
+ * Ports of the proxy, and of init containers that end before the application starts, do not count.
  */
 export function declaredPorts(pod: Pod): Source {
   const sidecars = (pod.spec?.initContainers ?? []).filter(({ restartPolicy }) => restartPolicy === 'Always');
@@ -86,7 +86,7 @@ function containerEnvironment({ name: place = '', env = [] }: Container, only?: 
     values[name] = valueFrom === undefined ? (value ?? '') : '(from a reference)';
   }
   const source = environmentSource(values, `env of ${place}`, 'pod');
-  // Istio's CNI takes the one variable for both: the pod's name servers are not known outside of the pod.
+  // Like Istio's CNI, this variable sets both options, because the pod's name servers are unknown outside of the pod.
   if (source.redirectDns?.field.startsWith('ISTIO_META_DNS_CAPTURE') === true) {
     source.captureAllDns ??= source.redirectDns;
   }
@@ -98,7 +98,7 @@ function proxyMode({ name = '', env = [] }: Container): Source {
   return text === undefined ? {} : { mode: { text, field: `${MODE_VARIABLE} (env of ${name})`, source: 'pod' } };
 }
 
-/** 0 is no answer, as for Istio: with TPROXY the container may be root, and Envoy in it is not. */
+/** Like Istio, this ignores 0: with TPROXY the container may run as root, but Envoy in it does not. */
 function proxyIds(proxy: Container, pod: Pod): Source {
   const id = (name: 'runAsUser' | 'runAsGroup') =>
     proxy.securityContext?.[name] ?? pod.spec?.securityContext?.[name] ?? 0;

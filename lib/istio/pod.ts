@@ -1,8 +1,8 @@
-/** A Pod, and how one is read from a file. */
+/** The types of a Pod, and a reader of Pods from files. */
 import { parseAllDocuments } from 'yaml';
 import { ConfigError } from '../errors.ts';
 
-/** The part of a Pod that is looked at (k8s.io/api/core/v1). */
+/** The fields of a Pod that are used here (k8s.io/api/core/v1). */
 export interface Pod {
   metadata?: { annotations?: Record<string, string> };
   spec?: {
@@ -45,12 +45,12 @@ export interface PodRecord extends Pod {
     annotations: Record<string, string>;
     /** The annotations that the controller itself writes; `annotations` does not have them. */
     marks: Record<string, string>;
-    /** The annotation that is too large to be kept: the pod's configuration is not known. */
+    /** The name of an annotation that is too large to keep, so that the pod's configuration is unknown. */
     tooLarge?: string;
   };
   spec: NonNullable<Pod['spec']> & {
     hostNetwork: boolean;
-    /** Ours alone; absent where there are none. */
+    /** Only this project's gate; absent if the pod does not have it. */
     readinessGates?: { conditionType: string }[];
     /**
      * Those that are read: the proxy, those that say what is to be redirected, the first of each uid and gid, and a last
@@ -66,9 +66,9 @@ export interface PodRecord extends Pod {
   status: {
     phase: string;
     podIPs: string[];
-    /** Ours alone. */
+    /** Only this project's condition. */
     conditions: Condition[];
-    /** Of the container that waits for the rules: how it ended before its latest start. */
+    /** How the container that waits for the rules ended before its latest start. */
     gateEnd?: GateEnd;
     /** The container `captureAfter`, once it has been started. */
     initBefore?: InitBefore;
@@ -99,9 +99,9 @@ export function mustBeWhole({ metadata, spec }: PodRecord): void {
 
 export interface GateEnd {
   exitCode: number;
-  /** Whether it left a message. The gate does, and the proxy that it becomes does not. */
+  /** Whether the container left a message. The gate leaves one, and the proxy that it becomes does not. */
   message: boolean;
-  /** How often the kubelet has started it again. */
+  /** How often the kubelet has restarted the container. */
   restarts: number;
   /** Milliseconds since 1970, with the resolution of a second. */
   at: number;
@@ -118,7 +118,7 @@ export interface NamespaceRecord {
   metadata: { name: string; resourceVersion: string; annotations: Record<string, string> };
 }
 
-/** etcd, and so the API server, holds no object above 1.5 MiB (etcd: --max-request-bytes). */
+/** The largest object that etcd stores (etcd: --max-request-bytes). */
 const MAX_POD_BYTES = 1_572_864;
 
 /** Reads one Pod from YAML or JSON. `field` names the file in messages. */

@@ -1,11 +1,11 @@
 /**
- * RedirectSpec: what is to be redirected in one pod, typed, complete and valid. Made from flags, environment and a
- * Pod; `plan.ts` turns it into rules.
+ * Makes a RedirectSpec, the typed, complete and valid redirect settings of one pod, from flags, environment and a Pod.
+ * `plan.ts` turns it into rules.
  *
- * Of the sources the first that names an option decides it, and only what decides is parsed:
- * on the command line flags, then the environment; with a Pod flags, then the Pod (see `pod-sources.ts`), and
- * the caller's environment not at all; for the controller the Pod, then the cluster's defaults; at last the defaults of
- * `redirect/options.ts`, which are what Istio injects today.
+ * The first source with an option decides it, and only that value is parsed. On the command line the order is flags,
+ * then environment. With a Pod it is flags, then the Pod (see `pod-sources.ts`); the caller's environment is ignored.
+ * For the controller it is the Pod, then the cluster's defaults. The last source are the defaults of `options.ts`,
+ * which are what Istio injects today.
  */
 
 import { ConfigError } from '../errors.ts';
@@ -21,16 +21,16 @@ import type { Given, Source } from './sources.ts';
 
 export interface RedirectSpec {
   mode: 'REDIRECT' | 'TPROXY' | 'NONE';
-  /** Where outbound traffic goes, where inbound traffic goes, and the proxy's own tunnel. */
+  /** The proxy's ports for outbound traffic, for inbound traffic, and for tunnels. */
   proxyPort: number;
   inboundPort: number;
   tunnelPort: number;
-  /** At least one of each. */
+  /** Each list has at least one entry. */
   proxyUids: number[];
   proxyGids: number[];
   /** `exclude` counts only where `include` is `*`, and always has the agent's own ports. */
   inbound: { include: '*' | PortRange[]; exclude: PortRange[] };
-  /** `ports` are captured whatever the destination. */
+  /** `ports` are captured regardless of the destination. */
   outbound: { cidrs: '*' | Cidr[]; excludeCidrs: Cidr[]; ports: PortRange[]; excludePorts: PortRange[] };
   /** `exclude` counts only where `include` is `*`. */
   ownerGroups: { include: '*' | number[]; exclude: number[] };
@@ -47,9 +47,9 @@ export interface RedirectSpec {
 
 export interface Redirect {
   spec: RedirectSpec;
-  /** `auto`: to be taken from the netns. */
+  /** `auto` means the families of the netns. */
   families: 'auto' | Family[];
-  /** One line each, for whoever asked. */
+  /** Messages of one line for the user. */
   warnings: string[];
 }
 
@@ -57,8 +57,8 @@ export interface Redirect {
 const AGENT_PORTS = [15020, 15021, 15090];
 
 /**
- * Throws ConfigError on the first value that cannot be honoured. `servers` is asked only if DNS capture needs the
- * name servers and no option names them.
+ * Throws ConfigError for the first invalid value. `servers` is called only if DNS capture needs the name servers and no
+ * option names them.
  */
 export function redirect(
   {
@@ -100,21 +100,21 @@ export function redirect(
   return { spec, families: values.families, warnings };
 }
 
-/** What the controller is told for the whole cluster, where a pod says nothing. */
+/** The controller's settings for pods that do not have their own. */
 export interface ClusterDefaults {
-  /** Each of source `default`. */
+  /** Each value has the source `default`. */
   redirect: Source;
-  /** Where nothing names inbound ports: all, or those that the containers declare. */
+  /** The inbound ports of a pod that names none: all, or those that its containers declare. */
   defaultInboundPorts: '*' | 'declared';
 }
 
-/** As `redirect`, for a pod of the controller's: the pod goes before the cluster's defaults. */
+/** Like `redirect`, for the controller: the settings of the pod take precedence over the cluster's defaults. */
 export function podRedirect(pod: Pod, { redirect: given, defaultInboundPorts }: ClusterDefaults): Redirect {
   const declared = defaultInboundPorts === 'declared' ? declaredPorts(pod) : {};
   return redirect({ pod, defaults: { ...declared, ...given } });
 }
 
-/** Whether a captured CIDR is loopback, in either family: then traffic of the pod to itself is captured too. */
+/** Whether a captured CIDR is loopback, in either family, so that traffic from the pod to itself is captured too. */
 export function capturesLoopback({ outbound: { cidrs } }: RedirectSpec): boolean {
   return cidrs !== '*' && cidrs.some(isLoopback);
 }
@@ -153,9 +153,9 @@ function withAgentPorts(ports: PortRange[]): PortRange[] {
 }
 
 /**
- * As Istio, --capture-all-dns counts only with --redirect-dns. The servers of a pod are not known outside of it, so
- * there all DNS is captured unless a flag names them, as Istio's CNI does it. Servers named for the whole cluster are
- * those of each pod that captures DNS, unless it asks for all of it in so many words.
+ * As in Istio, --capture-all-dns has an effect only with --redirect-dns. The name servers of a pod are unknown outside
+ * of it, so all DNS of a pod is captured unless a flag names servers; Istio's CNI does the same. Servers that are named
+ * for the whole cluster apply to each pod that captures DNS, unless the pod explicitly asks for all DNS.
  */
 function dns(
   values: OptionValues,
@@ -183,13 +183,13 @@ function dns(
   return 'off';
 }
 
-/** ISTIO_META_DNS_CAPTURE stands for both options, so it says nothing of which servers. */
+/** Whether the pod explicitly asks for all DNS. ISTIO_META_DNS_CAPTURE sets both options, so it is not explicit. */
 function asksForAll({ captureAllDns }: OptionValues, given: Source): boolean {
   const { captureAllDns: all, redirectDns: some } = given;
   return captureAllDns && all?.source === 'pod' && all.field !== some?.field;
 }
 
-/** What no value shows by itself. */
+/** Checks values that are invalid only in combination. */
 function checkTogether(spec: RedirectSpec, { families }: OptionValues, given: Source): void {
   const lists: [OptionKey, '*' | Cidr[]][] = [
     ['outboundCidrs', spec.outbound.cidrs],

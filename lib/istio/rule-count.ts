@@ -1,13 +1,13 @@
 /**
- * How many rules a spec makes, known before one of them is made. Whoever may create pods chooses the lists, and one of them
- * times another can be a million.
+ * Counts the rules of a spec before one of them is made. A pod's creator chooses the lists, and the product of two
+ * lists can be a million.
  */
 import type { OptionKey } from './options.ts';
 import type { RedirectSpec } from './redirect.ts';
 
 /**
- * Rules of one pod. Each takes the kernel about 200 bytes a family, and the controller 1.5 KB as long as the pod lives. No
- * configuration that is in use has a tenth of it.
+ * The most rules of one pod. Each rule needs about 200 bytes for each family in the kernel, and 1.5 KB in the
+ * controller, as long as the pod lives. Known configurations have less than a tenth of it.
  */
 export const MAX_RULES = 4096;
 
@@ -32,9 +32,9 @@ export function rulesByOption(spec: RedirectSpec): [option: OptionKey, rules: nu
     ['outboundPorts', outbound.ports.length],
     ['outboundCidrs', cidrs],
     ['ownerGroupsExclude', ownerGroups.exclude.length],
-    // For TCP and UDP in nat, and for what is asked and answered in raw.
+    // TCP and UDP in nat, and requests and answers in raw.
     ['dnsServers', typeof dns === 'object' ? dns.servers.length * 4 : 4],
-    // What it sends to itself, in both families, what others send to it, the rest, its DNS, its marks.
+    // Traffic to itself in both families, traffic from others to it, other traffic, its DNS, and its marks.
     ['proxyUids', spec.proxyUids.length * 8],
     ['proxyGids', spec.proxyGids.length * 8],
   ];

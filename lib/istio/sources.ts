@@ -1,4 +1,4 @@
-/** Values of options as text, each with the place it came from. Nothing is parsed here. */
+/** Collects the values of options as text, each with the place that it came from. Nothing is parsed here. */
 
 import type { Origin } from '../options/values.ts';
 import { type OptionKey, optionList } from './options.ts';
@@ -7,10 +7,10 @@ export interface Given extends Origin {
   text: string;
 }
 
-/** What one place gives. Of several sources the first that has an option decides it. */
+/** The options of one place. If several sources have an option, the first one decides it. */
 export type Source = Partial<Record<OptionKey, Given>>;
 
-/** `values` holds what stood on the command line, by long flag without dashes; true for a flag without a value. */
+/** `values` has the flags of the command line. The key is the long flag without dashes; true means no value. */
 export function flagSource(values: ReadonlyMap<string, string | true>): Source {
   const source: Source = {};
   for (const [key, { flag, short }] of optionList) {
@@ -23,11 +23,11 @@ export function flagSource(values: ReadonlyMap<string, string | true>): Source {
 }
 
 /**
- * From environment variables. One set to the empty text is an empty list where the option is a list with a meaning
- * for it, and is as good as unset otherwise.
+ * Reads environment variables. An empty variable means an empty list if the option accepts one, and otherwise counts as
+ * unset.
  *
- * The kubelet sets ENVOY_PORT=tcp://10.0.0.1:80 in each pod whose namespace has a Service named envoy, and the like
- * for other names; a value of that form was not meant for us.
+ * The kubelet sets ENVOY_PORT=tcp://10.0.0.1:80 in each pod whose namespace has a Service named envoy, and similar
+ * variables for other Services. Values of that form are ignored.
  */
 export function environmentSource(
   environment: Readonly<Record<string, string | undefined>>,
@@ -47,7 +47,7 @@ export function environmentSource(
   return found;
 }
 
-/** Lists have an initial value of "*" or "", or name several; everything else cannot be empty. */
+/** Whether the option is a list: its initial value is "*", "" or has a comma. Other options cannot be empty. */
 function takesEmpty(initial: string): boolean {
   return initial === '' || initial === '*' || initial.includes(',');
 }

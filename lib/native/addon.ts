@@ -13,11 +13,11 @@ import { type Family, LIST_CHAIN, OUR_CHAINS, RULE_COMMENT, type Ruleset, type T
 import { nftChainName } from '../ruleset/nftables/lower.ts';
 import { type ActualNftTableWire, fromWire, type NftRulesetWire, toWire, WIDTHS } from '../ruleset/nftables/wire.ts';
 
-/** A netns, named for this boot. */
+/** The identity of a netns until the next boot. */
 export interface Netns {
   path: string;
   dev: number;
-  /** Reused by the kernel at once: never an identity by itself. */
+  /** The kernel reuses inode numbers at once, so this alone does not identify a netns. */
   ino: number;
   /** SO_NETNS_COOKIE: unique until the next boot. */
   cookie: bigint;
@@ -33,9 +33,12 @@ export interface Identity extends Netns {
   loUp: boolean;
   /** Whether another user namespace than this process's owns the netns, as for a pod with `hostUsers: false`. */
   foreignUserns: boolean;
-  /** The forms in which rules of ours stand there already; none where it was said to be fresh. */
+  /** The backends of our installed rules. Empty if the caller said that the netns is fresh. */
   installedBackends: Backend[];
-  /** Whether rules of Istio's are in the tables of iptables-nft: `ip nat`, `ip6 nat` and the like. An install removes them. */
+  /**
+   * Whether rules of Istio's are in the tables of iptables-nft: `ip nat`, `ip6 nat` and the like. An install removes
+   * them.
+   */
   iptablesNft: boolean;
 }
 
@@ -49,7 +52,7 @@ export interface Timings {
   nftables: number;
   routes: number;
   verify: number;
-  /** Waking the pod's gate, where that was asked for. */
+  /** The time to wake the pod's gate, if the caller asked for it. */
   release: number;
   total: number;
 }
@@ -67,7 +70,7 @@ export interface TableResult {
 }
 
 export interface ApplyResult {
-  /** False when all of it stood there already. */
+  /** False if everything was already installed. */
   changed: boolean;
   tables: TableResult[];
   /** What was added or removed, as arguments of `ip`: `-4 rule add fwmark 0x539 lookup 133`. */
@@ -83,8 +86,9 @@ export interface VerifyResult extends Drift {
   /** Rules, routes and addresses are all installed as compiled, and nothing of ours is in the other form. */
   ok: boolean;
   /**
-   * Others' rules that can let traffic pass by ours: `IPv4 nat: -A OUTPUT -j ACCEPT`, or
-   * `table ip x, rule in chain y: notrack`. At most 16 of a chain or of nf_tables. docs/security.md says what is compared.
+   * Rules of other programs that can let traffic bypass ours: `IPv4 nat: -A OUTPUT -j ACCEPT`, or
+   * `table ip x, rule in chain y: notrack`. At most 16 of a chain or of nf_tables. docs/security.md says what is
+   * compared.
    */
   ahead: string[];
   /** As of `apply`. */
@@ -95,22 +99,24 @@ export interface VerifyResult extends Drift {
 /** A ruleset as kernel-ready bytes. Safe to use for any number of netns at once. */
 export interface Compiled {
   /**
-   * All or nothing; where undoing itself fails, the error is ERR_ROLLBACK, whatever the job failed with. What stands in
-   * the other form goes once this one stands. `target` must be what `identify` said; another netns at that path is ESTALE.
+   * Installs all rules or none. If the rollback itself fails, the error is ERR_ROLLBACK, whatever made the job fail.
+   * Our rules of the other backend are removed once the new ones are installed. `target` must be an answer of
+   * `identify`; another netns at that path is ESTALE.
    *
-   * `fresh`: the caller knows that nobody has installed anything there yet, as in a sandbox that was made just now.
-   * Saves the search for leftovers of ours in tables that this ruleset does not use, and a look at the chain policies of
-   * tables without rules; if a table turns out to have rules after all, both are made up for.
+   * `fresh`: the caller knows that no program has installed rules yet, as in a new sandbox. The addon then does not
+   * search other tables for our leftovers, and does not read the chain policies of empty tables. If it finds a table
+   * with rules after all, it does both.
    *
    * `first`: legacy rules of ours that are installed behind others' rules are moved in front of them.
    *
-   * `wakeGate`: once all stands and is read back, the gate that waits in the netns is woken; nobody waiting is no error.
+   * `wakeGate`: wakes the gate that waits in the netns, once all rules are installed and read back. It is not an error
+   * if no gate waits.
    */
   apply(target: Netns, options?: { fresh?: boolean; wakeGate?: boolean; first?: boolean }): Promise<ApplyResult>;
   verify(target: Netns): Promise<VerifyResult>;
 }
 
-/** What the kernel and this process allow. */
+/** What the kernel and this process support. */
 export interface Probe {
   /** Legacy tables, each tried for real in a scratch netns; an errno name where it failed. */
   legacy: { 4: Record<TableName, true | string>; 6: Record<TableName, true | string> };
@@ -124,22 +130,22 @@ export interface Probe {
   missingExpressions: string[];
 }
 
-/** How the addon's threads are. */
+/** The state of the addon's threads. */
 export interface Health {
-  /** Threads that live. */
+  /** The number of threads. */
   threads: number;
-  /** Of them, with a job. */
+  /** The number of threads with a job. */
   busy: number;
-  /** Of them, with a job that has taken longer than `boundMs`: the kernel holds it up. Each is replaced meanwhile. */
+  /** The number of threads whose job takes longer than `boundMs`, because the kernel blocks it. Each is replaced. */
   stuck: number;
   /** Threads that could not return to the process's own netns, and ended; each was replaced. */
   lost: number;
   /** Jobs that wait for a thread. */
   queued: number;
-  /** Of the jobs that run, the longest so far. */
+  /** The time of the longest running job so far. */
   longestMs: number;
   boundMs: number;
-  /** As many stuck threads are replaced. */
+  /** How many stuck threads can be replaced. */
   spare: number;
 }
 
@@ -192,7 +198,7 @@ interface Native {
    * for `apply`; what stands there is not looked for, which is a third of the time.
    */
   identify(path: string, options?: { fresh?: boolean }): Promise<Identity>;
-  /** Builds the tables in a scratch netns and reads them back: what this kernel refuses is refused here. */
+  /** Builds the tables in a scratch netns and reads them back, so that rules which this kernel refuses fail here. */
   compile(form: Form): Promise<Compiled>;
   /** Removes the tables, chains, rules, routes and addresses that are ours, whatever configuration they came from. */
   clean(target: Netns): Promise<ApplyResult>;
@@ -200,7 +206,7 @@ interface Native {
 
 let loaded: Native | undefined;
 
-/** Loads the addon at the first call, so that what needs no kernel (`plan`, `--help`) works without it. */
+/** Loads the addon at the first call, so that `plan` and `--help` work without it. */
 export function native(): Native {
   loaded ??= wrap(load());
   return loaded;
@@ -264,10 +270,10 @@ function wrap(addon: Addon): Native {
 
 /** Where `probe` and `compile` work, as messages name it. */
 const SCRATCH = 'a scratch network namespace';
-/** What became of the changes of a job that failed, unless its rollback failed as well. */
+/** What a message says about the changes of a failed job whose rollback succeeded. */
 const UNDONE = 'all changes were undone';
 
-/** Arguments are refused before there is a promise. */
+/** The addon refuses invalid arguments with an exception, before it returns a promise. */
 async function explained<T>(path: string, job: () => Promise<T>, undone?: string): Promise<T> {
   try {
     return await job();

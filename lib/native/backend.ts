@@ -11,17 +11,17 @@ export interface BackendChoice {
   reason: string;
 }
 
-/** A netns nobody has touched, in this process's own user namespace. */
+/** A new netns in this process's own user namespace. */
 export const ORDINARY = { path: '', foreignUserns: false, installedBackends: [] } satisfies Place;
 
 type Place = Pick<Identity, 'path' | 'foreignUserns' | 'installedBackends'>;
 
 /**
- * `auto`: nftables where another user namespace owns the netns, since the kernel lets nobody outside write xt owner
- * rules there, and where the kernel lacks a legacy table that `ruleset` needs; else the form in which our rules stand
- * already; else iptables-legacy, whose install takes three fifths of the time (docs/decisions.md).
+ * `auto` chooses nftables if another user namespace owns the netns, because the kernel then refuses xt owner rules from
+ * outside, and if the kernel lacks a legacy table that `ruleset` needs. Otherwise it keeps the backend of the installed
+ * rules. Without any it chooses iptables-legacy, whose install takes three fifths of the time (docs/decisions.md).
  *
- * Rejects with Failure where the netns cannot have what was asked for. `probe` is asked only where it decides.
+ * Rejects with Failure if the netns cannot have the wanted backend. `probe` is called only if its answer matters.
  */
 export async function chooseBackend(
   wanted: 'auto' | Backend,

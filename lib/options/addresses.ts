@@ -1,4 +1,4 @@
-/** Addresses and CIDRs, strictly read: net.isIP decides what an address is, ipaddr.js does the arithmetic. */
+/** Parses addresses and CIDRs strictly: net.isIP decides what an address is, ipaddr.js does the arithmetic. */
 import { isIP } from 'node:net';
 import ipaddr from 'ipaddr.js';
 import { ConfigError } from '../errors.ts';
@@ -33,7 +33,7 @@ const address: Parser<Cidr> = (text, { field }) => {
   return { family, address: canonical(text), prefix: family === 4 ? 32 : 128 };
 };
 
-/** Inside 127/8, mask 8 to 32 (istio/tools/istio-iptables/pkg/config: ValidateIPv4LoopbackCidr). */
+/** A CIDR inside 127/8, with a prefix of 8 to 32 (istio/tools/istio-iptables/pkg/config: ValidateIPv4LoopbackCidr). */
 export const loopbackCidr: Parser<Cidr> = (text, origin) => {
   const value = cidr(text, origin);
   if (value.family !== 4 || value.prefix < 8 || !value.address.startsWith('127.')) {
@@ -51,7 +51,7 @@ export const cidrText = ({ address, prefix }: Cidr): string => `${address}/${pre
 export const cidrs = list(cidr, cidrText);
 export const addresses = list(address, cidrText);
 
-/** Whether Go's netip.Addr.IsLoopback would say so of the CIDR's address, which is what Istio asks. */
+/** Whether the CIDR's address is loopback, by the same rule as Go's netip.Addr.IsLoopback, which Istio uses. */
 export function isLoopback({ family, address }: Cidr): boolean {
   return family === 4 ? address.startsWith('127.') : address === '::1';
 }

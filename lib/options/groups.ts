@@ -1,9 +1,11 @@
-/** Group names, for the command line alone: /etc/group is the calling machine's and says nothing about a pod. */
+/** Resolves group names, only for the command line: /etc/group of this machine does not apply to a pod. */
 import { readFileSync } from 'node:fs';
 import { ConfigError } from '../errors.ts';
 import { id, list, type Parser } from './values.ts';
 
-/** istio/tools/istio-iptables/pkg/config (ValidateOwnerGroups): they all become matches of one rule. */
+/**
+ * Istio's limit (istio/tools/istio-iptables/pkg/config, ValidateOwnerGroups): all groups become matches of one rule.
+ */
 const MAX_OWNER_GROUPS = 64;
 
 const NAME = /^[a-zA-Z_][a-zA-Z0-9_.-]*\$?$/;

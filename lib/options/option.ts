@@ -1,4 +1,4 @@
-/** What an option is: where it is given, how it is read, and how help shows it. */
+/** The definition of an option: its sources, its parser, and its help. */
 import type { Parser } from './values.ts';
 
 export interface RedirectOption<T = unknown> {
@@ -10,11 +10,11 @@ export interface RedirectOption<T = unknown> {
   env?: readonly string[];
   /** Annotations of a pod, first found wins. */
   annotations?: readonly string[];
-  /** What stands for the value in help; absent for a boolean. */
+  /** The placeholder of the value in help; absent for a boolean. */
   placeholder?: string;
-  /** As text, read by `parse` like any other; absent where the default follows from other options. */
+  /** The default as text, which `parse` reads like any other value; absent if it depends on other options. */
   initial?: string;
-  /** The default in words, where `initial` is absent or needs them. */
+  /** The default in words, if `initial` is absent or not clear by itself. */
   initialText?: string;
   group: string;
   help: string;

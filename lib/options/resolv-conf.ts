@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 
 /**
- * The name servers of resolv.conf(5), in order, as its own reader takes them: a line it cannot use is no server, and
- * neither is an address with a zone, which no rule can match. Empty if the file cannot be read.
+ * The name servers of resolv.conf(5), in order. Like the resolver, it ignores invalid lines. It also ignores addresses
+ * with a zone, because no rule can match them. The result is empty if the file cannot be read.
  */
 export function nameServers(path = '/etc/resolv.conf'): string[] {
   let text: string;

@@ -6,7 +6,7 @@
 import { ConfigError } from '../errors.ts';
 import type { Family, PortRange } from '../ruleset/model.ts';
 
-/** Where a value came from: the words for messages, and the kind of source, since some have less of a say. */
+/** Where a value came from: its name in messages, and the kind of source. */
 export interface Origin {
   field: string;
   source: 'flag' | 'environment' | 'pod' | 'default';
@@ -14,13 +14,13 @@ export interface Origin {
 
 export type Parser<T> = (text: string, origin: Origin) => T;
 
-/** The Linux kernel's -1, which chown and setuid read as "leave as it is": nobody's id. */
+/** The value -1 of the Linux kernel, which means "do not change" for chown and setuid, so it is not a valid id. */
 const NO_ID = 0xffff_ffff;
 
 /**
- * Rules are tried one by one for each new connection and live in the kernel's memory for each pod, and a pod's
- * annotations together hold 256 KiB (k8s.io/apimachinery, TotalAnnotationSizeLimitB). A thousand is far above any
- * list seen in use, and keeps a pod's tables below a megabyte.
+ * The most items of one list. The kernel evaluates rules one by one for each new connection and keeps them in memory
+ * for each pod, and the annotations of a pod may have 256 KiB (k8s.io/apimachinery, TotalAnnotationSizeLimitB). A
+ * thousand is far more than known lists have, and keeps a pod's tables below a megabyte.
  */
 export const MAX_LIST = 1000;
 
@@ -64,14 +64,14 @@ const networkInterface: Parser<string> = (text, origin) => {
   return text;
 };
 
-/** As Go's strconv.ParseBool reads them, which is what istio-iptables uses. */
+/** Accepts the same texts as Go's strconv.ParseBool, which istio-iptables uses. */
 export const boolean: Parser<boolean> = (text, origin) => {
   if (/^(1|t|T|true|TRUE|True)$/.test(text)) return true;
   if (/^(0|f|F|false|FALSE|False)$/.test(text)) return false;
   return fail(origin, text, 'not a boolean', 'true or false');
 };
 
-/** One of `values`, spelt exactly so. */
+/** Accepts exactly one of `values`. */
 export function choice<const T extends string>(...values: T[]): Parser<T> {
   return (text, origin) => {
     const found = values.find((value) => value === text);
@@ -79,7 +79,7 @@ export function choice<const T extends string>(...values: T[]): Parser<T> {
   };
 }
 
-/** Marks that the rules themselves need: 0 is "no mark", 1338 marks what the proxy sends to its own pod. */
+/** A mark that the rules themselves use: the proxy's traffic to its own pod has it. The value 0 means "no mark". */
 export const OUTBOUND_MARK = 1338;
 
 export const mark: Parser<number> = (text, origin) => {
@@ -91,7 +91,7 @@ export const mark: Parser<number> = (text, origin) => {
   return value;
 };
 
-/** Tables 253, 254 and 255 are default, main and local (linux/rtnetlink.h): a pod cannot do without them. */
+/** Refuses the tables 253, 254 and 255: default, main and local (linux/rtnetlink.h). Every pod needs them. */
 export const routeTable: Parser<number> = (text, origin) => {
   const value = integer(text, 1, 0xffff_ffff);
   if (value === undefined) {
@@ -119,8 +119,8 @@ export const families: Parser<'auto' | Family[]> = (text, origin) => {
 };
 
 /**
- * A list separated by commas; blanks around an item are of no account, duplicates keep their first place, and the
- * empty text is the empty list. `identity` names an item for the search for duplicates.
+ * A list separated by commas. Blanks around an item are ignored, the first of equal items counts, and an empty text is
+ * an empty list. Items with the same `identity` are equal.
  */
 export function list<T>(item: Parser<T>, identity: (value: T) => string = String): Parser<T[]> {
   return (text, origin) => {
@@ -139,7 +139,7 @@ export function list<T>(item: Parser<T>, identity: (value: T) => string = String
   };
 }
 
-/** `*` alone, or whatever `parser` reads. */
+/** Accepts `*` alone, or what `parser` accepts. */
 export function wildcardOr<T>(parser: Parser<T>): Parser<'*' | T> {
   return (text, origin) => {
     if (text.trim() === '*') return '*';
@@ -153,7 +153,7 @@ export const ports = list(portRange, ({ first, last }) => `${first}-${last}`);
 export const ids = list(id);
 export const interfaces = list(networkInterface);
 
-/** At least one item. */
+/** Accepts a list with at least one item, and at most `most`. */
 export function some<T>(parser: Parser<T[]>, expected: string, most = MAX_LIST): Parser<T[]> {
   return (text, origin) => {
     const values = parser(text, origin);
