@@ -12,14 +12,17 @@ import { type ListMeta, MAX_OBJECT } from './messages.ts';
 
 const REQUEST_LIMIT_MS = 10_000;
 const HEADERS_LIMIT_MS = 30_000;
-/** kube-apiserver closes idle connections after 90 s: ours are closed before it does. */
+/** kube-apiserver closes idle connections after 90 s. This client closes them before that. */
 const IDLE_CONNECTION_MS = 60_000;
-/** First TCP probe on an idle connection; libuv sends ten, a second apart, so a dead peer is known after 25 s. */
+/**
+ * The time until the first TCP probe on an idle connection. libuv sends ten, one per second, so it finds a dead peer in
+ * 25 s.
+ */
 const TCP_PROBE_MS = 15_000;
-/** For how long what KubeConfig said is used again: it reads the CA's file anew at each call. */
+/** How long the answer of KubeConfig is reused, because KubeConfig reads the CA's file again at each call. */
 const ACCESS_MS = 10_000;
 
-/** The longest Retry-After that is honoured: a proxy may say anything, and timers take no more than 24 days. */
+/** The longest Retry-After that is respected. A proxy may send any value, and timers accept at most 24 days. */
 const RETRY_AFTER_MS = 60_000;
 
 const USER_AGENT = 'istio-pod-network-controller';
@@ -31,15 +34,15 @@ type Query = Record<string, string | number | boolean | undefined>;
 
 export interface RequestLimits {
   signal?: AbortSignal;
-  /** For one exchange; 10 s if absent. */
+  /** The limit of one exchange; 10 s if absent. */
   timeoutMs?: number;
 }
 
 export interface StreamLimits {
   signal?: AbortSignal;
-  /** Until the head of the answer; 30 s if absent. */
+  /** The limit until the head of the answer; 30 s if absent. */
   headersMs?: number;
-  /** Between two pieces of the body. */
+  /** The limit between two pieces of the body. */
   idleMs: number;
 }
 
@@ -58,7 +61,10 @@ const CODES: Partial<Record<number, Code>> = {
   429: 'ERR_API_BUSY',
 };
 
-/** What etcd refuses for its size comes as 500: isTooLargeError() in k8s.io/apiserver/pkg/endpoints/handlers/rest.go. */
+/**
+ * An object that is too large for etcd leads to status 500: isTooLargeError() in
+ * k8s.io/apiserver/pkg/endpoints/handlers/rest.go.
+ */
 const TOO_LARGE = /etcdserver: request is too large|trying to send message larger than max/;
 
 function codeOf(status: number, answer: string): Code {
@@ -66,14 +72,16 @@ function codeOf(status: number, answer: string): Code {
   return CODES[status] ?? (status >= 500 ? 'ERR_API_FAILED' : 'ERR_API_REFUSED');
 }
 
-/** An answer of the API other than 2xx, or a watch's ERROR event. */
+/** An answer of the API server with a status other than 2xx, or an ERROR event of a watch. */
 export class ApiError extends Failure {
   override readonly name = 'ApiError';
-  /** Of HTTP. */
+  /** The HTTP status. */
   readonly status: number;
   /** The API server's own message. */
   readonly answer: string;
-  /** Kubernetes' own word, `Expired` or `NotFound`; empty where the answer was no Status object, as from a proxy. */
+  /**
+   * Kubernetes' reason, such as `Expired` or `NotFound`; empty if the answer was not a Status object, as from a proxy.
+   */
   readonly reason: string;
   /** From `Retry-After` in seconds, or from the Status object; a minute at most. */
   readonly retryAfterMs: number | undefined;
@@ -104,11 +112,11 @@ export class ApiError extends Failure {
   }
 }
 
-/** Where the API server is, and as whom. */
+/** The address of the API server, and the credentials. */
 interface Access {
   config: KubeConfig;
   options: Promise<RequestOptions>;
-  /** As performance.now() has it. */
+  /** A time of performance.now(). */
   until: number;
 }
 
@@ -119,16 +127,17 @@ interface Exchange {
   accept: string;
   body?: { type: string; content: unknown };
   signal?: AbortSignal | undefined;
-  /** Until the head of the answer. */
+  /** The limit until the head of the answer. */
   headersMs: number;
 }
 
 /**
- * One API server, as one user.
+ * A client of one API server with the credentials of one user.
  *
- * Rejects with `ApiError` for an answer that is not 2xx; with another `Failure` where no answer came, `ERR_API_TIMEOUT`
- * past a limit; with `AbortError` after the signal. Credentials that are refused (401) are loaded anew and tried once
- * more. GET and PATCH are also repeated when a kept connection turns out to be closed.
+ * Requests reject with `ApiError` if the status is not 2xx, with another `Failure` if there is no answer
+ * (`ERR_API_TIMEOUT` after a limit), and with `AbortError` after the signal. After status 401 the credentials are
+ * loaded again, and the request is repeated once. GET and PATCH are also repeated if the server had closed a kept
+ * connection.
  */
 export class ApiClient {
   readonly #load: () => KubeConfig;
@@ -137,15 +146,16 @@ export class ApiClient {
   #access: Access | undefined;
   #closed = false;
 
-  /** `load` is called again whenever credentials are refused, so it should read what it reads anew. */
+  /** `load` is called again after credentials were refused, so it must read its files again. */
   constructor(load: () => KubeConfig) {
     this.#load = load;
     this.#config = load();
   }
 
   /**
-   * A page of a collection of pods or namespaces. Hands its objects to `take` as they come, with at least what messages.ts
-   * reads of them; each is good until `take` returns. Resolves with what is said of all of them, and how many bytes came.
+   * Reads a page of a collection of pods or namespaces. Passes each object to `take` as it arrives, with at least the
+   * fields of messages.ts; an object is valid until `take` returns. Resolves with the metadata of the list, and its
+   * size in bytes.
    */
   async list(
     path: string,
@@ -173,21 +183,22 @@ export class ApiClient {
     return { ...reader.end(), bytes };
   }
 
-  /** Resolves with the metadata of what was made. */
+  /** Resolves with the metadata of the created object. */
   post(path: string, content: unknown, limits: RequestLimits = {}): Promise<unknown> {
     return this.#object({ method: 'POST', path, accept: ACCEPT.metadata, body: { type: JSON_TYPE, content } }, limits);
   }
 
-  /** Resolves with the metadata of what was changed. */
+  /** Resolves with the metadata of the changed object. */
   patch(path: string, type: keyof typeof PATCH_TYPES, content: unknown, limits: RequestLimits = {}): Promise<unknown> {
     const body = { type: PATCH_TYPES[type], content };
     return this.#object({ method: 'PATCH', path, accept: ACCEPT.metadata, body }, limits);
   }
 
   /**
-   * Resolves with the events of a watch of pods or namespaces, once the head of the answer is there. An end in the
-   * middle of one throws, and that one is not among them; what is none throws SyntaxError. Whoever asks must read: the
-   * connection is held until the last event, a `break`, or the signal. Each event is good until the next is asked for.
+   * Resolves with the events of a watch of pods or namespaces, once the head of the answer has arrived. If the answer
+   * ends in the middle of an event, the iteration throws; invalid bytes throw SyntaxError. The caller must read the
+   * events: the connection stays open until the last event, a `break`, or the signal. An event is valid until the next
+   * one is read.
    */
   async watch(path: string, query: Query, limits: StreamLimits): Promise<AsyncGenerator<WatchEvent, void>> {
     const { signal, headersMs = HEADERS_LIMIT_MS, idleMs } = limits;
@@ -196,7 +207,7 @@ export class ApiClient {
     return eventsOf(response, idleMs);
   }
 
-  /** Closes all connections, also those in use: their requests reject, and are not sent again. */
+  /** Closes all connections, even those in use. Their requests reject and are not repeated. */
   close(): void {
     this.#closed = true;
     for (const agent of Object.values(this.#agents)) agent.destroy();
@@ -209,7 +220,7 @@ export class ApiClient {
     return encodingOf(response.headers['content-type']).object(await bodyOf(response, end - performance.now()));
   }
 
-  /** Resolves with an answer of 2xx, its body unread. */
+  /** Resolves with an answer of status 2xx, before its body is read. */
   async #open(exchange: Exchange): Promise<IncomingMessage> {
     let renewed = false;
     for (;;) {
@@ -222,7 +233,7 @@ export class ApiClient {
       const body = await bodyOf(response, exchange.headersMs);
       if (status === 401 && !renewed) {
         renewed = true;
-        // Unless another request has renewed them meanwhile.
+        // Another request may have renewed them meanwhile.
         if (this.#config === access.config) {
           this.#config = this.#reload();
           this.#access = undefined;
@@ -248,7 +259,7 @@ export class ApiClient {
         throw unusable(error);
       });
       const fresh = { config, options, until: performance.now() + ACCESS_MS };
-      // Whoever asked for it hears of a failure; the next one asks again.
+      // The caller gets the error, and the next request loads the configuration again.
       fresh.options.catch(() => {
         if (this.#access === fresh) this.#access = undefined;
       });
@@ -258,7 +269,8 @@ export class ApiClient {
   }
 
   /**
-   * What all requests have in common: where to, `path` without its end, TLS material, headers. Node keys its connections by
+   * What all requests have in common: where to, `path` without its end, TLS material, headers. Node keys its
+   * connections by
    * the material: changed certificates make new connections.
    */
   async #accessOf(config: KubeConfig): Promise<RequestOptions> {
@@ -267,13 +279,13 @@ export class ApiClient {
     const credentials: RequestOptions = {};
     await config.applyToHTTPSOptions(credentials);
     const url = urlToHttpOptions(new URL(cluster.server));
-    // client-node's agent keeps no connection, but knows the way through a proxy.
+    // client-node's agent keeps no connections, but it supports a proxy.
     const agent = cluster.proxyUrl ? credentials.agent : this.#agents[url.protocol as 'https:'];
     const path = url.path?.replace(/\/$/, '');
     return { ...credentials, ...url, agent, path, headers: { ...credentials.headers, 'User-Agent': USER_AGENT } };
   }
 
-  /** `stale`: it went out on a kept connection that the server had closed, and was not heard. */
+  /** `stale`: the request was sent on a kept connection that the server had already closed, so it had no effect. */
   #send(exchange: Exchange, access: RequestOptions): Promise<IncomingMessage | 'stale'> {
     const { method, path, query, accept, body, headersMs } = exchange;
     const content = body && JSON.stringify(body.content);
@@ -295,7 +307,7 @@ export class ApiClient {
         clearTimeout(timer);
         resolve(response);
       });
-      // Stays after the answer: aborting then makes an error event as well.
+      // This handler stays after the answer, because an abort then also emits an error event.
       request.on('error', (error: NodeJS.ErrnoException) => {
         clearTimeout(timer);
         const closed = error.code === 'ECONNRESET' || error.code === 'EPIPE';
@@ -322,7 +334,7 @@ function keepAlive<A>(Agent: new (options: AgentOptions) => A): A {
   });
 }
 
-/** Ends with ETIMEDOUT where the rest of the answer takes longer. */
+/** Ends the answer with ETIMEDOUT if the rest of it takes longer. */
 async function* within(response: IncomingMessage, limitMs: number): AsyncGenerator<Buffer, void> {
   const timer = setTimeout(() => response.destroy(timedOut('the rest of the answer', limitMs)), limitMs);
   try {
@@ -366,11 +378,11 @@ function timedOut(what: string, limitMs: number): Failure {
   return new Failure('ERR_API_TIMEOUT', { detail: `${what} did not come within ${limitMs / 1000} s` });
 }
 
-/** A Failure of what Node threw. The abort of a signal is passed on, and so is what cannot be decoded. */
+/** Turns an error of Node into a Failure. The abort of a signal and decoding errors are passed on unchanged. */
 function unreachable(error: unknown): unknown {
   if (!(error instanceof Error) || error instanceof Failure || error instanceof SyntaxError) return error;
   if (error.name === 'AbortError') return error;
-  // Where several addresses were tried there is a code and no message.
+  // If several addresses were tried, the error has a code but no message.
   const detail = error.message || String((error as NodeJS.ErrnoException).code);
   return new Failure('ERR_API_UNREACHABLE', { detail, cause: error });
 }

@@ -1,4 +1,4 @@
-/** The forms in which the API server's answers come: protobuf where it can, and JSON from whatever else answers. */
+/** Decodes the answers of the API server: protobuf if the server supports it, and otherwise JSON. */
 import { decodeEvent, decodeList, decodeObject, type ListMeta, MAX_OBJECT, type Step } from './messages.ts';
 
 export interface WatchEvent {
@@ -6,24 +6,26 @@ export interface WatchEvent {
   object: unknown;
 }
 
-/** An object of any of these may read from bytes that came, as long as it is used: keep what is read of it instead. */
+/**
+ * An object from a decoder may refer to received bytes, so callers must keep only the values that they read from it.
+ */
 export interface Encoding {
   /** Throws SyntaxError where it is none. */
   object(body: Buffer): unknown;
-  /** The items of a list, as they come; at its end what is said of all of them. */
+  /** The items of a list as they arrive, and at the end the metadata of the list. */
   list(): StreamReader<unknown, ListMeta>;
   /** The events of a watch. */
   watch(): StreamReader<WatchEvent, void>;
 }
 
 /**
- * Reads a stream of bytes, and holds no more of it than one object, which is of 16 MiB at most. Nothing is copied of an
- * object that came in one chunk. Throws SyntaxError where the bytes are not what they should be.
+ * Decodes a stream of bytes. It buffers at most one object, of at most 16 MiB, and copies nothing of an object that
+ * arrives in one chunk. Throws SyntaxError if the bytes are invalid.
  */
 export interface StreamReader<T, E> {
-  /** What is complete with this chunk. To be gone through to its end. */
+  /** The objects that this chunk completes. The caller must iterate to the end. */
   push(chunk: Buffer): Generator<T, void>;
-  /** Throws where something has begun that is not complete. */
+  /** Throws if an object is incomplete. */
   end(): E;
 }
 
@@ -31,11 +33,11 @@ const PROTOBUF_TYPE = 'application/vnd.kubernetes.protobuf';
 export const JSON_TYPE = 'application/json';
 const METADATA = 'as=PartialObjectMetadata;g=meta.k8s.io;v=v1';
 
-/** What to accept, the first the rather. */
+/** The accepted types, in order of preference. */
 export const ACCEPT = {
   object: `${PROTOBUF_TYPE}, ${JSON_TYPE}`,
   watch: `${PROTOBUF_TYPE};stream=watch, ${JSON_TYPE}`,
-  /** Of an object that was written its metadata alone: half of what a small pod is, and less of any other. */
+  /** For the answer to a write, only the metadata of the object: half of a small pod, and less of any other. */
   metadata: `${PROTOBUF_TYPE};${METADATA}, ${JSON_TYPE};${METADATA}, ${JSON_TYPE}`,
 };
 
@@ -58,18 +60,18 @@ export function encodingOf(contentType: string | undefined): Encoding {
   return contentType?.split(';')[0]?.trim().toLowerCase() === PROTOBUF_TYPE ? PROTOBUF : JSON_ENCODING;
 }
 
-/** The elements of a list of an object: an array in JSON, and in protobuf what reads one after the other. */
+/** The elements of a list: an array for JSON, and an iterable that decodes one after the other for protobuf. */
 export function elementsOf(value: unknown): Iterable<unknown> {
   return typeof value === 'object' && value !== null && Symbol.iterator in value ? (value as Iterable<unknown>) : [];
 }
 
-/** The entries of a map of an object: a mapping in JSON, and in protobuf what reads one pair after the other. */
+/** The entries of a map: an object for JSON, and an iterable that decodes one pair after the other for protobuf. */
 export function entriesOf(value: unknown): Iterable<[string, unknown]> {
   const isMapping = typeof value === 'object' && value !== null && !(Symbol.iterator in value);
   return isMapping ? Object.entries(value) : (elementsOf(value) as Iterable<[string, unknown]>);
 }
 
-/** Each event has its length before it, in four bytes. */
+/** Four bytes with its length come before each event. */
 function* frames(): Generator<Step<WatchEvent>, void, Buffer> {
   for (;;) {
     const head = yield { need: LENGTH_BYTES, mayEnd: true };
@@ -80,7 +82,7 @@ function* frames(): Generator<Step<WatchEvent>, void, Buffer> {
   }
 }
 
-/** Gives `steps` the bytes that they ask for; at an end that they allow for, none. */
+/** Gives `steps` the bytes that they ask for, or no bytes at an end that they allow. */
 class Stepwise<T, E> implements StreamReader<T, E> {
   readonly #what: string;
   readonly #steps: Generator<Step<T>, E, Buffer>;

@@ -1,5 +1,5 @@
 /**
- * List and watch: keeps a trimmed copy of a collection, and tells each change to it once, in order.
+ * List and watch: keeps a trimmed copy of a collection, and reports each change to it once and in order.
  *
  * https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
  */
@@ -12,9 +12,9 @@ import type { WatchEvent } from './encoding.ts';
 
 export interface InformerEvent<T> {
   type: 'added' | 'changed' | 'deleted';
-  /** For `deleted` as it was in the store. */
+  /** For `deleted`, the object as it was in the store. */
   object: T;
-  /** As it was in the store; absent for `added`. */
+  /** The object as it was in the store; absent for `added`. */
   old?: T;
 }
 
@@ -22,38 +22,39 @@ export interface InformerEvent<T> {
 export type InformerState = 'listing' | 'watching' | 'waiting' | 'stopped';
 
 /**
- * Why a watch, or the list before it, was begun anew. ended: by the server, as it should; expired: 410, its version is
- * no longer kept; hung: nothing came for too long; refused: another status or ERROR event; malformed: what is no
- * event; connection: the rest, also an end in the middle of an event.
+ * Why a watch, or the list before it, was restarted. ended: the server ended it at the end of its life. expired: status
+ * 410, the server no longer keeps its version. hung: nothing arrived for too long. refused: another status or ERROR
+ * event.
+ * malformed: invalid bytes. connection: any other error, such as an end in the middle of an event.
  */
 export type RestartReason = 'ended' | 'expired' | 'hung' | 'refused' | 'malformed' | 'connection';
 
 export interface InformerStats {
-  /** Lists that were completed. */
+  /** The number of completed lists. */
   lists: number;
-  /** Watches that the server accepted. */
+  /** The number of watches that the server accepted. */
   watches: number;
   restarts: Record<RestartReason, number>;
-  /** What was told to `onEvent`. */
+  /** The number of events that `onEvent` got. */
   events: number;
-  /** Throws of `onEvent` and `trim`. */
+  /** The number of exceptions of `onEvent` and `trim`. */
   handlerErrors: number;
-  /** Of the last event of a watch, bookmarks included; milliseconds since 1970. */
+  /** The time of the last event of a watch, including bookmarks, in milliseconds since 1970. */
   lastEventTime: number | undefined;
-  /** From which a watch would go on; absent if a list is due. */
+  /** The version from which a watch would continue; absent if a list is necessary. */
   resourceVersion: string | undefined;
 }
 
 export interface InformerTimings {
-  /** Shortest and longest life that a watch asks for, seconds. */
+  /** The shortest and the longest life that a watch requests, in seconds. */
   watchSeconds: [number, number];
-  /** How long after the end of its life a silent watch is given up. */
+  /** How long after the end of its life a silent watch is ended. */
   graceMs: number;
-  /** Shortest and longest wait after an error. */
+  /** The shortest and the longest wait after an error. */
   backoffMs: BackoffLimits;
-  /** Upper bound of a Retry-After that is honoured. */
+  /** The longest Retry-After that is respected. */
   retryAfterMs: number;
-  /** A watch that brought nothing and lived shorter was not worth its request: the next one waits. */
+  /** A watch that ended earlier than this without an event is followed by a wait. */
   shortMs: number;
 }
 
@@ -65,10 +66,12 @@ const TIMINGS: InformerTimings = {
   shortMs: 1000,
 };
 
-/** A watch refused with one of these can go on later from where it was; after any other it takes a list. */
+/**
+ * A watch that was refused with one of these statuses can continue later. After any other status a list is necessary.
+ */
 const RESUMABLE = new Set([401, 403, 429, 500, 502, 503]);
 const EVENTS = new Set(['ADDED', 'MODIFIED', 'DELETED', 'BOOKMARK']);
-/** Most objects in one answer to a list, and how many are asked for first. */
+/** The most objects in one answer to a list, and how many the first request asks for. */
 const PAGE = { most: 500, first: 50 };
 /** An answer is to have about as many: the API server holds all of it, and objects are of 1 KB or of 1.5 MB. */
 const PAGE_BYTES = 2 * 1024 * 1024;
@@ -76,17 +79,18 @@ const LIST_LIMIT_MS = 30_000;
 
 export interface InformerOptions<T> {
   kube: ApiClient;
-  /** Of the collection, `/api/v1/pods`. */
+  /** The path of the collection, such as `/api/v1/pods`. */
   path: string;
   fieldSelector?: string;
   /**
-   * What is kept of an object, which is gone afterwards; `held` is what is kept of it so far. If it throws, that is logged,
-   * and the object stays as it was; SyntaxError is what is malformed. It is called for each event: keep it cheap.
+   * Returns what to keep of an object, which is invalid afterwards. `held` is what was kept of it before. If it throws,
+   * the error is logged and the stored object stays; SyntaxError means malformed bytes. It runs for each event, so it
+   * must be cheap.
    */
   trim: (object: unknown, held?: T) => T;
-  /** Synchronous and cheap: it holds up the next event. If it throws, that is logged, and the next event follows. */
+  /** Must be synchronous and cheap, because the next event waits for it. If it throws, the error is logged. */
   onEvent: (event: InformerEvent<T>) => void;
-  /** `error` is what led to `waiting`. */
+  /** `error` is the reason for the state `waiting`. */
   onState?: (state: InformerState, error?: unknown) => void;
   log?: Pick<Logger, 'debug' | 'warn' | 'error'>;
   timings?: Partial<InformerTimings>;
@@ -102,11 +106,11 @@ interface Entry<T> {
   object: T;
 }
 
-/** What was read: without `object` if `trim` threw. */
+/** An object that was read; `object` is absent if `trim` threw. */
 type Read<T> = Omit<Entry<T>, 'object'> & { key: string; object?: T };
 
 export class Informer<T> {
-  /** Resolves when the first list has been told to `onEvent`; rejects if the signal comes before that. */
+  /** Resolves when `onEvent` got the whole first list; rejects if the signal comes before that. */
   readonly synced: Promise<void>;
   readonly #sync = Promise.withResolvers<void>();
   readonly #options: InformerOptions<T>;
@@ -128,11 +132,11 @@ export class Informer<T> {
     this.#options = options;
     this.#timings = { ...TIMINGS, ...options.timings };
     this.synced = this.#sync.promise;
-    // Nobody has to wait for it.
+    // No caller has to wait for it.
     this.synced.catch(() => {});
   }
 
-  /** Runs until the signal; resolves when nothing of it is left, and never rejects. Once only. */
+  /** Runs until the signal. Resolves when all of its work has ended, and never rejects. May be called only once. */
   async start(signal: AbortSignal): Promise<void> {
     let failures = 0;
     while (!signal.aborted) {
@@ -140,7 +144,7 @@ export class Informer<T> {
       if (signal.aborted) break;
       this.#stats.restarts[reason]++;
       failures = this.#fruitful ? 1 : failures + 1;
-      // The first time the server asks for no more than another request.
+      // The first time, the server only asks for another request.
       const welcome = reason === 'ended' || reason === 'expired';
       const waitMs = this.#backoff(welcome ? failures - 1 : failures, error);
       if (reason === 'ended') this.#options.log?.debug({ path: this.#options.path, waitMs }, 'watch ended');
@@ -153,7 +157,7 @@ export class Informer<T> {
     this.#sync.reject(signal.reason);
   }
 
-  /** All objects, as they are known now. */
+  /** All stored objects. */
   store(): T[] {
     return Array.from(this.#entries.values(), ({ object }) => object);
   }
@@ -162,7 +166,7 @@ export class Informer<T> {
     return this.#entries.get(keyOf(name, namespace))?.object;
   }
 
-  /** One object, which lives on. */
+  /** A stored object. */
   stats(): Readonly<InformerStats> {
     return this.#stats;
   }
@@ -297,7 +301,7 @@ export class Informer<T> {
     this.#guard('onState', () => this.#options.onState?.(state, error));
   }
 
-  /** What others gave us must not end the loop. */
+  /** Calls a function of the caller, whose exceptions must not end the loop. */
   #guard(callback: string, call: () => void): void {
     try {
       call();
@@ -311,7 +315,7 @@ export class Informer<T> {
     this.#options.log?.error({ path: this.#options.path, callback, err }, "an informer's callback threw");
   }
 
-  /** Milliseconds; with jitter, so that the agents of a cluster do not all come back at once. */
+  /** The wait in milliseconds, with jitter, so that the controllers of a cluster do not all return at the same time. */
   #backoff(failures: number, error: unknown): number {
     const waitMs = backoff(this.#timings.backoffMs, failures, { random: Math.random() });
     const demanded = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;

@@ -1,6 +1,6 @@
 /**
- * What the controller keeps of the Pods and Namespaces it watches: of their fields those that are read, in the shape
- * that Kubernetes gives them (k8s.io/api/core/v1).
+ * Trims the Pods and Namespaces that the controller watches to the fields that it reads. They keep the shape that
+ * Kubernetes gives them (k8s.io/api/core/v1).
  */
 import {
   END_OF_GATE,
@@ -22,10 +22,10 @@ import { MAX_LIST } from '../options/values.ts';
 import { elementsOf, entriesOf } from './encoding.ts';
 import { cut, NETNS, READY, RULES, STATUS } from './status.ts';
 
-/** The kubelet's, on the mirror of a static pod: that it is one, and the pod's uid in the runtime. */
+/** Annotations of the kubelet on the mirror of a static pod: that it is a mirror, and the pod's uid in the runtime. */
 const MIRROR = 'kubernetes.io/config.mirror';
 const CONFIG_HASH = 'kubernetes.io/config.hash';
-/** Annotations that say something in a few words: what is longer says nothing, whatever it is. */
+/** Annotations with short values. A longer value is invalid in any case, so it is not kept. */
 const SHORT = new Set([INITIALIZE, INJECT, DEPLOYER, BUILD]);
 const STATIC = new Set([MIRROR, CONFIG_HASH]);
 const MARKS = new Set([STATUS, NETNS, RULES]);
@@ -34,7 +34,7 @@ const LABELS = new Set([INJECT, DEPLOYER, BUILD]);
 const PROXY_NAMES = new Set([...PROXY_VARIABLES, DISABLE_ENVOY]);
 const INIT_NAMES = new Set(optionList.flatMap(([, { env = [] }]) => env));
 const GATED_PROXY_NAMES = new Set([...PROXY_NAMES, ...INIT_NAMES]);
-/** `proxy sidecar`, and what a wrapper may put before it; the rest of its arguments is Envoy's. */
+/** Enough for `proxy sidecar` and the words of a wrapper before it. The other arguments are for Envoy. */
 const PROXY_WORDS = 4;
 /** A pod has one address of each family. */
 const MOST_ADDRESSES = 16;
@@ -45,13 +45,13 @@ const MOST_USERS = 16;
 /** Counted beside the characters of each, since an object has room of its own. */
 const OVERHEAD = 32;
 
-/** What is left for the redirect options of a part of a pod. */
+/** The room that is left for the redirect options of a part of a pod. */
 class Room {
   #left = MOST_KEPT;
-  /** The first of which there was no room left. */
+  /** The first entry for which no room was left. */
   tooLarge: string | undefined;
 
-  /** Whether there is room for `text`, which then is taken. `place` names it in messages. */
+  /** Takes the room for `text`, and returns whether there was enough. `place` is its name in messages. */
   take(text: string, place: string): boolean {
     this.#left -= text.length + OVERHEAD;
     if (this.#left < 0) this.tooLarge ??= place;
@@ -60,10 +60,10 @@ class Room {
 }
 
 /**
- * `object` is a Pod as the API server sends it, `held` the same pod as it was kept before: Kubernetes lets nothing of a
- * spec change that is read here, so it is not read again. What decides whether the pod is in the mesh is always kept;
- * where there is no room for its redirect options, none is kept that is in the way, and `tooLarge` says so. Throws TypeError
- * if `object` is none.
+ * `object` is a Pod as the API server sends it, and `held` is what was kept of the same pod before. Kubernetes permits
+ * no change of the fields of a spec that are read here, so they are not read again. The fields that decide about
+ * enrolment are always kept. If there is no room for the redirect options, they are dropped, and `tooLarge` names the
+ * reason. Throws TypeError if `object` is not a Pod.
  */
 export function toPodRecord(object: unknown, held?: PodRecord): PodRecord {
   const pod = mapping(object);
@@ -217,7 +217,7 @@ export function toNamespaceRecord(object: unknown): NamespaceRecord {
  */
 function runtimeUid(uid: string, annotations: Record<string, string>): string {
   const hash = annotations[MIRROR] === undefined ? undefined : annotations[CONFIG_HASH];
-  // Whoever may create pods can write both annotations. A uid of another pod in there must not lead to that pod's netns.
+  // A pod's creator can write both annotations, so the uid of another pod in them must not lead to that pod's netns.
   return hash !== undefined && /^[0-9a-f]{32}$/.test(hash) ? hash : uid;
 }
 
@@ -262,7 +262,7 @@ function trimProxy(container: Record<string, unknown>, room: Room): Container[] 
   ];
 }
 
-/** One that waits for us, or that says what is to be redirected. */
+/** A container that waits for the rules, or that has redirect settings. */
 function trimInit(container: Record<string, unknown>, room: Room): Container[] {
   const name = text(container.name);
   const whole = { name, command: wordsOf(container.command), args: wordsOf(container.args) };
@@ -274,7 +274,7 @@ function trimInit(container: Record<string, unknown>, room: Room): Container[] {
   return name === OWN_INIT ? [{ name, args: isGate(whole) ? [GATE] : [] }] : [];
 }
 
-/** As far as there is room. */
+/** The entries for which there is room. */
 function takeWords(room: Room, container: string, words: Words): string[] {
   const kept: string[] = [];
   for (const word of words) {
@@ -289,7 +289,7 @@ function takeVariables(room: Room, container: string, list: unknown, names: Read
   return kept.filter(({ value = '' }) => room.take(value, `container ${container}`));
 }
 
-/** The TCP ports that it declares. One more than a list may have is enough for it to be refused. */
+/** The TCP ports that a container declares, at most one more than a list may have, which leads to its refusal. */
 function addPorts(found: Set<number>, { name, ports }: Record<string, unknown>): void {
   if (name === PROXY) return;
   for (const each of elementsOf(ports)) {
@@ -299,7 +299,7 @@ function addPorts(found: Set<number>, { name, ports }: Record<string, unknown>):
   }
 }
 
-/** Of a name that comes twice the last counts, as for the container. */
+/** If a name occurs twice, the last one counts, as in the container. */
 function variables(
   list: unknown,
   names: ReadonlySet<string>,
@@ -352,7 +352,7 @@ function first(items: Iterable<unknown>, most: number): unknown[] {
   return found;
 }
 
-/** Of what has a meaning only if it is short. */
+/** The text if it is short; a longer text has no meaning. */
 function short(value: unknown): string {
   return cut(text(value));
 }

@@ -1,6 +1,6 @@
 /**
- * Marks a pod with what was done for it: annotations and a condition, by one patch of its status. Needs `patch` on
- * `pods/status`, nothing else.
+ * Marks a pod with the result of the install: annotations and a condition, in one patch of its status. Needs only
+ * `patch` on `pods/status`.
  */
 
 import { asFailure, Failure } from '../errors.ts';
@@ -13,18 +13,18 @@ export const RULES = `${DOMAIN}/rules`;
 /** Type of the condition; a pod may list it in `spec.readinessGates`. */
 export const READY = `${DOMAIN}/ready`;
 
-/** The value of `STATUS` on a pod whose rules stand, as the original controller had it. */
+/** The value of `STATUS` on a pod whose rules are installed, the same as the original controller's. */
 export const INITIALIZED = 'initialized';
 
-/** How the value of `STATUS` begins on a pod that cannot have them as it is. */
+/** The beginning of the value of `STATUS` on a pod whose rules cannot be installed. */
 const FAILED = 'failed: ';
 
-/** The longest note of an Event that the API server takes, bytes; the longest message of ours anywhere. */
+/** The longest note of an Event that the API server accepts, in bytes. All our messages have this limit. */
 const TEXT_LIMIT = 1024;
 
-/** What is asked of the API; rejects with ApiError, or another Failure where no answer came. */
+/** The requests to the API server. They reject with ApiError, or with another Failure if there was no answer. */
 export interface Requests {
-  /** Resolves with the object as it is then, or its metadata alone. */
+  /** Resolves with the changed object, or only its metadata. */
   patch(path: string, type: 'strategic', content: unknown): Promise<unknown>;
   post(path: string, content: unknown): Promise<unknown>;
 }
@@ -35,7 +35,7 @@ export interface PodRef {
   name: string;
 }
 
-/** As it was seen last. */
+/** A pod in the last version that the watch reported. */
 export interface MarkedPod extends PodRef {
   resourceVersion?: string;
   annotations?: Readonly<Record<string, string>>;
@@ -55,16 +55,16 @@ export type Mark =
   /** `netns` is `<boot id>:<cookie>`, `rules` the hash of the configuration. */
   { status: typeof INITIALIZED; netns: string; rules: string } | FailedMark;
 
-/** `gone`: the pod is no more, or another one has its name. */
+/** `gone`: the pod no longer exists, or another pod has its name. */
 export type Marked = 'patched' | 'unchanged' | 'gone';
 
 interface Wanted {
   annotations: Record<string, string | null>;
-  /** Absent: there is to be none. */
+  /** Absent means that the pod must not have the condition. */
   condition?: { type: string; status: 'True' | 'False'; reason: string; message: string };
 }
 
-/** What a thrown error says about a pod. */
+/** The mark of a pod after a thrown error. */
 export function failed(error: unknown): FailedMark {
   const { event, message } = asFailure(error);
   return { status: 'failed', reason: event, message };
@@ -73,7 +73,7 @@ export function failed(error: unknown): FailedMark {
 export class PodStatusWriter {
   readonly #requests: Requests;
   readonly #now: () => Date;
-  /** By uid, what was written last and which version that made, until a version as new was seen. */
+  /** The last write of each pod by uid, with the version that it created, until the watch reports that version. */
   readonly #written = new Map<string, { wanted: Wanted; version: string }>();
 
   constructor(requests: Requests, now: () => Date = () => new Date()) {
@@ -81,7 +81,7 @@ export class PodStatusWriter {
     this.#now = now;
   }
 
-  /** Whether the pod has a mark of ours, as far as is known. */
+  /** Whether the pod has our mark, according to what is known about it. */
   isMarked(pod: MarkedPod): boolean {
     const { annotations, condition } = this.#lastWritten(pod) ?? {
       annotations: pod.annotations ?? {},
@@ -91,7 +91,7 @@ export class PodStatusWriter {
   }
 
   /**
-   * No request where the mark is right already. Rejects with what `requests` rejected with; the remedy of ERR_RBAC names
+   * Writes the mark, unless the pod already has it. Rejects with the error of `requests`; the remedy of ERR_RBAC names
    * the missing right.
    */
   mark(pod: MarkedPod, mark: Mark): Promise<Marked> {
@@ -109,7 +109,7 @@ export class PodStatusWriter {
     });
   }
 
-  /** Takes back whatever `mark` wrote. A pod that waits for our condition gets it: there is nothing to wait for. */
+  /** Removes what `mark` wrote. A pod that waits for our condition gets it, because it has nothing to wait for. */
   unmark(pod: MarkedPod): Promise<Marked> {
     const waits = pod.readinessGates?.includes(READY) === true;
     return this.#write(pod, {
@@ -125,7 +125,7 @@ export class PodStatusWriter {
     this.#written.delete(uid);
   }
 
-  /** What was written of a pod that was seen as it was before that. */
+  /** The last write of a pod, if the watch has not reported it yet. */
   #lastWritten({ uid, resourceVersion }: MarkedPod): Wanted | undefined {
     const written = this.#written.get(uid);
     // The watch may report a change of the kubelet's, older than our patch, after our patch was answered.
@@ -148,7 +148,7 @@ export class PodStatusWriter {
       const path = `/api/v1/namespaces/${namespace}/pods/${name}/status`;
       this.#written.set(uid, { wanted, version: versionOf(await this.#requests.patch(path, 'strategic', patch)) });
     } catch (error) {
-      // It may have been done all the same.
+      // The API server may have applied the patch in spite of the error.
       this.#written.delete(uid);
       if (isGone(error)) return 'gone';
       throw forbidden(error, '"patch" on "pods/status" (API group "")');
