@@ -131,7 +131,7 @@ function texts(root: string, patterns: string[]): ImageFile[] {
 /** Debian's word on the packages that these files are of; nothing where there is no dpkg. */
 export async function copyrights(files: string[]): Promise<ImageFile[]> {
   // dpkg knows a file by one path, with or without the /usr that /lib leads to. One that it does not know makes it fail,
-  // and it tells of the others all the same.
+  // and the others are reported all the same.
   const known = files.flatMap((path) => [path, realpathSync(path)]);
   const { stdout } = await run('dpkg-query', ['--search', ...known]).catch((error: { stdout?: string }) => error);
   const packages = new Set([...(stdout ?? '').matchAll(/^([^:]+):/gm)].map(([, name]) => name));

@@ -21,7 +21,7 @@ export class Network implements AsyncDisposable {
   readonly #prefix: string;
   /** The commands that remove what was made. */
   readonly #removals: { program: string; words: string[] }[] = [];
-  /** What the end of the process does if nobody else has. */
+  /** The clean-up at the end of the process, unless it was done before. */
   readonly #atExit = (): void => {
     for (const { program, words } of this.#removals) {
       try {
