@@ -1,8 +1,10 @@
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
+import manifest from '../../package.json' with { type: 'json' };
 import { readConfig } from '../config/read.ts';
+import { collect } from '../observe/bundle.ts';
 import { type Check, examine } from '../observe/doctor.ts';
 import { type Io, paint, printJson } from './output.ts';
-import { addOutputOption, type Context, EXIT, readOptions } from './shared.ts';
+import { addOutputOption, type Context, EXIT, OTHER, readOptions } from './shared.ts';
 
 export function doctorCommand(context: Context): Command {
   const command = new Command('doctor')
@@ -13,16 +15,25 @@ export function doctorCommand(context: Context): Command {
     )
     .addHelpText(
       'after',
-      '\nExit codes: 0 nothing essential is missing, 1 something essential is missing, 2 invalid command line.',
+      `
+Examples:
+  ipnc doctor
+  kubectl -n istio-system exec ds/istio-pod-network-controller -- ipnc doctor --bundle > report.json
+
+Exit codes: 0 nothing essential is missing, 1 something essential is missing, 2 invalid command line.`,
     );
-  addOutputOption(command);
+  const bundle =
+    'print what a bug report needs, as JSON: versions, checks, pods and metrics of the controller; without secrets and names';
+  addOutputOption(command).addOption(new Option('--bundle', bundle).helpGroup(OTHER));
   return command.action(async () => {
     const { json, io } = readOptions(command, context);
     // In the controller's container the environment has the controller's options. The checks do not use the node's name.
     const config = readConfig({ flags: new Map(), environment: { NODE_NAME: 'node', ...io.environment } });
     const checks = await examine(config, io.environment);
     const ok = checks.every(({ status }) => status !== 'missing');
-    if (json) printJson(io, { command: 'doctor', ok, checks });
+    if (command.opts<{ bundle?: true }>().bundle) {
+      printJson(io, { command: 'bundle', ok, ...(await collect(checks, config, manifest.version)) });
+    } else if (json) printJson(io, { command: 'doctor', ok, checks });
     else io.out(text(io, checks));
     if (!ok) context.exit(EXIT.failed);
   });

@@ -55,7 +55,8 @@ const SECRET_MEMBER =
 /** Values that look like secrets, at any place. */
 const SECRET_VALUE = /\bBearer\s+[\w.~+/=-]+|\beyJ[\w-]+\.eyJ[\w-]+\.[\w-]*|-----BEGIN [A-Z ]*PRIVATE KEY-----[^"]*/g;
 
-function redacted(line: string): string {
+/** Replaces secrets in a text by `[redacted]`. */
+export function redacted(line: string): string {
   return line.replace(SECRET_MEMBER, '$1[redacted]').replace(SECRET_VALUE, '[redacted]');
 }
 

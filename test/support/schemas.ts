@@ -9,6 +9,7 @@ import { z } from 'zod';
 import { jsonSchema as benchResults } from '../../bench/schema.ts';
 import type { RedirectSpec } from '../../lib/istio/redirect.ts';
 import type { ApplyResult, Netns, TableResult, Timings, VerifyResult } from '../../lib/native/addon.ts';
+import type { Bundle } from '../../lib/observe/bundle.ts';
 import type { Check } from '../../lib/observe/doctor.ts';
 import type { Stage } from '../../lib/observe/metrics.ts';
 import type { PodView } from '../../lib/observe/page.ts';
@@ -176,20 +177,17 @@ const ruleset = z.strictObject({
 } satisfies Shape<Ruleset>);
 const plan = z.strictObject({ command: z.literal('plan'), spec, ruleset });
 
-const doctor = z.strictObject({
-  command: z.literal('doctor'),
-  ok: flag,
-  checks: z.array(
-    z.strictObject({
-      name: text,
-      status: z
-        .enum(['ok', 'warn', 'missing'])
-        .describe('warn: only some pods need it; missing: nothing works without it'),
-      detail: text,
-      remedy: text.optional(),
-    } satisfies Shape<Check>),
-  ),
-});
+const checks = z.array(
+  z.strictObject({
+    name: text,
+    status: z
+      .enum(['ok', 'warn', 'missing'])
+      .describe('warn: only some pods need it; missing: nothing works without it'),
+    detail: text,
+    remedy: text.optional(),
+  } satisfies Shape<Check>),
+);
+const doctor = z.strictObject({ command: z.literal('doctor'), ok: flag, checks });
 
 const error = z.strictObject({
   error: z.strictObject({
@@ -216,6 +214,19 @@ const podView = z.strictObject({
   since: time.optional().describe('of the last change'),
 } satisfies Shape<PodView>);
 const pods = z.strictObject({ pods: z.array(podView) });
+
+const bundle = z.strictObject({
+  command: z.literal('bundle'),
+  ok: flag,
+  versions: z.strictObject({ ipnc: text, node: text, kernel: text, arch: text }),
+  checks,
+  controller: z
+    .union([
+      z.strictObject({ pods: z.array(podView).describe('names of pods and namespaces are numbers'), metrics: texts }),
+      z.strictObject({ error: text.describe('why the controller did not answer') }),
+    ])
+    .describe('of this node'),
+} satisfies Shape<Bundle & { command: string; ok: boolean }>);
 
 function stages() {
   const shape = {
@@ -259,7 +270,7 @@ const otherLine = z.looseObject({ ...head, err: logged.optional() });
 const logLine = z.union([podLine, otherLine]).describe('a line about a pod, or any other line of the log');
 
 /** By the name of the file in docs/schemas/. */
-const SCHEMAS = { 'log-line': logLine, pods, plan, apply, verify, clean, doctor, error } as const;
+const SCHEMAS = { 'log-line': logLine, pods, plan, apply, verify, clean, doctor, bundle, error } as const;
 
 /** The files of docs/schemas/, by name. */
 export function schemaFiles(): Map<string, string> {
