@@ -1,5 +1,5 @@
-// What JavaScript sees: lib/native/addon.ts has the types. Arguments are checked in from_js.cc, the work is done on
-// the threads of workers.cc, and promises are settled back here.
+// The interface to JavaScript: lib/native/addon.ts has its types. from_js.cc checks arguments, the threads of
+// workers.cc do the work, and the promises are settled here.
 #include <napi.h>
 #include <sys/stat.h>
 
@@ -20,8 +20,9 @@ namespace {
 
 constexpr size_t kMostQueued = 4096;
 
-// Two for each processor, since half of them wait for locks of the kernel's (one for the tables of each family, one for
-// routes, one for per-CPU memory): a quarter more installs per second than one each. More than four gain nothing.
+// Two threads for each processor, because half of them wait for locks in the kernel (one for the tables of each family,
+// one for routes, one for per-CPU memory). They do a quarter more installs per second than one for each. More than four
+// gain nothing.
 unsigned ThreadCount() {
   return std::clamp(2 * std::thread::hardware_concurrency(), 2U, 4U);
 }
@@ -30,7 +31,7 @@ Job::Place PlaceOf(const NetnsRef& netns) {
   return {netns.identity.dev, netns.identity.ino};
 }
 
-// Where nothing is the job fails at once, and needs no place.
+// A job for a path that does not exist fails at once, so it needs no place.
 std::optional<Job::Place> PlaceAt(const std::string& path) {
   struct stat st;
   if (stat(path.c_str(), &st) != 0) return std::nullopt;
@@ -41,7 +42,7 @@ class PromiseJob : public Job {
  public:
   PromiseJob(Napi::Env env, std::optional<Place> place) : Job(place), deferred_(env) {}
   Napi::Promise promise() const { return deferred_.Promise(); }
-  // On the JavaScript thread.
+  // Runs on the JavaScript thread.
   void Settle(Napi::Env env) {
     if (error)
       deferred_.Reject(ToJs(env, *error));
@@ -82,7 +83,7 @@ class CompiledWrap : public Napi::ObjectWrap<CompiledWrap> {
   explicit CompiledWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "a Compiled is made by compile()");
     compiled_ = *info[0].As<Napi::External<std::shared_ptr<const Compiled>>>().Data();
-    // So that the garbage collector knows what it holds.
+    // Tells the garbage collector how much memory it holds.
     Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(compiled_->Size()));
   }
   void Finalize(Napi::BasicEnv env) override {
@@ -96,7 +97,7 @@ class CompiledWrap : public Napi::ObjectWrap<CompiledWrap> {
   std::shared_ptr<const Compiled> compiled_;
 };
 
-// One for each JavaScript environment that loads the addon.
+// The state of one JavaScript environment that loads the addon.
 class Addon : public Napi::Addon<Addon> {
  public:
   Addon(Napi::Env env, Napi::Object exports) {
@@ -105,7 +106,7 @@ class Addon : public Napi::Addon<Addon> {
     wake_.Unref(env);
     workers_ = std::make_unique<Workers>(ThreadCount(), kMostQueued,
                                          [this](std::unique_ptr<Job> job) { Finished(std::move(job)); });
-    // Before the wake-up's own clean-up, which comes earlier in this list: nobody may call it by then.
+    // This ends the threads before the clean-up of the wake-up function, because no thread may call it after that.
     env.AddCleanupHook([this] { workers_.reset(); });
     DefineAddon(exports, {InstanceMethod<&Addon::Probe>("probe"), InstanceMethod<&Addon::Identify>("identify"),
                           InstanceMethod<&Addon::Compile>("compile"), InstanceMethod<&Addon::Clean>("clean"),
@@ -132,7 +133,7 @@ class Addon : public Napi::Addon<Addon> {
   static void Drain(Napi::Env env, Napi::Function, Addon* addon, void*) { addon->SettleFinished(env); }
   using Wake = Napi::TypedThreadSafeFunction<Addon, void, Drain>;
 
-  // On a thread of ours. One wake-up does for all that finish until the JavaScript thread looks.
+  // Runs on a thread of the addon. One wake-up is enough for all jobs that finish until the JavaScript thread looks.
   void Finished(std::unique_ptr<Job> job) {
     bool first;
     {
@@ -192,7 +193,7 @@ class Addon : public Napi::Addon<Addon> {
   }
 
   Napi::Value Health(const Napi::CallbackInfo& info) {
-    // Where a thread had to end and nothing is submitted.
+    // Replaces a thread that had to end, even if no job is submitted.
     workers_->Replenish();
     return ToJs(info.Env(), workers_->health());
   }

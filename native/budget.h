@@ -1,7 +1,7 @@
-// What a job may spend in a pod's network namespace.
+// Limits the time of a job in a pod's network namespace, and how much it reads there.
 //
-// A pod with NET_ADMIN in its own user namespace decides how much there is to read and how often it changes meanwhile.
-// Every loop that reads, waits or tries again spends of one budget, and the job fails when that is used up.
+// A pod with NET_ADMIN in its own user namespace decides how much there is to read, and how often it changes. Every
+// loop that reads, waits or tries again uses up a part of one budget. The job fails when the budget is used up.
 #pragma once
 
 #include <chrono>
@@ -21,7 +21,7 @@ class Budget {
   // we write has a quarter of it.
   static constexpr size_t kObjects = 65'536;
 
-  // Starts now.
+  // The time starts now.
   explicit Budget(std::chrono::milliseconds time = kTime, size_t objects = kObjects)
       : time_(time), most_objects_(objects), deadline_(Clock::now() + time) {}
   Budget(const Budget&) = delete;
@@ -29,17 +29,17 @@ class Budget {
 
   // Throws ERR_BUDGET if the time is over.
   void RequireTime() const;
-  // Throws ERR_BUDGET if that is more than may still be read.
+  // Throws ERR_BUDGET if `objects` is more than the job may still read.
   void Require(size_t objects) const;
-  // The same, and counts them as read. A long object counts as several: see ObjectsOf.
+  // Does the same, and counts the objects as read. A long object counts as several: see ObjectsOf.
   void Spend(size_t objects);
-  // What one object of so many bytes counts, so that the memory for what is read is bounded as well (to 8 MiB).
+  // How many objects an object of this size counts as, so that the memory for objects is bounded too (to 8 MiB).
   static constexpr size_t ObjectsOf(size_t bytes) { return 1 + bytes / 128; }
   // Throws ERR_BUDGET: there are more than `most` of `what`, "addresses in the network namespace".
   [[noreturn]] static void Refuse(const std::string& what, size_t most);
-  // Waits, but not beyond the deadline. Throws ERR_BUDGET if the time is over then.
+  // Waits, but not beyond the deadline. Throws ERR_BUDGET if the time is over after that.
   void Pause(std::chrono::nanoseconds duration) const;
-  // As much again, for putting back what the job has changed: a job that has used up its budget must be undone too.
+  // Grants a second budget for the rollback, because a job that has used up its budget must be undone too.
   void Renew();
 
  private:

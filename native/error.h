@@ -1,5 +1,5 @@
-// What a job fails with, and how. Thrown inside the native code only: workers.cc catches it, to_js.cc makes it a
-// JavaScript Error shaped like Node's own.
+// The error of a job. Only native code throws it: workers.cc catches it, and to_js.cc turns it into a JavaScript Error
+// like those of Node.
 #pragma once
 
 #include <cerrno>
@@ -9,7 +9,7 @@
 
 namespace ipnc {
 
-// Codes that are no errno. `Error::code` is empty otherwise.
+// Codes that are not errno names. Otherwise `Error::code` is empty.
 inline constexpr char kBudget[] = "ERR_BUDGET";
 inline constexpr char kHostNetns[] = "ERR_HOST_NETNS";
 inline constexpr char kNotNetns[] = "ERR_NOT_NETNS";
@@ -20,17 +20,17 @@ inline constexpr char kRollback[] = "ERR_ROLLBACK";
 inline constexpr char kVerify[] = "ERR_VERIFY";
 
 struct Error {
-  int number = 0;            // errno; 0 where `code` says it
+  int number = 0;            // errno; 0 if there is a `code`
   std::string code = {};     // one of the above, or empty
   std::string syscall = {};  // "setns", "setsockopt(SO_SET_REPLACE)"
   std::string detail = {};   // a sentence, or empty
   std::string path = {};
   std::string table = {};     // "IPv4 nat"
-  bool uncertain = false;     // the kernel may have done what it was asked for: its answer was lost
+  bool uncertain = false;     // the answer was lost, so the kernel may have made the change
   std::string rollback = {};  // what this failed job left in the netns, in words; empty if it left nothing
 };
 
-// "ESTALE"; the kernel's internal 524 and such have no name.
+// "ESTALE". Internal numbers of the kernel, such as 524, have no name.
 inline std::string ErrnoName(int number) {
   const char* name = strerrorname_np(number);
   return name ? name : std::string("E").append(std::to_string(number));
@@ -56,7 +56,7 @@ inline std::string Reason(const Error& error) {
   ThrowCode(kInvalidRule, std::move(detail));
 }
 
-// For system calls that answer -1 and set errno.
+// For system calls that return -1 and set errno.
 inline int Check(int result, const char* syscall) {
   if (result < 0) ThrowErrno(errno, syscall);
   return result;

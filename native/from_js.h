@@ -1,5 +1,5 @@
-// JavaScript -> C++: the shapes of lib/ruleset/model.ts and lib/ruleset/nftables/model.ts. All of it is checked again:
-// this side runs as root.
+// Converts the types of lib/ruleset/model.ts and lib/ruleset/nftables/model.ts from JavaScript to C++. Checks all of it
+// again, because this side runs as root.
 #pragma once
 
 #include <napi.h>
@@ -15,7 +15,7 @@ struct Forms {
 };
 Forms FormsFromJs(const Napi::Value& ruleset, const Napi::Value& backend);
 std::string PathFromJs(const Napi::Value& value);
-// Of four arguments: path, dev, ino, cookie.
+// Reads four arguments: path, dev, ino, cookie.
 NetnsRef NetnsFromJs(const Napi::CallbackInfo& info);
 
 }  // namespace ipnc

@@ -1,5 +1,5 @@
-// Which rules in the kernel's own chains are Istio's, in every form that it has written since 1.20. They carry no
-// comment of ours. Rules that jump to a chain of Istio's, and those chains, are known by the chain's name. Pure.
+// Recognises Istio's rules in the kernel's own chains, in every form that Istio has written since 1.20. They do not
+// have our comment. Istio's chains, and rules that jump to them, are recognised by the name of the chain. Pure.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,10 @@
 
 namespace ipnc {
 
-// How surely a rule is Istio's.
+// How certain it is that a rule is Istio's.
 enum class IstioForm : uint8_t {
   kNone,
-  // Nobody else writes it: zones of DNS traffic, TPROXY's marks, the agent's port 15053.
+  // Only Istio writes it: zones of DNS traffic, TPROXY's marks, the agent's port 15053.
   kSure,
   // `-i net1 -j RETURN`: Istio's where Istio's chains are in the same table and IstioInterfaces says so.
   kInterface,

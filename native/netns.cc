@@ -27,7 +27,7 @@ void RequireNetns(bool yes, const std::string& path) {
 
 Fd Open(const std::string& path, bool known) {
   struct statfs fs;
-  if (!known) {  // looked at before it is opened: opening a device can do things
+  if (!known) {  // examined before it is opened, because to open a device can have effects
     if (statfs(path.c_str(), &fs) != 0) throw Error{.number = errno, .syscall = "open", .path = path};
     RequireNetns(fs.f_type == NSFS_MAGIC, path);
   }
@@ -38,9 +38,9 @@ Fd Open(const std::string& path, bool known) {
   return fd;
 }
 
-// One writer a netns, over all processes of this project; within one process the queue sees to it. Others' tools do not
-// take it: for them there is EAGAIN. Any process of the pod can take it and keep it, so after 20 ms, which is several
-// installs, the work is done without.
+// Allows one writer for each netns among all processes of this project; within a process the queue does so. Other tools
+// do not use this lock; EAGAIN handles them. Any process of the pod can take the lock and keep it, so after 20 ms, the
+// time of several installs, the job continues without it.
 void Lock(const Fd& fd, const std::string& path, const Budget& budget) {
   constexpr std::chrono::microseconds kPause(500);
   constexpr int kAttempts = 40;
@@ -124,7 +124,7 @@ int Visit::netfilter_socket() {
 bool Visit::foreign_userns() const {
   const Fd owner(ioctl(fd_.get(), NS_GET_USERNS));
   struct stat st;
-  // EPERM: it is no descendant of ours.
+  // EPERM: it is not a descendant of our user namespace.
   return !owner || fstat(owner.get(), &st) != 0 || st.st_ino != home_.user_;
 }
 

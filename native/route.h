@@ -1,5 +1,5 @@
-// What the rules need besides rules, over rtnetlink: `lo` up, `::6/128` on lo, and for TPROXY a policy rule and a local
-// route a family. Works on the netns that the socket belongs to.
+// Sets up over rtnetlink what the rules need: `lo` up, `::6/128` on lo, and for TPROXY a policy rule and a local route
+// for each family. Works on the netns of the socket.
 #pragma once
 
 #include <optional>
@@ -11,10 +11,10 @@
 
 namespace ipnc {
 
-// Who made a rule or a route (ip(8): "proto 133"): not one of /etc/iproute2/rt_protos.
+// Marks our rules and routes (ip(8): "proto 133"). It is not in /etc/iproute2/rt_protos.
 inline constexpr uint8_t kOurProtocol = 133;
 
-// One thing of ours, or of Istio's: a policy rule, a local default route, or the address.
+// A policy rule, a local default route or an address, of ours or of Istio's.
 struct RouteItem {
   enum class Kind : uint8_t { kRule, kRoute, kAddress };
   Kind kind = Kind::kAddress;
@@ -51,9 +51,9 @@ class Rtnetlink : private netlink::Channel {
   Rtnetlink(int socket, Budget& budget);
 
   PresentRoutes List(const std::vector<RouteItem>& wanted);
-  // False if it was there already. A rule is looked for with List: the kernel takes the same one twice.
+  // False if it already existed. For a rule, List finds out, because the kernel accepts the same rule twice.
   bool Add(const RouteItem& item);
-  // False if it was not there.
+  // False if it did not exist.
   bool Remove(const RouteItem& item);
 
   // Global unicast addresses on interfaces other than lo.
@@ -68,7 +68,7 @@ class Rtnetlink : private netlink::Channel {
   bool strict_ = false;
 };
 
-// Any socket of the netns will do.
+// Any socket of the netns is suitable.
 bool LoopbackIsUp(int socket);
 void SetLoopbackUp(int socket);
 

@@ -1,4 +1,4 @@
-// Policy rules, routes and addresses <-> the messages of rtnetlink. Pure.
+// Converts policy rules, routes and addresses to messages of rtnetlink and back. Pure.
 #pragma once
 
 #include "native/netlink/message.h"
@@ -6,7 +6,7 @@
 
 namespace ipnc {
 
-// The request that adds or removes the item; the kernel is asked to confirm it.
+// The request that adds or removes the item. It asks the kernel for a confirmation.
 enum class Change : uint8_t { kAdd, kRemove };
 netlink::Bytes ChangeOf(const RouteItem& item, Change change);
 

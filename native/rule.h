@@ -65,7 +65,7 @@ struct CommentMatch {
   bool operator==(const CommentMatch&) const = default;
 };
 
-// A match or target of somebody else's making, as the kernel holds it.
+// A match or target of another program, as the kernel holds it.
 struct Opaque {
   std::string name;
   uint8_t revision = 0;

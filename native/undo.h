@@ -1,4 +1,4 @@
-// What to do to put things back, newest first.
+// The steps that undo changes, newest first.
 #pragma once
 
 #include <functional>
@@ -31,7 +31,7 @@ class Undo {
     }
   }
 
-  // Runs every step, whatever the others do. Returns what is left and why, in words; empty if nothing is left.
+  // Runs every step, even if others fail. Returns a text with what is left and why; empty if nothing is left.
   std::string Run() {
     bool failed = false;
     for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {

@@ -16,7 +16,7 @@ constexpr size_t kMostSuspects = 1'024;  // remembered: more pods than a node ha
 Workers::Workers(unsigned threads, size_t most_queued, std::function<void(std::unique_ptr<Job>)> done,
                  std::chrono::milliseconds bound)
     : most_threads_(threads), most_queued_(most_queued), done_(std::move(done)), bound_(bound) {
-  suspects_.reserve(kMostSuspects);  // so that nothing fails for want of memory later
+  suspects_.reserve(kMostSuspects);  // so that a lack of memory cannot fail later
 }
 
 Workers::~Workers() {
@@ -44,8 +44,8 @@ bool Workers::Submit(std::unique_ptr<Job> job) {
   return true;
 }
 
-// A pod's second job comes right after its first one, and to wake a thread takes as long as a family's rules: so one
-// thread stays awake for as long as that.
+// A pod's second job comes right after its first one, and to wake a thread takes as long as the rules of a family. So
+// one thread stays awake for that long.
 void Workers::LookOut() {
   constexpr std::chrono::microseconds kLonger(50);
   if (looking_out_.exchange(true)) return;
@@ -86,7 +86,7 @@ unsigned Workers::Stuck() const {
   return static_cast<unsigned>(stuck);
 }
 
-// Whether the job's netns is one that uses up budgets.
+// Whether the netns of the job has used up a budget.
 void Workers::Judge(const Job& job) {
   if (!job.place_) return;
   std::erase(suspects_, *job.place_);
@@ -121,7 +121,7 @@ void Workers::Replenish() {
     thread->thread.join();
     thread = threads_.erase(thread);
   }
-  // The process's signals are for its own threads.
+  // The signals of the process are for its own threads.
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -129,7 +129,7 @@ void Workers::Replenish() {
     Thread& self = threads_.emplace_back();
     try {
       self.thread = std::thread([this, &self] { Work(self); });
-    } catch (...) {  // EAGAIN: no more threads to be had now
+    } catch (...) {  // EAGAIN: the system has no more threads now
       threads_.pop_back();
       break;
     }
@@ -155,7 +155,7 @@ void Workers::Work(Thread& self) {
       NoteQueue();
       more = any_ready_;
     }
-    if (more) wake_.notify_one();  // the one who looked out may have kept others from being told
+    if (more) wake_.notify_one();  // the thread that stayed awake may have kept others asleep
     job->waited = std::chrono::duration<double, std::micro>(*self.busy_since - job->submitted_).count();
     try {
       if (!home) home.emplace();
@@ -175,7 +175,7 @@ void Workers::Work(Thread& self) {
       self.suspect = false;
       NoteQueue();
       more = any_ready_;
-      // One that took the place of a thread which has come back meanwhile is not needed any more.
+      // The replaced thread has returned meanwhile, so this replacement is no longer needed.
       const bool surplus = !lost && Living() > most_threads_ + Stuck();
       if (lost || surplus) {
         lost_ += lost;

@@ -1,8 +1,8 @@
-// The addon's own threads, the only ones that ever setns. Never libuv's: a thread that stays in a pod's netns would run
-// the program's own file and DNS work there.
+// The addon's own threads, the only ones that call setns(). They are not libuv's, because a thread that stays in a
+// pod's netns would do the file and DNS work of the program there.
 //
-// One netns never has more than one thread: who is inside decides how long a job takes. A netns that has used up a
-// job's budget shares one thread with all others that did, until a job of it is done in time.
+// A netns never has more than one thread, because the processes in it decide how long a job takes. A netns that has
+// used up the budget of a job shares one thread with all other such netns, until one of its jobs ends in time.
 #pragma once
 
 #include <atomic>
@@ -25,13 +25,13 @@ namespace ipnc {
 
 class Job {
  public:
-  // Which netns the job is for: dev and inode. Held open by the job at the latest when it begins, so never of two netns
-  // at once.
+  // The netns of the job: dev and inode. The job holds it open at the latest when it begins, so two netns never have
+  // the same place at the same time.
   using Place = std::pair<uint64_t, uint64_t>;
 
   explicit Job(std::optional<Place> place = std::nullopt) : place_(place) {}
   virtual ~Job() = default;
-  // On a thread of ours. May throw Error and std::bad_alloc; that becomes `error`.
+  // Runs on a thread of the addon. May throw Error and std::bad_alloc, which becomes `error`.
   virtual void Run(Home& home) = 0;
 
   std::optional<Error> error;
@@ -46,24 +46,25 @@ class Job {
 class Workers {
  public:
   using Clock = std::chrono::steady_clock;
-  // A job that takes longer is held up by the kernel: its budget ends it long before.
+  // The kernel blocks a job that takes longer, because its budget would end it much earlier.
   static constexpr std::chrono::milliseconds kBound = 5 * Budget::kTime;
 
-  // Threads that are replaced while the kernel holds them up.
+  // How many threads are replaced while the kernel blocks them.
   static constexpr unsigned kSpare = 12;
 
-  // `done` is called on a thread of ours, in its own netns or on its way out.
+  // `done` is called on a thread of the addon, in its own netns or before the thread ends.
   Workers(unsigned threads, size_t most_queued, std::function<void(std::unique_ptr<Job>)> done,
           std::chrono::milliseconds bound = kBound);
-  // Lets running jobs end, drops those that wait.
+  // Waits for running jobs, and drops waiting ones.
   ~Workers();
 
   // False if the queue is full. Only from the thread that made this.
   [[nodiscard]] bool Submit(std::unique_ptr<Job> job);
 
-  // Starts threads in the place of those that had to end, and of those whose job has taken longer than kBound. Only
-  // from the thread that made this: a thread begins its life in the netns of the one that starts it, and one that could
-  // not come home must not be a parent.
+  // Replaces threads that had to end, and threads whose job has taken longer than kBound. Only the thread that created
+  // this
+  // object may call it: a new thread starts in the netns of its creator, so a thread that could not return to its own
+  // netns must not create one.
   void Replenish();
 
   struct Health {
@@ -86,7 +87,7 @@ class Workers {
   };
   void Work(Thread& self);
   void LookOut();
-  // What follows is called with the mutex held.
+  // The functions below are called with the mutex held.
   bool IsSuspect(const Job& job) const;
   bool MayRun(const Job& job) const;
   std::deque<std::unique_ptr<Job>>::iterator Next();

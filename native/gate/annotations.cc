@@ -42,7 +42,8 @@ size_t Utf8(uint32_t rune, char (&into)[4]) {
   return length;
 }
 
-// What the escape after a backslash stands for, taken off the front of `text`; its length in `into`, 0 if it is none.
+// Takes the escape after a backslash off the front of `text`. Returns the length of its meaning in `into`; 0 if it is
+// invalid.
 size_t Unescape(std::string_view& text, char (&into)[4]) {
   constexpr std::string_view kNames = "abfnrtv\\\"";
   constexpr char kBytes[] = "\a\b\f\n\r\t\v\\\"";

@@ -1,5 +1,5 @@
-// What a file of the downward API says of a pod's annotations: a line each, `key="value"`, the value as Go's
-// strconv.Quote writes it (kubernetes/pkg/fieldpath, FormatMap).
+// Reads our annotations from a file of the downward API. It has one line `key="value"` for each annotation, with the
+// value as Go's strconv.Quote writes it (kubernetes/pkg/fieldpath, FormatMap).
 #pragma once
 
 #include <string_view>
@@ -17,8 +17,7 @@ struct Marks {
   Text<96> netns;     // <boot id>:<cookie>: 36 + 1 + 20
 };
 
-// Of a key that comes twice the last one counts. A line that is not of that form says nothing, nor does a value that
-// is longer than there is room for.
+// If a key occurs twice, the last one counts. Invalid lines, and values that are too long, are ignored.
 Marks ReadMarks(std::string_view text);
 
 }  // namespace ipnc::gate

@@ -1,4 +1,4 @@
-// The time that the gate goes by: microseconds that no change of the date moves.
+// The clock of the gate, in microseconds. It does not change when the date is set.
 #pragma once
 
 #include <time.h>

@@ -1,4 +1,4 @@
-// The wait itself: what is looked at, in which order, and what is said at the end.
+// Waits for the rules: what the gate checks, in which order, and what it reports at the end.
 #pragma once
 
 #include "native/gate/ending.h"
@@ -18,16 +18,16 @@ class Gate {
   Ending Run();
 
  private:
-  // What can be refused at once; false with the reason in `line`.
+  // Checks what can be refused at once. False, with the reason in `line`, if the gate can never open.
   bool Prepare(Line& line);
   bool PortsAreFree(Line& line);
-  // Whether all that is waited for is there.
+  // Whether all rules that the gate waits for are active.
   bool Look();
-  // A pass that nobody announced, after a failure: an install may be about to be rolled back.
+  // Checks again after a success without a hint, because an install may be rolled back a moment later.
   bool Confirm();
   FamilySet Wanted(const Addresses& addresses);
   void SayWaiting();
-  // After a hint that was none. The more of them come, the longer none is heard; after a second of quiet as at first.
+  // Ignores hints for a while after a false hint: 50 us, doubled up to 100 ms. A second without false hints resets it.
   Wake HoldOff();
 
   Ending Open(Wake wake);
@@ -35,7 +35,7 @@ class Gate {
   Ending Failed();
   Ending Stopped();
   int64_t ElapsedUs() const;
-  // Of the time that is given, and not more than `most`.
+  // The rest of the time limit, at most `most`.
   int64_t LeftUs(int64_t most = INT64_MAX) const;
 
   const Options& options_;
@@ -44,7 +44,7 @@ class Gate {
   Hints hints_;
   MarkFile mark_file_;
   int64_t start_us_ = 0;
-  // Of the last look.
+  // Results of the last check.
   Told told_ = Told::kNoFile;
   FamilySet wanted_;
   FamilySet routed_;

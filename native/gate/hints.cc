@@ -19,7 +19,7 @@ namespace ipnc::gate {
 
 namespace {
 
-// Not a real-time one, of which each change would queue one more; and not one of which anybody sends us others.
+// Not a real-time signal, because each change would then queue another one, and not a signal that other programs send.
 constexpr int kFolderSignal = SIGIO;
 
 Fd SignalFd(std::initializer_list<int> signals) {
@@ -71,7 +71,7 @@ Wake Hints::Wait(int64_t microseconds, bool deaf) {
     signal_ = static_cast<int>(info.ssi_signo);
     return Wake::kSignal;
   }
-  // A queue is short; whoever fills it while it is emptied is heard of again.
+  // The queue is short. If a sender fills it while it is emptied, the next wait reports that.
   constexpr int kMost = 64;
   if (polled[2].revents)
     for (int i = 0; i < kMost && read(changes_.get(), &info, sizeof(info)) > 0; ++i) continue;

@@ -1,5 +1,5 @@
-// What wakes the gate: a datagram at an abstract address, which the netns confines, and a change of the annotations'
-// file. Each is a reason to look, and nothing else.
+// Hints wake the gate: a datagram to an abstract address, which is visible only in the netns, and a change of the file
+// with the annotations. A hint proves nothing; the gate checks the rules after it.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +12,14 @@ enum class Wake : unsigned char { kNone, kDatagram, kFile, kSignal };
 
 class Hints {
  public:
-  // Listens for datagrams, and for SIGTERM and SIGINT; to be called first. 0 or the errno of the datagrams' address:
-  // somebody else has it.
+  // Listens for datagrams, SIGTERM and SIGINT. Must be called first. Returns 0, or an errno if another process uses the
+  // address of the datagrams.
   int Open();
 
-  // Watches the folder of `path`: a kubelet replaces the link `..data` there. False if it cannot be.
+  // Watches the folder of `path`, in which the kubelet replaces the link `..data`. Returns false on failure.
   bool Watch(const char* path);
 
-  // Waits at most that long. Datagrams and files that were heard are drained; `deaf` leaves them for later.
+  // Waits at most that long, and drains the reported datagrams and changes. With `deaf` it ignores them until later.
   Wake Wait(int64_t microseconds, bool deaf);
 
   // The number of the signal that kSignal was about.

@@ -1,4 +1,4 @@
-// What the controller's marks on the pod say to this gate, as far as a file has them.
+// Reads the controller's marks on the pod from a file, and decides whether they are for this gate.
 #pragma once
 
 #include <string_view>
@@ -13,17 +13,17 @@ enum class Told : uint8_t {
   kNothing,     // there is no mark
   kInitialized,
   kFailed,
-  kForAnother,  // a mark for another netns: an earlier sandbox of the pod's, or made up
+  kForAnother,  // a mark for another netns, such as an earlier sandbox of the pod, or a forged one
 };
 
-// A mark counts for the netns that it names; that of a failure need not name one.
+// A mark is valid for the netns that it names. The mark of a failure need not name one.
 Told Judge(const Marks& marks, std::string_view own_stamp);
 
 class MarkFile {
  public:
   explicit MarkFile(const char* path) : path_(path) {}
 
-  // Reads the file, of which there may be 1 MiB.
+  // Reads the file, which may have 1 MiB.
   Told Read();
 
   // What was read last.

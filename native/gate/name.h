@@ -1,5 +1,5 @@
-// Where the gate of a pod listens for the word that its rules are real: an abstract unix datagram socket, whose name is
-// scoped to the network namespace. What is sent there means nothing by itself: it is a reason to look.
+// The address at which a pod's gate listens for hints: an abstract unix datagram socket, whose name is local to the
+// network namespace. A datagram proves nothing; the gate checks the rules after it.
 #pragma once
 
 #include <sys/socket.h>

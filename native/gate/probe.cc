@@ -16,10 +16,10 @@ namespace {
 // with netinet/in.h).
 constexpr int kOriginalDst = 80;
 
-// What goes over lo is answered before the system call that sends it returns, nearly always.
+// Packets over lo are nearly always answered before the system call that sends them returns.
 constexpr int64_t kLimitUs = 20'000;
 
-// A stranger's connection costs a system call; whoever makes more of them than this meanwhile has the round fail.
+// The most foreign connections that one round accepts and drops. More of them make the round fail.
 constexpr int kStrangers = 256;
 
 bool Enable(const Fd& fd, int level, int option) {
@@ -27,7 +27,8 @@ bool Enable(const Fd& fd, int level, int option) {
   return setsockopt(fd.get(), level, option, &on, sizeof(on)) == 0;
 }
 
-// A TCP socket that is reset when it is closed: the port belongs to the proxy next, and nothing is to linger there.
+// A TCP socket that is reset when it is closed, because the proxy uses the port next and no connection may linger
+// there.
 Fd Stream(bool v6) {
   Fd fd(socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   constexpr linger kReset{.l_onoff = 1, .l_linger = 0};
@@ -49,7 +50,7 @@ int Prober::Listen(bool v6) {
   if (listeners_[v6]) return 0;
   Fd fd = Stream(v6);
   if (!fd) return errno;
-  // Not held up by what an earlier gate left; a listener of somebody else's is in the way all the same.
+  // Connections of an earlier gate do not block the port. A listener of another process still does.
   Enable(fd, SOL_SOCKET, SO_REUSEADDR);
   const SocketAddress here = At(v6, INADDR_LOOPBACK, 1, capture_port_);
   if (bind(fd.get(), &here.any, SizeOf(v6)) != 0 || listen(fd.get(), 64) != 0) return errno;
@@ -99,7 +100,7 @@ void Prober::Start(Dial& dial, uint32_t v4_target) {
   if (!v6 && v4_target == 0) return;
   dial.to = At(v6, v4_target, 6, probe_port_);
   dial.dialler = Stream(v6);
-  // Not from ::6, which the kernel would choose and the rules let go; and not by any other way than lo.
+  // The source is not ::6, which the kernel would choose and the rules exclude. The packets must use lo.
   dial.from = At(v6, INADDR_LOOPBACK, 1, 0);
   setsockopt(dial.dialler.get(), SOL_SOCKET, SO_BINDTODEVICE, "lo", 3);
   socklen_t length = size;

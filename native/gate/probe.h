@@ -1,5 +1,5 @@
-// The proof: a connection that the proxy makes over lo to where nobody listens, and that nevertheless arrives at a
-// listener of its own on the capture port. Only a rule can have brought it there.
+// Proves that the rules are active: the gate connects as the proxy's user over lo to a port without a listener, and the
+// connection arrives at the gate's own listener on the capture port. Only a redirect rule can do that.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@
 
 namespace ipnc::gate {
 
-// What became of the last dial in a family.
+// The result of the last connection in a family.
 enum class Dialled : uint8_t {
-  kNot,          // it was not asked for
-  kCaptured,     // by the rules that are waited for
-  kRefused,      // nothing redirects it, or to where nobody listens
-  kUnanswered,   // somebody drops it
-  kElsewhere,    // somebody took it: it arrived at another listener, or not with what was sent
-  kUnreachable,  // there is no route, or nothing of that family to dial: for IPv6 the rules come with ::6 on lo
-  kNoListener,   // no loopback address of that family, or the port is taken
+  kNot,          // the family was not probed
+  kCaptured,     // the rules redirected it
+  kRefused,      // no rule redirects it, or one redirects it to a port without a listener
+  kUnanswered,   // its packets are dropped
+  kElsewhere,    // another listener accepted it, or the token did not arrive
+  kUnreachable,  // there is no route or no address of that family; for IPv6 the install adds ::6 to lo
+  kNoListener,   // there is no loopback address of that family, or the port is in use
 };
 
 struct Probed {
@@ -56,7 +56,7 @@ class Prober {
   static bool Same(const SocketAddress& one, const SocketAddress& other, bool v6);
   void Start(Dial& dial, uint32_t v4_target);
   void Advance(Dial& dial);
-  // The next connection that is the dial's own; what others have sent is dropped.
+  // Accepts the connection of this dial, and drops connections of other processes.
   void Accept(Dial& dial);
 
   const uint16_t capture_port_;

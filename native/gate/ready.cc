@@ -33,7 +33,7 @@ bool Await(const Fd& fd, short events, int64_t until_us) {
   return poll(&polled, 1, static_cast<int>(left / 1000) + 1) > 0;
 }
 
-// The status of the answer; 0 where none came.
+// The status of the answer; 0 without an answer.
 int Ask(bool v6, uint16_t port) {
   const int64_t until = NowUs() + kAnswerUs;
   const Fd fd(socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));

@@ -6,8 +6,8 @@
 
 namespace ipnc::gate {
 
-// Of the netns that the calling process is in; empty where the kernel does not tell (before Linux 5.14), and an empty
-// one equals no stamp.
+// The stamp of the calling process's netns; empty if the kernel does not support it (before Linux 5.14). An empty stamp
+// equals no other.
 Text<96> OwnStamp();
 
 }  // namespace ipnc::gate

@@ -1,4 +1,4 @@
-// A piece of text built up in place: nothing here allocates, and what does not fit is cut.
+// A text in a buffer of fixed size. It allocates no memory, and cuts off what does not fit.
 #pragma once
 
 #include <charconv>
@@ -43,7 +43,8 @@ class Text {
   size_t length_ = 0;
 };
 
-// Fits a termination message, which a kubelet cuts at 4096 bytes, with the longest status an annotation of ours has.
+// Long enough for the longest status in our annotation, and shorter than the kubelet's limit of 4096 bytes for a
+// termination message.
 using Line = Text<2048>;
 
 // In quotes and safe to print: at most 48 characters, control characters as \xNN.

@@ -1,9 +1,9 @@
 // Requests to the kernel and their answers, on a netlink socket that lives in a pod's network namespace.
 //
-// There any process with NET_ADMIN may send to any socket by its port id, which is the process id of its owner and easy
-// to guess, and may fill its buffer. So sockets are connected to the kernel, which then delivers nothing from anybody
-// else; what was queued before that is known by its sender; and nothing is ever waited for, since the kernel answers
-// before send() returns, and goes on with a dump whenever some of it has been received.
+// In it any process with NET_ADMIN may send to any socket by its port id, which is the process id of its owner and easy
+// to guess, and may fill its buffer. So sockets are connected to the kernel, which then delivers messages of no other
+// sender. Messages that were queued before that are recognised by their sender. The channel never waits, because the
+// kernel answers before send() returns, and continues a dump whenever a part of it was received.
 #pragma once
 
 #include <functional>
@@ -22,8 +22,8 @@ class Channel {
   // A socket of Open, which stays the caller's, and the budget of the job that it is for.
   Channel(int socket, int protocol, Budget& budget);
 
-  // Sends one message, which gets a number of its own. `each` gets the messages of the answer. Returns 0 or an errno;
-  // for a dump EINTR and ENOBUFS mean that it is not whole. Throws Error: `uncertain` if the answer to a change was
+  // Sends one message with a new number. `each` gets the messages of the answer. Returns 0 or an errno; for a dump,
+  // EINTR and ENOBUFS mean that it is incomplete. Throws Error, which is `uncertain` if the answer to a change was
   // lost.
   int Ask(Bytes request, const std::function<void(const Message&)>& each);
 
@@ -31,8 +31,8 @@ class Channel {
 
  protected:
   void Send(View bytes);
-  // The bytes of one datagram of the kernel's; empty if there is none. A refusal quotes what was refused, and may be
-  // cut off behind its error. Throws Error: ENOBUFS if some were lost.
+  // The bytes of one datagram from the kernel; empty if there is none. An error message quotes the request, and may be
+  // cut off after its error number. Throws Error: ENOBUFS if datagrams were lost.
   View Receive();
 
   int socket() const { return socket_; }

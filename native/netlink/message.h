@@ -1,4 +1,4 @@
-// Netlink messages of any family as bytes. Reading never goes past the end, whatever the bytes are. Pure.
+// Reads and writes netlink messages of any family. Reading never goes past the end, whatever the bytes are. Pure.
 #pragma once
 
 #include <linux/netlink.h>
@@ -16,7 +16,7 @@ namespace ipnc::netlink {
 using Bytes = std::vector<uint8_t>;
 using View = std::span<const uint8_t>;
 
-// The first message of `rest`, which is taken off; empty if there is no whole one.
+// Takes the first message off `rest`; empty if there is no complete one.
 struct Message {
   nlmsghdr header{};
   View payload;
@@ -24,7 +24,7 @@ struct Message {
 };
 std::optional<Message> TakeMessage(View& rest);
 
-// The first attribute of `rest`, which is taken off.
+// Takes the first attribute off `rest`.
 struct Attribute {
   uint16_t type = 0;
   View data;
@@ -32,7 +32,7 @@ struct Attribute {
 };
 std::optional<Attribute> TakeAttribute(View& rest);
 
-// The fixed part that `payload` starts with, which is taken off with its padding; empty if `payload` is shorter.
+// Takes the fixed part and its padding off `payload`; empty if `payload` is shorter.
 template <typename Header>
 std::optional<Header> TakeHeader(View& payload) {
   Header header;
@@ -42,7 +42,7 @@ std::optional<Header> TakeHeader(View& payload) {
   return header;
 }
 
-// Of an NLMSG_ERROR or an NLMSG_DONE: 0 or an errno. Empty for any other message.
+// The result in an NLMSG_ERROR or an NLMSG_DONE: 0 or an errno. Empty for any other message.
 std::optional<int> ErrorOf(const Message& message);
 // The same of a datagram's first message, whose end may be cut off.
 std::optional<int> ErrorOf(const nlmsghdr& header, View payload);

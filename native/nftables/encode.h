@@ -1,4 +1,4 @@
-// Rule <-> expressions, as nft writes them for the same text. Pure: no system call, no state.
+// Converts rules to expressions and back, as nft writes them for the same text. Pure: no system call, no state.
 #pragma once
 
 #include <array>
@@ -19,7 +19,7 @@ struct FieldForm {
 };
 const FieldForm& FormOf(Field field);
 
-// From the network's order to the host's, or back, where the field is in that.
+// Converts a field between network byte order and host byte order, if the kernel has it in host byte order.
 FieldValue Swapped(Field field, const FieldValue& value);
 
 // The chains that a table of ours may have.
@@ -32,13 +32,13 @@ inline constexpr std::array<const char*, 10> kChainNames{
 std::vector<Expression> Encode(const Rule& rule);
 Content Encode(const Table& table);
 
-// Never refuses: what it does not know, or what Encode would not write the same, comes back as opaque.
+// Never fails: unknown rules, and rules that Encode would write differently, become opaque.
 Rule Decode(const std::vector<Expression>& expressions);
 Table Decode(TableName name, const Content& content);
 
-// Throws ERR_INVALID_RULE unless the rule says something, and nothing that needs what it does not say.
+// Throws ERR_INVALID_RULE if the rule is empty, or if a condition lacks another one that it needs.
 void RequireValid(const Rule& rule);
-// The same for what a rule alone does not show: names, jumps, tables that come twice.
+// Checks what concerns several rules: names, jumps, and tables that occur twice.
 void RequireValid(const std::vector<Table>& tables);
 
 }  // namespace ipnc::nftables

@@ -1,4 +1,5 @@
-// A table's content <-> the messages that make it, which are also those in which the kernel tells of it. Pure.
+// Converts the content of a table to the messages that create it, and back. The kernel reports a table in the same
+// messages. Pure.
 #pragma once
 
 #include "native/nftables/expression.h"
@@ -6,15 +7,16 @@
 
 namespace ipnc::nftables {
 
-// The messages that make the table with all that is in it.
+// The messages that create the table and its content.
 void PutTable(Writer& writer, TableName name, const Content& content);
-// What removes the table; `surely`: whether or not it is there.
+// The messages that remove the table; with `surely` they succeed even if it does not exist.
 void PutRemoval(Writer& writer, TableName name, bool surely);
-// The same of a table that lives no longer than the socket it came by.
+// The messages for a table that the kernel removes with the socket.
 void PutGuard(Writer& writer, const Content& content);
 void PutGuardRemoval(Writer& writer);
-// What makes a table again as the kernel told of it, with the parts that the kernel keeps for itself left out. `dump`
-// is in the order of dependence: table, chains, flowtables, objects, sets, their elements, rules.
+// The messages that recreate a table from the kernel's report, without the kernel's own attributes. `dump` is in the
+// order
+// of dependence: table, chains, flowtables, objects, sets, their elements, rules.
 void PutRecreation(Writer& writer, View dump);
 
 // What a dump, in any order in which a set's elements come before the rules, says of a table. Of what it does not

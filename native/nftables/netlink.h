@@ -1,4 +1,4 @@
-// Messages of nf_tables as bytes, written and read. Reading never goes past the end, whatever the bytes are. Pure.
+// Writes and reads messages of nf_tables. Reading never goes past the end, whatever the bytes are. Pure.
 #pragma once
 
 #include <initializer_list>
@@ -16,14 +16,14 @@ using netlink::Bytes;
 using netlink::TakeAttribute;
 using netlink::View;
 
-// A transaction: messages between NFNL_MSG_BATCH_BEGIN and _END. The kernel answers the last one of them when all is
-// done, and each that it will not take.
+// A transaction: messages between NFNL_MSG_BATCH_BEGIN and _END. The kernel answers the last one when the transaction
+// succeeds, and each message that it refuses.
 struct Batch {
   Bytes bytes;
   uint32_t last = 0;  // its number
 };
 
-// Messages of nf_tables one after the other. Numbers in attributes are big-endian.
+// Writes a sequence of messages of nf_tables. Numbers in attributes are big-endian.
 class Writer {
  public:
   explicit Writer(uint32_t first_sequence = 1) : sequence_(first_sequence) {}
@@ -63,12 +63,13 @@ struct Message {
   View whole;
 };
 Message MessageOf(const netlink::Message& message);
-// The first message of `rest`, which is taken off; empty if there is no whole one.
+// Takes the first message off `rest`; empty if there is no complete one.
 std::optional<Message> TakeMessage(View& rest);
 
 uint32_t BigEndian32(View data);  // of at least four bytes
 
-// Attributes by type. Remembers which were asked for: one that nobody knows of may mean anything.
+// The attributes of a message by type. It remembers which ones were read, because an unknown attribute may mean
+// anything.
 class Attributes {
  public:
   explicit Attributes(View data);
@@ -79,7 +80,7 @@ class Attributes {
   std::optional<uint64_t> U64(uint16_t type);
   std::string_view Text(uint16_t type);  // up to a NUL; empty if absent
   bool Is(uint16_t type, uint32_t value) { return U32(type) == value; }
-  // Every attribute was asked for, and the whole was well formed.
+  // Whether every attribute was read, and the message was well formed.
   bool NothingElse() const { return !odd_ && (present_ & ~asked_) == 0; }
 
  private:

@@ -1,4 +1,4 @@
-// Runs as root: what JavaScript made sure of is made sure of again.
+// Checks again what JavaScript has already checked, because this code runs as root.
 #include <netinet/in.h>
 
 #include <linux/netfilter.h>
@@ -84,7 +84,7 @@ void RequireNeeds(const Rule& rule, Field field) {
   }
 }
 
-// Throws if a jump leads out of the table, to a chain with a hook, or round in a circle.
+// Throws if a jump leads out of the table, to a chain with a hook, or into a loop.
 class Jumps {
  public:
   explicit Jumps(const Table& table) {

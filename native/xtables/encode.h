@@ -1,4 +1,4 @@
-// Rule <-> the kernel's ipt_entry / ip6t_entry. Pure: no system call, no state.
+// Converts rules to the kernel's ipt_entry or ip6t_entry and back. Pure: no system call, no state.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,12 @@
 
 namespace ipnc::xtables {
 
-// One entry, its matches and its target, 8-byte aligned, as libiptc takes it: the target of a verdict or a jump carries
-// its name ("RETURN", "ISTIO_OUTPUT"), its verdict is 0, and everything the kernel keeps for itself (nfcache,
-// comefrom, counters) is 0. Two rules are the same when these bytes are.
+// One entry with its matches and its target, 8-byte aligned, in the form of libiptc: the target of a verdict or a jump
+// has a name ("RETURN", "ISTIO_OUTPUT") and the verdict 0. The kernel's own fields (nfcache, comefrom, counters) are 0.
+// Two rules are equal if these bytes are equal.
 using Entry = std::vector<uint8_t>;
 
-// Throws ERR_INVALID_RULE, naming the part of the rule, where the kernel's form cannot hold it.
+// Throws ERR_INVALID_RULE with the part of the rule that the kernel's form cannot hold.
 template <typename F>
 Entry Encode(const Rule& rule);
 
@@ -24,8 +24,7 @@ Entry Encode(const Rule& rule);
 template <typename F>
 Entry Canonical(const void* entry, size_t size, std::string_view target);
 
-// Never refuses what Canonical made: what it does not know, or what Encode would not write byte for byte the same,
-// comes back as Opaque.
+// Never fails for an entry from Canonical: unknown parts, and parts that Encode would write differently, become Opaque.
 template <typename F>
 Rule Decode(const Entry& entry);
 

@@ -1,4 +1,4 @@
-// What differs between ip_tables and ip6_tables, so that the rest is written once.
+// The differences between ip_tables and ip6_tables, so that the other code exists only once.
 #pragma once
 
 // First: the kernel's ip_tables.h pulls <linux/if.h>, which yields to it and not the other way round.
