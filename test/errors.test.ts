@@ -46,7 +46,7 @@ test('every code of the catalogue is in the source, or is an errno name', () => 
   );
 });
 
-test('an error says of what and of whom its meaning leaves open', () => {
+test('an error replaces each placeholder of its meaning', () => {
   const made = inSources(/new Failure\(\s*'(\w+)'(.*?)\);/gs);
   assert.ok(made.length > 10, `${made.length}`);
   for (const {
@@ -98,7 +98,7 @@ const explained: Record<string, [thrown: unknown, code: Code, message: string]> 
     'ERR_INVALID_ARG',
     'the addon was called with an argument that it does not accept: hook must be prerouting or output; undone (ERR_INVALID_ARG)',
   ],
-  'of a code that nobody knows': [
+  'of an unknown code': [
     native('E524: x', { code: 'E524', syscall: 'bpf' }),
     'ERR_UNKNOWN',
     'an unexpected error: E524: x',
@@ -113,7 +113,7 @@ for (const [what, [thrown, code, message]] of Object.entries(explained)) {
   });
 }
 
-test('a failed rollback says what is left and what it began with, and counts for more than that', () => {
+test('a failed rollback says what is left and why the job failed, and has its own code', () => {
   for (const code of ['ERR_INVALID_RULE', 'ERR_HOST_NETNS', 'EPERM']) {
     const cause = native('', { code, syscall: 'setns', detail: 'port 0' });
     const rollback = 'table IPv4 nat could not be restored (EPERM, setsockopt(SO_SET_REPLACE))';

@@ -32,7 +32,7 @@ test('an unchanged tree is not accused in ten runs, on machines of half and doub
     assert.deepEqual(slower(first, sample({ seed: run, slower: [0.5, 1, 2][run % 3] ?? 1 })), []);
 });
 
-test('100 us more in each install are found in every one of ten runs, also from a machine of double speed', () => {
+test('100 us more in each install are detected in each of ten runs, even from a machine of double speed', () => {
   const first = sample({ seed: 1 });
   for (let run = 2; run <= 11; run++) {
     const found = slower(first, sample({ seed: run, planted: 100, slower: [0.5, 1][run % 2] ?? 1 }));
@@ -40,7 +40,7 @@ test('100 us more in each install are found in every one of ten runs, also from 
   }
 });
 
-test('what got faster is no fault', () => {
+test('a figure that got faster is not a fault', () => {
   const { changes } = compare(sample({ seed: 1, planted: 100 }), sample({ seed: 2 }));
   assert.equal(changes.filter(({ verdict }) => verdict === 'faster').length, 2);
   assert.equal(changes.filter(({ verdict }) => verdict === 'slower').length, 0);
@@ -52,7 +52,7 @@ function changed(change: (results: Results) => void): Results {
   return results;
 }
 
-test('three rounds do not tell what chance does: such a series is left, and said to be', () => {
+test('a series of three rounds is too short to compare, and the report says so', () => {
   const few = changed(({ workloads }) => {
     for (const series of workloads[0]?.series ?? []) series.rounds.length = 3;
     const [ours] = workloads[0]?.series.filter(({ ratio, ours }) => ours && ratio) ?? [];
@@ -76,7 +76,7 @@ test('figures are compared within their tolerance, and those without one are not
   assert.deepEqual(slower(sample({ seed: 1 }), grown('told', 10)), []);
 });
 
-test('of none, one is more', () => {
+test('one is an increase over zero', () => {
   const leaking = (value: number) =>
     changed(({ workloads }) => {
       const of = { id: 'descriptors', label: 'descriptors left', value, unit: '', tolerance: 0 };
@@ -86,7 +86,7 @@ test('of none, one is more', () => {
   assert.deepEqual(slower(leaking(0), leaking(0)), []);
 });
 
-test('what was refused, skipped or is not there is said, and neither accused nor acquitted', () => {
+test('a refused, skipped or missing figure is reported, and is neither a fault nor a success', () => {
   const refused = changed(({ workloads }) => {
     const [single] = workloads;
     if (single) single.refused = 'noise';

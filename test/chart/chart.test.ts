@@ -399,7 +399,7 @@ test('without image.repository helm fails, and says how to build an image', asyn
   assert.match(said, /docs\/quick-start\.md/);
 });
 
-test('the same thing said twice is refused', async () => {
+test('an option that is set twice is refused', async () => {
   const said = await refusal('--set', 'excludeInboundPorts=80,config.istio-local-exclude-ports=81');
   assert.match(
     said,
@@ -407,7 +407,7 @@ test('the same thing said twice is refused', async () => {
   );
 });
 
-test('the network policy lets in scrapes alone, and restricts what goes out where it is told the port', async () => {
+test('the network policy admits only scrapes, and restricts outgoing traffic if the port of the API server is given', async () => {
   const policy = async (...set: string[]) => only(await render(set), 'NetworkPolicy') as unknown as V1NetworkPolicy;
   assert.deepEqual((await policy()).spec?.ingress, [{ ports: [{ port: 'metrics' }] }]);
   assert.deepEqual((await policy()).spec?.policyTypes, ['Ingress']);
@@ -496,7 +496,7 @@ test('bench: root with six capabilities of a user namespace, no token, nothing o
   assert.equal((await bench('bench.hostUsers=true')).pod.hostUsers, true);
 });
 
-test('bench: AppArmor is told by an annotation where Kubernetes has no field for it', async () => {
+test('bench: an annotation sets the AppArmor profile if Kubernetes has no field for it', async () => {
   const flags = ['--kube-version', '1.29.0', '--show-only', 'templates/bench.yaml'];
   const { spec } = only(
     await render(['bench.enabled=true', 'fence.enabled=false'], ...flags),

@@ -67,7 +67,7 @@ test('there is no shell and no other program', () => {
   assert.throws(() => inside('sh', '-c', 'true'), /No such file/);
 });
 
-test('no two files have one path, and none can be written by the user it runs as', () => {
+test('each path has one file, and the user that the image runs as can write no file', () => {
   assert.equal(new Set(files.map(({ path }) => path)).size, files.length);
   for (const { path } of files.filter((file) => 'content' in file)) {
     assert.equal(statSync(join(folder, path)).mode & 0o022, 0, path);

@@ -40,7 +40,7 @@ const refused = (reason: RegExp) => (error: ApiException<string>) => {
   return true;
 };
 
-test('a namespace that is restricted refuses a pod that asks for NET_ADMIN, and takes one that asks for nothing', async () => {
+test('a restricted namespace refuses a pod with NET_ADMIN, and admits a pod without capabilities', async () => {
   const create = (name: string, add?: string[]) => {
     const container: V1Container = {
       ...toolbox('toolbox', 'help'),

@@ -78,7 +78,7 @@ async function outcome(name: string, options: Parameters<typeof controllerPod>[2
 
 for (const missing of CAPABILITIES) {
   test(
-    `without CAP_${missing} it ends at once, and says so; so does doctor`,
+    `without CAP_${missing} the controller and doctor end at once, and name it`,
     async () => {
       const name = `without-${missing.toLowerCase().replace('_', '-')}`;
       const capabilities = CAPABILITIES.filter((each) => each !== missing);
@@ -99,7 +99,7 @@ for (const missing of CAPABILITIES) {
 }
 
 test(
-  'doctor, in a pod with what the controller has, misses nothing, and knows what would tell of sandboxes',
+  "doctor in the controller's pod finds nothing missing, and names the source of runtime events",
   async () => {
     const { code, text } = await outcome('doctor', { command: ['ipnc'], args: ['doctor'] });
     assert.equal(code, 0, text);
@@ -111,7 +111,7 @@ test(
 
 for (const source of ['containerd', 'cri', 'inotify', 'off']) {
   test(
-    `runtime events, ${source}: said at the start, in a metric and by doctor`,
+    `runtime events, ${source}: in the log at the start, in a metric and in doctor`,
     async () => {
       const named = source === 'off' ? 'none' : source;
       const events = ['--runtime-events', source];
@@ -128,7 +128,7 @@ for (const source of ['containerd', 'cri', 'inotify', 'off']) {
   );
 }
 
-test('doctor where no runtime answers says that none tells of sandboxes', async () => {
+test('doctor without a runtime reports that there are no runtime events', async () => {
   for (const [socket, why] of [
     [mesh.node.criSocket.replace('.sock', '.gone'), 'UNAVAILABLE'],
     [undefined, 'no CRI socket'],
@@ -141,7 +141,7 @@ test('doctor where no runtime answers says that none tells of sandboxes', async 
 });
 
 test(
-  'as a process of the node, with the rights that it needs and no others, it does the same',
+  'as a process of the node, with only the necessary rights, it does the same',
   async () => {
     controller = await ControllerProcess.start(mesh.node, mesh.kubeconfig, '--resync', '1s');
     await until(

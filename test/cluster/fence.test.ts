@@ -173,7 +173,7 @@ test('a pod without an annotation or condition, and one that is being deleted, a
   }
 });
 
-test('what others write at the same time is no matter', async () => {
+test('concurrent writes of other clients do not matter', async () => {
   const busy = await create('busy');
   const others = Array.from({ length: 10 }, (_, at) =>
     patch(admin, 'busy', {
@@ -429,7 +429,7 @@ test('others are not fenced in', async () => {
   assert.equal((await read('open')).status?.phase, 'Failed');
 });
 
-test('for an API server without such policies it is not rendered, and that is said', async () => {
+test('for an API server without such policies the chart fails with the reason', async () => {
   await assert.rejects(
     renderPolicy(TEMPLATE, [], ['--kube-version', '1.29']),
     /fence\.enabled: true: this API server has no ValidatingAdmissionPolicy .*; expected false/,

@@ -436,7 +436,7 @@ test('NET_ADMIN and NET_RAW are taken from the proxy, and nothing else', async (
   }
 });
 
-test('with TPROXY the proxy keeps what it needs, and the gate is unprivileged all the same', async () => {
+test('with TPROXY the proxy keeps its capabilities, and the gate is still unprivileged', async () => {
   const root = { runAsUser: 0, runAsGroup: 1337, runAsNonRoot: false, ...capabilities('NET_ADMIN') };
   const body = ofProxy(
     (proxy) => Object.assign(proxy.securityContext ?? {}, root),
@@ -451,7 +451,7 @@ test('with TPROXY the proxy keeps what it needs, and the gate is unprivileged al
   assert.equal(gateOf(made).securityContext?.capabilities?.add, undefined);
 });
 
-test('root is no answer to who the proxy is', async () => {
+test("a proxy that runs as root does not name the proxy's uid", async () => {
   const body = ofInit(
     (init) => Object.assign(init, { args: ['istio-iptables'] }),
     ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, { runAsUser: 0, runAsGroup: 0 }), injected()),
@@ -493,7 +493,7 @@ test('enrolled by its own annotation, a pod without Istio has the gate before al
   assert.deepEqual(idsOf(made), [1337, 1337]);
 });
 
-test('and is told the mode and the port that are known', async () => {
+test('it gets the known mode and port', async () => {
   const known = {
     'sidecar.istio.io/interceptionMode': 'TPROXY',
     'pod-network-controller.istio.io/envoy-port': '15011',
@@ -722,7 +722,7 @@ test('at the limit, a pod has its gate', async () => {
   assert.equal(made.spec?.volumes?.length, LIMIT);
 });
 
-test('words, environment, resources and capabilities have no limit: the gate is found and made among thousands', async () => {
+test('arguments, environment, resources and capabilities have no limit: the policy adds the gate among thousands', async () => {
   const words = many(5000, (name) => name);
   const env = many(5000, (name) => ({ name }));
   const limits = Object.fromEntries(many(1000, (name) => [`example.com/${name}`, '1']));
@@ -852,7 +852,7 @@ test('with injection.wait=sidecar the gate is in front of the proxy of a native 
   });
 });
 
-test('in the sidecar it is told what istio-init is, and the controller reads the same', async () => {
+test('in the sidecar it has the arguments of istio-init, and the controller reads the same settings', async () => {
   const env = [{ name: 'ISTIO_META_DNS_CAPTURE', value: 'true' }];
   const body = ofProxy(
     (proxy) => proxy.env?.push(...env),
@@ -956,7 +956,7 @@ test('the older version of the API takes it as well', async () => {
   assert.match(await output([kubectl, '--kubeconfig', kubeconfig, ...apply], { input: text }), /serverside-applied/);
 });
 
-test('the version that the API server serves is rendered, and a lack is said', async () => {
+test('the chart renders the version that the API server serves, and reports if there is none', async () => {
   const render = (values: string[], ...flags: string[]) => renderPolicy(TEMPLATE, values, flags);
   const served = (version: string) => `admissionregistration.k8s.io/${version}/MutatingAdmissionPolicy`;
   assert.match(await render([], '--kube-version', '1.36'), /^apiVersion: admissionregistration.k8s.io\/v1$/m);

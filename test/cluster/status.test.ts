@@ -113,7 +113,7 @@ test("a pod is marked, and nothing of the kubelet's or others' is lost", async (
   assert.equal(Ready?.lastTransitionTime?.toISOString(), '2026-01-01T00:00:01.000Z');
 });
 
-test('the mark is found right when read back, and written again it is no write', async () => {
+test('a mark that was written is read back correctly, and is not written again', async () => {
   const created = await create('twice');
   await new PodStatusWriter(agent).mark(created, DONE);
   const marked = await read('twice');
@@ -124,7 +124,7 @@ test('the mark is found right when read back, and written again it is no write',
   assert.equal((await read('twice')).metadata?.resourceVersion, again.metadata?.resourceVersion);
 });
 
-test('a change that came before the patch, and is told of after it, asks for no other patch', async () => {
+test('a change before the patch that the watch reports after it needs no second patch', async () => {
   const created = await create('overtaken');
   const path = `/api/v1/namespaces/${namespace}/pods/overtaken/status`;
   await admin.patch(path, 'strategic', { status: { podIPs: [{ ip: '192.0.2.1' }], podIP: '192.0.2.1' } });
@@ -197,7 +197,7 @@ test('unmark leaves what is not ours', async () => {
   assert.deepEqual([waiting?.status, waiting?.reason], ['True', 'NotEnrolled']);
 });
 
-test('many writers at once lose nothing', async () => {
+test('many concurrent writers lose no change', async () => {
   const created = await create('busy');
   const path = `/api/v1/namespaces/${namespace}/pods/busy/status`;
   const others = Array.from({ length: 10 }, (_, at) => {
@@ -236,7 +236,7 @@ test('Events are taken as they are made: long, repeated, and about their pod', a
   assert.equal((await core.listNamespacedEvent({ namespace, fieldSelector })).items.length, 3);
 });
 
-test('what is not allowed is told with the right that is missing', async () => {
+test('a forbidden request names the missing right', async () => {
   const created = await create('forbidden');
   const nobody = connect(await controlPlane.kubeconfigFor({ namespace, name: 'nobody' }));
   await assert.rejects(new PodStatusWriter(nobody).mark(created, DONE), (error: Failure) => {

@@ -5,7 +5,7 @@ import { suite } from '../suite.ts';
 
 const test = suite('allowance');
 
-test('a few calls are made at once, and of the others one, later', async () => {
+test('a few calls run at once, and the others are merged into one later call', async () => {
   let calls = 0;
   const allowance = new Allowance({ burst: 3, eachMs: 100 });
   const keepAlive = setTimeout(() => {}, 10_000);

@@ -261,7 +261,7 @@ test('429 with Retry-After: no other attempt before that', async () => {
   assert.equal(asked.length, 2);
 });
 
-test('opted out after its configuration had gone bad, by a controller that knows it from its mark alone: cleaned', async () => {
+test('a pod with an invalid configuration that is opted out is cleaned by a controller that knows only its mark', async () => {
   await using way = await Way.start();
   const uid = way.put();
   const file = way.farm.file(uid);

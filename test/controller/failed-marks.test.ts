@@ -133,7 +133,7 @@ test('nothing is kept of a pod that goes while its mark is on the way', async ()
   assert.equal(await marker.unmark(REF), 'unchanged');
 });
 
-test('a pod that had failed and is let out does not say any more that it failed', async () => {
+test('a failed pod that is opted out loses its failed mark', async () => {
   const api = new Api({ [INITIALIZE]: 'false', [STATUS]: 'failed: x' });
   await runUntil(api, (controller) => controller.states().skipped === 1);
   assert.deepEqual(
@@ -145,7 +145,7 @@ test('a pod that had failed and is let out does not say any more that it failed'
 /** As the addon throws them. */
 const nativeError = (message: string, fields: object) => Object.assign(new Error(message), fields);
 
-test('a rollback that failed has an Event of its own, is no mark, and is tried again', async () => {
+test('a failed rollback has its own Event, leads to no mark, and is tried again', async () => {
   const api = new Api({ [INITIALIZE]: 'true' });
   let attempts = 0;
   const rollback = 'table IPv4 nat could not be restored (EPERM, setsockopt(SO_SET_REPLACE))';
@@ -191,7 +191,7 @@ test('when an error is tried again', () => {
   assert.deepEqual(retryOf(new ApiError(429, '', 'later', 2000)), { longestMs: 30_000, afterMs: 2000 });
 });
 
-test('a job that hangs makes the process unfit to live, and one that ends does not', async () => {
+test('/livez fails for a job that hangs, and not for one that ends', async () => {
   const api = new Api({ [INITIALIZE]: 'true' });
   const hung = Promise.withResolvers<unknown>();
   const hanging = { locate: () => hung.promise } as unknown as Locator;

@@ -82,7 +82,7 @@ const IDLE = { waiting: { new: 0, resync: 0, costly: 0 }, running: 0, backingOff
 
 const test = suite('queue');
 
-test('works on so many keys at once, in the order of coming', async () => {
+test('works on a bounded number of keys at once, in the order of arrival', async () => {
   const { queue, seen, first } = harness();
   for (const key of ['a', 'b', 'c', 'd']) queue.add(key);
   await turn();
@@ -234,7 +234,7 @@ test('what the other side asks for is waited in addition', async () => {
   assert.equal(running.length, 1);
 });
 
-test('a final error is told, and the key forgotten', async () => {
+test('a final error is reported, and its key is forgotten', async () => {
   const { queue, errors, clock, first } = harness();
   queue.add('a');
   await turn();
@@ -261,7 +261,7 @@ test('what happened to a key that backs off brings its attempt forward; resync d
   assert.equal(first().attempt.failures, 3);
 });
 
-test('a key that fails and is added again and again is no busy loop', async () => {
+test('a key that fails and is added again and again does not cause a busy loop', async () => {
   const { queue, clock, running, first } = harness();
   queue.add('a');
   await turn();
@@ -274,7 +274,7 @@ test('a key that fails and is added again and again is no busy loop', async () =
   assert.equal(running.length, 1);
 });
 
-test('a new pod that fails stays one, whoever adds it meanwhile', async () => {
+test('a new pod that fails keeps its priority, whatever adds it meanwhile', async () => {
   const { queue, clock, first } = harness({ concurrency: 1 });
   queue.add('a');
   await turn();

@@ -176,7 +176,7 @@ for (const backend of BACKENDS) {
     });
   }
 
-  test('rules that send it to another port do not open it, whoever listens there', async () => {
+  test('rules that redirect to another port do not open it, even with a listener there', async () => {
     const netns = await farm.add();
     await install(netns, '-z', '16006');
     const gate = await home.start(netns, ['istio-iptables', '-z', '15006', '--timeout', '2s']).waiting();
@@ -356,7 +356,7 @@ test('a netns whose lo comes up only with the rules', async () => {
   opened(await gate.ended, /woken by a datagram/);
 });
 
-test('without IPv6, IPv4 is enough; named all the same, it is missed', async () => {
+test('without IPv6, IPv4 is enough, but IPv6 by name is reported as missing', async () => {
   const netns = await farm.add();
   await inside(netns, ['sysctl', '-qw', 'net.ipv6.conf.all.disable_ipv6=1']);
   const gate = await home.start(netns).waiting();
@@ -533,7 +533,7 @@ for (const port of [15001, 15006]) {
   });
 }
 
-test('another user than the proxy is told so at once', async () => {
+test("another user than the proxy's is refused at once", async () => {
   const netns = await farm.add();
   await apply(netns);
   const { code, line } = await home.start(netns, [], { uid: 1000, gid: 1337 }).ended;
@@ -627,7 +627,7 @@ const VALUES: Record<string, string> = {
 const valueFor = (flag: string) => VALUES[flag] ?? '2048';
 
 test(
-  'every flag of istio-iptables is understood, in every way to write it',
+  'every flag of istio-iptables is accepted, in every notation',
   async () => {
     const netns = await farm.add();
     const flags = [
@@ -760,7 +760,7 @@ const bad: [string[], Record<string, string>, number, RegExp][] = [
   [['-c', 'eth0, lo'], {}, 1, /^-c, --istio-exclude-interfaces: "lo": the probe uses lo/],
 ];
 
-test('what it cannot honour it refuses, in words that help', async () => {
+test('an invalid setting is refused with a helpful message', async () => {
   const netns = await farm.add();
   for (const [words, environment, code, says] of bad) {
     const ended = await home.start(netns, words, { environment }).ended;
@@ -820,7 +820,7 @@ test(
   SLOW,
 );
 
-test('--help says what there is', async () => {
+test('--help lists the flags', async () => {
   const { code, stdout } = await home.start(await farm.add(), ['-h']).ended;
   assert.equal(code, 0);
   for (const word of ['--expect', '--families', '--timeout', '--annotations', '--termination-log', '126']) {

@@ -182,7 +182,7 @@ for (const host of ['127.0.0.1', '::1']) {
   });
 }
 
-ready('a proxy that comes later is found', async () => {
+ready('a proxy that starts later is found', async () => {
   const { port, server: first } = await server('127.0.0.1', ['']);
   first.close();
   const ended = wait(port);
@@ -196,7 +196,7 @@ ready('a proxy that comes later is found', async () => {
   assert.equal(code, 0, line);
 });
 
-ready('a proxy that is never ready is said, with its last answer', async () => {
+ready('a proxy that is never ready is reported with its last answer', async () => {
   const { port, server: proxy } = await server('127.0.0.1', ['HTTP/1.1 503 Service Unavailable\r\n\r\n']);
   const { code, line } = await wait(port, '--timeout', '200ms');
   proxy.close();

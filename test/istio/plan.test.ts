@@ -206,7 +206,7 @@ test('4 to 6: inbound', async () => {
   assert.deepEqual(await rules(6, 'nat', tproxy, 'PREROUTING'), []);
 });
 
-test('TPROXY without inbound capture: the tail stands, the routes do not', async () => {
+test('TPROXY without inbound capture has the last rules, but no routes', async () => {
   const args = ['-m', 'TPROXY', '-b', ''];
   assert.deepEqual(await rules(4, 'mangle', args, 'ISTIO_INBOUND'), [
     '-A ISTIO_INBOUND -p tcp -m mark --mark 0x539 -j RETURN',
@@ -216,7 +216,7 @@ test('TPROXY without inbound capture: the tail stands, the routes do not', async
   assert.ok(!(await plan(args)).includes('fwmark'), await plan(args));
 });
 
-test('8 to 17: outbound, everything at once', async () => {
+test('8 to 17: outbound, all options together', async () => {
   const args = ['-o', '22,30-39', '-u', '1,2', '-g', '3', '-x', '10.1.0.0/16,fd00:1::/32', '-q', '443,8000-8001'];
   args.push('-i', '10.0.0.0/8,fd00::/8', '--owner-groups-exclude', '7,8', '--redirect-dns', '--capture-all-dns');
   args.push('--loopback-cidr', '127.0.0.0/8');
@@ -254,7 +254,7 @@ test('10b: a captured loopback, of either family, is not returned', async () => 
   }
 });
 
-test('12: owner groups are one rule, and none returns everything', async () => {
+test('12: owner groups are one rule, and an empty list returns all traffic', async () => {
   const output = async (groups: string) => {
     const lines = await rules(4, 'nat', ['--owner-groups', groups, '--owner-groups-exclude', '9'], 'ISTIO_OUTPUT');
     return lines.slice(7, 8);
@@ -265,7 +265,7 @@ test('12: owner groups are one rule, and none returns everything', async () => {
   assert.deepEqual(await output(''), ['-A ISTIO_OUTPUT -j RETURN']);
 });
 
-test('NONE is no rules and no routes', async () => {
+test('NONE has no rules and no routes', async () => {
   assert.equal(await plan(['-m', 'NONE', '-c', 'net1', '--drop-invalid']), '# IPv4: no rules\n\n# IPv6: no rules\n');
   const { ruleset } = JSON.parse(await plan(['-m', 'NONE', '--format', 'json']));
   assert.deepEqual(ruleset, { families: [4, 6], tables: [], routes: { loopback6: false } });

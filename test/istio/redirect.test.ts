@@ -301,7 +301,7 @@ test('DNS servers are asked for only where they count', () => {
   assert.equal(without.warnings.length, 1);
 });
 
-test('CIDRs of a family left out are no error where the families are found, nor in a pod', () => {
+test('CIDRs of a missing family are not an error with automatic families, nor in a pod', () => {
   assert.equal(redirect({ flags: flags({ 'istio-service-cidr': 'fd00::/8' }) }, none).families, 'auto');
   const pod = injected(['-i', '10.0.0.0/8,fd00::/8']);
   assert.deepEqual(redirect({ flags: flags({ 'ip-families': '4' }), pod }, none).families, [4]);

@@ -28,7 +28,7 @@ for (const { name, args } of cases.filter(({ args }) => !args.some((word) => /^[
   });
 }
 
-test('grows with each list as the rules do', () => {
+test('the count grows with each list like the number of rules', () => {
   const lists: [flag: string, item: (at: number) => string, ...more: string[]][] = [
     ['-b', String],
     ['-d', String],

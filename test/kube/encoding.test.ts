@@ -117,7 +117,7 @@ objects('numbers of 64 bits', () => {
   }
 });
 
-objects('times are told as JSON has them', () => {
+objects('times have the same form as in JSON', () => {
   const metadata = { name: 'n', uid: 'u', deletionTimestamp: { seconds: Date.parse('2026-11-21T17:00:07Z') / 1000 } };
   assert.equal(toPodRecord(object(envelope('Pod', { metadata }))).metadata.deletionTimestamp, '2026-11-21T17:00:07Z');
 });
@@ -314,7 +314,7 @@ lists('without an item', () => {
     assert.deepEqual(readList('application/json', Buffer.from(JSON.stringify({ metadata, items }))), none);
 });
 
-lists('what is none throws SyntaxError', () => {
+lists('invalid bytes throw SyntaxError', () => {
   const item = delimited(2, encode('Pod', {}));
   for (const nonsense of [
     envelope('Pod', {}),

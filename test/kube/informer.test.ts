@@ -161,7 +161,7 @@ test('tells what is added, changed and deleted, with what was before', async () 
   assert.equal(informer.stats().resourceVersion, server.pods()[0]?.metadata.resourceVersion);
 });
 
-test('one cut in two is no event, and comes whole from the last good version', async () => {
+test('an event that is cut in two is dropped, and comes again from the last valid version', async () => {
   await start();
   const { uid } = server.put('a').metadata;
   await until('told', () => events.length === 1);
@@ -279,7 +279,7 @@ test('an ERROR event of another kind: waits, and lists', async () => {
   assert.equal(informer.stats().restarts.refused, 1);
 });
 
-test('what is no event: waits, and lists', async () => {
+test('an invalid event: the informer waits, then lists', async () => {
   await start();
   const { wire } = server;
   const unknown = wire.event('?', { metadata: { resourceVersion: '1' } });
@@ -326,7 +326,7 @@ test('429: not before its Retry-After, and not after more than ours', async () =
   assert.equal(asked('list').length, 1);
 });
 
-test('an orderly end after a while: goes on at once', async () => {
+test('an orderly end after a while: the watch continues at once', async () => {
   await start({ timings: { backoffMs: [5000, 5000] } });
   for (let round = 1; round <= 20; round++) {
     server.put('a', `${round}`);
@@ -339,7 +339,7 @@ test('an orderly end after a while: goes on at once', async () => {
   assert.equal(asked('list').length, 1);
 });
 
-test('an orderly end at once, again and again: no hot loop', async () => {
+test('repeated orderly ends at once do not cause a hot loop', async () => {
   await start({ timings: { backoffMs: [40, 80], shortMs: 1000 } });
   server.faults.watch.push(...Array.from({ length: 1000 }, () => (response: ServerResponse) => void response.end()));
   server.cut();
@@ -379,7 +379,7 @@ test('a watch that falls silent without an end is given up, and nothing is misse
   assert.equal(informer.stats().restarts.hung, 1);
 });
 
-test('a peer that is gone without a word is found out by TCP', async () => {
+test('TCP detects a peer that disappeared silently', async () => {
   await start();
   // The remote port, and which timer runs to when, in hundredths of a second: proc_net_tcp(5), all hexadecimal.
   const port = Number(new URL(server.url).port).toString(16).toUpperCase().padStart(4, '0');
@@ -420,7 +420,7 @@ test('a pod recreated between two events is deleted and added', async () => {
   assert.deepEqual(trims, [uid, last?.metadata.uid], 'nothing is held of the new one');
 });
 
-test('what comes twice is told once, and a late deletion of the old one does not touch the new one', async () => {
+test('a repeated event is reported once, and a late deletion of the old object does not affect the new one', async () => {
   const old = server.put('a');
   await start();
   const fresh = server.put('a', '', { recreated: true });
@@ -469,7 +469,7 @@ test('long ones, and characters cut in two', async () => {
   assert.equal(informer.stats().restarts.malformed, 0);
 });
 
-test('many events in one piece are told in order', async () => {
+test('many events in one piece are reported in order', async () => {
   await start();
   for (let at = 0; at < 2000; at++) server.put('a', `${at}`);
   await until('told', () => events.length === 2000);
@@ -546,7 +546,7 @@ test('a refused token is read anew, once', async () => {
   await assert.rejects(server.kube.list('/x', {}, {}), { name: 'ApiError', status: 401, reason: 'Unauthorized' });
 });
 
-test('many refused at once load the credentials once', async () => {
+test('many requests that are refused together load the credentials once', async () => {
   server.token.valid = server.token.onFile = 'second';
   await Promise.all(Array.from({ length: 20 }, () => server.kube.list('/x', {}, {})));
   const refused = server.asked.filter(({ headers }) => headers.authorization === 'Bearer first').length;
@@ -573,7 +573,7 @@ test('errors carry status, reason and Retry-After', async () => {
   assert.deepEqual([error.status, error.reason, error.answer, error.retryAfterMs], [502, '', 'Bad Gateway', 2000]);
 });
 
-test('a kept connection that the server closes meanwhile is no error, but for POST', async () => {
+test('a kept connection that the server closed is an error only for POST', async () => {
   const drop = (response: ServerResponse) => void response.socket?.destroy();
   await server.kube.list('/x', {}, {});
   server.faults.other.push(drop);
@@ -623,7 +623,7 @@ test('the signal ends it at once, wherever it is', async () => {
   }
 });
 
-test('nothing is told after the signal, not even what came in the same piece', async () => {
+test('nothing is reported after the signal, not even events of the same piece', async () => {
   await start({
     onEvent: (event) => {
       tell(event);

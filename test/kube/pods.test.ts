@@ -208,7 +208,7 @@ trim('a namespace', () => {
   assert.deepEqual(record, { metadata: { name: 'shop', resourceVersion: '7', annotations: kept } });
 });
 
-trim('what is no Pod is a TypeError', () => {
+trim('a value that is not a Pod is a TypeError', () => {
   for (const object of [undefined, null, 5, 'x', [], {}, { metadata: null }, { metadata: { name: 'n' } }]) {
     assert.throws(() => toPodRecord(object), /not a Pod/, JSON.stringify(object));
   }

@@ -144,7 +144,7 @@ marking("a kubelet's change that our patch came after is no reason for another",
   assert.equal(requests.asked.length, 1);
 });
 
-marking('what was seen after our patch counts: somebody may have taken the mark away', async () => {
+marking('a version after our patch counts, because someone may have removed the mark', async () => {
   for (const resourceVersion of ['10', '11', undefined, 'opaque']) {
     const { requests, marker } = setUp();
     requests.version = 10;
@@ -206,7 +206,7 @@ marking('a pod that is not enrolled and waits for our condition gets it', async 
   assert.deepEqual([condition.status, condition.reason, condition.lastTransitionTime], ['True', 'NotEnrolled', NOW]);
 });
 
-marking('a pod that is gone is no error, nor is one that another has taken the name of', async () => {
+marking('a deleted pod is not an error, nor is a new pod of the same name', async () => {
   const immutable = 'Pod "web" is invalid: metadata.uid: Invalid value: "u-1": field is immutable';
   for (const error of [answer(404, 'pods "web" not found'), answer(422, immutable)]) {
     assert.equal(await setUp(error).marker.mark(POD, DONE), 'gone');
@@ -270,7 +270,7 @@ function recording(error?: unknown) {
 
 const WARNING = { reason: 'ConfigInvalid', note: 'field: "value": wrong' } as const;
 
-events('an Event that repeats is counted, and told again after ever longer times', async () => {
+events('a repeated Event is counted, and sent again after growing intervals', async () => {
   const { clock, recorder, counts } = recording();
   for (let second = 0; second < 600; second += 10) {
     recorder.record(POD, WARNING);
@@ -314,7 +314,7 @@ events('a pod that is forgotten starts anew', async () => {
   assert.deepEqual(counts(), [undefined, undefined]);
 });
 
-events('an Event that cannot be sent is told to nobody but onError', async () => {
+events('only onError gets an Event that cannot be sent', async () => {
   const { recorder, errors } = recording(answer(403, 'it is being terminated'));
   recorder.record(POD, WARNING);
   await recorder.settled();

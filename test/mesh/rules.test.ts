@@ -266,7 +266,7 @@ for (const form of ['iptables', 'nftables'] as const) {
     });
   }
 
-  test('each difference that is told of shows', () => {
+  test('each documented difference is detected', () => {
     const told = DIFFERENCES.filter((each) => (each.form ?? form) === form).map(({ reason }) => reason);
     assert.deepEqual(
       told.filter((reason) => !showed.has(reason)),

@@ -201,7 +201,7 @@ const doubles: Record<string, { legacy: string[]; nftables: string[]; apply: str
   };
 
 for (const [name, { legacy, nftables, apply, left, reason }] of Object.entries(doubles)) {
-  auto(`both stand, one is left: ${name}`, async () => {
+  auto(`of two installed backends one is left: ${name}`, async () => {
     await using farm = new Farm('auto');
     const [path, twin] = [await farm.add(), await farm.add()];
     for (const family of [4, 6] as const) {

@@ -35,7 +35,7 @@ test('another process that adds and removes tables of its own all the while lose
   assert.equal(theirs, done);
 });
 
-test('somebody flushes the ruleset all the while: an install succeeds or says what happened', async () => {
+test('while another process flushes the ruleset, an install succeeds or reports the reason', async () => {
   await using farm = new Farm('concurrency');
   const compiled = await compileAll('nftables');
   const target = await identify(await farm.add());

@@ -208,7 +208,7 @@ test('a full queue refuses what is too much, and the rest succeeds', async () =>
   assert.equal((await compiled.apply(target)).changed, false);
 });
 
-test('a netns whose lock somebody holds does not keep the others waiting for long', async () => {
+test('a netns whose lock is held does not delay the others for long', async () => {
   await using farm = new Farm('concurrency');
   const compiled = await compile();
   const [held = '', ...free] = await farm.addAll(9);

@@ -151,7 +151,7 @@ const drifts: Record<string, Drift> = {
 };
 
 for (const [name, { flags = [], edit, more = '', says }] of Object.entries(drifts)) {
-  test(`${name}: found, told, put right`, async () => {
+  test(`${name}: found, reported and repaired`, async () => {
     await using farm = new Farm('drift-nft');
     const path = await farm.add();
     const target = await identify(path);

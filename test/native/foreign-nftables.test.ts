@@ -93,7 +93,7 @@ for (const [before, prepare] of Object.entries(befores)) {
     }
   });
 
-  test(`as if nobody had installed anything, ${before}`, async () => {
+  test(`in a netns that is wrongly called fresh, ${before}`, async () => {
     await using farm = new Farm('foreign-nft');
     const path = await farm.add();
     await prepare(path);
@@ -146,7 +146,7 @@ test('a chain of others that jumps to one of ours loses the jump when ours move,
   assert.equal(await state(path), was);
 });
 
-test('a table of others may send packets where ours do, and be written while ours stand', async () => {
+test('a table of others may redirect packets like ours, and be written while ours is installed', async () => {
   await using farm = new Farm('foreign-nft');
   const path = await farm.add();
   const target = await identify(path);

@@ -124,7 +124,7 @@ test('inserted rules stay at the top, before rules of others', async () => {
   }
 });
 
-test('a chain of others may jump to one of ours: kept through changes, gone with the chain and nothing else', async () => {
+test('a jump of others to our chain is kept through changes, and only removed with the chain', async () => {
   await using farm = new Farm('foreign');
   const path = await farm.add();
   const target = await identify(path);
@@ -175,7 +175,7 @@ test('routes, rules and addresses of others stay', async () => {
   assert.equal(await state(path), was);
 });
 
-test('an equal rule and route that somebody else made are used, and left to them', async () => {
+test('an equal rule and route of another program are used, and stay after a clean-up', async () => {
   await using farm = new Farm('foreign');
   const path = await farm.add();
   const target = await identify(path);

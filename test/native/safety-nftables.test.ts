@@ -52,7 +52,7 @@ for (const fresh of [false, true]) {
   });
 }
 
-test('a change is told as one, fresh or not', async () => {
+test('a change is reported as one, fresh or not', async () => {
   await using farm = new Farm('safety');
   const compiled = [await compile(...NFTABLES, '-o', '22'), await compile(...NFTABLES, '-o', '23')];
   const target = await identify(await farm.add());

@@ -115,7 +115,7 @@ const notNetns: Record<string, { make: (farm: Farm) => string | Promise<string>;
   'a name that is too long': { make: (farm) => farm.file('x'.repeat(300)), code: /^ENAMETOOLONG$/ },
 };
 for (const [name, { make, code = /^ERR_NOT_NETNS$/ }] of Object.entries(notNetns)) {
-  test(`what is no netns is refused: ${name}`, async () => {
+  test(`a path that is not a netns is refused: ${name}`, async () => {
     await using farm = new Farm('safety');
     assert.match(await refusal(await make(farm)), code);
   });
@@ -184,7 +184,7 @@ for (const [backend, { needs, look }] of Object.entries(BACKENDS)) {
   );
 }
 
-test('the cookie tells apart two netns that had the same inode number', async () => {
+test('the cookie distinguishes two netns with the same inode number', async () => {
   await using farm = new Farm('safety');
   const compiled = await compile('-m', 'TPROXY');
   // The kernel gives out the lowest free number, not to namespaces alone, and takes its time to free one.
@@ -221,7 +221,7 @@ test('a netns that was removed after it was identified is an error', async () =>
   assert.equal(await codeOf(compiled.apply(target)), 'ERR_NOT_NETNS');
 });
 
-test('the netns that was meant is found under another path', async () => {
+test('the identified netns is accepted under another path', async () => {
   await using farm = new Farm('safety');
   const path = await farm.add();
   const other = farm.file('other');
@@ -266,7 +266,7 @@ for (const fresh of [false, true]) {
   });
 }
 
-test('a change is told as one, fresh or not', async () => {
+test('a change is reported as one, fresh or not', async () => {
   await using farm = new Farm('safety');
   const compiled = [await compile('-o', '22'), await compile('-o', '23')];
   const target = await identify(await farm.add());

@@ -103,7 +103,7 @@ test('auto is nftables, and says why; verify finds all well, and drift; clean le
   assert.equal(await pod.rest(), was);
 });
 
-test('by name legacy is refused, with the reason, and nothing is touched', async () => {
+test('the legacy backend by name is refused with the reason, and nothing is changed', async () => {
   await using pod = await Pod.make();
   for (const flags of [[], TPROXY_DNS]) {
     const was = await pod.rest();

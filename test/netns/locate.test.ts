@@ -382,7 +382,7 @@ locate('processes: in several netns, only an address decides', async () => {
   assert.equal(await reason({ hostRoot, identify }, { ...POD, ips: ['10.244.1.2'] }), process(8));
 });
 
-locate('nobody to be asked; and nobody who knows', async () => {
+locate('without a source, and without an answer of any source', async () => {
   assert.equal(await reason({ cri: CRI_DOWN, hostRoot: fresh(), identify: kernel({}) }), 'unavailable');
   assert.equal(await reason({ cri: cri(), hostRoot: node().hostRoot, identify: kernel({}) }), 'no-sandbox');
 });

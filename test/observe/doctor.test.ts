@@ -28,7 +28,7 @@ for (const [runtimeName, runtimeVersion, able] of CASES) {
   });
 }
 
-test('without a choice, as on the command line, or without a runtime, nothing is said of the gate', () => {
+test('without a choice, as on the command line, or without a runtime, there is no check of the gate', () => {
   assert.deepEqual(gatePlace(undefined, { runtimeName: 'containerd', runtimeVersion: '2.1.0' }), []);
   assert.deepEqual(gatePlace('sidecar: because', undefined), []);
 });

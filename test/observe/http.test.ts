@@ -131,7 +131,7 @@ test('pods: a page for browsers that fetches nothing, runs only its own script a
   assert.match(body, /<meta name="viewport"/);
 });
 
-test('a path that is not there, and a method that is not answered', async () => {
+test('an unknown path, and a method that is not supported', async () => {
   const server = await serve();
   for (const path of ['/', '/pods/', '/livez/x', '//livez', '/..%2flivez']) {
     assert.equal((await ask(server, path)).status, 404, path);
@@ -154,7 +154,7 @@ test('HEAD says what GET would, without a body', async () => {
   }
 });
 
-test('a handler that throws is a 500 that tells nothing, and an error that is heard', async () => {
+test('a handler that throws leads to a 500 without details, and calls onError', async () => {
   const fault = new Error('inner workings');
   const server = await serve({
     metrics: { contentType: 'text/plain', text: () => Promise.reject(fault) },
@@ -182,7 +182,7 @@ test(
   { needs: ['ipv6'] },
 );
 
-test('a port that is taken, and an address that is not ours, are said so', async () => {
+test('a port in use, and an address of another machine, are reported', async () => {
   const first = await serve();
   const port = Number(first.address.split(':')[1]);
   await assert.rejects(serve({ listen: { host: '127.0.0.1', port } }), (error: Failure) => {
@@ -231,7 +231,7 @@ test(
   { needs: ['addon', 'netns'], timeoutMs: 20_000 },
 );
 
-test('stopping ends at once what is idle, half asked and half answered', async () => {
+test('a stop ends idle connections, incomplete requests and incomplete answers at once', async () => {
   const asked = Promise.withResolvers<void>();
   const never = new Promise<string>(() => {});
   const text = () => {
@@ -388,7 +388,7 @@ test('a fault is not remembered', async () => {
   assert.deepEqual([(await ask(server, '/metrics')).status, (await ask(server, '/metrics')).status], [500, 200]);
 });
 
-test('a name that is not ours is refused: a page of somebody else cannot be made to read here', async () => {
+test('a foreign host name is refused, so that a foreign web page cannot read the answer', async () => {
   const server = await serve({ hosts: ['metrics.istio-system.svc'] });
   const ours = ['127.0.0.1:9464', '127.0.0.1', '[::1]:9464', '[fd00::1]', 'localhost', 'LOCALHOST:1', 'localhost.'];
   for (const host of [...ours, 'metrics.istio-system.svc:9464', 'Metrics.istio-system.svc.']) {

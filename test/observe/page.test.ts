@@ -29,7 +29,7 @@ page('pods that need someone come first, with relative times and durations of th
   assert.equal(html.split('<script').length, 2);
 });
 
-page('a time that cannot be read, and one in the future, are shown all the same', () => {
+page('an invalid time and a time in the future are shown too', () => {
   const pod = { namespace: 'a', name: 'b', uid: 'c', state: 'failed' } as const;
   assert.match(podsPage([{ ...pod, since: 'soon"' }], NOW), />soon&quot;</);
   assert.match(podsPage([{ ...pod, since: '2027-01-01T00:00:00Z' }], NOW), />0 s ago</);

@@ -299,7 +299,7 @@ test('the program itself: exit code 2, nothing on standard output, the reason as
   });
 });
 
-test('a target that is not there fails, and is no usage error', async () => {
+test('a missing target fails, but is not a usage error', async () => {
   const { code, stderr } = await ipnc(['apply', '--pid', '4194304']);
   assert.equal(code, 1);
   assert.ok(stderr.includes('no process 4194304'), stderr);

@@ -36,7 +36,7 @@ const chain = (table: ActualTable, name: string) => {
   return found;
 };
 
-test('no drift is no section', () => {
+test('without drift there is no section', () => {
   assert.deepEqual(diff(form, { legacy: [], nftables: [], iptablesNft: [], routes }), []);
 });
 

@@ -87,7 +87,7 @@ meaning(
   { timeoutMs: 120_000 },
 );
 
-meaning('no condition without an owner is left to nft, which knows none', async () => {
+meaning('no rule depends on packets without an owner, which nft cannot match', async () => {
   for (const { args } of [...cases, ...more]) {
     for (const { conditions } of rulesOf(nftables(await rulesetOf(args), { counters: true }))) {
       assert.ok(!conditions.some(({ field, not }) => not && (field === 'skuid' || field === 'skgid')), args.join(' '));

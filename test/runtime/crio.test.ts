@@ -87,7 +87,7 @@ for (const dropInfra of [true, false]) {
 const netns = suite('CRI-O, netns');
 netns.needs(...NEEDS);
 
-netns('one that a user namespace of the pod owns is found', async () => {
+netns("a netns that the pod's user namespace owns is found", async () => {
   await using running = await start();
   const { driver, locator } = running;
   const pod = { ...driver.pod('userns'), ips: [] };

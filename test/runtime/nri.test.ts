@@ -90,7 +90,7 @@ test('registers for RunPodSandbox alone, and takes the list in parts', async () 
 });
 
 for (const old of [false, true]) {
-  test(`the runtime goes on when it is told to${old ? ', up to NRI 0.11 too' : ''}`, async () => {
+  test(`the runtime continues when the plugin answers${old ? ', up to NRI 0.11 too' : ''}`, async () => {
     let answered = 0;
     await connected(
       (hint) => {
@@ -129,7 +129,7 @@ test("a pod on the node's network is answered at once, and not reported", async 
   );
 });
 
-test('nobody answers: the runtime waits well below its limit, and then hardly at all, until an answer is in time', async () => {
+test('without an answer the runtime waits less than its limit, and then only briefly until an answer is in time', async () => {
   let answers = false;
   await connected(
     ({ proceed }) => {
