@@ -91,6 +91,16 @@ class Way implements AsyncDisposable {
     assert.ok(this.running.idle(), 'there was something to be put right');
   }
 
+  /** The Events of this reason are about this pod, and have these notes. */
+  async isReported(reason: string, uid: string, notes: string[]): Promise<void> {
+    const events = () => this.api.events.filter((event) => event.reason === reason);
+    await until('reported', () => events().length >= notes.length, events);
+    assert.deepEqual(
+      events().map(({ note, regarding }) => [note, regarding.uid]),
+      notes.map((note) => [note, uid]),
+    );
+  }
+
   async isForgotten(): Promise<void> {
     await until(
       'forgotten',
@@ -386,7 +396,7 @@ test('marks=failures: a pod that goes well costs no write, and its rules are kep
     () => way.running.idle(),
     () => way.view,
   );
-  assert.deepEqual([way.api.patched.size, way.api.posted], [0, 0]);
+  assert.deepEqual([way.api.patched.size, way.api.events], [0, []]);
 });
 
 test('marks=failures: a pod that fails is marked, and so is its recovery', async () => {
@@ -524,6 +534,7 @@ test('rules put in front of ours: ours are moved three times, and then that is s
   }
   const shown = 'rules of other programs let traffic bypass the proxy: IPv4 nat: -A OUTPUT -j ACCEPT';
   assert.deepEqual([way.view?.state, way.view?.reason], ['initialized', shown]);
+  await way.isReported('Preempted', uid, [shown]);
   await inside(file, ['iptables-legacy', '-t', 'nat', '-D', 'OUTPUT', '1']);
   await controller.sweep();
   assert.deepEqual([controller.preempted(), way.view?.reason], [0, undefined]);
@@ -548,6 +559,7 @@ test('a rule that was there before ours is not fought, but shown', async () => {
     assert.equal(way.running.idle(), true);
   }
   assert.match(way.view?.reason ?? '', /IPv4 nat: -A OUTPUT -p udp -j RETURN$/);
+  await way.isReported('Preempted', uid, [way.view?.reason ?? '']);
   assert.equal(await inside(made, ['iptables-legacy', '-t', 'nat', '-S', 'OUTPUT']), before);
   assert.equal(way.running.controller.preempted(), 1);
   way.annotate({ [INITIALIZE]: 'false' });
@@ -583,6 +595,7 @@ test('a pod that costs too much waits longer, whatever it changes, and others ar
     () => way.view,
   );
   assert.match(way.view?.reason ?? '', /too large, or change too fast.*\(ERR_BUDGET\)/);
+  await way.isReported('BudgetExceeded', uid, [way.view?.reason ?? '']);
   const began = performance.now();
   for (let at = 0; at < 20; at++) way.annotate({ note: `${at}` });
   const other = way.api.put('other', { ...ENROLLED });

@@ -34,7 +34,7 @@ export class PodServer {
   /** Uids. */
   readonly patched = new Set<string>();
   /** Events that were created. */
-  posted = 0;
+  readonly events: { reason: string; note: string; regarding: { uid: string } }[] = [];
   /** Watches that were answered with 410. */
   expired = 0;
   onPatch: OnPatch = () => false;
@@ -112,11 +112,13 @@ export class PodServer {
       response.writeHead(code, { 'Content-Type': 'application/json' }).end(answer);
       return;
     }
-    request.resume();
     if (request.method === 'POST') {
-      this.posted++;
+      this.events.push(JSON.parse(await text(request)));
       reply(response, {});
-    } else if (query.has('watch')) this.#watch(response, Number(query.get('resourceVersion')), pathname);
+      return;
+    }
+    request.resume();
+    if (query.has('watch')) this.#watch(response, Number(query.get('resourceVersion')), pathname);
     else {
       const items =
         pathname === '/api/v1/pods' ? [...this.pods.values()] : [{ metadata: { name: NAMESPACE, uid: '1' } }];
