@@ -51,7 +51,7 @@ export interface Request {
 
 export class UsageError extends Error {}
 
-/** Throws UsageError, which names flag, value and what is expected. 'help' where that was asked for. */
+/** Returns 'help' for --help. Throws UsageError with the flag, its value and what is expected. */
 export function parse(words: string[], workloads: readonly string[]): Request | 'help' {
   const { values, positionals } = read(words);
   if (values.help) return 'help';

@@ -1,13 +1,15 @@
 /**
- * What got slower from one run to another. Speed of the machine cancels: what is compared are ratios to what was measured
- * beside them in the same rounds. A series is slower where its ratio grew by more than MARGIN and by more than the
- * standard error of both runs can explain (SIGMAS of them, so that fifty series of an unchanged tree accuse none).
+ * Finds what got slower from one run to another. It compares ratios to a series that was measured in the same rounds,
+ * so that the speed of the machine cancels out. A series is slower if its ratio grew by more than MARGIN, and by more
+ * than SIGMAS standard errors of both runs. With that, fifty series of an unchanged tree lead to no finding.
  */
 import { LEAST_ROUNDS } from './method.ts';
 import type { Figure, Results, Series } from './schema.ts';
 import { ratio, table } from './table.ts';
 
-/** What differs from one run of a program to another of the same: memory is laid out and threads are placed anew. */
+/**
+ * Two runs of the same program differ by this much, because the layout of memory and the placement of threads change.
+ */
 const MARGIN = 1.15;
 const SIGMAS = 3.3;
 

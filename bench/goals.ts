@@ -1,12 +1,12 @@
 /**
- * What this project promises, each as a figure of a run and its bound. Ratios where a ratio says it; the rest is of the
- * machine too, and is listed as it was asked for.
+ * The goals of this project: figures of a run, each with a bound. Most are ratios, which do not depend on the machine.
+ * The others depend on it.
  */
 import type { GoalResult, WorkloadResult } from './schema.ts';
 
 type Statistic = 'p50' | 'p90' | 'p99';
 
-/** Finds figures of a run; undefined where what is asked for was not measured, or is not to be believed. */
+/** Finds figures of a run. A figure is undefined if it was not measured, or was refused. */
 class Finder {
   readonly #workloads: readonly WorkloadResult[];
 

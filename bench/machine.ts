@@ -1,4 +1,4 @@
-/** On what a run was made. */
+/** The machine of a run. */
 import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, release, totalmem } from 'node:os';
 import type { Machine } from './schema.ts';
@@ -14,7 +14,7 @@ export function describeMachine(): Machine {
     memoryMiB: Math.round(totalmem() / 2 ** 20),
     distribution: /^PRETTY_NAME="?([^"\n]*)/m.exec(read('/etc/os-release'))?.[1] ?? 'unknown distribution',
     node: process.version,
-    // Virtual machines say so to their guests, who wake their threads later than others.
+    // A guest can see that it runs in a virtual machine, where threads wake up later.
     virtual: /^flags\s*:.*\bhypervisor\b/m.test(read('/proc/cpuinfo')) ? 'virtual machine' : '',
     load: { before, after: before },
   };

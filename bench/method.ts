@@ -1,6 +1,6 @@
 /**
- * How everything is measured that can be: subjects side by side, a round of each at a time, in an order that is drawn
- * anew for each round. What else the machine does then falls on all of them, and is gone from their ratios.
+ * The common method of measurement: in each round every subject has a turn, in a new random order. So other load of the
+ * machine affects all subjects, and cancels out in their ratios.
  */
 import type { Usage } from './drivers/driver.ts';
 import type { Series } from './schema.ts';
@@ -15,7 +15,7 @@ export interface Subject {
   unit?: Series['unit'];
   /** Id of what its ratio is to. */
   baseline?: string;
-  /** Before each round, not measured. */
+  /** Called before each round, and not measured. */
   setUp?(): Promise<void>;
   /** The samples of a round. */
   round(): Promise<number[]>;
@@ -28,7 +28,7 @@ export interface Method {
   random: Random;
   /** Times the reference unit. */
   reference(): Promise<void>;
-  /** Hears of the share that is done, 0 to 1. */
+  /** Called with the completed share, 0 to 1. */
   progress(done: number): void;
 }
 

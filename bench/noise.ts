@@ -1,12 +1,13 @@
 /**
- * Whether the machine was quiet enough. All through a workload a fixed unit of work is timed between the rounds:
- * arithmetic, system calls and waking another thread, about 75 us (`reference` in bench/drivers.cc). Nothing of ours is
- * in it, so what changes it is the machine. A workload is refused where the unit's p50 in one quarter of its time is
- * more than SPREAD times that of another, where more than STALLED of all units took more than twice their p50, or where
- * others had more than OTHERS of the CPUs, which is also seen where the workload itself keeps the machine busy.
+ * Decides whether the machine was quiet enough. Between the rounds of a workload a fixed unit of work is timed:
+ * arithmetic, system calls and waking another thread, about 75 us (`reference` in bench/drivers.cc). It uses no code of
+ * this project, so only the machine can change its time. A workload is refused in three cases: the p50 of the unit in
+ * one quarter of the time is more than SPREAD times that in another quarter; more than STALLED of the units took more
+ * than twice the p50; or other programs used more than OTHERS of the CPUs. The last one works even if the workload
+ * keeps the machine busy.
  *
- * Ratios to what was measured in the same rounds bear a machine that is slow all the time; they do not bear one that is
- * fast now and slow then, for then a round's subjects do not meet the same machine. Of memory alone that says nothing.
+ * Ratios within a round stay correct on a machine that is always slow. They are wrong on a machine whose speed changes,
+ * because the subjects of a round then run at different speeds. Figures of memory do not depend on speed.
  */
 import type { Noise } from './schema.ts';
 import { percentile } from './statistics.ts';

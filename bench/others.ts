@@ -1,6 +1,6 @@
 /**
- * CPU time that neither this program nor the kernel's own threads took: other programs', and what a hypervisor gave to
- * other machines. What a workload does to the machine by itself is not in it.
+ * Measures the CPU time of other programs, and the time that a hypervisor gave to other machines. The time of this
+ * program, and of the kernel's own threads, does not count.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { cpus } from 'node:os';
@@ -23,7 +23,7 @@ interface Process {
 
 /** Starts counting; what it returns tells the share of all CPUs that others had since then, 0 to 1. */
 export function watchOthers(): () => number {
-  // A container does not see the kernel's threads: there the kernel's time for us and for others is not to be told apart.
+  // In a container only user processes count, because kernel threads are invisible there.
   const kind = seesKernelThreads() ? 'all' : 'user';
   const before = sample(kind);
   return () => {

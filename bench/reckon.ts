@@ -1,4 +1,4 @@
-/** What a run's figures mean for a large cluster; nothing here is measured, all of it follows from what was. */
+/** Calculates from the figures of a run what they mean for a large cluster. */
 import type { Results } from './schema.ts';
 import { figure } from './table.ts';
 

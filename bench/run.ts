@@ -1,4 +1,4 @@
-/** A run: the workloads one after the other, each judged by how noisy the machine was meanwhile. */
+/** Runs the workloads one after the other, and refuses those during which the machine was too noisy. */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { loadavg, tmpdir } from 'node:os';
@@ -25,11 +25,14 @@ export interface RunOptions {
   seed: number;
   profile?: string | undefined;
   starts: Extent;
-  /** Hears of each workload that is over. */
+  /** Called after each workload. */
   onWorkload(result: WorkloadResult): void;
 }
 
-/** Seconds. What would not end by then is left out; a refused workload is done once more if there is time for all. */
+/**
+ * The limits in seconds. A workload that would not end in time is skipped. A refused workload is repeated once if there
+ * is time.
+ */
 const LIMIT = { quick: 120, full: 900 };
 /** Units of the reference at rest: so many until sleeping CPUs are awake, and those that count; 25 ms in all. */
 const AT_REST = { waking: 200, counted: 100 };

@@ -1,7 +1,9 @@
-/** What a run leaves behind: bench/results/README.md in words. The report, `--compare` and `--publish` read nothing else. */
+/**
+ * The results of a run, which bench/results/README.md explains. The report, `--compare` and `--publish` read only this.
+ */
 import { z } from 'zod';
 
-/** Raised when a field changes its meaning or goes. */
+/** This number grows when a field changes its meaning or is removed. */
 const VERSION = 1;
 
 const number = z.number();

@@ -1,6 +1,6 @@
 /**
- * Order statistics with intervals that hold where samples of one moment resemble each other: a run is made of rounds, and
- * the bootstrap draws whole rounds, with what was measured beside them.
+ * Order statistics with confidence intervals. Samples of the same moment are similar, so the bootstrap draws whole
+ * rounds, with all series that were measured in them.
  */
 
 /** Samples of one subject, by round. */
@@ -137,7 +137,10 @@ function deviation(values: readonly number[]): number {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / Math.max(1, values.length - 1));
 }
 
-/** By how much what is sampled once a second grows in a minute: least squares over the second half, when it has warmed up. */
+/**
+ * By how much what is sampled once a second grows in a minute: least squares over the second half, when it has warmed
+ * up.
+ */
 export function growth(samples: readonly number[]): number {
   const half = samples.slice(Math.floor(samples.length / 2));
   const middle = (half.length - 1) / 2;

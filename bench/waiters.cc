@@ -1,5 +1,5 @@
-// Who waits for rules, from the outside: when it ends after they stand, and when it first looks. Reads lines from
-// standard input, answers each with numbers, or "error <errno name> <what>":
+// Measures programs that wait for rules from the outside: how long after the install they end, and when they first
+// check. Reads lines from standard input, and answers each with numbers, or with "error <errno name> <what>":
 //
 //   template PATH             read both families' nat tables of the netns at PATH, for `open`
 //   open PATH WORD US PROGRAM...

@@ -1,6 +1,7 @@
 /**
  * A stand-in for kube-apiserver in a process of its own: lists and watches of one node's pods, patches of their status,
- * over HTTPS. Told by its parent what becomes of pods. It takes down when it told of a pod and when its patch was read.
+ * over HTTPS. Its parent decides what happens to pods. It records when it reported a pod, and when it received the
+ * patch.
  */
 import { readFileSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';

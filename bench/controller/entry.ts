@@ -1,6 +1,6 @@
 /**
- * The controller (lib/controller/assemble.ts) for the bench: all of it real but for the locator, which knows each pod's netns by
- * the pod's name. Its parent asks it for sweeps.
+ * The controller (lib/controller/assemble.ts) for the benchmark. All parts are real except the locator, which finds the
+ * netns of a pod by the pod's name. The parent process requests sweeps.
  */
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
@@ -50,7 +50,7 @@ class KnownPlaces extends Locator {
 const stop = new AbortController();
 const config = readConfig({
   flags: new Map(),
-  // It sweeps when told.
+  // The parent requests sweeps, so the timer is off.
   environment: { ...process.env, NODE_NAME: nodeName, KUBECONFIG: kubeconfig, IPNC_RESYNC: '24h' },
 });
 const log = createLogger({ level: config.logLevel });

@@ -1,8 +1,8 @@
-/** What a way to install the rules has to do to be measured next to the others. */
+/** A driver: one way to install the rules, which the benchmark compares with the others. */
 import type { Backend } from '../../lib/ruleset/form.ts';
 
 export interface Usage {
-  /** CPU time in microseconds, user and system, of all that it has done so far. */
+  /** The CPU time that it has used so far, user and system, in microseconds. */
   cpu: number;
   /** Largest resident set so far, in MiB. */
   rss: number;
@@ -11,7 +11,7 @@ export interface Usage {
 export interface Driver {
   /** Short, for ids and `--driver`: `ours`, `floor`. */
   name: string;
-  /** For people. */
+  /** The name in reports. */
   title: string;
   /** What it writes through. */
   backend: Backend;
@@ -19,11 +19,11 @@ export interface Driver {
   pace: 'fast' | 'slow';
   /** Whether it is this project's own path, which `--compare` watches. */
   ours: boolean;
-  /** Once, before anything else; given the paths of fresh netns that it may fill. */
+  /** Called once before all installs, with the paths of new netns that the driver may use. */
   prepare(freshNetns: () => Promise<string>): Promise<void>;
-  /** Installs in the fresh netns at `path`; microseconds. */
+  /** Installs the rules in the new netns at `path`, and returns the time in microseconds. */
   install(path: string): Promise<number>;
-  /** Whether what it installed there is what all of its kind install. */
+  /** Whether it installed the same rules as the other drivers of this backend. */
   stands(path: string): Promise<boolean>;
   usage(): Promise<Usage>;
 }

@@ -1,4 +1,4 @@
-/** Netns come, get their rules, and go, at rates that grow: latency under load, and whether anything is left behind. */
+/** Creates netns, installs rules and removes them at growing rates: measures latency under load, and finds leaks. */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Driver } from '../drivers/driver.ts';

@@ -1,6 +1,7 @@
 /**
- * Pods through a real API server and a real kubelet (test/cluster), stage by stage: with us, without us, and with our
- * rules but the original's way of waiting for them. What else a node does to start a pod is in all of them.
+ * Starts pods with a real API server and a real kubelet (test/cluster), and measures each stage: with this project,
+ * without it, and with its rules but the original's way to wait for them. All variants include the node's other work
+ * for a pod.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ControllerProcess } from '../../test/cluster/controller-process.ts';

@@ -1,4 +1,4 @@
-/** 1 to 5,000 netns that live and hold rules: whether a full machine makes an install dearer. */
+/** Measures whether an install takes longer on a machine with 1 to 5,000 netns that have rules. */
 
 import { native } from '../../lib/native/addon.ts';
 import type { Backend } from '../../lib/ruleset/form.ts';

@@ -1,4 +1,4 @@
-/** What a controller keeps of pods that are gone: ten minutes of them. Runs only where it is named. */
+/** Measures for ten minutes what a controller keeps of deleted pods. Runs only if it is named. */
 import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -1,4 +1,4 @@
-/** Reading back and comparing what stands, over many netns: what the controller does all the time. */
+/** Reads back and compares the rules of many netns, as the controller does periodically. */
 import { type Netns, native } from '../../lib/native/addon.ts';
 import { compileForms, rulesetOf } from '../drivers/rules.ts';
 import { interleaved, type Subject } from '../method.ts';

@@ -1,4 +1,4 @@
-/** A workload: something that is done to the drivers, or to the whole, and measured. */
+/** A workload of the benchmark: an activity that is measured, for each driver or for the whole project. */
 import type { Driver } from '../drivers/driver.ts';
 import type { Floors } from '../drivers/floors.ts';
 import type { Farm } from '../farm.ts';
@@ -45,9 +45,9 @@ export interface Workload {
   title: string;
   /** Seconds. */
   budget: { quick: number; full: number };
-  /** No part of a whole run, which has 15 minutes: runs where it is named. */
+  /** Runs only if it is named, because a whole run has only 15 minutes. */
   apart?: true;
-  /** False: of memory alone, which is the same on a machine that is slow now and fast then. */
+  /** False for figures of memory, which do not depend on the speed of the machine. */
   timed?: false;
   /** What is missing here, in words. */
   lack?(): string | undefined;
