@@ -1,4 +1,4 @@
-/** What a test may lack on this machine, and how that is found out. Each answer is asked once a process. */
+/** Finds out what this machine lacks for a test. Each answer is determined once in a process. */
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';

@@ -1,4 +1,4 @@
-/** A headless Chromium, told what to do over its debugging protocol (https://chromedevtools.github.io/devtools-protocol). */
+/** Controls a headless Chromium with its debugging protocol (https://chromedevtools.github.io/devtools-protocol). */
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -22,9 +22,9 @@ export interface Look {
 }
 
 export class Browser implements AsyncDisposable {
-  /** URLs that the page asked for. */
+  /** URLs that the page requested. */
   readonly requests: string[] = [];
-  /** What it complained of. */
+  /** Errors and exceptions of the page. */
   readonly complaints: string[] = [];
   readonly #child: ChildProcess;
   readonly #socket: WebSocket;

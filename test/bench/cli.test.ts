@@ -1,4 +1,4 @@
-/** What is asked for wrongly is refused with the flag, the value and what is expected. */
+/** An invalid command line is refused with the flag, the value and what is expected. */
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,4 @@
-/** What got slower is found; what did not is not accused, on a machine that is another one each time. */
+/** A slower series is detected, and an unchanged one is not, although the speed of the machine differs each time. */
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';

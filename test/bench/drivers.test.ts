@@ -1,4 +1,4 @@
-/** Drivers install what they should, somebody else's program too, and what installs something else is not measured. */
+/** Drivers, and programs of others, install the expected rules. One that installs other rules is not measured. */
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';

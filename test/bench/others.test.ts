@@ -1,4 +1,4 @@
-/** Whose CPU time it is: what this program started, also when it has ended, and not what has left it. */
+/** The CPU time of programs that this one started does not count as other programs', even after they have ended. */
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';

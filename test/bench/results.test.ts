@@ -1,4 +1,4 @@
-/** What a run leaves behind, and what is made of it: the schema, goals, what is reckoned and published. */
+/** The results of a run and their uses: the schema, goals, calculations for large clusters, and published figures. */
 
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,4 @@
-/** Results of a run that never was, with everything in them that a report can show. */
+/** Invented results of a run, with everything that a report can show. */
 import { checkGoals } from '../../bench/goals.ts';
 import { seriesOf } from '../../bench/method.ts';
 import type { Figure, Results, WorkloadResult } from '../../bench/schema.ts';

@@ -1,4 +1,4 @@
-/** Percentiles, their intervals, and whether these hold what they promise. */
+/** Percentiles and their confidence intervals, which contain the true value as often as they claim. */
 import assert from 'node:assert/strict';
 import { growth, percentile, ratioOf, seeded, summarize, thinned } from '../../bench/statistics.ts';
 import { suite } from '../suite.ts';

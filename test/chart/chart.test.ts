@@ -1,4 +1,4 @@
-/** What the chart makes of its values, by the real helm; test/cluster/chart.test.ts asks the real API server. */
+/** The chart as the real helm renders it. test/cluster/chart.test.ts installs it on a real API server. */
 
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -81,7 +81,10 @@ for (const distribution of DISTRIBUTIONS) {
   );
 }
 
-/** Root with these capabilities and nothing else, nothing of the host's namespaces, and OpenShift's constraints for just that. */
+/**
+ * Root with these capabilities and nothing else, nothing of the host's namespaces, and OpenShift's constraints for just
+ * that.
+ */
 function assertPrivileges(
   objects: readonly Manifest[],
   pod: V1PodSpec,

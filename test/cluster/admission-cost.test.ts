@@ -1,10 +1,11 @@
 /**
- * What the chart's admission policies cost the API server, by the length of each list and map in the objects that they
- * see. Whoever may create pods chooses these lengths: doubling one may cost about twice as much, and not four times. Each
- * is doubled twice, so that noise counts less.
+ * Measures what the chart's admission policies cost the API server, by the length of each list and map in the objects
+ * that they evaluate. A pod's creator chooses these lengths. A doubled length may cost about twice as much, but not
+ * four times. Each length is doubled twice, so that noise matters less.
  *
  * Two requests that differ in our policies alone are compared, so that the API server's own cost is taken out: one to a
- * namespace that is excluded, or by an account that is not fenced in, and one to a namespace or by an account that is not.
+ * namespace that is excluded, or by an account that is not fenced in, and one to a namespace or by an account that is
+ * not.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -25,7 +26,9 @@ import { applyPolicy, RELEASE_NAMESPACE } from './policies.ts';
 const test = suite('cluster, cost of admission');
 test.needs('cluster');
 
-/** A list's length, and that length doubled twice: what grows with the square of the longer one costs a second or more. */
+/**
+ * A list's length, and that length doubled twice: what grows with the square of the longer one costs a second or more.
+ */
 const LENGTHS = [2_500, 10_000] as const;
 /** Of the cost, for each doubling. */
 const DOUBLING_LIMIT = 2.5;

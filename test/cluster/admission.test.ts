@@ -1,4 +1,4 @@
-/** The API server's own judgement, which is why it is a real one: admission, RBAC and tokens. */
+/** Tests of the real API server itself: admission, RBAC and tokens. */
 import assert from 'node:assert/strict';
 import {
   type ApiException,

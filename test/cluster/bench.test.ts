@@ -1,4 +1,4 @@
-/** The harness as the chart's Job: installed by the real helm, on a real node, read from its log. */
+/** The benchmark as the chart's Job: installed by the real helm on a real node, with its results read from the log. */
 import assert from 'node:assert/strict';
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

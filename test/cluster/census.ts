@@ -1,4 +1,6 @@
-/** What of a machine a cluster could change, to be compared before and after; others may use the machine meanwhile. */
+/**
+ * Records what a cluster could change on a machine, for a comparison before and after. Others may use the machine too.
+ */
 import { execFileSync } from 'node:child_process';
 import { existsSync, globSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';

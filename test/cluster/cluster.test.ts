@@ -1,4 +1,4 @@
-/** A pod runs, is reached, is read and goes; and so does all that was started for it. */
+/** A pod of the test cluster runs, answers, has logs and is deleted, and the cluster leaves nothing behind. */
 import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,4 @@
-/** The node's controller, when it or what it depends on is killed, stopped or lied to. */
+/** The node's controller while it, or something that it depends on, is killed, stopped or gives wrong answers. */
 import assert from 'node:assert/strict';
 import { renameSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -1,4 +1,4 @@
-/** `ipnc run` for a node of the cluster, as a process of this machine or as a pod of the node, and what it says. */
+/** Runs `ipnc run` for a node of the cluster, as a process of this machine or as a pod, and reads its log. */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,4 +1,4 @@
-/** The node's controller on a real node: what pods of each kind get, what they are told, and what is left alone. */
+/** The node's controller on a real node: the rules, Events and marks of each kind of pod, and pods that it ignores. */
 import assert from 'node:assert/strict';
 import type { V1Pod } from '@kubernetes/client-node';
 import { suite } from '../suite.ts';

@@ -1,4 +1,4 @@
-/** Whatever becomes of the process that started a cluster, nothing stays. */
+/** A cluster leaves nothing behind, however the process that started it ends. */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,4 +1,6 @@
-/** The fence around the controller: with its own token, and more rights than the chart gives it. */
+/**
+ * The fence restricts the controller's account, although the test gives the account more rights than the chart does.
+ */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1BoundObjectReference, V1Pod } from '@kubernetes/client-node';

@@ -1,4 +1,4 @@
-/** A node's controller in its memory limit, while others fill its node with pods that are as large as they can be. */
+/** A controller stays within its memory limit while users fill its node with the largest possible pods. */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';

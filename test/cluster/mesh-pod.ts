@@ -1,4 +1,6 @@
-/** Pods as Istio's injector makes them in CNI mode, with the toolbox for istio-proxy and app; and who answers whom. */
+/**
+ * Creates pods like Istio's injector in CNI mode, with the toolbox as istio-proxy and app, and tests their connections.
+ */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';

@@ -1,4 +1,4 @@
-/** Clusters do not know of one another. */
+/** Two clusters on one machine do not affect each other. */
 import assert from 'node:assert/strict';
 import { suite } from '../suite.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';

@@ -1,4 +1,4 @@
-/** What tests do with pods, in few words. */
+/** Short helpers for pods in tests. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CoreV1Api, V1Container, V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import { isOver } from '../support/patience.ts';

@@ -1,4 +1,4 @@
-/** Hears of each part how long it took, in milliseconds. */
+/** Is called with the duration of each part, in milliseconds. */
 export type Progress = (part: string, ms: number) => void;
 
 /** Awaits a part and tells how long that took. */

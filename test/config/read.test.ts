@@ -1,4 +1,4 @@
-/** What `ipnc run` is told, by flags, environment and file, and all that is wrong with it at once. */
+/** The configuration of `ipnc run` from flags, environment and file, and all of its errors together. */
 
 import assert from 'node:assert/strict';
 import { Command } from 'commander';

@@ -1,4 +1,4 @@
-/** Pods by the hundred come, change, go and come back under the same name, while the API server does its worst. */
+/** Hundreds of pods are created, changed, deleted and created again, while the API server fails at random. */
 
 import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';

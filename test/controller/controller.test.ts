@@ -1,4 +1,4 @@
-/** What becomes of one pod when it goes, or is refused its mark, at each point of its way. */
+/** One pod that is deleted, or whose mark is refused, at each stage of an install. */
 
 import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';

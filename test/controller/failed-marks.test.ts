@@ -1,4 +1,4 @@
-/** The mark of a pod that cannot be honoured, and what becomes of it. */
+/** The mark of a pod with an invalid configuration, and how it changes later. */
 
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -1,4 +1,4 @@
-/** Time is a clock that the test moves; the order of things is the test's own. */
+/** The work queue with a clock that the test moves, so that the order of events is fixed. */
 import assert from 'node:assert/strict';
 import { setImmediate as turn } from 'node:timers/promises';
 import { type Attempt, type Clock, type QueueOptions, WorkQueue } from '../../lib/controller/queue.ts';

@@ -1,4 +1,4 @@
-/** The gate: real netns, the rules of either backend, and whoever would have it open too early. */
+/** The gate in real netns with the rules of each backend, and processes that try to open it too early. */
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -19,9 +19,9 @@ import { launch } from '../support/process.ts';
 
 const NEEDS = [...INSTALL_NEEDS, 'gate', 'setpriv', 'nft'];
 const BACKENDS = ['iptables-legacy', 'nftables'] as const;
-/** Longer than two of its fall-back polls. */
+/** Longer than two of its periodic checks. */
 const A_WHILE_MS = 1_200;
-/** For what starts many processes. */
+/** The limit of tests that start many processes. */
 const SLOW = { timeoutMs: 120_000 };
 
 let farm: Farm;
@@ -47,7 +47,7 @@ async function clean(netns: string): Promise<void> {
   assert.equal((await ipnc(['clean', '--netns', netns])).code, 0);
 }
 
-/** Whatever it is told meanwhile, it looks and stays as it is. */
+/** Sends hints to the gate, which checks the rules and stays shut. */
 async function staysShut(gate: GateProcess, netns: string): Promise<void> {
   for (let times = 0; times < 3; times++) {
     await hint(netns);

@@ -1,4 +1,4 @@
-/** Who is enrolled, by whose word, and each reason not to. */
+/** Which pods are enrolled, by annotation or by Istio, and each reason not to enroll a pod. */
 import assert from 'node:assert/strict';
 import { type Decision, decide, type PolicyOptions, SKIP_REASONS, type SkipReason } from '../../lib/istio/enrolment.ts';
 import type { NamespaceRecord, PodRecord } from '../../lib/istio/pod.ts';

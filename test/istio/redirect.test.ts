@@ -1,4 +1,4 @@
-/** Where a configuration comes from, and which source wins. */
+/** The sources of a pod's settings, and their precedence. */
 import assert from 'node:assert/strict';
 import { type Pod, readPod } from '../../lib/istio/pod.ts';
 import { redirect } from '../../lib/istio/redirect.ts';

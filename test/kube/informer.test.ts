@@ -1,4 +1,4 @@
-/** The informer against a server that misbehaves: nothing is lost, nothing doubled, nothing hangs. */
+/** The informer with a server that misbehaves: it loses no event, repeats none, and never hangs. */
 import assert from 'node:assert/strict';
 import { getEventListeners, once } from 'node:events';
 import { readFileSync } from 'node:fs';

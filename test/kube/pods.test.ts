@@ -1,4 +1,4 @@
-/** What is kept of a Pod is what is read of it, and the spec that comes of it. */
+/** The controller keeps of a Pod what it reads, and gets the same redirect settings from that. */
 import assert from 'node:assert/strict';
 import { ConfigError } from '../../lib/errors.ts';
 import { hasOwnInit } from '../../lib/istio/containers.ts';

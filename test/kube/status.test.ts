@@ -1,4 +1,4 @@
-/** What is asked of the API, and what is not. What the API makes of it is in cluster/status.test.ts. */
+/** The requests for marks and Events. cluster/status.test.ts tests how the API server answers them. */
 import assert from 'node:assert/strict';
 import { ConfigError, Failure } from '../../lib/errors.ts';
 import { ApiError } from '../../lib/kube/client.ts';
