@@ -1,8 +1,8 @@
-/** What is installed in a network namespace, as it is read back from the kernel. */
+/** The types of installed rules, as they are read back from the kernel. */
 import type { Family, Match, Rule, TableName } from './model.ts';
 import type { ActualNftTable } from './nftables/model.ts';
 
-/** A match this version does not know, as the kernel holds it. */
+/** A match that this version does not know, in the kernel's form. */
 export interface OpaqueMatch {
   kind: 'opaque';
   name: string;
@@ -27,7 +27,7 @@ export interface ActualRule extends Omit<Rule, 'matches' | 'target'> {
 export interface ActualChain {
   name: string;
   builtin: boolean;
-  /** In a builtin chain only the rules that are ours. */
+  /** In a builtin chain, only our rules. */
   rules: ActualRule[];
 }
 
@@ -37,13 +37,13 @@ export interface ActualTable {
   chains: ActualChain[];
 }
 
-/** Where a network namespace differs from its plan. */
+/** The differences between the installed rules of a network namespace and the planned ones. */
 export interface Drift {
-  /** Tables that differ, as they are now. */
+  /** The current content of the tables that differ. */
   legacy: ActualTable[];
   nftables: ActualNftTable[];
   /** What is Istio's in the tables of iptables-nft, where nothing of ours is ever wanted. */
   iptablesNft: ActualTable[];
-  /** Missing and surplus routes, rules and addresses, as the arguments of `ip` that make them. */
+  /** Missing and surplus routes, policy rules and addresses, as the arguments of `ip` that create them. */
   routes: { missing: string[]; surplus: string[] };
 }

@@ -15,7 +15,7 @@ import {
   type Target,
 } from './model.ts';
 
-/** A rule before it is complete: whatever is left out is absent, `matches` empty. */
+/** An incomplete rule: fields that are left out are absent, and `matches` is empty. */
 export type Draft = Omit<Rule, 'matches'> & { matches?: Match[] };
 
 type Builtin = 'PREROUTING' | 'OUTPUT';
@@ -38,13 +38,13 @@ export class RulesetBuilder {
     this.#families = families;
   }
 
-  /** `-A`. A draft of another family is left out. */
+  /** Appends rules like `-A`. Drafts of other families are ignored. */
   append(table: TableName, chain: Builtin | Ours, ...drafts: Draft[]): void {
     const rules = this.#rulesOf(chain, drafts);
     if (rules.length > 0) this.#chain(table, chain).rules.push(...rules);
   }
 
-  /** `-I CHAIN 1` for the whole of `drafts`, whose order is kept. */
+  /** Inserts rules at the top like `-I CHAIN 1`, and keeps the order of `drafts`. */
   prepend(table: TableName, chain: Builtin | Ours, ...drafts: Draft[]): void {
     const rules = this.#rulesOf(chain, drafts);
     if (rules.length > 0) this.#chain(table, chain).top.push(rules);
@@ -74,7 +74,7 @@ export class RulesetBuilder {
   }
 }
 
-/** In the kernel's own chains a rule that does not lead into a chain of ours would not be known for ours. */
+/** Adds our comment to a rule in a builtin chain that does not jump to our chain, so that it is recognised as ours. */
 function complete(chain: string, draft: Draft): Rule {
   const matches = [...(draft.matches ?? [])];
   const ours = draft.target.kind === 'jump' && (OUR_CHAINS as readonly string[]).includes(draft.target.chain);

@@ -1,4 +1,4 @@
-/** What differs between what should stand and what the kernel holds, in the syntax of iptables-save or of nft. */
+/** The difference between the planned and the installed rules, in the syntax of iptables-save or of nft. */
 
 import type { ActualTable, Drift } from './actual.ts';
 import type { Form } from './form.ts';
@@ -7,7 +7,7 @@ import type { Chain, Family, Rule, Ruleset, TableName } from './model.ts';
 import type { ActualNftTable, NftTable } from './nftables/model.ts';
 import { nftChainHead, nftRuleText, nftTableName } from './nftables/text.ts';
 
-/** A table or the routes; `lines` begin with ' ' (stands as it should), '-' (missing) or '+' (surplus). */
+/** A table or the routes. Its `lines` begin with ' ' (as planned), '-' (missing) or '+' (surplus). */
 export interface DiffSection {
   /** The table is one of iptables-nft. */
   nft?: true;
@@ -16,12 +16,14 @@ export interface DiffSection {
   lines: string[];
 }
 
-/** Above this many pairs of lines a chain is shown as all missing and all surplus rather than aligned. */
+/**
+ * With more pairs of lines than this, a chain is not aligned, but shown as completely missing and completely surplus.
+ */
 const MAX_PAIRS = 4_000_000;
 
 const NOTHING: Pick<Ruleset, 'families' | 'tables'> = { families: [], tables: [] };
 
-/** Empty if `verified` found no drift. A section without '-' and '+' differs in what its text does not show. */
+/** Empty if `verified` found no drift. A section without '-' and '+' differs in details that its text does not show. */
 export function diff(expected: Form, verified: Drift): DiffSection[] {
   const legacy = expected.backend === 'iptables-legacy' ? expected.ruleset : NOTHING;
   const nftables = expected.backend === 'nftables' ? expected.ruleset.tables : [];
@@ -56,7 +58,7 @@ export function heading({ nft, family, table }: DiffSection): string {
   return `# IPv${family} ${table}${nft ? ' of iptables-nft' : ''}`;
 }
 
-/** As `nft list` prints a table, a chain after the other, each with its braces. */
+/** The chains of a table, one after the other with their braces, as `nft list` prints them. */
 function nftTableDiff(wanted: NftTable | undefined, actual: ActualNftTable): string[] {
   const before = wanted?.chains ?? [];
   const names = new Set([...before, ...actual.chains].map(({ name }) => name));
@@ -99,7 +101,7 @@ function rulesOf(chain: Chain | undefined, family: Family): Rule[] {
   return rules.filter((rule) => rule.family === undefined || rule.family === family);
 }
 
-/** The longest common subsequence keeps its place; of two that moved, one shows as missing and as surplus. */
+/** Aligns two lists by their longest common subsequence. A line that moved is shown as missing and as surplus. */
 function align(before: string[], after: string[]): string[] {
   if (before.length * after.length > MAX_PAIRS) {
     return [...before.map((line) => `-${line}`), ...after.map((line) => `+${line}`)];

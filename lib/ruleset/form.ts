@@ -1,4 +1,4 @@
-/** A ruleset in the form that its backend takes. */
+/** A ruleset in the form of its backend. */
 import type { Ruleset } from './model.ts';
 import type { NftRuleset } from './nftables/model.ts';
 import { nftables } from './nftables.ts';

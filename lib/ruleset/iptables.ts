@@ -1,6 +1,6 @@
 /**
- * Rules as text: what `iptables-legacy-restore --noflush` (or `ip6tables-legacy-restore`) reads, each rule in the very
- * form in which `iptables-legacy-save` 1.8.9 prints it, so that the two can be compared.
+ * Prints rules as text for `iptables-legacy-restore --noflush` (or `ip6tables-legacy-restore`). Each rule has exactly
+ * the form in which `iptables-legacy-save` 1.8.9 prints it, so that the two can be compared.
  */
 import type { ActualRule, ActualTable, OpaqueMatch, OpaqueTarget } from './actual.ts';
 import type {
@@ -19,7 +19,7 @@ import type {
 /** The order of iptables/extensions/libxt_conntrack.c, print_state. */
 const STATES: readonly ConntrackState[] = ['INVALID', 'NEW', 'RELATED', 'ESTABLISHED'];
 
-/** All tables of one family, or '' where there are none. A chain of ours is made in each family, even if empty. */
+/** All tables of one family, or '' without any. Each of our chains exists in each family, even if it is empty. */
 export function iptablesText({ families, tables }: Ruleset, family: Family): string {
   return families.includes(family) ? tables.map((table) => tableText(table, family)).join('') : '';
 }
@@ -37,7 +37,7 @@ export function routeLines({
   return lines;
 }
 
-/** One rule as it follows `-A CHAIN`; '' for a rule that matches everything and does nothing. */
+/** The text of a rule after `-A CHAIN`; '' for a rule that matches everything and does nothing. */
 export function ruleText(rule: Rule | ActualRule, family: Family): string {
   const { source, destination, inInterface, outInterface, protocol, matches, target } = rule;
   return [

@@ -1,8 +1,8 @@
 /**
- * A ruleset: what is to stand in a pod's network namespace, as plain data.
+ * A ruleset: the rules for a pod's network namespace, as plain data.
  *
- * Made by `plan.ts`, printed by `iptables.ts`, compiled to kernel-ready bytes by the native addon, and read back
- * from the kernel in the same types. Nothing here is ever parsed from text.
+ * `plan.ts` makes it, `iptables.ts` prints it, and the native addon compiles it to bytes for the kernel, and reads
+ * installed rules back in the same types. Nothing here is ever parsed from text.
  */
 
 export type Family = 4 | 6;
@@ -24,16 +24,16 @@ export interface Table {
 
 export interface Chain {
   name: string;
-  /** A chain of the kernel's own (PREROUTING, OUTPUT): we add to it and leave the rest of it alone. */
+  /** A chain of the kernel (PREROUTING, OUTPUT). Rules are added to it, and its other rules are not changed. */
   builtin: boolean;
-  /** Rules that go to the top, first one topmost. Only in builtin chains. */
+  /** Rules for the top of the chain, in this order. Only in builtin chains. */
   inserts: Rule[];
-  /** Rules in order: the whole of a chain of ours; in a builtin chain they are appended. */
+  /** The rules in order. They are all rules of our chain; in a builtin chain they are appended. */
   rules: Rule[];
 }
 
 export interface Rule {
-  /** Absent: the rule stands in each family of the ruleset. */
+  /** Absent means that each family of the ruleset has the rule. */
   family?: Family;
   source?: AddressMatch;
   destination?: AddressMatch;
@@ -98,12 +98,14 @@ export interface Routes {
 }
 
 /**
- * Marks the rules in builtin chains that do not jump to a chain of ours as ours, so that a later change or clean-up
- * takes them away and no other.
+ * The comment of our rules in builtin chains that do not jump to one of our chains. A later change or clean-up removes
+ * only rules with it.
  */
 export const RULE_COMMENT = 'istio-pod-network-controller';
 
-/** The chains that are ours, by name, whoever made them: Istio's own names. */
+/**
+ * The names of our chains, which are Istio's own names. A chain with such a name counts as ours, whatever created it.
+ */
 export const OUR_CHAINS = [
   'ISTIO_DIVERT',
   'ISTIO_DROP',

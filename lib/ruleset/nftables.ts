@@ -1,4 +1,4 @@
-/** A Ruleset in nftables' form, as cheap as it can be had with Istio's chains. */
+/** Converts a Ruleset to nftables' form, with as few rules and conditions as Istio's chains permit. */
 import type { Ruleset } from './model.ts';
 import { lower } from './nftables/lower.ts';
 import type { NftRuleset } from './nftables/model.ts';

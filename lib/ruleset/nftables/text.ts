@@ -1,6 +1,6 @@
 /**
- * Rules as text: what `nft -f` reads, each rule in the very form in which `nft list` 1.0.6 prints it, counts left out,
- * so that the two can be compared.
+ * Prints rules as text for `nft -f`. Each rule has exactly the form in which `nft list` 1.0.6 prints it, without
+ * counts, so that the two can be compared.
  */
 import { endianness } from 'node:os';
 import ipaddr from 'ipaddr.js';

@@ -1,4 +1,6 @@
-/** How nftables' form crosses to the addon and back: numbers of up to 128 bits as their field's bytes, in hex. */
+/**
+ * Converts nftables' form for the addon and back: numbers of up to 128 bits become the bytes of their field, in hex.
+ */
 import type { Routes, TableName, Target } from '../model.ts';
 import type { ActualNftTable, Condition, Field, Hook, NftRuleset, OpaqueRule } from './model.ts';
 
