@@ -1,12 +1,12 @@
 /** The gate as the first init container of a restricted pod, on a real node with and without its controller. */
 import assert from 'node:assert/strict';
-import type { V1ContainerStatus, V1Pod } from '@kubernetes/client-node';
+import type { V1Container, V1ContainerStatus, V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { suite } from '../suite.ts';
 import { CriDriver } from '../support/cri-driver.ts';
 import { ControllerProcess } from './controller-process.ts';
 import { type GatedPodOptions, gatedPod, isInitialized, Mesh, NAMESPACE, plainPod } from './mesh-pod.ts';
-import { until } from './pods.ts';
+import { toolbox, until } from './pods.ts';
 
 const SLOW = { timeoutMs: 120_000 };
 const OURS = 'istio-pod-network-controller';
@@ -72,6 +72,47 @@ for (const [index, [what, options]] of Object.entries(kinds).entries()) {
       assert.equal(gateOf(running)?.restartCount, 0);
       const sidecar = running.status?.initContainerStatuses?.find(({ name }) => name === 'istio-proxy');
       assert.ok(new Date(sidecar?.state?.running?.startedAt ?? 0) >= new Date(ended?.finishedAt ?? 0));
+      await mesh.expectCaptured(running, peer);
+    },
+    SLOW,
+  );
+}
+
+/** Orders as Istio's injector makes them, and who answers a migration's connection. */
+const MIGRATIONS: Record<string, { order: (all: Containers) => Partial<V1PodSpec>; answers: RegExp }> = {
+  'an ordinary sidecar: before capture begins': {
+    order: ({ migrate, gate, proxy, app }) => ({ initContainers: [migrate, gate], containers: [proxy, app] }),
+    answers: /"reply":"peer 8080 /,
+  },
+  'a native sidecar: through the proxy': {
+    order: ({ migrate, gate, proxy, app }) => ({
+      initContainers: [gate, { ...proxy, restartPolicy: 'Always' }, migrate],
+      containers: [app],
+    }),
+    answers: /"reply":"istio-proxy 15001 /,
+  },
+};
+type Containers = Record<'migrate' | 'gate' | 'proxy' | 'app', V1Container>;
+
+for (const [index, [what, { order, answers }]] of Object.entries(MIGRATIONS).entries()) {
+  test(
+    `a database migration in an init container has its network, with ${what}`,
+    async () => {
+      await startController();
+      const name = `migrates-${index}`;
+      const made = gatedPod(name);
+      const [gate, native] = made.spec?.initContainers ?? [];
+      const [app] = made.spec?.containers ?? [];
+      assert.ok(made.spec && gate && native && app);
+      const { restartPolicy: _, ...proxy } = native;
+      const dial = toolbox('migrate', 'dial', '--timeout', '3000', 'tcp', peer.status?.podIP ?? '', '8080', 'token');
+      const migrate = { ...dial, securityContext: { ...app.securityContext } };
+      made.spec = { ...made.spec, ...order({ migrate, gate, proxy, app }) };
+      const running = await becomes(await create(made), 'ready', isReady);
+      const said = await mesh.core.readNamespacedPodLog({ namespace: NAMESPACE, name, container: 'migrate' });
+      assert.match(said, answers);
+      assert.match(gateOf(running)?.state?.terminated?.message ?? '', OPEN);
+      assert.equal(gateOf(running)?.restartCount, 0);
       await mesh.expectCaptured(running, peer);
     },
     SLOW,
