@@ -176,6 +176,14 @@ function dns(to: RulesetBuilder, spec: RedirectSpec): void {
     const answer: Draft = { ...from, protocol: 'udp', matches: [fromPort(53)], target: zone(UPSTREAM_ZONE) };
     to.append('raw', 'ISTIO_INBOUND', answer);
   }
+  // What comes from inside of the pod and is forwarded, as by Docker: its answers are looked for in the zone of answers.
+  for (const name of [...spec.excludeInterfaces, ...spec.rerouteInterfaces]) {
+    to.append(
+      'raw',
+      'ISTIO_INBOUND',
+      ...toServers('udp', zone(UPSTREAM_ZONE)).map((to) => ({ ...to, inInterface: name })),
+    );
+  }
 }
 
 function outbound(to: RulesetBuilder, spec: RedirectSpec): void {

@@ -21,6 +21,8 @@ export function rulesByOption(spec: RedirectSpec): [option: OptionKey, rules: nu
   const tproxy = mode === 'TPROXY';
   const count = (list: '*' | readonly unknown[]) => (list === '*' ? 1 : list.length);
   const cidrs = count(outbound.cidrs);
+  const servers = typeof dns === 'object' ? dns.servers.length : 1;
+  const interfaces = spec.excludeInterfaces.length + spec.rerouteInterfaces.length;
   const rerouted = outbound.excludePorts.length + outbound.excludeCidrs.length + outbound.ports.length;
   return [
     ['excludeInterfaces', spec.excludeInterfaces.length * (tproxy ? 4 : 2)],
@@ -32,8 +34,8 @@ export function rulesByOption(spec: RedirectSpec): [option: OptionKey, rules: nu
     ['outboundPorts', outbound.ports.length],
     ['outboundCidrs', cidrs],
     ['ownerGroupsExclude', ownerGroups.exclude.length],
-    // TCP and UDP in nat, and requests and answers in raw.
-    ['dnsServers', typeof dns === 'object' ? dns.servers.length * 4 : 4],
+    // TCP and UDP in nat, requests and answers in raw, and the requests on each interface.
+    ['dnsServers', (dns === 'off' ? 1 : servers) * (4 + (dns === 'off' ? 0 : interfaces))],
     // Traffic to itself in both families, traffic from others to it, other traffic, its DNS, and its marks.
     ['proxyUids', spec.proxyUids.length * 8],
     ['proxyGids', spec.proxyGids.length * 8],

@@ -53,6 +53,10 @@ const DIFFERENCES: Difference[] = [
     },
   },
   {
+    reason: 'ours tracks the DNS requests of an excluded or rerouted interface where their answers are looked for',
+    ours: (rule) => (/^raw istio.inbound: .*(-i|iifname) .*dport 53/i.test(rule) ? undefined : rule),
+  },
+  {
     reason:
       "Istio's native form drops INVALID packets of TCP only; its iptables form, and ours in both, of any protocol",
     form: 'nftables',
