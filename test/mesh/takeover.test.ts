@@ -3,6 +3,7 @@
  * nothing of them is left when the pod opts out. What others have in the same tables stays.
  */
 import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { native } from '../../lib/native/addon.ts';
 import type { Family } from '../../lib/ruleset/model.ts';
 import { suite } from '../suite.ts';
@@ -65,9 +66,10 @@ const CALLS: [who: Who, call: Call, answer: string][] = [
 ];
 
 /** Runs `job` while connections are made in both directions and families. Each has to end at the proxy. */
-async function withTraffic(world: World, job: () => Promise<void>): Promise<void> {
+async function withTraffic(world: World, job: () => Promise<void>): Promise<string> {
   let over = false;
   let calls = 0;
+  let past = 0;
   const traffic = async (at: number) => {
     for (let turn = at; !over || calls < 8; turn++) {
       const [who, call, answer] = CALLS[turn % 2] ?? assert.fail();
@@ -75,6 +77,7 @@ async function withTraffic(world: World, job: () => Promise<void>): Promise<void
       let got = await world.call(who, family, call);
       // TCP that comes in while one TPROXY takes another's place is dropped, and sent again.
       while (got === 'ETIMEDOUT') got = await world.call(who, family, call);
+      if (got !== answer) past++;
       assert.equal(got, answer, `IPv${family} ${who} -> ${call.to}`);
       calls++;
     }
@@ -85,7 +88,11 @@ async function withTraffic(world: World, job: () => Promise<void>): Promise<void
     });
   const outcomes = await Promise.allSettled([traffic(0), traffic(1), ended(job())]);
   for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+  return past === 0 ? 'all captured, none lost' : `${past} of ${calls} lost or past the proxy`;
 }
+
+/** What each combination came to, as the table in docs/migrate.md has it. */
+const found: string[] = [];
 
 for (const { version, form, write } of WRITERS) {
   for (const [name, wanted] of Object.entries(MODES)) {
@@ -94,13 +101,14 @@ for (const { version, form, write } of WRITERS) {
       const { podPath } = world;
       await installOthers(podPath);
       const before = await state(podPath);
+      const outcomes: { backend: string; during: string; left: string }[] = [];
       for (const backend of ['iptables-legacy', 'nftables']) {
         await write(podPath, wanted);
         const compiled = await compile('--backend', backend, ...flagsOf(wanted));
         const target = await identify(podPath);
         const identity = await native().identify(podPath);
         assert.equal(identity.iptablesNft, form === 'iptables-nft');
-        await withTraffic(world, async () => {
+        const during = await withTraffic(world, async () => {
           // As with a sandbox that the runtime has just reported.
           const { changed } = await compiled.apply(target, { fresh: form === 'iptables-nft' });
           assert.equal(changed, true);
@@ -114,7 +122,9 @@ for (const { version, form, write } of WRITERS) {
         );
         assert.equal((await compiled.apply(target)).changed, false);
         assert.equal((await native().clean(target)).changed, true);
-        assert.equal(await state(podPath), before, `${backend}, cleaned`);
+        const left = await state(podPath);
+        assert.equal(left, before, `${backend}, cleaned`);
+        outcomes.push({ backend, during, left: left === before ? 'nothing is left' : 'rules are left' });
         assert.equal((await native().clean(target)).changed, false);
       }
       // Istio's own opt-out, without an install of ours in between.
@@ -124,7 +134,18 @@ for (const { version, form, write } of WRITERS) {
       assert.equal(await state(podPath), before, 'cleaned');
       // And back: Istio's program finds nothing in its way.
       await write(podPath, wanted);
-      await withTraffic(world, async () => {});
+      const again = await withTraffic(world, async () => {});
+      for (const { backend, during, left } of outcomes) {
+        found.push([version, form, name, backend, during, left, again].join(' | '));
+      }
     });
   }
 }
+
+test('the table in docs/migrate.md says what was found', () => {
+  const golden = new URL('takeover.golden', import.meta.url);
+  const text = `${found.join('\n')}\n`;
+  // Afterwards: npm run docs.
+  if (process.env.IPNC_TEST_UPDATE === '1') writeFileSync(golden, text);
+  assert.equal(text, readFileSync(golden, 'utf8'));
+});

@@ -38,6 +38,7 @@ export const DOC_TABLES: readonly DocTable[] = [
   { name: 'metrics', file: 'docs/operate.md', make: metrics },
   { name: 'tested-versions', file: 'docs/compatibility.md', make: testedVersions },
   { name: 'kernel-modules', file: 'docs/compatibility.md', make: kernelModules },
+  { name: 'takeover', file: 'docs/migrate.md', make: takeover },
   { name: 'values', file: `${CHART}/README.md`, make: values },
 ];
 
@@ -125,10 +126,26 @@ function gateReasons(): string {
 function waitReasons(): string {
   const remedy = 'check the API server, and the ClusterRole of the controller';
   const namespace = { means: 'its namespace is not known yet', remedy };
-  const rows = Object.entries({ namespace, ...NOT_LOCATED }).map(([reason, { means, remedy }]) => {
-    return [code([reason]), means, remedy];
-  });
+  const init = {
+    means: 'an init container before the gate has not ended; the rules are installed when it has',
+    remedy: 'read the log of that init container',
+  };
+  const rows = Object.entries({ namespace, 'init-containers': init, ...NOT_LOCATED }).map(
+    ([reason, { means, remedy }]) => {
+      return [code([reason]), means, remedy];
+    },
+  );
   return table(['reason', 'means', 'what to do if it lasts'], rows);
+}
+
+/** What test/mesh/takeover.test.ts found. */
+function takeover(): string {
+  const rows = source('test/mesh/takeover.golden').trim().split('\n');
+  const head = ['Istio', 'rules in', 'mode', 'to', 'during the change', 'after an opt-out', 'back to Istio'];
+  return table(
+    head,
+    rows.map((row) => row.split(' | ')),
+  );
 }
 
 const source = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
