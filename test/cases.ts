@@ -119,11 +119,11 @@ const combined: Record<string, string[]> = {
   'many excluded ranges of both families': [
     ...[
       '-x',
-      list(50, (at) => `10.${at}.0.0/${at % 7 === 0 ? 16 : 24},fd00:${at.toString(16)}::/${at % 7 === 0 ? 32 : 64}`),
+      list(70, (at) => `10.${at}.0.0/${at % 7 === 0 ? 16 : 24},fd00:${at.toString(16)}::/${at % 7 === 0 ? 32 : 64}`),
     ],
   ],
   'many ranges, virtual interfaces': ['-k', 'vm0,vm1', '-i', list(40, (at) => `10.${3 * at}.0.0/16`)],
-  'many DNS servers': ['--redirect-dns', '--dns-servers', list(40, (at) => `10.0.${at}.53`)],
+  'many DNS servers': ['--redirect-dns', '--dns-servers', list(70, (at) => `10.0.${at}.53`)],
   'TPROXY, many inbound ports': ['-m', 'TPROXY', '-b', list(40, (at) => `${at * 7 + 1}-${at * 7 + (at % 3) + 1}`)],
   'all DNS, many excluded ports': [...DNS_ALL, '-o', `53,${count(2000, 20)}`, '-d', list(60, (at) => `${at * 2 + 1}`)],
   'the whole lot': [

@@ -114,8 +114,8 @@ const CONFIGURATIONS: Record<string, Configuration> = {
   'ports-100': excluded(100),
   'ports-1000': { ...excluded(1000), quick: true },
   'cidrs-100': {
-    title: '100 excluded CIDRs',
-    flags: { 'istio-service-exclude-cidr': list(100, (at) => (at % 2 === 0 ? `10.${at}.7.0/24` : `fd00:${at}::/64`)) },
+    title: '100 excluded CIDRs of each family',
+    flags: { 'istio-service-exclude-cidr': list(200, (at) => (at % 2 === 0 ? `10.${at}.7.0/24` : `fd00:${at}::/64`)) },
     paths: ['outbound', 'upstream'],
     families: FAMILIES,
     quick: true,

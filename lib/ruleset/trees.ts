@@ -43,7 +43,7 @@ export interface Shape {
  * A rule that looks at a port costs a connection about 25 ns, one that looks at an address alone 5 ns. With four branches a
  * packet meets the fewest rules of a tree.
  */
-const SHAPE: Shape = { short: { ports: 16, cidrs: 32 }, leaf: { ports: 2, cidrs: 16 }, branches: 4 };
+const SHAPE: Shape = { short: { ports: 16, cidrs: 64 }, leaf: { ports: 2, cidrs: 64 }, branches: 4 };
 /** Of a multiport match; a range takes two (linux/netfilter/xt_multiport.h, XT_MULTI_PORTS). */
 const SLOTS = 15;
 

@@ -14,7 +14,7 @@ import { randomNumbers } from '../support/random.ts';
 import { randomRuleset } from '../support/random-ruleset.ts';
 
 const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
-const RANDOM_RULESETS = 3000;
+const RANDOM_RULESETS = 2000;
 
 const list = (length: number, item: (at: number) => string) => Array.from({ length }, (_, at) => item(at)).join();
 const odd = (at: number) => String(2 * at + 1);
@@ -36,26 +36,26 @@ const LONG: Record<string, string[]> = {
   'TPROXY, excluded inbound ports': ['-m', 'TPROXY', '-d', list(60, ranges)],
   'TPROXY, inbound ports': ['-m', 'TPROXY', '-b', list(60, ranges)],
   'TPROXY, ranges that overlap': ['-m', 'TPROXY', '-b', list(60, (at) => `${at + 1}-${at + 500}`)],
-  'excluded CIDRs': ['-x', list(100, both)],
+  'excluded CIDRs': ['-x', list(200, both)],
   'excluded CIDRs of one family': ['-x', list(100, cidr4)],
-  'excluded CIDRs, one family': ['-x', list(100, cidr6), '--ip-families', '6'],
+  'excluded CIDRs, one family': ['-x', list(300, cidr6), '--ip-families', '6'],
   'a power of two in each CIDR': ['-x', list(128, (at) => `8000::/${at + 1}`.replace(/\/1$/, '/128'))],
   'addresses ever further apart': [
     '-x',
     list(
-      60,
+      120,
       (at) =>
-        `${(2n ** BigInt(at + 60))
+        `${(2n ** BigInt(at + 1))
           .toString(16)
           .padStart(32, '0')
           .replace(/(.{4})(?=.)/g, '$1:')}/128`,
     ),
   ],
-  'included CIDRs': ['-i', list(100, both)],
-  'included and excluded CIDRs': ['-i', list(60, cidr4), '-x', list(90, (at) => `10.${at}.7.0/24`)],
+  'included CIDRs': ['-i', list(300, both)],
+  'included and excluded CIDRs': ['-i', list(100, cidr4), '-x', list(90, (at) => `10.${at}.7.0/24`)],
   'virtual interfaces and CIDRs': ['-k', 'vm0', '-i', list(80, both)],
   'several virtual interfaces and CIDRs': ['-k', 'vm0,vm1', '-i', list(80, both)],
-  'ports and CIDRs': ['-o', list(60, odd), '-x', list(80, both), '-q', '7777'],
+  'ports and CIDRs': ['-o', list(60, odd), '-x', list(160, both), '-q', '7777'],
   'all DNS, port 53 among the excluded ones': [...everyDns, '-o', `53,${list(60, odd)}`, '-g', '9'],
   'all DNS, included and excluded ports, owners': [
     ...[...everyDns, '-o', list(60, odd), '-q', list(60, ranges), '-u', '1337,7', '--owner-groups-exclude', '3'],
@@ -74,7 +74,7 @@ for (const [name, args] of Object.entries(LONG)) {
   meaning(`packets fare as with the plan: ${name}`, () => {
     const ruleset = planOf(args);
     assert.ok(hasTrees(withTrees(ruleset)));
-    compare(ruleset, 3000, randomNumbers(name));
+    compare(ruleset, 2000, randomNumbers(name));
   });
 }
 
@@ -114,7 +114,7 @@ meaning(
 const size = suite('trees of lists: size');
 
 size('lists that are short stay as Istio writes them', () => {
-  for (const { name, args } of cases.filter(({ name }) => !/hundred/.test(name))) {
+  for (const { name, args } of cases.filter(({ name }) => !/hundred|many/.test(name))) {
     assert.deepEqual(withTrees(planOf(args)), planOf(args), name);
   }
   const ports = (length: number) => ['-d', list(length, odd), '-e', '15008'];
@@ -122,8 +122,8 @@ size('lists that are short stay as Istio writes them', () => {
   assert.ok(!hasTrees(withTrees(planOf(ports(12)))));
   assert.ok(hasTrees(withTrees(planOf(ports(13)))));
   // And the loopback address is in that of the CIDRs.
-  assert.ok(!hasTrees(withTrees(planOf(['-x', list(31, cidr4)]))));
-  assert.ok(hasTrees(withTrees(planOf(['-x', list(32, cidr4)]))));
+  assert.ok(!hasTrees(withTrees(planOf(['-x', list(63, cidr4)]))));
+  assert.ok(hasTrees(withTrees(planOf(['-x', list(64, cidr4)]))));
 });
 
 size('trees have at most half as many rules more than the plan', () => {
@@ -141,9 +141,9 @@ size('a connection meets about as many rules with long lists as with none', () =
     ['1,000 excluded ports', 16, ['-o', list(1000, (at) => `${at * 50 + 1}`)]],
     ['1,000 excluded inbound ports', 16, ['-d', list(1000, (at) => `${at * 50 + 1}`)]],
     ['1,000 included ports', 16, ['-q', list(1000, (at) => `${at * 50 + 1}`), '-i', '']],
-    ['100 excluded CIDRs', 24, ['-x', list(100, both)]],
-    ['1,000 excluded CIDRs', 48, ['-x', list(1000, both)]],
-    ['1,000 included CIDRs', 48, ['-i', list(1000, both)]],
+    ['100 excluded CIDRs', 64, ['-x', list(100, cidr4)]],
+    ['1,000 excluded CIDRs', 84, ['-x', list(1000, cidr4)]],
+    ['1,000 included CIDRs', 84, ['-i', list(1000, cidr4)]],
   ] as const) {
     const met = most(withTrees(planOf(args)), random);
     assert.ok(met.app <= defaults.app + more, `${name}: ${met.app} rules, defaults ${defaults.app}`);
@@ -175,7 +175,7 @@ function most(ruleset: Ruleset, random: () => number): { app: number; proxy: num
 
 /** One list of each kind, of lengths around those at which a tree begins or grows. */
 function lengths(): [string, string[]][] {
-  return [1, 5, 8, 9, 10, 16, 17, 18, 31, 33, 64, 200].flatMap((length) =>
+  return [1, 5, 8, 9, 10, 16, 17, 18, 33, 64, 65, 66, 130, 200].flatMap((length) =>
     [
       ['-o', ranges],
       ['-d', ranges],

@@ -64,7 +64,9 @@ const untouched: Line[] = [
 const odd = (first: number) => Array.from({ length: 200 }, (_, at) => first + 2 * at).join();
 /** CIDRs of both families where nobody is. */
 const elsewhere = (length: number) =>
-  Array.from({ length }, (_, at) => (at % 2 === 0 ? `10.${100 + at}.0.0/16` : `fd99:${at.toString(16)}::/32`)).join();
+  Array.from({ length }, (_, at) =>
+    at % 2 === 0 ? `10.${100 + (at >> 1)}.0.0/16` : `fd99:${at.toString(16)}::/32`,
+  ).join();
 
 export const cases: TrafficCase[] = [
   {
@@ -263,7 +265,7 @@ export const cases: TrafficCase[] = [
   },
   {
     name: 'many excluded CIDRs',
-    flags: ['-x', `10.10.0.53/32,fd10::53/128,10.20.0.0/24,fd20::/64,${elsewhere(100)}`],
+    flags: ['-x', `10.10.0.53/32,fd10::53/128,10.20.0.0/24,fd20::/64,${elsewhere(200)}`],
     traffic: [
       ['app', 'tcp world:80', 'proxy:15001'],
       ['app', 'tcp dns:80', 'world:80'],
@@ -275,7 +277,7 @@ export const cases: TrafficCase[] = [
   },
   {
     name: 'many CIDRs, with virtual interfaces',
-    flags: ['-k', 'vm0,vm1', '-i', `10.20.0.0/24,fd20::/64,${elsewhere(100)}`],
+    flags: ['-k', 'vm0,vm1', '-i', `10.20.0.0/24,fd20::/64,${elsewhere(200)}`],
     traffic: [
       ['vm', 'tcp second:443', 'proxy:15001'],
       ['vm', 'tcp gateway:8080', 'app:8080'],
