@@ -164,8 +164,9 @@ export const CATALOGUE = {
     why: 'a security profile can be corrected at any time',
   },
   EAFNOSUPPORT: {
-    means: 'IPv6 is disabled in PATH',
-    remedy: 'set the families to 4 or auto, or enable IPv6 there (sysctl net.ipv6.conf.all.disable_ipv6=0)',
+    means: 'IPv6 is disabled in PATH, or on lo there',
+    remedy:
+      'enable IPv6 there (sysctl net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.lo.disable_ipv6=0), or set the families to 4 or auto',
     retry: 'soon',
     why: 'IPv6 can be enabled at any time',
   },

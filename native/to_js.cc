@@ -276,12 +276,6 @@ Value ToJs(Env env, const Identity& identity, const std::string& path) {
   object.Set("cookie", Napi::BigInt::New(env, identity.netns.cookie));
   object.Set("addresses", ArrayOf(env, identity.addresses,
                                   [env](const Address& address) { return Napi::String::New(env, address.text); }));
-  std::vector<Family> families;
-  for (Family family : {Family::kV4, Family::kV6})
-    if (std::any_of(identity.addresses.begin(), identity.addresses.end(),
-                    [family](const Address& address) { return address.family == family; }))
-      families.push_back(family);
-  object.Set("families", ArrayOf(env, families, [env](Family family) { return FamilyToJs(env, family); }));
   object.Set("ipv6", identity.ipv6);
   object.Set("loUp", identity.loopback_up);
   object.Set("foreignUserns", identity.foreign_userns);

@@ -34,6 +34,8 @@ interface Template {
 
 function template(): Template {
   const pod = fixture('native-cni') as Template;
+  for (const { name, env } of (pod.spec as { initContainers: { name: string; env: object[] }[] }).initContainers)
+    if (name === 'istio-proxy') env.push({ name: 'ISTIO_DUAL_STACK', value: 'true' });
   const missing = BYTES - JSON.stringify(pod).length;
   // As what `kubectl apply` or a CNI plugin leaves there.
   if (missing > 0) pod.metadata.annotations['example.com/last-applied'] = 'x'.repeat(missing);

@@ -133,12 +133,12 @@ export interface PlannedTarget extends BackendChoice {
 
 export async function locateAndPlan(
   given: TargetOptions,
-  { spec, families, backend: wanted, counters }: Request,
+  { backend: wanted, counters, ...redirect }: Request,
 ): Promise<PlannedTarget> {
   const identity = await identifyTarget(targetPath(given));
   const { path, dev, ino, cookie } = identity;
   const target: Netns = { path, dev, ino, cookie };
-  const ruleset = plan(spec, familiesOf(identity, families));
+  const ruleset = plan(redirect.spec, familiesOf(identity, redirect));
   const { backend, reason } = await chooseBackend(wanted, identity, ruleset, () => native().probe());
   return { target, families: ruleset.families, backend, reason, form: formOf(ruleset, backend, { counters }) };
 }

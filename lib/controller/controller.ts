@@ -351,7 +351,7 @@ export class Controller {
         });
       return;
     }
-    const { installed, changed, marked, unmarked, takenOver, warnings, stages } = outcome;
+    const { installed, changed, marked, unmarked, takenOver, warnings, unserved, stages } = outcome;
     const news = changed || marked;
     // In a new sandbox it is a first install, not a repair.
     const repaired = entry.drifted === true && changed && entry.installed?.stamp === installed.stamp;
@@ -372,6 +372,10 @@ export class Controller {
     if (takenOver !== undefined) {
       log.info({ pod: `${pod.namespace}/${pod.name}`, new: takenOver === 'new' }, "took over Istio's rules");
       recorder.record(pod, { reason: 'TakenOver', note: TAKEN_OVER[takenOver] });
+    }
+    if (unserved !== undefined && news) {
+      log.warn({ pod: `${pod.namespace}/${pod.name}`, detail: unserved }, 'family not served');
+      if (!this.#options.quiet) recorder.record(pod, { reason: 'FamilyNotServed', note: unserved });
     }
     if (repaired)
       recorder.record(pod, {

@@ -40,6 +40,8 @@ export interface CompiledRules {
   backend: Backend;
   /** The hash of the configuration: 16 hexadecimal digits. */
   rules: string;
+  /** On the family that the proxy does not serve. */
+  note?: string;
 }
 
 export class Planner {
@@ -65,15 +67,17 @@ export class Planner {
 
   /** Rejects with Failure if this network namespace cannot have these rules. */
   async compile(pod: PodRecord, planned: Planned, netns: Identity): Promise<CompiledRules> {
-    const { spec, families: named } = planned.redirect;
-    const families = familiesOf(netns, named, pod.status.podIPs);
-    const ruleset = keep(planned.rulesets, families.join(), () => {
+    const { spec } = planned.redirect;
+    const families = familiesOf(netns, planned.redirect, pod.status.podIPs);
+    const { captured, blocked, loopback6, note } = families;
+    const which = `${captured} ${blocked} ${loopback6}`;
+    const ruleset = keep(planned.rulesets, which, () => {
       const ruleset = plan(spec, families);
       planned.size += sizeOf(ruleset.tables);
       return ruleset;
     });
     const { backend } = await chooseBackend(this.#config.backend, netns, ruleset, () => this.#probe);
-    const { form, rules } = keep(planned.forms, `${backend} ${families.join()}`, () => {
+    const { form, rules } = keep(planned.forms, `${backend} ${which}`, () => {
       const form = formOf(ruleset, backend, { counters: this.#config.counters });
       planned.size += sizeOf(form.ruleset.tables);
       return { form, rules: hashOf(form) };
@@ -84,7 +88,7 @@ export class Planner {
     dropOldestRules(this.#planned);
     dropOldestRules(this.#compiled);
     try {
-      return { compiled: await compiled, backend, rules };
+      return { compiled: await compiled, backend, rules, ...(note !== undefined && { note }) };
     } catch (error) {
       this.#compiled.delete(rules);
       throw error;

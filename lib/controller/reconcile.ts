@@ -47,6 +47,8 @@ export type Outcome =
       /** Istio's rules were in the pod before ours: written while it was made, or earlier. */
       takenOver?: 'new' | 'running';
       warnings: string[];
+      /** On the family of the pod that its proxy does not serve. */
+      unserved?: string;
       stages: Stages;
     };
 
@@ -130,7 +132,7 @@ export class Reconciler {
     watch.lap('locate');
     if ('reason' in netns) return { result: 'waiting', ...netns };
 
-    const { compiled, backend, rules } = await this.#planner.compile(pod, planned, netns);
+    const { compiled, backend, rules, note } = await this.#planner.compile(pod, planned, netns);
     watch.lap('plan');
 
     const target: Netns = { path: netns.path, dev: netns.dev, ino: netns.ino, cookie: netns.cookie };
@@ -178,6 +180,7 @@ export class Reconciler {
       ...unmarked,
       ...takenOver,
       warnings: [...warnings, ...doubts],
+      ...(note !== undefined && { unserved: note }),
       stages,
     };
   }

@@ -33,7 +33,7 @@ export async function demo(io: Io, wanted: 'auto' | Backend): Promise<void> {
   }
 
   const identity = await identifyTarget(stage.podPath);
-  const families = familiesOf(identity, 'auto');
+  const { captured: families } = familiesOf(identity, redirect({}));
   heading(io, 'Before: everybody reaches whom they dial');
   const before = await observe(stage, families, 'before');
   printTraffic(io, before);
@@ -83,7 +83,7 @@ async function install(io: Io, path: string, flags: Flags, wanted: 'auto' | Back
     rows.push(['', name, `${((performance.now() - began) * 1000).toFixed(0)} us`, says(result)]);
     return result;
   };
-  const { spec, families } = await timed(
+  const asked = await timed(
     'configure',
     () => 'flags and annotations, checked',
     () => redirect({ flags: flagSource(flags) }),
@@ -93,7 +93,7 @@ async function install(io: Io, path: string, flags: Flags, wanted: 'auto' | Back
     ({ ino, cookie }: Identity) => `inode ${ino}, cookie ${cookie}`,
     () => identifyTarget(path),
   );
-  const ruleset = await timed('plan', countText, () => plan(spec, familiesOf(identity, families)));
+  const ruleset = await timed('plan', countText, () => plan(asked.spec, familiesOf(identity, asked)));
   const { backend, reason } = await chooseBackend(wanted, identity, ruleset, () => native().probe());
   const form = formOf(ruleset, backend, { counters: true });
   const compiled = await timed(

@@ -57,6 +57,19 @@ export function argumentsSource(words: readonly string[], place: string): Source
   return source;
 }
 
+/**
+ * The cluster's defaults among the words of a gate: those of the form `--flag=value` whose flag is in the option table.
+ * Others are flags of the gate itself.
+ */
+export function defaultsSource(words: readonly string[], place: string): Source {
+  const source: Source = {};
+  for (const [key, { flag }] of optionList) {
+    const text = words.findLast((word) => word.startsWith(`--${flag}=`))?.slice(flag.length + 3);
+    if (text !== undefined) source[key] = { text, field: `${place} args --${flag}`, source: 'default' };
+  }
+  return source;
+}
+
 function split(word: string): { key: string; attached?: string } {
   if (word.startsWith('--')) {
     const equals = word.indexOf('=');

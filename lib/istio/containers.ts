@@ -105,6 +105,13 @@ export function redirectWords(container: Container): string[] | undefined {
   return program < 0 ? undefined : words.slice(program + 1);
 }
 
+/** The words of a gate before `istio-iptables`: its own flags, and the cluster's defaults when the pod was injected. */
+export function gateWords(container: Container): string[] {
+  const words = [...ownWords(container)];
+  const program = words.findIndex((word) => /(^|\/)istio-iptables$/.test(word));
+  return program < 0 || !isGate(container) ? [] : words.slice(0, program);
+}
+
 /** TYPE in `pilot-agent proxy TYPE`, such as sidecar or router; undefined without it. */
 export function proxyType(proxy: Container): string | undefined {
   const words = [...programWords(proxy)];

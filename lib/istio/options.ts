@@ -273,9 +273,9 @@ export const options = {
   dualStack: option({
     flag: 'dual-stack',
     env: ['DUAL_STACK', 'ISTIO_DUAL_STACK'],
-    initial: 'false',
+    initialText: 'true; for a Pod false',
     group: KERNEL,
-    help: 'accepted without effect: the traffic of each family of the pod is captured anyway (see --ip-families)',
+    help: 'whether the proxy serves both families of a pod that has both; if not, it serves IPv4',
     parse: boolean,
   }),
   families: option({
@@ -283,8 +283,17 @@ export const options = {
     placeholder: 'families',
     initial: 'auto',
     group: KERNEL,
-    help: 'auto (the families of the addresses in the network namespace), 4, 6 or 4,6',
+    help: 'auto (the families of the addresses in the network namespace that the proxy serves), 4, 6 or 4,6',
     parse: families,
+  }),
+  unservedFamilies: option({
+    flag: 'unserved-families',
+    env: ['IPNC_UNSERVED_FAMILIES'],
+    placeholder: 'what',
+    initial: 'leave',
+    group: KERNEL,
+    help: 'a family that the proxy does not serve: leave (past the mesh, as Istio), capture, or block (refuse its TCP)',
+    parse: choice('leave', 'capture', 'block'),
   }),
 };
 
@@ -297,4 +306,4 @@ export const optionList = Object.entries(options) as [OptionKey, RedirectOption]
 export type OptionValues = {
   [K in OptionKey]: (typeof options)[K] extends RedirectOption<infer T> ? T | Undefined<K> : never;
 };
-type Undefined<K extends OptionKey> = K extends 'proxyGids' | 'dnsServers' ? undefined : never;
+type Undefined<K extends OptionKey> = K extends 'proxyGids' | 'dnsServers' | 'dualStack' ? undefined : never;

@@ -5,7 +5,7 @@
  */
 
 import { OUTBOUND_MARK } from '../options/values.ts';
-import { type Draft, fromPort, is, isNot, jump, RETURN, RulesetBuilder, toPort } from '../ruleset/builder.ts';
+import { type Draft, fromPort, is, isNot, join, jump, RETURN, RulesetBuilder, toPort } from '../ruleset/builder.ts';
 import type { Cidr, Family, Match, PortRange, Routes, Ruleset, TableName } from '../ruleset/model.ts';
 import { capturesLoopback, type RedirectSpec } from './redirect.ts';
 
@@ -30,8 +30,43 @@ interface Owner {
   isNot: Match;
 }
 
-/** `families` get rules; each is listed at most once. The mode NONE gives a Ruleset without tables and routes. */
-export function plan(spec: RedirectSpec, families: readonly Family[]): Ruleset {
+/** Families that are captured and, if there are any, those that are blocked; each at most once in all. */
+interface PlannedFamilies {
+  captured: readonly Family[];
+  blocked: readonly Family[];
+  /** Whether lo can have `::6`. */
+  loopback6: boolean;
+}
+
+/**
+ * `families`: those that get rules. NONE gives a Ruleset without tables and routes.
+ *
+ * A blocked family is redirected to the proxy without the exceptions that are options. Nobody listens there for this family,
+ * so that the kernel refuses its connections at once.
+ */
+export function plan(spec: RedirectSpec, families: readonly Family[] | PlannedFamilies): Ruleset {
+  const { captured, blocked, loopback6 } = 'captured' in families ? families : whole(families);
+  const rules = rulesOf(spec, captured);
+  const all = blocked.length === 0 ? rules : join(rules, rulesOf(withoutExceptions(spec), blocked));
+  return { ...all, routes: { ...all.routes, loopback6: all.routes.loopback6 && loopback6 } };
+}
+
+function whole(captured: readonly Family[]): PlannedFamilies {
+  return { captured, blocked: [], loopback6: true };
+}
+
+function withoutExceptions(spec: RedirectSpec): RedirectSpec {
+  return {
+    ...spec,
+    inbound: { include: '*', exclude: [] },
+    outbound: { cidrs: '*', excludeCidrs: [], ports: [], excludePorts: [] },
+    ownerGroups: { include: '*', exclude: [] },
+    excludeInterfaces: [],
+    rerouteInterfaces: [],
+  };
+}
+
+function rulesOf(spec: RedirectSpec, families: readonly Family[]): Ruleset {
   const ordered = families.toSorted();
   const to = new RulesetBuilder(ordered);
   if (spec.mode === 'NONE') return to.build({ loopback6: false });

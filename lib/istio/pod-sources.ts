@@ -1,6 +1,6 @@
 /** Reads the redirect settings of a Pod, as sources of the option table. */
-import { argumentsSource } from './arguments.ts';
-import { isGate, isInit, isValidation, PROXY, proxyOf, redirectWords } from './containers.ts';
+import { argumentsSource, defaultsSource } from './arguments.ts';
+import { gateWords, isGate, isInit, isValidation, PROXY, proxyOf, redirectWords } from './containers.ts';
 import { isOwn } from './names.ts';
 import { optionList } from './options.ts';
 import type { Container, Pod } from './pod.ts';
@@ -14,6 +14,9 @@ const CNI_VARIABLES = ['ISTIO_META_DNS_CAPTURE', 'ISTIO_DUAL_STACK', 'INVALID_DR
 
 /** All variables of istio-proxy that the controller reads. */
 export const PROXY_VARIABLES: readonly string[] = [...CNI_VARIABLES, MODE_VARIABLE];
+
+/** How many of the last sources nobody but an administrator writes, or makes stricter. */
+const DEFAULTS = 3;
 
 /** The uid and gid of Istio's proxy if the pod names none or root (istio/cni/pkg/plugin/kubernetes.go). */
 const DEFAULT_ID = '1337';
@@ -29,11 +32,22 @@ const CNI_EXCLUDES = { text: '15020', field: "default of Istio's CNI", source: '
  * have    the result of the mesh's defaults and the pod's annotations at the time of the injection;
  * 3. Istio's annotations;
  * 4. the istio-proxy container's environment, and what it runs as (its securityContext, then the pod's);
- * 5. `defaults`, which are the cluster's;
- * 6. 1337 as the group of a proxy that runs as a user of its own, in a group that nothing names; and the outbound port
+ * 5. the cluster's defaults when the pod was injected, which its gate has: gate and rules agree after they have changed;
+ * 6. `defaults`, which are the cluster's now;
+ * 7. 1337 as the group of a proxy that runs as a user of its own, in a group that nothing names; and the outbound port
  *    15020, which Istio's CNI excludes by default and `istio-init` does not, for a pod that is injected for that.
  */
 export function podSources(pod: Pod, defaults: Source): Source[] {
+  const sources = allSources(pod, defaults);
+  const unserved = strictest(sources.slice(-DEFAULTS));
+  // The administrator's choice: whoever creates a pod can make it stricter, by a gate of his own, and not weaker.
+  return sources.map(({ unservedFamilies: _, ...source }) => ({
+    ...source,
+    ...(unserved && { unservedFamilies: unserved }),
+  }));
+}
+
+function allSources(pod: Pod, defaults: Source): Source[] {
   const inits = (pod.spec?.initContainers ?? []).filter((container) => isInit(container) && redirectWords(container));
   const init = inits.find(isGate) ?? inits[0];
   const annotations = pod.metadata?.annotations ?? {};
@@ -44,14 +58,24 @@ export function podSources(pod: Pod, defaults: Source): Source[] {
     annotationSource(annotations, (key) => !isOwn(key)),
   ];
   const proxy = proxyOf(pod);
-  if (proxy === undefined) return [...sources, defaults];
+  const injected = init === undefined ? {} : defaultsSource(gateWords(init), init.name ?? '');
+  if (proxy === undefined) return [...sources, injected, defaults, {}];
   const hasUser = sources.some(({ proxyUids }) => proxyUids !== undefined);
   const ids = proxyIds(proxy, pod);
   const implied: Source = {
     ...(!hasUser && ids.proxyUids !== undefined && { proxyGids: proxyId('runAsGroup', DEFAULT_ID) }),
     ...(inits.some(isValidation) && { outboundExcludePorts: CNI_EXCLUDES }),
   };
-  return [...sources, containerEnvironment(proxy, CNI_VARIABLES), proxyMode(proxy), ids, defaults, implied];
+  return [...sources, containerEnvironment(proxy, CNI_VARIABLES), proxyMode(proxy), ids, injected, defaults, implied];
+}
+
+const BY_STRICTNESS = ['leave', 'capture', 'block'];
+
+/** The strictest choice for unserved families; one that is invalid is left for the parser to refuse. */
+function strictest(sources: readonly Source[]): Source['unservedFamilies'] {
+  return sources
+    .flatMap(({ unservedFamilies }) => unservedFamilies ?? [])
+    .toSorted((a, b) => BY_STRICTNESS.indexOf(b.text) - BY_STRICTNESS.indexOf(a.text))[0];
 }
 
 /**

@@ -11,6 +11,7 @@
 import { ConfigError } from '../errors.ts';
 import { addresses, cidrText, isLoopback } from '../options/addresses.ts';
 import { nameServers } from '../options/resolv-conf.ts';
+import type { Unserved } from '../options/values.ts';
 import type { Cidr, Family, PortRange } from '../ruleset/model.ts';
 import { PROXY } from './containers.ts';
 import { type OptionKey, type OptionValues, optionList, options } from './options.ts';
@@ -47,8 +48,12 @@ export interface RedirectSpec {
 
 export interface Redirect {
   spec: RedirectSpec;
-  /** `auto` means the families of the netns. */
+  /** `auto`: those of the netns that the proxy serves. */
   families: 'auto' | Family[];
+  /** Whether the proxy serves both families of a pod that has both. */
+  dualStack: boolean;
+  /** What becomes of a family that is not served. The administrator's choice: nothing in a Pod makes it weaker. */
+  unserved: Unserved;
   /** Messages of one line for the user. */
   warnings: string[];
 }
@@ -97,7 +102,14 @@ export function redirect(
   };
   checkTogether(spec, values, given);
   if (pod !== undefined && spec.mode !== 'NONE') warnings.push(...likeTheProxy(pod, spec));
-  return { spec, families: values.families, warnings };
+  const excluded = given.inboundExclude;
+  if (excluded !== undefined && spec.inbound.include !== '*' && meet(spec.inbound.include, values.inboundExclude)) {
+    const text = JSON.stringify(excluded.text);
+    warnings.push(`${excluded.field}: ${text} has no effect: exclusions count only if all inbound ports are captured`);
+  }
+  // Without a Pod nothing is known of a proxy.
+  const dualStack = values.dualStack ?? pod === undefined;
+  return { spec, families: values.families, dualStack, unserved: values.unservedFamilies, warnings };
 }
 
 /** The controller's settings for pods that do not have their own. */
@@ -145,6 +157,10 @@ function read(key: OptionKey, given: Given | undefined): unknown {
   const { parse, initial, flag } = options[key];
   if (given !== undefined) return parse(given.text, given);
   return initial === undefined ? undefined : parse(initial, { field: `--${flag}`, source: 'default' });
+}
+
+function meet(some: readonly PortRange[], others: readonly PortRange[]): boolean {
+  return some.some((one) => others.some((other) => one.first <= other.last && other.first <= one.last));
 }
 
 function withAgentPorts(ports: PortRange[]): PortRange[] {

@@ -34,6 +34,13 @@ export const EVENTS = {
     means: "a setting is invalid; nothing was changed, and the pod's gate keeps waiting or ends with an error",
     remedy: 'correct the setting that the note names',
   },
+  FamilyNotServed: {
+    type: 'Warning',
+    means:
+      'the pod has a family (IPv6) that its proxy does not serve. `unservedFamilies` decides what becomes of its traffic; the note says it',
+    remedy:
+      'set `ISTIO_DUAL_STACK` for istiod and for the proxies, or choose `block` where nothing may go past the mesh',
+  },
   InstallFailed: {
     type: 'Warning',
     means: 'an attempt failed; all of its changes were undone',

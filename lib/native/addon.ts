@@ -26,8 +26,6 @@ export interface Netns {
 export interface Identity extends Netns {
   /** Global unicast addresses on interfaces other than lo, as inet_ntop(3) writes them; none before it is connected. */
   addresses: string[];
-  /** Their families. */
-  families: Family[];
   /** Whether the kernel's IPv6 is there and not disabled on lo in this netns. */
   ipv6: boolean;
   loUp: boolean;

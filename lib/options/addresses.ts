@@ -63,7 +63,7 @@ function familyOf(address: string, text: string, field: string, refusal: Refusal
     throw new ConfigError(field, text, 'a rule cannot have a zone (%)', 'the address without the zone');
   }
   if (family === 6) {
-    const parsed = ipaddr.IPv6.parse(address);
+    const parsed = ipaddr.IPv6.parse(inHexadecimal(address));
     if (parsed.isIPv4MappedAddress()) {
       const plain = parsed.toIPv4Address().toString();
       throw new ConfigError(field, text, 'an IPv4-mapped address never occurs in packets', `${plain}`);
@@ -72,13 +72,22 @@ function familyOf(address: string, text: string, field: string, refusal: Refusal
   return family;
 }
 
+/** Without dotted decimals at the end of an IPv6 address: ipaddr.js takes ::10.0.0.1 for ::ffff:10.0.0.1. */
+function inHexadecimal(address: string): string {
+  if (isIP(address) !== 6) return address;
+  return address.replace(/(\d+)\.(\d+)\.(\d+)\.(\d+)$/, (_, ...bytes: string[]) => {
+    const [a = 0, b = 0, c = 0, d = 0] = bytes.slice(0, 4).map(Number);
+    return `${(a * 256 + b).toString(16)}:${(c * 256 + d).toString(16)}`;
+  });
+}
+
 function canonical(address: string): string {
-  const parsed = ipaddr.parse(address);
+  const parsed = ipaddr.parse(inHexadecimal(address));
   return parsed.kind() === 'ipv6' ? (parsed as ipaddr.IPv6).toRFC5952String() : parsed.toString();
 }
 
 function networkOf(address: string, prefix: number): string {
-  const text = `${address}/${prefix}`;
+  const text = `${inHexadecimal(address)}/${prefix}`;
   return isIP(address) === 4
     ? ipaddr.IPv4.networkAddressFromCIDR(text).toString()
     : ipaddr.IPv6.networkAddressFromCIDR(text).toRFC5952String();

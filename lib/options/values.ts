@@ -102,6 +102,9 @@ export const routeTable: Parser<number> = (text, origin) => {
   return value;
 };
 
+/** What becomes of a family that the pod has and the proxy does not serve. */
+export type Unserved = 'leave' | 'capture' | 'block';
+
 export const families: Parser<'auto' | Family[]> = (text, origin) => {
   switch (text) {
     case 'auto':
@@ -119,7 +122,7 @@ export const families: Parser<'auto' | Family[]> = (text, origin) => {
 };
 
 /**
- * A list separated by commas. Blanks around an item are ignored, the first of equal items counts, and an empty text is
+ * A list separated by commas. White space around an item is ignored, as Istio does it, the first of equal items counts, and an empty text is
  * an empty list. Items with the same `identity` are equal.
  */
 export function list<T>(item: Parser<T>, identity: (value: T) => string = String): Parser<T[]> {
@@ -129,7 +132,7 @@ export function list<T>(item: Parser<T>, identity: (value: T) => string = String
     if (parts.length > MAX_LIST) fail(origin, text, 'too many items in one list', `at most ${MAX_LIST}`);
     const found = new Map<string, T>();
     for (const part of parts) {
-      const trimmed = part.replace(/^ +| +$/g, '');
+      const trimmed = part.trim();
       if (trimmed === '') fail(origin, text, 'has an empty item', 'items separated by single commas');
       const value = item(trimmed, origin);
       const name = identity(value);
@@ -143,7 +146,7 @@ export function list<T>(item: Parser<T>, identity: (value: T) => string = String
 export function wildcardOr<T>(parser: Parser<T>): Parser<'*' | T> {
   return (text, origin) => {
     if (text.trim() === '*') return '*';
-    if (/(^|,) *\* *(,|$)/.test(text))
+    if (/(^|,)\s*\*\s*(,|$)/.test(text))
       fail(origin, text, '"*" together with other items', '"*" alone, which means everything');
     return parser(text, origin);
   };

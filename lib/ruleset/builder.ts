@@ -74,6 +74,54 @@ export class RulesetBuilder {
   }
 }
 
+/** Two rulesets of different families as one. A packet meets the rules of one family only, so each keeps its order. */
+export function join(...rulesets: [Ruleset, Ruleset]): Ruleset {
+  const tables = TABLES.flatMap((name): Table[] => {
+    const chains = new Map<string, Chain>();
+    for (const { families, tables } of rulesets) {
+      for (const chain of tables.find((table) => table.name === name)?.chains ?? []) {
+        const known = chains.get(chain.name) ?? { ...chain, inserts: [], rules: [] };
+        const inserts = merge(
+          known.inserts,
+          chain.inserts.flatMap((rule) => inFamilies(rule, families)),
+        );
+        const rules = merge(
+          known.rules,
+          chain.rules.flatMap((rule) => inFamilies(rule, families)),
+        );
+        chains.set(chain.name, { ...known, inserts, rules });
+      }
+    }
+    return chains.size === 0 ? [] : [{ name, chains: [...chains.values()].sort(byPlace) }];
+  });
+  const [one, other] = rulesets;
+  const loopback6 = one.routes.loopback6 || other.routes.loopback6;
+  const families = [...one.families, ...other.families].toSorted();
+  return { families, tables, routes: { ...other.routes, ...one.routes, loopback6 } };
+}
+
+/** Both in their order. Rules that differ in their family alone become one, as far as the order allows. */
+function merge(rules: readonly Rule[], others: readonly Rule[]): Rule[] {
+  const merged: Rule[] = [];
+  const texts = others.map((rule) => JSON.stringify({ ...rule, family: 0 }));
+  let next = 0;
+  for (const rule of rules) {
+    const twin = texts.indexOf(JSON.stringify({ ...rule, family: 0 }), next);
+    if (twin < 0) {
+      merged.push(rule);
+      continue;
+    }
+    const { family: _, ...both } = rule;
+    merged.push(...others.slice(next, twin), both);
+    next = twin + 1;
+  }
+  return [...merged, ...others.slice(next)];
+}
+
+function inFamilies(rule: Rule, families: readonly Family[]): Rule[] {
+  return rule.family === undefined ? families.map((family) => ({ ...rule, family })) : [rule];
+}
+
 /** Adds our comment to a rule in a builtin chain that does not jump to our chain, so that it is recognised as ours. */
 function complete(chain: string, draft: Draft): Rule {
   const matches = [...(draft.matches ?? [])];

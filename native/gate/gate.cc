@@ -141,7 +141,11 @@ bool Gate::PortsAreFree(Line& line) {
 
 FamilySet Gate::Wanted(const Addresses& addresses) {
   if (!options_.auto_families) return options_.families;
-  if (addresses.global.any()) return addresses.global;
+  if (addresses.global.any()) {
+    FamilySet present = addresses.global;
+    if (present.v6 && !Network::HasIpv6OnLoopback()) present.v6 = false;
+    return Captured(options_, present, addresses.v4_beyond_link);
+  }
   // As the controller: an address may come later.
   return {.v4 = true, .v6 = prober_.Listen(true) == 0};
 }

@@ -2,10 +2,12 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fib_rules.h>
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 namespace ipnc::gate {
 namespace {
@@ -57,6 +59,7 @@ void OnAddress(const void* raw, void* context) {
   found.global.v4 = true;
   // With a peer, as on a tunnel, IFA_ADDRESS is the other end's.
   found.v4 = ntohl(address.U32(IFA_LOCAL, address.U32(IFA_ADDRESS, 0)));
+  if (found.v4 >> 16 != 0xa9fe) found.v4_beyond_link = true;
 }
 
 void OnRule(const void* raw, void* context) {
@@ -87,6 +90,13 @@ Network::Network() : socket_(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK
 Addresses Network::ReadAddresses() {
   Addresses found;
   return Dump(RTM_GETADDR, AF_UNSPEC, OnAddress, &found) ? found : Addresses{};
+}
+
+bool Network::HasIpv6OnLoopback() {
+  const Fd fd(open("/proc/sys/net/ipv6/conf/lo/disable_ipv6", O_RDONLY | O_CLOEXEC));
+  char digit = '0';
+  // A file that cannot be read says nothing; without IPv6 in the kernel there is none.
+  return fd ? read(fd.get(), &digit, 1) != 1 || digit == '0' : errno != ENOENT;
 }
 
 bool Network::HasTproxyRoutes(bool v6, uint32_t mark, uint32_t table) {

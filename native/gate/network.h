@@ -10,7 +10,8 @@ namespace ipnc::gate {
 
 struct Addresses {
   FamilySet global;
-  uint32_t v4 = 0;  // one of the IPv4 ones, host byte order
+  uint32_t v4 = 0;              // one of the IPv4 ones, host byte order
+  bool v4_beyond_link = false;  // one of them is not in 169.254.0.0/16
 };
 
 class Network {
@@ -20,6 +21,9 @@ class Network {
   // Global unicast addresses on interfaces other than lo, as the controller looks for them (native/route.cc). Nothing
   // where the kernel does not answer.
   Addresses ReadAddresses();
+
+  // Whether IPv6 is on for lo, without which nothing can be redirected there.
+  static bool HasIpv6OnLoopback();
 
   // Whether this family has what TPROXY needs beside its rules: `ip rule fwmark MARK lookup TABLE` and
   // `ip route local default dev lo table TABLE`.

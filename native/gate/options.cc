@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 
 #include <optional>
+#include <utility>
 
 namespace ipnc::gate {
 namespace {
@@ -25,10 +26,12 @@ std::optional<uint64_t> Integer(std::string_view text, uint64_t low, uint64_t hi
   return value;
 }
 
+// As Go's strings.TrimSpace: a block of YAML ends with a line break.
 std::string_view Trimmed(std::string_view text) {
-  while (text.starts_with(' ')) text.remove_prefix(1);
-  while (text.ends_with(' ')) text.remove_suffix(1);
-  return text;
+  constexpr std::string_view kSpace = " \t\n\v\f\r";
+  const size_t first = text.find_first_not_of(kSpace);
+  if (first == text.npos) return {};
+  return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
 // What stands before the first `separator`, which goes with it; the rest stays.
@@ -196,12 +199,22 @@ const char* ReadTable(const char* text, Options& options) {
 }
 
 // As Go's strconv.ParseBool.
-const char* ReadDns(const char* text, Options& options) {
+template <bool Options::*kMember>
+const char* ReadBoolean(const char* text, Options& options) {
   for (const std::string_view word : {"1", "t", "T", "true", "TRUE", "True"})
-    if (word == text) return options.captures_dns = true, nullptr;
+    if (word == text) return options.*kMember = true, nullptr;
   for (const std::string_view word : {"0", "f", "F", "false", "FALSE", "False"})
-    if (word == text) return options.captures_dns = false, nullptr;
+    if (word == text) return options.*kMember = false, nullptr;
   return "not a boolean; expected true or false";
+}
+
+const char* ReadUnserved(const char* text, Options& options) {
+  const std::string_view choice = text;
+  // What is blocked is redirected as well.
+  options.leaves_unserved = choice == "leave";
+  return choice == "leave" || choice == "capture" || choice == "block"
+             ? nullptr
+             : "not a known value; expected one of leave, capture, block";
 }
 
 const char* ReadFamilies(const char* text, Options& options) {
@@ -303,12 +316,13 @@ constexpr Known kKnown[] = {
     {"inbound-tunnel-port", 'e', true, ReadPort<&Options::tunnel_port>, {"INBOUND_TUNNEL_PORT"}},
     {"proxy-uid", 'u', true, ReadUids, {"PROXY_UID"}},
     {"proxy-gid", 'g', true, ReadGids, {"PROXY_GID"}},
-    {"redirect-dns", 0, false, ReadDns, {"REDIRECT_DNS", "ISTIO_META_DNS_CAPTURE"}},
+    {"redirect-dns", 0, false, ReadBoolean<&Options::captures_dns>, {"REDIRECT_DNS", "ISTIO_META_DNS_CAPTURE"}},
     {"capture-all-dns", 0, false, nullptr, {"CAPTURE_ALL_DNS"}},
     {"dns-servers"},
     {"drop-invalid", 0, false, nullptr, {"DROP_INVALID", "INVALID_DROP"}},
-    {"dual-stack", 0, false, nullptr, {"DUAL_STACK", "ISTIO_DUAL_STACK"}},
+    {"dual-stack", 0, false, ReadBoolean<&Options::dual_stack>, {"DUAL_STACK", "ISTIO_DUAL_STACK"}},
     {"ip-families", 0, true, ReadFamilies},
+    {"unserved-families", 0, true, ReadUnserved, {"IPNC_UNSERVED_FAMILIES"}},
     // How istio-iptables goes about it (lib/istio/foreign.ts).
     {"iptables-probe-port", 0, true, ReadPort<&Options::probe_port>, {"IPTABLES_PROBE_PORT"}},
     {"probe-timeout", 0, true, ReadDuration<&Options::probe_timeout_ms>, {"PROBE_TIMEOUT"}},
@@ -338,6 +352,11 @@ constexpr Known kKnown[] = {
     {"help", 'h', false, ReadHelp},
 };
 constexpr size_t kCount = sizeof(kKnown) / sizeof(kKnown[0]);
+constexpr size_t kFirstOfOwn = [] {
+  size_t at = 0;
+  while (kKnown[at].flag != "expect") ++at;
+  return at;
+}();
 
 // Where a value came from, and the value.
 struct Given {
@@ -363,8 +382,9 @@ bool IsProgram(std::string_view word, std::string_view name) {
 }
 
 // As pflag reads them: `--flag value`, `--flag=value`, `-f value`, `-fvalue`, `-f=value`; a boolean takes a value only
-// with `=`.
-bool ReadWords(const char* const* words, Given (&given)[kCount], Options& options, Refusal& refusal) {
+// with `=`. Flags of istio-iptables before that word are the cluster's defaults.
+bool ReadWords(const char* const* words, Given (&given)[kCount], Given (&defaults)[kCount], Options& options,
+               Refusal& refusal) {
   const auto usage = [&refusal](std::string_view word, std::string_view wrong) {
     return Refuse(refusal, Exit::kUsage, "argument", word, wrong);
   };
@@ -377,7 +397,12 @@ bool ReadWords(const char* const* words, Given (&given)[kCount], Options& option
         return usage(options.program[0], "not an absolute path; expected the path of a program");
       break;
     }
-    if (IsProgram(word, "istio-iptables") || (at == words && IsProgram(word, "pod-network-gate"))) continue;
+    if (at == words && IsProgram(word, "pod-network-gate")) continue;
+    if (IsProgram(word, "istio-iptables")) {
+      for (size_t i = 0; i < kFirstOfOwn; ++i)
+        if (given[i].text) defaults[i] = std::exchange(given[i], {});
+      continue;
+    }
     if (!word.starts_with('-') || word.size() < 2)
       return usage(word, "not a flag; expected flags of the gate, then istio-iptables and its flags (see --help)");
     const bool is_long = word.starts_with("--");
@@ -452,12 +477,13 @@ bool CheckTogether(const Options& options, Refusal& refusal) {
 }  // namespace
 
 bool ReadOptions(const char* const* words, const char* const* environment, Options& options, Refusal& refusal) {
-  Given given[kCount];
-  if (!ReadWords(words, given, options, refusal)) return false;
+  Given given[kCount], defaults[kCount];
+  if (!ReadWords(words, given, defaults, options, refusal)) return false;
   for (size_t i = 0; i < kCount; ++i) {
     const Known& known = kKnown[i];
     if (!known.read) continue;
-    const Given value = given[i].text ? given[i] : FromEnvironment(known, environment);
+    Given value = given[i].text ? given[i] : FromEnvironment(known, environment);
+    if (!value.text) value = defaults[i];
     if (!value.text) continue;
     const char* wrong = known.read(value.text, options);
     if (!wrong) continue;
@@ -490,6 +516,11 @@ bool IsCaptured(const Options& options, uint32_t uid, uint32_t gid) {
   owners(options.uids, uid);
   if (verdict == Verdict::kGoOn) owners(options.gids.empty() ? options.uids : options.gids, gid);
   return verdict == Verdict::kCaptured;
+}
+
+FamilySet Captured(const Options& options, FamilySet present, bool v4_beyond_link) {
+  const bool serves_v6 = options.dual_stack || !v4_beyond_link;
+  return {.v4 = present.v4, .v6 = present.v6 && (serves_v6 || !options.leaves_unserved)};
 }
 
 bool IsLoopback(const Options& options, uint32_t address) {

@@ -43,6 +43,10 @@ struct Options {
   bool excludes_lo = false;
   bool auto_families = true;
   FamilySet families;  // where not auto
+  // With auto: whether the proxy serves both families of a pod that has both, and whether the other one is left without
+  // rules (lib/netns/families.ts).
+  bool dual_stack = false;
+  bool leaves_unserved = true;
   // 0: what the rest says, see TimeoutMs().
   uint64_t timeout_ms = 0;
   // Of istio-iptables, which looks for rules that it has written itself. 0: not given.
@@ -75,6 +79,9 @@ uint64_t TimeoutMs(const Options& options);
 // end with one that lets everybody else's traffic on lo go, so without loopback among what is captured it is the first
 // owner alone.
 bool IsCaptured(const Options& options, uint32_t uid, uint32_t gid);
+
+// The families of a pod with these addresses that get rules. `v4_beyond_link`: whether one of IPv4 is not link-local.
+FamilySet Captured(const Options& options, FamilySet present, bool v4_beyond_link);
 
 // Whether `address` (host byte order) is what the rules take for the application's own loopback, and leave alone.
 bool IsLoopback(const Options& options, uint32_t address);

@@ -1,7 +1,7 @@
 /** The chart as the real helm renders it. test/cluster/chart.test.ts installs it on a real API server. */
 
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { V1ConfigMap, V1DaemonSet, V1Job, V1NetworkPolicy, V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import { parse } from 'yaml';
@@ -17,6 +17,7 @@ const test = suite('chart');
 test.needs('helm');
 
 const folder = scratchFolder('chart');
+const NAME = 'istio-pod-network-controller';
 
 const chartFile = (name: string) => readFileSync(join(CHART, name), 'utf8');
 const MONITORS = ['podMonitor', 'prometheusRule', 'dashboard'].map((name) => `monitoring.${name}.enabled=true`);
@@ -316,6 +317,7 @@ test('every option of "ipnc run" can be given, and the chart knows of no other',
     'exclude-namespaces',
     'runtime-events',
     'marks',
+    'unserved-families',
   ]);
   const options = [...runOptionList, ...optionList].map(([, { flag }]) => flag);
   assert.deepEqual(
@@ -324,7 +326,7 @@ test('every option of "ipnc run" can be given, and the chart knows of no other',
   );
   const file = join(folder, 'config.yaml');
   writeFileSync(file, 'config: {redirect-dns: true, resync: 1m, istio-inbound-ports: [80, 443], concurrency: 4}\n');
-  const set = ['excludeNamespaces={a,b}', 'enroll=istio', 'marks=failures'];
+  const set = ['excludeNamespaces={a,b}', 'enroll=istio', 'marks=failures', 'unservedFamilies=block'];
   const config = configOf(await render(set, '--values', file));
   assert.equal(config.resync, 60_000);
   assert.equal(config.concurrency, 4);
@@ -333,7 +335,105 @@ test('every option of "ipnc run" can be given, and the chart knows of no other',
   assert.deepEqual(config.excludeNamespaces, ['a', 'b']);
   assert.equal(config.enroll, 'istio');
   assert.equal(config.marks, 'failures');
+  assert.equal(config.redirect.unservedFamilies?.text, 'block');
 });
+
+test('as a dependency of another chart, with a condition', async () => {
+  const parent = join(folder, 'parent');
+  mkdirSync(join(parent, 'templates'), { recursive: true });
+  const dependency = { name: NAME, version: '*', repository: `file://${CHART}`, condition: `${NAME}.enabled` };
+  const chart = { apiVersion: 'v2', name: 'parent', version: '0.1.0', dependencies: [dependency] };
+  writeFileSync(join(parent, 'Chart.yaml'), JSON.stringify(chart));
+  await helm('dependency', 'build', parent);
+  for (const enabled of [true, false]) {
+    const text = await helm('template', 'mesh', parent, '--set', `${NAME}.enabled=${enabled}`);
+    assert.equal(/^kind: DaemonSet$/m.test(text), enabled);
+  }
+});
+
+const texts: Record<string, [yaml: string, flag: string, text: string]> = {
+  'a list with blanks': ['excludeInboundPorts: "80, 443"', 'istio-local-exclude-ports', '80, 443'],
+  'a block with a line break': ['includeOutboundPorts: |\n  80,443\n', 'istio-outbound-ports', '80,443\n'],
+  'ranges with blanks': [
+    'excludeIPRanges: "10.0.0.0/8, fd00::/8"',
+    'istio-service-exclude-cidr',
+    '10.0.0.0/8, fd00::/8',
+  ],
+  'a port as a number': ['includeOutboundPorts: 443', 'istio-outbound-ports', '443'],
+  'a large number': ['config: {proxy-uid: 1000650000}', 'proxy-uid', '1000650000'],
+  'large numbers in a list': ['config: {proxy-uid: [1000650000, 7]}', 'proxy-uid', '1000650000,7'],
+  'a boolean': ['config: {dual-stack: true}', 'dual-stack', 'true'],
+};
+for (const [what, [yaml, flag, expected]] of Object.entries(texts)) {
+  test(`in a values file, ${what}`, async () => {
+    const file = join(folder, 'texts.yaml');
+    writeFileSync(file, yaml);
+    const config = configOf(await render([], '--values', file));
+    const [key] = optionList.find(([, option]) => option.flag === flag) ?? [];
+    assert.equal(key === undefined ? undefined : config.redirect[key]?.text.trim(), expected.trim());
+  });
+}
+
+test('what the gate is told of the cluster is what the controller is told', async () => {
+  const read = ['proxy-uid', 'dual-stack', 'loopback-cidr', 'istio-service-cidr', 'unserved-families'];
+  const file = join(folder, 'gate.yaml');
+  const config = { 'proxy-uid': 1000650000, 'dual-stack': true, 'loopback-cidr': '127.0.0.0/8', 'drop-invalid': true };
+  writeFileSync(file, JSON.stringify({ includeIPRanges: '10.0.0.0/8', unservedFamilies: 'capture', config }));
+  for (const mode of ['istio']) {
+    const objects = await render([`injection.mode=${mode}`], '--values', file, '--kube-version', '1.36');
+    const { redirect } = configOf(objects);
+    const text = JSON.stringify(objects);
+    for (const [key, { flag }] of optionList) {
+      const given = read.includes(flag) ? redirect[key]?.text : undefined;
+      assert.equal(text.includes(`--${flag}=`), given !== undefined, flag);
+      if (given !== undefined) assert.ok(text.includes(`--${flag}=${given}`), flag);
+    }
+  }
+});
+
+test('values that users of other charts look for', async () => {
+  const file = join(folder, 'others.yaml');
+  const values = {
+    imagePullSecrets: [{ name: 'registry.example.com' }],
+    priorityClassName: 'node-critical.example.com',
+    updateStrategy: { type: 'OnDelete' },
+    terminationGracePeriodSeconds: 60,
+    env: { NODE_OPTIONS: '--max-old-space-size=128', LIMIT: 1000650000 },
+    labels: { team: 'mesh' },
+    appArmorProfile: 'runtime/default',
+    seccompProfile: { type: 'Localhost', localhostProfile: 'profiles/mesh.json' },
+    seLinuxOptions: { type: 'spc_t' },
+  };
+  writeFileSync(file, JSON.stringify(values));
+  const objects = await render([], '--values', file);
+  const { spec, pod, container, template } = daemonSet(objects);
+  assert.deepEqual(spec?.updateStrategy, values.updateStrategy);
+  for (const key of ['imagePullSecrets', 'priorityClassName', 'terminationGracePeriodSeconds'] as const)
+    assert.deepEqual(pod[key], values[key]);
+  assert.deepEqual(container.env?.slice(-2), [
+    { name: 'LIMIT', value: '1000650000' },
+    { name: 'NODE_OPTIONS', value: values.env.NODE_OPTIONS },
+  ]);
+  for (const { kind, metadata } of objects) if (kind !== 'Pod') assert.equal(metadata.labels?.team, 'mesh', kind);
+  assert.equal(template?.metadata?.labels?.team, 'mesh');
+  const { appArmorProfile, seccompProfile } = pod.securityContext ?? {};
+  assert.deepEqual([appArmorProfile, seccompProfile], [{ type: 'RuntimeDefault' }, values.seccompProfile]);
+  assert.deepEqual(container.securityContext?.seLinuxOptions, { type: 'spc_t' });
+  const scc = only(await render(['kubernetesDistribution=OpenShift'], '--values', file), 'SecurityContextConstraints');
+  assert.deepEqual(scc.seccompProfiles, ['localhost/profiles/mesh.json']);
+});
+
+for (const [given, type, localhostProfile] of [
+  ['RuntimeDefault', 'RuntimeDefault'],
+  ['unconfined', 'Unconfined'],
+  ['localhost/mesh', 'Localhost', 'mesh'],
+  ['mesh', 'Localhost', 'mesh'],
+] as const) {
+  test(`appArmorProfile=${given}`, async () => {
+    const { pod } = daemonSet(await render([`appArmorProfile=${given}`]));
+    assert.deepEqual(pod.securityContext?.appArmorProfile, { type, ...(localhostProfile && { localhostProfile }) });
+  });
+}
 
 test('no object of the schema takes names that it does not list', () => {
   const schema = JSON.parse(chartFile('values.schema.json')) as Record<string, unknown>;
@@ -387,6 +487,12 @@ const refused: [set: string, says: RegExp][] = [
   ['bench.resources.limit.cpu=1', /'\/bench\/resources': additional properties 'limit' not allowed/],
   ['bench.activeDeadlineSeconds=0', /'\/bench\/activeDeadlineSeconds': minimum: got 0, want 1/],
   ['bench.ttlSecondsAfterFinished=1h', /'\/bench\/ttlSecondsAfterFinished': got string, want integer/],
+  ['updateStrategy.rollingUpdate.maxSurge=1', /additional properties 'maxSurge' not allowed/],
+  ['seccompProfile.type=runtime/default', /'\/seccompProfile\/type': value must be one of/],
+  ['env.IPNC_ENROLL=istio', /env\.IPNC_ENROLL: the chart sets the controller's options itself/],
+  ['labels.app\\.kubernetes\\.io/name=x', /labels\.app\.kubernetes\.io\/name: the chart sets this label itself/],
+  ['imagePullSecrets[0].name=Registry', /'\/imagePullSecrets\/0\/name': 'Registry' does not match/],
+  ['unservedFamilies=drop', /'\/unservedFamilies': value must be one of 'leave', 'capture', 'block'/],
   ['ingress.enabled=true', /'\/ingress\/enabled': value must be false/],
 ];
 for (const [set, says] of refused) {

@@ -51,6 +51,9 @@ const common = ({ hostUsers, readinessGates = [] }: PodOptions) => ({
   ...(hostUsers !== undefined && { hostUsers }),
 });
 
+/** The toolbox listens on both families. */
+const DUAL_STACK = { name: 'ISTIO_DUAL_STACK', value: 'true' };
+
 /** What the injector makes of its default flags. */
 const ARGUMENTS = (mode: string) =>
   `istio-iptables -p 15001 -z 15006 -u 1337 -m ${mode} -i * -x  -b * -d 15090,15021,15020 --log_output_level=default:info`;
@@ -78,6 +81,7 @@ export function meshPod(
   const proxy = container(1337, toolbox('istio-proxy', 'serve', '--name', 'istio-proxy', ...serves));
   proxy.env = [
     { name: 'ISTIO_META_INTERCEPTION_MODE', value: mode },
+    DUAL_STACK,
     ...(dnsCapture ? [{ name: 'ISTIO_META_DNS_CAPTURE', value: 'true' }] : []),
   ];
   if (mode === 'TPROXY') proxy.securityContext = TRANSPARENT;
@@ -122,6 +126,7 @@ export function gatedPod(name: string, given: GatedPodOptions = {}): V1Pod {
     imagePullPolicy: 'Never',
     ...(command && { command }),
     args: [...gate, ...ARGUMENTS('REDIRECT').split(' ')],
+    env: [DUAL_STACK],
     ...(annotationsMounted && { volumeMounts: [{ name: 'podinfo', mountPath: '/etc/podinfo' }] }),
   };
   if (made.spec) {
@@ -155,6 +160,7 @@ export function sidecarPod(name: string, { app, guarded = true }: SidecarPodOpti
   const proxy: V1Container = {
     ...toolbox('istio-proxy', 'serve', '--name', 'HTTP/1.1 200 OK', '--tcp', ports),
     restartPolicy: 'Always',
+    env: [DUAL_STACK],
     command: [...(guarded ? [MOUNTED_GATE, ...words, '--'] : []), '/toolbox'],
     lifecycle: { postStart: { exec: { command: [MOUNTED_GATE, ...hook] } } },
     volumeMounts: [{ name: 'pod-network-gate', mountPath: MOUNT, readOnly: true }],

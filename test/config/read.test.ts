@@ -130,6 +130,7 @@ for (const [key, { flag, env }] of optionList) {
       dnsServers: '10.0.0.1',
       loopback: '127.0.0.0/8',
       mode: 'TPROXY',
+      unservedFamilies: 'block',
     };
     const cidr = /Cidrs$/.test(key) ? '10.0.0.0/8' : undefined;
     const name = /Interfaces$/.test(key) ? 'eth1' : undefined;

@@ -205,12 +205,12 @@ for (const backend of BACKENDS) {
     ] as const) {
       await install(netns, '--loopback-cidr', range);
       const environment = { ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR: range };
-      opened(await home.start(netns, [], { environment }).ended, opens);
+      opened(await home.start(netns, ['--dual-stack'], { environment }).ended, opens);
       // With the default it would dial what these rules leave alone.
-      await neverOpens(netns);
+      await neverOpens(netns, ['--dual-stack']);
     }
     await install(netns);
-    opened(await home.start(netns, ['--iptables-probe-port', '4711']).ended, SOON);
+    opened(await home.start(netns, ['--dual-stack', '--iptables-probe-port', '4711']).ended, SOON);
   });
 
   test('DNS capture, owner groups, drop-invalid and no inbound capture are no hindrance', async () => {
@@ -339,13 +339,62 @@ test('the families are those of the addresses, and come late if they do', async 
   await apply(six);
   opened(await home.start(six).ended, SOON, 'IPv6 is redirected');
   const late = await withAddresses('192.0.2.7/24');
-  const gate = await home.start(late).waiting();
+  const gate = await home.start(late, ['--dual-stack']).waiting();
   await inside(late, ['ip', 'address', 'add', '2001:db8::7/64', 'dev', 'eth0', 'nodad']);
   await apply(late, '--ip-families', '4');
   await staysShut(gate, late);
   await apply(late);
   await hint(late);
   opened(await gate.ended, /woken by a datagram/);
+});
+
+test('of a pod with both families, it waits for those that get rules', async () => {
+  const pod = JSON.stringify({ kind: 'Pod', spec: { containers: [{ name: 'istio-proxy' }] } });
+  const four = 'IPv4 is redirected';
+  const both = 'IPv4 and IPv6 are redirected';
+  for (const [words, families] of [
+    [[], four],
+    [['--dual-stack'], both],
+    [['--unserved-families=capture'], both],
+    [['--unserved-families=block'], both],
+    [['--unserved-families=block', '--ip-families=4'], four],
+  ] as const) {
+    const netns = await withAddresses('192.0.2.7/24', '2001:db8::7/64');
+    // What of the words counts for the pod stands where an injector writes it.
+    const gate = await home.start(netns, [...words, 'istio-iptables', '-m', 'REDIRECT']).waiting();
+    if (families === both) {
+      await apply(netns, '--ip-families', '4');
+      await hint(netns);
+      await staysShut(gate, netns);
+    }
+    const { code, stderr } = await ipnc(['apply', '--release', '--netns', netns, '--pod', '-', ...words], {
+      input: pod,
+    });
+    assert.equal(code, 0, stderr);
+    opened(await gate.ended, /woken by a datagram/, families);
+  }
+  const link = await withAddresses('169.254.172.7/22', '2001:db8::7/64');
+  await apply(link);
+  opened(await home.start(link).ended, SOON, both);
+});
+
+test('IPv6 off on lo alone: it waits for IPv4', async () => {
+  const netns = await withAddresses('192.0.2.7/24', '2001:db8::7/64');
+  await inside(netns, ['sysctl', '-qw', 'net.ipv6.conf.lo.disable_ipv6=1']);
+  const gate = await home.start(netns, ['--dual-stack']).waiting();
+  await apply(netns);
+  await hint(netns);
+  opened(await gate.ended, /woken by a datagram/, 'IPv4 is redirected');
+});
+
+test("the cluster's defaults, before the word istio-iptables, count where nothing else is said", async () => {
+  const netns = await farm.add();
+  const none = ['--istio-inbound-interception-mode=NONE', 'istio-iptables'];
+  assert.match((await home.start(netns, none).ended).line, /^open: .*mode NONE/);
+  await apply(netns);
+  opened(await home.start(netns, [...none, '-m', 'REDIRECT']).ended, SOON);
+  const environment = { ISTIO_INBOUND_INTERCEPTION_MODE: 'REDIRECT' };
+  opened(await home.start(netns, none, { environment }).ended, SOON);
 });
 
 test('a netns whose lo comes up only with the rules', async () => {
@@ -610,6 +659,7 @@ test('mode NONE: there is nothing to wait for', async () => {
 
 /** A value that each option takes, by its flag; a comma in it would do in a list alone. */
 const VALUES: Record<string, string> = {
+  'unserved-families': 'block',
   'istio-inbound-interception-mode': 'REDIRECT',
   'istio-service-cidr': '10.0.0.0/8',
   'istio-service-exclude-cidr': '10.1.0.0/16',
@@ -671,7 +721,13 @@ for (const words of [
 
 /** Options whose values say what is to be waited for, and so are read; of all others the value is nothing to it. */
 const READ = new Set(
-  ['m', 'b', 't', 'r', 'i', 'o', 'p', 'z', 'e', 'u', 'g'].concat(['loopback-cidr', 'redirect-dns', 'ip-families']),
+  ['m', 'b', 't', 'r', 'i', 'o', 'p', 'z', 'e', 'u', 'g'].concat([
+    'loopback-cidr',
+    'redirect-dns',
+    'dual-stack',
+    'ip-families',
+    'unserved-families',
+  ]),
 );
 
 for (const [key, { flag, short, env = [], placeholder }] of optionList) {

@@ -46,6 +46,8 @@ test('without anything it is what Istio injects', () => {
       tproxy: { mark: 1337, table: 133 },
     },
     families: 'auto',
+    dualStack: true,
+    unserved: 'leave',
     warnings: [],
   });
 });
@@ -173,6 +175,21 @@ test("the agent's ports are always excluded", () => {
   assert.deepEqual(exclude(''), [port(15020), port(15021), port(15090)]);
 });
 
+test('an IPv4-compatible address is not an IPv4-mapped one', () => {
+  for (const text of ['::127.0.0.53/128', '::7f00:35/128']) {
+    const { spec } = redirect({ flags: flags({ 'istio-service-cidr': text }) }, none);
+    assert.deepEqual(spec.outbound.cidrs, [{ family: 6, address: '::7f00:35', prefix: 128 }]);
+  }
+});
+
+test('white space around items is ignored, also the line break of a YAML block', () => {
+  const { spec } = redirect(
+    { flags: flags({ 'istio-outbound-ports': '80,\t443\n', 'istio-service-cidr': ' *\n' }) },
+    none,
+  );
+  assert.deepEqual([spec.outbound.ports, spec.outbound.cidrs], [[port(80), port(443)], '*']);
+});
+
 test('addresses are canonical', () => {
   const { spec } = redirect({ flags: flags({ 'istio-service-cidr': ' FD00:0:0::/8 , 10.0.0.0/8' }) }, none);
   assert.deepEqual(spec.outbound.cidrs, [
@@ -283,6 +300,55 @@ test("the proxy's environment", () => {
     [1337],
     'the application may call its variables as it likes',
   );
+});
+
+test('whether the proxy serves both families: its environment, what Istio passed, the cluster', () => {
+  const dual = (given: object) => redirect(given, none).dualStack;
+  const proxy = (value: string) => ({
+    spec: { containers: [{ name: 'istio-proxy', env: [{ name: 'ISTIO_DUAL_STACK', value }] }] },
+  });
+  const yes = { 'dual-stack': 'true' };
+  assert.equal(dual({ pod: {} }), false);
+  assert.equal(dual({ pod: proxy('true') }), true);
+  assert.equal(dual({ pod: injected(['--dual-stack']) }), true);
+  assert.equal(dual({ pod: {}, defaults: flags(yes) }), true);
+  assert.equal(dual({ pod: proxy('false'), defaults: flags(yes) }), false);
+});
+
+test("what becomes of a family that is not served is the administrator's choice; a pod can only make it stricter", () => {
+  const choice = (admin: string | undefined, pod: Pod) =>
+    redirect({ pod, defaults: admin === undefined ? {} : flags({ 'unserved-families': admin }) }, none).unserved;
+  const variable = [{ name: 'IPNC_UNSERVED_FAMILIES', value: 'leave' }];
+  const gate = (...args: string[]): Pod => ({
+    spec: { initContainers: [{ name: 'pod-network-gate', args, env: variable }] },
+  });
+  const after = (what: string) => gate('istio-iptables', `--unserved-families=${what}`);
+  const before = (what: string) => gate(`--unserved-families=${what}`, 'istio-iptables');
+  assert.equal(choice(undefined, {}), 'leave');
+  for (const admin of ['leave', 'capture', 'block']) {
+    assert.equal(choice(admin, {}), admin);
+    for (const what of ['leave', 'capture', 'block']) assert.equal(choice(admin, after(what)), admin);
+    assert.equal(choice(admin, before('leave')), admin);
+    assert.equal(choice(admin, before('block')), 'block');
+  }
+  assert.equal(choice('leave', before('capture')), 'capture');
+});
+
+test('the defaults of the cluster that a gate was given are those of its pod', () => {
+  const pod: Pod = {
+    spec: {
+      initContainers: [
+        {
+          name: 'pod-network-gate',
+          command: ['/usr/local/bin/pod-network-gate', '--timeout=5m', '--envoy-port=16001', '--proxy-uid=2102'],
+          args: ['istio-iptables', '-u', '2103'],
+        },
+      ],
+      containers: [{ name: 'istio-proxy' }],
+    },
+  };
+  const { spec } = redirect({ pod, defaults: flags({ 'envoy-port': '17001', 'inbound-capture-port': '17006' }) }, none);
+  assert.deepEqual([spec.proxyPort, spec.inboundPort, spec.proxyUids], [16001, 17006, [2103]]);
 });
 
 test('DNS servers are asked for only where they count', () => {

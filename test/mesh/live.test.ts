@@ -213,7 +213,7 @@ for (const backend of BACKENDS) {
   );
 
   test(
-    `${backend}: with ISTIO_DUAL_STACK the proxy has both families; without it IPv6 does not get past the proxy`,
+    `${backend}: with ISTIO_DUAL_STACK the proxy has both families; without it IPv6 is left out, or blocked if so chosen`,
     async () => {
       for (const address of [v4(of('dual')), v6(of('dual'))]) {
         const { status } = await request(mesh, outsider, url(address, HTTP));
@@ -221,9 +221,24 @@ for (const backend of BACKENDS) {
       }
       const out = await request(mesh, of('dual'), url(v6(outsider), HTTP));
       assert.ok(out.header('X-Forwarded-Proto') !== undefined, out.text);
-      // Whether or not Envoy listens on IPv6 there, nobody gets past it.
-      const single = await request(mesh, outsider, url(v6(of('web')), HTTP));
-      assert.match(single.status, /connection refused|reset|EOF/);
+      // STRICT is in force, so whoever is answered has gone past the proxy.
+      const single = () => request(mesh, outsider, url(v6(of('web')), HTTP));
+      assert.equal((await single()).status, '200');
+      const past = await request(mesh, of('web'), url(v6(outsider), HTTP));
+      assert.deepEqual([past.status, past.header('X-Forwarded-Proto')], ['200', undefined]);
+      const fieldSelector = 'reason=FamilyNotServed,involvedObject.name=web';
+      const events = await mesh.cluster.core.listNamespacedEvent({ namespace, fieldSelector });
+      assert.match(events.items[0]?.message ?? '', /^IPv6 of this pod is left out of the mesh/);
+
+      await controller?.stop();
+      const { node, kubeconfig } = mesh.cluster;
+      const flags = ['--enroll=istio', '--backend', backend, '--unserved-families', 'block'];
+      controller = await ControllerProcess.start(node, kubeconfig, ...flags);
+      await until('blocked: IPv6', single, ({ status }) => /connection refused|reset|EOF/.test(status));
+      // istiod may have given this Envoy listeners of IPv6. Then the request is in the mesh.
+      const blocked = await request(mesh, of('web'), url(v6(outsider), HTTP));
+      assert.ok(blocked.status !== '200' || blocked.header('X-Forwarded-Proto') !== undefined, blocked.text);
+      assert.equal((await request(mesh, of('client'), url('web', HTTP))).status, '200');
     },
     SLOW,
   );

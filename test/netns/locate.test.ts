@@ -109,7 +109,6 @@ function kernel(netns: Record<string, string[] | Code>) {
       ino: 1,
       cookie,
       addresses: found,
-      families: [4],
       ipv6: true,
       loUp: true,
       foreignUserns: false,

@@ -71,6 +71,7 @@ const cases: Record<string, Bad> = {
   'two prefixes': flag(['-i', '10.0.0.0/8/8'], '"10.0.0.0/8/8"', CIDR),
   'short address': flag(['-i', '10/8'], '--istio-service-cidr', '"10/8"', CIDR),
   'octal address': flag(['-i', '010.0.0.0/8'], '"010.0.0.0/8"', CIDR),
+  'IPv4-mapped, in hexadecimal': flag(['-i', '::ffff:7f00:35/128'], '::ffff:7f00:35/128', 'expected 127.0.0.53'),
   'IPv4-mapped': flag(['-i', '::ffff:10.0.0.1/128'], '::ffff:10.0.0.1/128', 'expected 10.0.0.1'),
   'zone id': flag(['-x', 'fe80::1%eth0/128'], 'fe80::1%eth0/128', 'address without the zone'),
   'host name': flag(['-x', 'example.com/32'], '"example.com/32"', CIDR),

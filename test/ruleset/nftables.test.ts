@@ -42,6 +42,20 @@ for (const { name, args } of [...cases, ...more]) {
   });
 }
 
+for (const { name, args } of cases.filter(({ args }) => !args.includes('--ip-families'))) {
+  meaning(`a blocked family: each family fares as by itself, in both forms: ${name}`, () => {
+    const { spec } = redirect({ flags: argumentsSource(args, 'flags') }, () => ['10.96.0.10']);
+    const ruleset = plan(spec, { captured: [4], blocked: [6], loopback6: true });
+    compare(ruleset, 500, randomNumbers(name));
+    const alone = { 4: plan(spec, [4]), 6: plan(spec, { captured: [], blocked: [6], loopback6: true }) };
+    for (const packet of packetsFor(ruleset, 500, randomNumbers(name)))
+      for (const table of TABLES) {
+        const expected = fateByRuleset(alone[packet.family], table, packet);
+        assert.deepEqual(fateByRuleset(ruleset, table, packet), expected, `${table}, ${inspect(packet)}`);
+      }
+  });
+}
+
 meaning(
   'packets fare as with the Ruleset: rules that no plan makes',
   () => {

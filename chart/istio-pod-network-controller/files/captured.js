@@ -19,7 +19,9 @@ const answer = (host) =>
   });
 
 const addresses = Object.values(networkInterfaces()).flat().filter(({ internal, address }) => !internal && !address.startsWith('fe80:'));
-const wanted = new Set(addresses.map(({ family }) => family));
+const { IP_FAMILIES = 'auto' } = process.env;
+const families = addresses.map(({ family }) => family).filter((family) => /auto/.test(IP_FAMILIES) || IP_FAMILIES.includes(family.at(-1)));
+const wanted = new Set(families);
 for (const end = Date.now() + 60_000; wanted.size > 0 && Date.now() < end; await sleep(200)) {
   for (const family of wanted) if ((await answer(NOBODY[family])) === token) wanted.delete(family);
 }
@@ -27,4 +29,4 @@ server.close();
 if (wanted.size > 0) {
   console.error(`not captured within a minute: ${[...wanted].join(', ')}; this pod's Events and the controller's log say why`);
   process.exitCode = 1;
-} else console.log(`captured: ${[...new Set(addresses.map(({ family }) => family))].join(', ')}`);
+} else console.log(`captured: ${[...new Set(families)].join(', ')}`);

@@ -46,7 +46,25 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: istio
+{{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "app.kubernetes.io/part-of" "helm.sh/chart" }}
+{{- range $name, $value := .Values.labels }}
+{{- if has $name $own }}
+{{- fail (printf "\n\nlabels.%s: the chart sets this label itself: leave it out\n" $name) }}
+{{- end }}
+{{ $name }}: {{ $value | quote }}
+{{- end }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{/* Of the controller's container, as YAML; nothing: the runtime's own. */}}
+{{- define "istio-pod-network-controller.seLinuxOptions" -}}
+{{- $options := dict -}}
+{{- if eq .Values.kubernetesDistribution "OpenShift" -}}
+{{- $options = dict "user" "system_u" "role" "system_r" "type" "spc_t" "level" "s0" -}}
+{{- end -}}
+{{- with merge (deepCopy .Values.seLinuxOptions) $options -}}
+{{- toYaml . -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Names by which somebody may ask for metrics; any address may be asked as well. */}}
@@ -99,9 +117,27 @@ its socket anew, and a mounted file would stay the old one.
 {{- get (dict "panic" "fatal" "warning" "warn") .Values.LogLevel | default .Values.LogLevel -}}
 {{- end -}}
 
+{{/*
+A value as text, a list with commas. A number of a values file is a float, whatever is written: 1000650000 would be
+1.00065e+09.
+*/}}
+{{- define "istio-pod-network-controller.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}
+{{- printf "%.0f" . -}}
+{{- else if kindIs "slice" . -}}
+{{- $texts := list -}}
+{{- range . -}}
+{{- $texts = append $texts (include "istio-pod-network-controller.text" .) -}}
+{{- end -}}
+{{- join "," $texts -}}
+{{- else -}}
+{{- toString . -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The configuration file of "ipnc run". */}}
 {{- define "istio-pod-network-controller.config" -}}
-{{- $config := dict "enroll" .Values.enroll "exclude-namespaces" .Values.excludeNamespaces "marks" .Values.marks "log-level" (include "istio-pod-network-controller.logLevel" .) "runtime-events" .Values.runtimeEvents -}}
+{{- $config := dict "enroll" .Values.enroll "exclude-namespaces" .Values.excludeNamespaces "marks" .Values.marks "log-level" (include "istio-pod-network-controller.logLevel" .) "runtime-events" .Values.runtimeEvents "unserved-families" .Values.unservedFamilies -}}
 {{- $flags := dict
   "includeIPRanges" "istio-service-cidr"
   "excludeIPRanges" "istio-service-exclude-cidr"
@@ -110,13 +146,34 @@ its socket anew, and a mounted file would stay the old one.
   "includeOutboundPorts" "istio-outbound-ports"
   "excludeOutboundPorts" "istio-local-outbound-ports-exclude" -}}
 {{- range $value, $flag := $flags -}}
-{{- $text := get $.Values $value | toString -}}
-{{- if not (has $text (list "" "*")) -}}
+{{- $text := include "istio-pod-network-controller.text" (get $.Values $value) -}}
+{{- if not (has (trim $text) (list "" "*")) -}}
 {{- if hasKey $.Values.config $flag -}}
 {{- fail (printf "\n\nconfig.%s and %s set the same option: remove one of them\n" $flag $value) -}}
 {{- end -}}
 {{- $_ := set $config $flag $text -}}
 {{- end -}}
 {{- end -}}
-{{- merge $config .Values.config | toYaml -}}
+{{- range $flag, $given := .Values.config -}}
+{{- $_ := set $config $flag (include "istio-pod-network-controller.text" $given) -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{/*
+The cluster's redirect options as words for the gate, as {"words": [...]}. They come before the word istio-iptables: gate and
+controller take them where a pod says nothing. Options that say how a pod's rules are written do not matter to a gate.
+*/}}
+{{- define "istio-pod-network-controller.gateDefaults" -}}
+{{- $config := include "istio-pod-network-controller.config" . | fromYaml -}}
+{{- $words := list -}}
+{{- range $flag := list "istio-inbound-interception-mode" "istio-inbound-ports" "istio-inbound-tproxy-mark"
+  "istio-inbound-tproxy-route-table" "istio-service-cidr" "istio-local-outbound-ports-exclude" "istio-exclude-interfaces"
+  "loopback-cidr" "envoy-port" "inbound-capture-port" "inbound-tunnel-port" "proxy-uid" "proxy-gid" "redirect-dns"
+  "dual-stack" "ip-families" "unserved-families" -}}
+{{- if and (hasKey $config $flag) (ne (printf "%s=%v" $flag (get $config $flag)) "unserved-families=leave") -}}
+{{- $words = append $words (printf "--%s=%s" $flag (include "istio-pod-network-controller.text" (get $config $flag))) -}}
+{{- end -}}
+{{- end -}}
+{{- dict "words" $words | toJson -}}
 {{- end -}}

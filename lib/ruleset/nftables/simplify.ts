@@ -295,12 +295,19 @@ class Simplifier {
     const at = steps.findIndex(({ target, box }) => target.kind === 'return' && unownedField(box) !== undefined);
     const [box, field] = [steps[at]?.box, unownedField(steps[at]?.box)];
     if (box === undefined || field === undefined) return [...steps];
-    if (box.size > 1)
+    const family = box.get('nfproto');
+    if (box.size > (family === undefined ? 1 : 2))
       throw new Error(`a return of all but some owners, with conditions besides: ${[...box.keys()].join(', ')}`);
-    const owners: Box = new Map([[field, difference(DOMAIN[field], box.get(field) ?? [])]]);
+    const owners: Box = new Map(box).set(field, difference(DOMAIN[field], box.get(field) ?? []));
+    // A return in one family says nothing about the other.
+    const others: Box[] = family === undefined ? [] : [new Map([['nfproto', difference(DOMAIN.nfproto, family)]])];
     const later = steps
       .slice(at + 1)
-      .map((step) => (step.target.kind === 'return' ? step : { ...step, box: meet(step.box, owners) }));
+      .flatMap((step) =>
+        step.target.kind === 'return'
+          ? step
+          : [owners, ...others].map((wide) => ({ ...step, box: meet(step.box, wide) })),
+      );
     return this.#ownersNamed(this.#improve([...steps.slice(0, at), ...later]));
   }
 
