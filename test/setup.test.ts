@@ -76,7 +76,7 @@ test('elsewhere than on Debian the packages are named', async () => {
   standIn('id', 'echo 0');
   const { code, stderr } = await setup([], bare);
   assert.equal(code, 1);
-  assert.match(stderr, /names of the packages in Debian: g\+\+ make /);
+  assert.match(stderr, /Their names in Debian are: g\+\+ make /);
 });
 
 test('root installs all of it, and is told if that did not help', async () => {
@@ -86,7 +86,7 @@ test('root installs all of it, and is told if that did not help', async () => {
   assert.equal(code, 1);
   assert.ok(stdout.includes('setup: installing system packages: g++ make'), stdout);
   assert.match(readFileSync(aptLog, 'utf8'), /^update\ninstall -y --no-install-recommends g\+\+ .*clang/m);
-  assert.ok(stderr.includes('what they should bring is not there: g++'), stderr);
+  assert.ok(stderr.includes('files of them are missing: g++'), stderr);
 });
 
 test('root is told what to run if installing fails', async () => {
