@@ -346,7 +346,8 @@ test('as a dependency of another chart, with a condition', async () => {
   writeFileSync(join(parent, 'Chart.yaml'), JSON.stringify(chart));
   await helm('dependency', 'build', parent);
   for (const enabled of [true, false]) {
-    const text = await helm('template', 'mesh', parent, '--set', `${NAME}.enabled=${enabled}`);
+    const values = `${NAME}.enabled=${enabled},${NAME}.image.repository=example.com/ipnc`;
+    const text = await helm('template', 'mesh', parent, '--set', values);
     assert.equal(/^kind: DaemonSet$/m.test(text), enabled);
   }
 });
