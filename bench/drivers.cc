@@ -20,6 +20,7 @@
 //                             connect: a new TCP connection, without making and closing the sockets
 //                             query: a datagram and its answer, with a new socket
 //                             trip: a byte there and back on one TCP connection
+//                             The answer is the median of the exchanges.
 //   reference                 a fixed amount of work: arithmetic, system calls, and waking another thread
 //
 // and "usage" with the CPU time in microseconds of this process and of the children that have ended, and the largest
@@ -32,6 +33,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -283,64 +285,75 @@ ipnc::Fd Accept(int listener) {
   return ipnc::Fd(Check(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC), "accept"));
 }
 
-// All in one thread, so that no other one is waited for: the kernel completes a connection before anybody accepts it.
+// The median. All in one thread, so that no other one is waited for: the kernel completes a connection before anybody
+// accepts it.
 std::chrono::nanoseconds Exchange(const std::string& what, const End& client, Address to, const std::string& server,
                                   uint16_t port, int count) {
   using Clock = std::chrono::steady_clock;
   const int family = to.storage.ss_family;
   const bool query = what == "query";
   if (!query && what != "connect" && what != "trip") throw Failure{EINVAL, what};
+  if (count < 1) throw Failure{EINVAL, "COUNT"};
   const int type = query ? SOCK_DGRAM : SOCK_STREAM;
   const ipnc::Fd listener = Listen(server, family, type, port);
   SetTimeout(listener.get());
   const Visit visit(client.netns);
   const As as(client.uid);
-  std::chrono::nanoseconds took{};
+  std::vector<std::chrono::nanoseconds> took;
+  took.reserve(static_cast<size_t>(count));
   char byte = 0;
+  const auto timed = [&took](auto exchange) {
+    const auto start = Clock::now();
+    exchange();
+    took.push_back(Clock::now() - start);
+  };
+  const auto dial = [&](int fd) { Check(connect(fd, to.get(), to.length), "connect"); };
+  const auto pass = [&byte](int from, int there) {
+    Check(static_cast<int>(send(from, &byte, 1, 0)), "send");
+    Check(static_cast<int>(recv(there, &byte, 1, 0)), "recv");
+  };
   if (what == "connect") {
     for (int i = 0; i < count; ++i) {
       const ipnc::Fd fd = SocketOf(family, type);
       SetReset(fd.get());
       SetTimeout(fd.get());
-      const auto start = Clock::now();
-      Check(connect(fd.get(), to.get(), to.length), "connect");
-      took += Clock::now() - start;
+      timed([&] { dial(fd.get()); });
       Accept(listener.get());
     }
   } else if (query) {
     for (int i = 0; i < count; ++i) {
-      const auto start = Clock::now();
-      const ipnc::Fd fd = SocketOf(family, type);
-      SetTimeout(fd.get());
-      Check(connect(fd.get(), to.get(), to.length), "connect");
-      Check(static_cast<int>(send(fd.get(), &byte, 1, 0)), "send");
-      Address from;
-      from.length = sizeof(from.storage);
-      Check(static_cast<int>(recvfrom(listener.get(), &byte, 1, 0, from.get(), &from.length)), "recvfrom");
-      Check(static_cast<int>(sendto(listener.get(), &byte, 1, 0, from.get(), from.length)), "sendto");
-      Check(static_cast<int>(recv(fd.get(), &byte, 1, 0)), "recv");
-      took += Clock::now() - start;
+      timed([&] {
+        const ipnc::Fd fd = SocketOf(family, type);
+        SetTimeout(fd.get());
+        dial(fd.get());
+        Check(static_cast<int>(send(fd.get(), &byte, 1, 0)), "send");
+        Address from;
+        from.length = sizeof(from.storage);
+        Check(static_cast<int>(recvfrom(listener.get(), &byte, 1, 0, from.get(), &from.length)), "recvfrom");
+        Check(static_cast<int>(sendto(listener.get(), &byte, 1, 0, from.get(), from.length)), "sendto");
+        Check(static_cast<int>(recv(fd.get(), &byte, 1, 0)), "recv");
+      });
     }
   } else {
     const ipnc::Fd fd = SocketOf(family, type);
     SetReset(fd.get());
     SetTimeout(fd.get());
-    Check(connect(fd.get(), to.get(), to.length), "connect");
+    dial(fd.get());
     const ipnc::Fd other = Accept(listener.get());
     SetTimeout(other.get());
     const int one = 1;
     for (const int end : {fd.get(), other.get()})
       Check(setsockopt(end, SOL_TCP, TCP_NODELAY, &one, sizeof(one)), "TCP_NODELAY");
-    const auto start = Clock::now();
     for (int i = 0; i < count; ++i) {
-      Check(static_cast<int>(send(fd.get(), &byte, 1, 0)), "send");
-      Check(static_cast<int>(recv(other.get(), &byte, 1, 0)), "recv");
-      Check(static_cast<int>(send(other.get(), &byte, 1, 0)), "send");
-      Check(static_cast<int>(recv(fd.get(), &byte, 1, 0)), "recv");
+      timed([&] {
+        pass(fd.get(), other.get());
+        pass(other.get(), fd.get());
+      });
     }
-    took = Clock::now() - start;
   }
-  return took;
+  const auto middle = took.begin() + count / 2;
+  std::nth_element(took.begin(), middle, took.end());
+  return *middle;
 }
 
 void Do(const std::vector<std::string>& words) {

@@ -17,7 +17,7 @@ import type { Bench, Workload } from './workload.ts';
 
 const ROUNDS = { quick: 6, full: 60 };
 const SET_UPS = { quick: 1, full: 3 };
-/** Exchanges of a round; their mean is one sample. */
+/** Exchanges of a round; their median is one sample. */
 const BURST = { quick: 50, full: 200 };
 
 const PROXY = 1337;
@@ -294,7 +294,7 @@ function subjectsOf(
         round: async () => {
           const pod = pods[turn++ % pods.length] as Pod;
           const words = [...path.words(pod, family, captured), burst].map(String);
-          return [(await bench.floors.do('exchange', ...words)) / burst];
+          return [await bench.floors.do('exchange', ...words)];
         },
         usage: async () => {
           const { cpu, rss } = await bench.floors.usage('own');

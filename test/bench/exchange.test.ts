@@ -30,7 +30,7 @@ test('each takes some time in both families, and needs a server at its end', asy
     for (const address of Object.values(LOOPBACK)) {
       for (const what of ['connect', 'query', 'trip']) {
         const took = await floors.do('exchange', what, netns, '0', address, '7001', netns, '7001', '20');
-        assert.ok(took / 20 > 1 && took / 20 < 50_000, `${what}: ${took} us`);
+        assert.ok(took > 1 && took < 50_000, `${what}: ${took} us`);
         const astray = floors.do('exchange', what, netns, '0', address, '7002', netns, '7001', '1');
         await assert.rejects(astray, /error (ECONNREFUSED|EAGAIN)/, `${what} to a port without a server`);
       }
