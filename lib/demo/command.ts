@@ -18,21 +18,21 @@ interface Given {
 
 export function demoCommand({ io, exit }: Context): Command {
   return new Command('demo')
-    .summary('the whole path on this machine, no cluster needed')
+    .summary('show how it works on this machine; needs no cluster')
     .description(
-      'Makes a pod (a network namespace with an app and a stand-in for its sidecar) and a client outside of it, shows\n' +
-        'who answers whom, installs the rules as "apply" does, and shows it again. Exit code 1 if any connection goes\n' +
-        'another way than it should.\n\n' +
-        'All of it happens in namespaces of its own, which go with it, even on Ctrl-C. An ordinary user gets a user\n' +
+      'Creates a pod (a network namespace with an app and a stand-in for its sidecar) and a client outside of the pod.\n' +
+        'Shows which program answers each connection, installs the rules with the code of "apply", and shows the\n' +
+        'connections again. Exit code 1 if a connection has an unexpected result.\n\n' +
+        'It runs in its own namespaces, which are removed at its end, even after Ctrl-C. An ordinary user gets a user\n' +
         'namespace.',
     )
     .addOption(new Option('--backend <name>', 'auto, iptables-legacy or nftables (default: auto)'))
-    .option('--cluster', 'a real pod on a real node instead; in the project folder only, as root')
-    .option('--mesh', 'a real Istio on that node instead; in the project folder only, as root')
+    .option('--cluster', 'show a real pod on a real node; only in the project folder, as root')
+    .option('--mesh', 'show pods of a real Istio on that node; only in the project folder, as root')
     .action(async ({ backend, cluster = false, mesh = false }: Given) => {
       const wanted = readBackend(backend);
       if ((cluster || mesh) && !existsSync(CLUSTER_DEMO)) {
-        throw new Failure('ERR_CLUSTER', { detail: "the tests' cluster is not part of what is installed here" });
+        throw new Failure('ERR_CLUSTER', { detail: "the tests' cluster is not part of this installation" });
       }
       const sandbox = await runInSandbox();
       if (sandbox.ran) {
@@ -40,7 +40,7 @@ export function demoCommand({ io, exit }: Context): Command {
         return;
       }
       if (sandbox.lack !== undefined) throw new Failure('ERR_UNSHARE', { remedy: sandbox.lack });
-      // What the demo made goes when the process ends, in whatever way; a signal must only end it in an orderly one.
+      // The demo's namespaces are removed when the process exits, so a signal must end it with process.exit().
       for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
         process.on(signal, () => process.exit(128 + constants.signals[signal]));
       }

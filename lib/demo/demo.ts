@@ -28,8 +28,8 @@ export async function demo(io: Io, wanted: 'auto' | Backend): Promise<void> {
   printActors(io, stage);
   if (!stage.hasUids) {
     const left =
-      'LEFT OUT: what the app sends. Only one uid can be had here, and the rules know the sidecar by its uid.';
-    io.err(`\n${paint(io, 'yellow', left)}\nTo see all of it, ${UID_MAP_REMEDY}.\n`);
+      'SKIPPED: connections of the app. Only one uid is available here, and the rules recognise the sidecar by its uid.';
+    io.err(`\n${paint(io, 'yellow', left)}\nTo see all connections, ${UID_MAP_REMEDY}.\n`);
   }
 
   const identity = await identifyTarget(stage.podPath);
@@ -44,10 +44,10 @@ export async function demo(io: Io, wanted: 'auto' | Backend): Promise<void> {
   heading(io, `Installing: ipnc apply --netns ${stage.podPath} ${words.join(' ')}`);
   const { form, compiled } = await install(io, stage.podPath, flags, wanted);
 
-  heading(io, 'What stands there now');
+  heading(io, 'The installed rules');
   printRules(io, form);
 
-  heading(io, 'After: the sidecar gets what it should, and knows where it was going');
+  heading(io, 'After the install: the sidecar gets the captured connections, and knows their original destinations');
   const after = await observe(stage, families, 'after');
   printTraffic(io, after);
 
@@ -57,10 +57,12 @@ export async function demo(io: Io, wanted: 'auto' | Backend): Promise<void> {
   if (failed > 0 || !kept) {
     const total = before.length + after.length;
     const detail =
-      failed > 0 ? `${failed} of ${total} connections took another way` : 'the second install changed something';
+      failed > 0
+        ? `${failed} of ${total} connections had an unexpected result`
+        : 'the second install changed something';
     throw new Failure('ERR_DEMO', { detail });
   }
-  io.out(`\n${paint(io, 'green', `All ${after.length} connections went the way they should.`)}\n`);
+  io.out(`\n${paint(io, 'green', `All ${after.length} connections had the expected result.`)}\n`);
 }
 
 /** As on the command line. */
@@ -85,7 +87,7 @@ async function install(io: Io, path: string, flags: Flags, wanted: 'auto' | Back
   };
   const asked = await timed(
     'configure',
-    () => 'flags and annotations, checked',
+    () => 'reads and checks flags and annotations',
     () => redirect({ flags: flagSource(flags) }),
   );
   const identity = await timed(
@@ -98,11 +100,11 @@ async function install(io: Io, path: string, flags: Flags, wanted: 'auto' | Back
   const form = formOf(ruleset, backend, { counters: true });
   const compiled = await timed(
     'compile',
-    () => `${backend} (${reason}); once for a configuration, serves every pod that shares it`,
+    () => `${backend} (${reason}); done once for each configuration, for all pods with it`,
     () => native().compile(form),
   );
   const result = await timed('install', howText, () => compiled.apply(identity));
-  io.out(`${columns(rows, [2])}\n${paint(io, 'dim', "  the install's own phases, as its thread saw them:")}\n`);
+  io.out(`${columns(rows, [2])}\n${paint(io, 'dim', '  the phases of the install, measured by its thread:')}\n`);
   io.out(phases(io, result.timings));
   return { form, compiled };
 }
@@ -110,8 +112,8 @@ async function install(io: Io, path: string, flags: Flags, wanted: 'auto' | Back
 async function repeat(io: Io, compiled: Compiled, identity: Identity): Promise<boolean> {
   const { changed, timings } = await compiled.apply(identity);
   const { ok } = await compiled.verify(identity);
-  const applied = changed ? 'changed something, which it should not' : 'changes nothing';
-  const verified = ok ? 'reads everything back as planned' : 'finds drift, which it should not';
+  const applied = changed ? 'unexpectedly changed something' : 'changes nothing';
+  const verified = ok ? 'finds the planned rules' : 'unexpectedly found drift';
   const rows = [
     ['', mark(io, !changed), 'apply', applied, `${timings.total.toFixed(0)} us`],
     ['', mark(io, ok), 'verify', verified, ''],
@@ -146,7 +148,7 @@ function printTraffic(io: Io, observations: Observation[]): void {
   const rows = observations.map(({ what, from, to, reply, asExpected }) => {
     const target = `${destinationText(to)}${to.protocol === 'udp' ? '/udp' : ''}`;
     const captured = reply.ok && reply.port !== to.port;
-    const meant = captured && to.protocol === 'tcp' && reply.ok ? `, meant for ${reply.original}` : '';
+    const meant = captured && to.protocol === 'tcp' && reply.ok ? `, sent to ${reply.original}` : '';
     const answer = reply.ok ? `${reply.by} on ${reply.port}${meant}` : reply.error;
     return ['', mark(io, asExpected), what, from, '->', target, answer];
   });

@@ -29,12 +29,12 @@ test(
     assert.match(stdout, /told by containerd, netns \S*\/run\/netns\/cni-/);
     assert.match(stdout, /^ {2}-A ISTIO_OUTPUT /m);
     assert.match(stdout, /^ {2}ok {2}condition {2}True Initialized$/m);
-    const captured = [...stdout.matchAll(/^ {2}ok {2}(outbound|inbound) .* istio-proxy on (\d+), meant for/gm)];
+    const captured = [...stdout.matchAll(/^ {2}ok {2}(outbound|inbound) .* istio-proxy on (\d+), sent to/gm)];
     assert.deepEqual(
       captured.map(([, way, port]) => `${way} ${port}`),
       ['outbound 15001', 'outbound 15001', 'inbound 15006', 'inbound 15006'],
     );
-    assert.match(stdout, /All 4 connections went the way they should/);
+    assert.match(stdout, /All 4 connections had the expected result/);
   },
   { timeoutMs: 90_000, needs: ['cluster', ...NEEDS] },
 );

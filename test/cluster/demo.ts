@@ -59,7 +59,7 @@ async function show(io: Io, mesh: Mesh, wanted: 'auto' | Backend): Promise<void>
   const calls = await mesh.calls(pod, peer, true);
   const rows = calls.map(({ from, address, answer, expected }) => {
     const [by = '', port = '', original = ''] = answer.split(' ');
-    const said = port === '' ? answer : `${by} on ${port}, meant for ${original}`;
+    const said = port === '' ? answer : `${by} on ${port}, sent to ${original}`;
     return ['', mark(io, answer === expected), from === POD ? 'outbound' : 'inbound', from, '->', address, said];
   });
   const untouched = !/ISTIO_|istio-proxy-/.test(await mesh.rules(peer));
@@ -71,7 +71,7 @@ async function show(io: Io, mesh: Mesh, wanted: 'auto' | Backend): Promise<void>
     const what = wrong > 0 ? `${wrong} of ${calls.length} connections went another way than they should` : undefined;
     throw new Failure('ERR_DEMO', { detail: what ?? 'a pod that is not enrolled was touched' });
   }
-  io.out(`\n${paint(io, 'green', `All ${calls.length} connections went the way they should.`)}\n`);
+  io.out(`\n${paint(io, 'green', `All ${calls.length} connections had the expected result.`)}\n`);
 }
 
 /** As iptables-save or nft prints them. */
