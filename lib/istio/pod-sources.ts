@@ -64,7 +64,7 @@ function allSources(pod: Pod, defaults: Source): Source[] {
   const ids = proxyIds(proxy, pod);
   const implied: Source = {
     ...(!hasUser && ids.proxyUids !== undefined && { proxyGids: proxyId('runAsGroup', DEFAULT_ID) }),
-    ...(inits.some(isValidation) && { outboundExcludePorts: CNI_EXCLUDES }),
+    ...(inits.some((each) => isValidation(each) && !isGate(each)) && { outboundExcludePorts: CNI_EXCLUDES }),
   };
   return [...sources, containerEnvironment(proxy, CNI_VARIABLES), proxyMode(proxy), ids, injected, defaults, implied];
 }

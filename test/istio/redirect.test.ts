@@ -83,6 +83,11 @@ test("a pod that waits for Istio's CNI leaves out outbound port 15020, unless so
   const annotated = { 'traffic.sidecar.istio.io/excludeOutboundPorts': '3306' };
   assert.deepEqual(ofPod(waiting(USUAL, annotated)).outbound.excludePorts, [port(3306)]);
   assert.deepEqual(ofPod(injected(USUAL)).outbound.excludePorts, []);
+  // As the template for istiod's injector makes it: the gate under the name of the container that it replaces.
+  const gated = waiting(USUAL);
+  const [validation] = gated.spec.initContainers;
+  const gate = { ...validation, command: ['/pod-network-gate'] };
+  assert.deepEqual(ofPod({ spec: { ...gated.spec, initContainers: [gate] } }).outbound.excludePorts, []);
 });
 
 test("a container with the proxy's uid or gid is warned of, in the record of a pod as well", () => {
