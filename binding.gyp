@@ -38,6 +38,7 @@
         'native/nftables/encode.cc',
         'native/nftables/install.cc',
         'native/nftables/iptables_nft.cc',
+        'native/nftables/iptables_rule.cc',
         'native/nftables/missing_expressions.cc',
         'native/nftables/netlink.cc',
         'native/nftables/parse.cc',

@@ -4,8 +4,8 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-targets='entry rule table nft_rule nft_message route annotations'
-seconds=$((${1:-60} / 7))
+targets='entry rule table nft_rule nft_message iptables_rule route annotations'
+seconds=$((${1:-60} / 8))
 [ "$seconds" -gt 0 ] || seconds=1
 mkdir -p build/fuzz
 
@@ -13,6 +13,7 @@ for target in $targets; do
   case $target in
     annotations) sources=native/gate/annotations.cc ;;
     route) sources='native/netlink/message.cc native/route_message.cc' ;;
+    iptables_rule) sources=native/istio.cc\ native/netlink/message.cc\ $(printf 'native/nftables/%s.cc ' encode iptables_rule netlink parse validate)$(printf 'native/xtables/%s.cc ' encode decode) ;;
     nft_*) sources=native/netlink/message.cc\ $(printf 'native/nftables/%s.cc ' recreate decode encode netlink parse validate write) ;;
     *) sources=native/budget.cc\ $(printf 'native/xtables/%s.cc ' encode decode layout replay) ;;
   esac
