@@ -380,7 +380,7 @@ test('what the gate is told of the cluster is what the controller is told', asyn
   const file = join(folder, 'gate.yaml');
   const config = { 'proxy-uid': 1000650000, 'dual-stack': true, 'loopback-cidr': '127.0.0.0/8', 'drop-invalid': true };
   writeFileSync(file, JSON.stringify({ includeIPRanges: '10.0.0.0/8', unservedFamilies: 'capture', config }));
-  for (const mode of ['istio']) {
+  for (const mode of ['policy', 'istio']) {
     const objects = await render([`injection.mode=${mode}`], '--values', file, '--kube-version', '1.36');
     const { redirect } = configOf(objects);
     const text = JSON.stringify(objects);

@@ -4,12 +4,20 @@ import type { ApiException, CoreV1Api, V1Container, V1Pod } from '@kubernetes/cl
 import { GATE } from '../../chart/image/files.ts';
 import { isGate } from '../../lib/istio/containers.ts';
 import { decide } from '../../lib/istio/enrolment.ts';
+import { optionList } from '../../lib/istio/options.ts';
+import { plan } from '../../lib/istio/plan.ts';
 import { podSources } from '../../lib/istio/pod-sources.ts';
 import { podRedirect } from '../../lib/istio/redirect.ts';
+import type { Source } from '../../lib/istio/sources.ts';
 import type { ApiClient } from '../../lib/kube/client.ts';
 import { toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
+import { native } from '../../lib/native/addon.ts';
+import { familiesOf } from '../../lib/netns/families.ts';
+import { formOf } from '../../lib/ruleset/form.ts';
 import { suite } from '../suite.ts';
+import { GateHome } from '../support/gate.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
+import { Farm, INSTALL_NEEDS, inside } from '../support/netns.ts';
 import { fixture } from '../support/pods.ts';
 import { type CONSTRAINTS, refusals } from '../support/scc.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';
@@ -20,7 +28,7 @@ import { programs } from './programs.ts';
 import { output } from './sandbox/sandbox.ts';
 
 const test = suite('cluster, injection policy');
-test.needs('cluster');
+test.needs('cluster', 'gate', 'setpriv', ...INSTALL_NEEDS);
 
 const TEMPLATE = 'templates/injection-policy.yaml';
 const INITIALIZE = 'istio-pod-network-controller/initialize';
@@ -31,18 +39,27 @@ const NAMESPACES: Record<string, { labels?: Record<string, string>; annotations?
   free: { labels: injection('enabled') },
   twice: { labels: { ...injection('twice'), ...RESTRICTED } },
   cni: { labels: injection('cni') },
+  gateways: { labels: injection('gateway'), annotations: { [INITIALIZE]: 'true' } },
   none: { labels: injection('none') },
   bare: {},
   wanted: { annotations: { [INITIALIZE]: 'true' } },
+  ranged: { annotations: { 'openshift.io/sa.scc.uid-range': '1000660000/10000' } },
+  again: { labels: injection('twice') },
   unwanted: { labels: injection('enabled'), annotations: { [INITIALIZE]: 'false' } },
 };
 const twin = (namespace: string) => `${namespace}-passed-over`;
+const PASSED_OVER = `excludeNamespaces={${['kube-system', ...Object.keys(NAMESPACES).map(twin)]}}`;
+const OPENSHIFT = 'kubernetesDistribution=OpenShift';
 
 let controlPlane: ControlPlane;
 let admin: ApiClient;
 let core: CoreV1Api;
+let farm: Farm;
+let home: GateHome;
 
 test.before(async () => {
+  farm = new Farm('policy');
+  home = new GateHome();
   controlPlane = await startControlPlane({
     controllers: true,
     apiServerFlags: { 'runtime-config': 'admissionregistration.k8s.io/v1beta1=true' },
@@ -54,18 +71,13 @@ test.before(async () => {
     for (const each of [name, twin(name)]) await createNamespace(each, metadata);
   }
   await createNamespace(RELEASE_NAMESPACE);
-  const passedOver = ['kube-system', ...Object.keys(NAMESPACES).map(twin)];
-  await applyPolicy(
-    controlPlane,
-    TEMPLATE,
-    `excludeNamespaces={${passedOver}}`,
-    'image.repository=example.com/ipnc',
-    'image.tag=test',
-  );
+  await applyPolicy(controlPlane, TEMPLATE, PASSED_OVER, 'image.repository=example.com/ipnc', 'image.tag=test');
   const probe = () => create('bare', annotated({ [INITIALIZE]: 'true' }));
   await until('in force: the policy', probe, ({ spec }) => spec?.initContainers !== undefined);
 });
 test.after(async () => {
+  home?.[Symbol.dispose]();
+  await farm?.[Symbol.asyncDispose]();
   admin?.close();
   await controlPlane?.stop();
 });
@@ -169,12 +181,46 @@ async function gated(namespace: string, body: V1Pod): Promise<V1Pod> {
   assert.ok(!names(made).includes('istio-init'));
   assert.equal((made.spec?.volumes ?? []).filter(({ name }) => name === 'pod-network-gate').length, 1);
   const { uid: _, resourceVersion: __, managedFields: ___, name: ____, ...metadata } = made.metadata ?? {};
-  const again = await create(
-    'bare',
-    annotated({ [INITIALIZE]: 'true' }, { metadata: { ...metadata, namespace: 'bare' }, spec: made.spec } as V1Pod),
-  );
+  // Where no webhook is asked. An early gate takes its user from the range of its namespace.
+  const place = namespace === 'ranged' ? 'ranged' : 'bare';
+  const stored = { metadata: { ...metadata, namespace: place }, spec: made.spec } as V1Pod;
+  const again = await create(place, annotated({ [INITIALIZE]: 'true' }, stored));
   assert.deepEqual(again.spec, made.spec, 'idempotent');
   return made;
+}
+
+/** As a pod of a dual-stack cluster has them. */
+const ADDRESSES = `
+ip link add eth0 type veth peer name peer0
+ip address add 10.244.1.2/24 dev eth0
+ip address add fd00:10:244:1::2/64 dev eth0 nodad
+ip link set eth0 up`;
+
+/** Installs the rules that the controller would install, then runs the pod's gate as the pod would. Its last line. */
+async function gateSays(made: V1Pod, defaults: Record<string, string> = {}): Promise<string> {
+  const source: Source = {};
+  for (const [key, { flag }] of optionList) {
+    const text = defaults[flag];
+    if (text !== undefined) source[key] = { text, field: flag, source: 'default' };
+  }
+  const redirect = podRedirect(toPodRecord(made), { redirect: source, defaultInboundPorts: '*' });
+  const netns = await farm.add();
+  try {
+    await inside(netns, ['sh', '-ec', ADDRESSES]);
+    const identity = await native().identify(netns);
+    const ruleset = plan(redirect.spec, familiesOf(identity, redirect));
+    const compiled = await native().compile(formOf(ruleset, 'iptables-legacy', { counters: false }));
+    await compiled.apply(identity);
+    const { command = [], args = [], env = [], securityContext } = gateOf(made);
+    const words = [...command.slice(1), ...args];
+    const environment = Object.fromEntries(env.map(({ name, value = '' }) => [name, value]));
+    const { runAsUser: uid = 0, runAsGroup: gid = 0 } = securityContext ?? {};
+    const ended = await home.start(netns, words, { uid, gid, environment: { ...environment, IPNC_TIMEOUT: '5s' } })
+      .ended;
+    return ended.line.replace(/^open after \S+ \S+: /, '').replace(/; .*/, '');
+  } finally {
+    await farm.del(netns);
+  }
 }
 
 /** The policy leaves it as it would be without it. */
@@ -304,11 +350,76 @@ test("the proxy's user and group, as OpenShift gives them, and as an annotation 
   const unsaid = ofInit((init) => Object.assign(init, { args: ['istio-iptables', '-m', 'REDIRECT'] }), range);
   assert.deepEqual(idsOf(await gated('bare', unsaid)), [1000670001, 1000670002]);
   const list = ofInit((init) => Object.assign(init, { args: ['istio-iptables', '-u', '7,8', '-g', '9'] }), range);
-  assert.deepEqual(idsOf(await gated('bare', list)), [1000670001, 9]);
+  assert.deepEqual(idsOf(await gated('bare', list)), [7, 9]);
   const domain = 'pod-network-controller.istio.io';
   const own = annotated({ [`${domain}/envoy-userid`]: '2102', [`${domain}/envoy-groupid`]: '2103' }, range);
   assert.deepEqual(idsOf(await gated('bare', own)), [2102, 2103]);
 });
+
+const BY_ANNOTATION = { [INITIALIZE]: 'true' };
+/** A pod that istiod has injected in a way that leaves no init container of its own. */
+const withoutInit = (made: V1Pod) =>
+  changed(made, (spec) => Object.assign(spec, { initContainers: spec.initContainers?.slice(1) ?? [] }));
+const servesBoth = (made: V1Pod) =>
+  ofProxy((proxy) => proxy.env?.push({ name: 'ISTIO_DUAL_STACK', value: 'true' }), made);
+const asUser = (id: number, made: V1Pod) =>
+  ofProxy((proxy) => Object.assign(proxy.securityContext ?? {}, { runAsUser: id, runAsGroup: id }), made);
+const traffic = (values: Record<string, string>) =>
+  Object.fromEntries(Object.entries(values).map(([key, value]) => [`traffic.sidecar.istio.io/${key}`, value]));
+
+const FOUR = 'IPv4 is redirected to 15006';
+const BOTH = 'IPv4 and IPv6 are redirected to 15006';
+const RUN: [what: string, body: () => V1Pod, says: string][] = [
+  ['one that is added', () => annotated(BY_ANNOTATION), FOUR],
+  [
+    'one that is added for a proxy of another user',
+    () => annotated(BY_ANNOTATION, asUser(2102, withoutInit(injected()))),
+    FOUR,
+  ],
+  [
+    'one that is added, with a captured loopback range and excluded ports',
+    () => {
+      const ranges = traffic({ includeOutboundIPRanges: '127.0.0.0/8,10.0.0.0/8', excludeOutboundPorts: '80, 443\n' });
+      return annotated({ ...BY_ANNOTATION, ...ranges }, withoutInit(injected()));
+    },
+    FOUR,
+  ],
+  ['one that replaces istio-init', injected, FOUR],
+  [
+    'one that replaces istio-init, of several users',
+    () => ofInit((init) => Object.assign(init, { args: ['istio-iptables', '-u', '64535,1337'] }), injected()),
+    FOUR,
+  ],
+  [
+    "one that replaces an istio-init that says no user, where the proxy's is another one",
+    () =>
+      asUser(
+        3001,
+        ofInit((init) => Object.assign(init, { args: ['istio-iptables', '-m', 'REDIRECT'] }), injected()),
+      ),
+    FOUR,
+  ],
+  [
+    "one that replaces istio-init, with this project's annotation of a user",
+    () => annotated({ 'pod-network-controller.istio.io/envoy-userid': '2102' }, injected()),
+    FOUR,
+  ],
+  ['of a proxy that serves both families', () => servesBoth(injected()), BOTH],
+  ['one that is added for such a proxy', () => annotated(BY_ANNOTATION, servesBoth(withoutInit(injected()))), BOTH],
+  [
+    'where istio-init says something else about families',
+    () => {
+      const env = [{ name: 'ISTIO_DUAL_STACK', value: 'false' }];
+      return servesBoth(ofInit((init) => Object.assign(init, { env }), injected()));
+    },
+    FOUR,
+  ],
+];
+for (const [what, body, says] of RUN) {
+  test(`the gate opens with the rules of the controller: ${what}`, async () => {
+    assert.equal(await gateSays(await gated('bare', body())), says);
+  });
+}
 
 test("the pod's user and group where the proxy has none, and not where there is no proxy", async () => {
   const ofPod = (made: V1Pod) =>
@@ -398,21 +509,31 @@ const constraints: {
     namespace: 'wanted',
     annotations: RANGE,
   },
-  // Limitations of gates that the policy adds before a webhook names the proxy's uid, and of anyuid: docs/install.md.
   {
     by: 'restricted-v2',
-    what: "an early gate by the pod's annotation",
+    what: "an early gate by the pod's annotation, in a namespace with a range",
     body: early,
+    namespace: 'ranged',
     annotations: RANGE,
-    refused: /^pod-network-gate: user 1337 is not from 1000660000 to 1000669999$/,
   },
-  {
-    by: 'anyuid',
-    what: 'uid 1337',
-    body: () => ofUid(1337),
-    refused: /^pod-network-gate: seccomp RuntimeDefault may not be set$/,
-  },
+  { by: 'anyuid', what: 'uid 1337', body: () => ofUid(1337) },
+  { by: 'anyuid', what: "an early gate by the pod's annotation", body: early },
 ];
+test('for OpenShift the policy is in force', async () => {
+  // helm asks this API server for SecurityContextConstraints, which it does not have, unless a version is given.
+  const values = [
+    'injection.wait=init',
+    'image.repository=example.com/openshift',
+    'image.tag=test',
+    OPENSHIFT,
+    PASSED_OVER,
+  ];
+  const input = await renderPolicy(TEMPLATE, values, ['--kube-version', '1.36']);
+  const kubectl = (await programs(['kubectl'])).path('kubectl');
+  const apply = ['apply', '--server-side', '--force-conflicts', '--filename', '-'];
+  await output([kubectl, '--kubeconfig', controlPlane.kubeconfig, ...apply], { input });
+  await inForce('openshift');
+});
 for (const { by, what, body, namespace = 'bare', annotations = {}, refused } of constraints) {
   test(`OpenShift's ${by} ${refused ? 'refuses' : 'admits'} a pod with its gate: ${what}`, async () => {
     const made = await gated(namespace, body());
@@ -422,6 +543,20 @@ for (const { by, what, body, namespace = 'bare', annotations = {}, refused } of 
     else assert.match(found.join('; '), refused);
   });
 }
+
+test('on OpenShift an early gate opens, and has the seccomp profile that the application has', async () => {
+  const made = await gated('ranged', early());
+  assert.deepEqual(idsOf(made), [LAST, 1337]);
+  assert.equal(await gateSays(made), FOUR);
+  assert.equal(gateOf(made).securityContext?.seccompProfile, undefined);
+  const seccompProfile = { type: 'RuntimeDefault' };
+  const profiled = changed(early(), ({ containers: [web] }) =>
+    Object.assign(web?.securityContext ?? {}, { seccompProfile }),
+  );
+  assert.deepEqual(gateOf(await gated('ranged', profiled)).securityContext?.seccompProfile, seccompProfile);
+});
+
+test('for Kubernetes the policy is in force again', () => applyAnew('ipnc', PASSED_OVER));
 
 const capabilities = (...add: string[]) => ({ capabilities: { drop: ['ALL'], add } });
 
@@ -485,7 +620,7 @@ test('enrolled by its own annotation, a pod without Istio has the gate before al
   const made = await gated('bare', body);
   assert.deepEqual(names(made), ['pod-network-gate', 'migrate']);
   const { args, command } = gateOf(made);
-  assert.deepEqual([command, args], [[GATE], ['istio-iptables']]);
+  assert.deepEqual([command, args], [[GATE], ['--expect=auto', 'istio-iptables', '-u', '1337']]);
   assert.deepEqual(gateOf(made).resources, {
     limits: { cpu: '1', memory: '1Gi' },
     requests: { cpu: '500m', memory: '1Gi' },
@@ -499,7 +634,7 @@ test('it gets the known mode and port', async () => {
     'pod-network-controller.istio.io/envoy-port': '15011',
   };
   const made = await gated('bare', annotated({ [INITIALIZE]: 'true', ...known }));
-  assert.deepEqual(gateOf(made).args, ['istio-iptables', '-m', 'TPROXY', '-p', '15011']);
+  assert.deepEqual(gateOf(made).args, ['--expect=auto', 'istio-iptables', '-m', 'TPROXY', '-u', '1337', '-p', '15011']);
 });
 
 test('its quality of service stays what it was', async () => {
@@ -527,6 +662,37 @@ test('the gate is taken back where the webhook then says that Istio waits itself
     );
     assert.deepEqual(made.spec, (await create(twin(namespace), annotated({ [INITIALIZE]: 'true' }))).spec);
   }
+});
+
+test('the gate is taken back from a gateway, of which only the webhook says that it is one', async () => {
+  // As the gateway chart has it: istiod writes image and arguments.
+  const containers = [{ ...application('istio-proxy'), image: 'auto' }];
+  const body = changed(app(), (spec) => Object.assign(spec, { containers }));
+  const made = await create('gateways', body);
+  assert.deepEqual(made.spec, (await create(twin('gateways'), body)).spec);
+  assert.deepEqual(container('istio-proxy', made).args?.slice(0, 2), ['proxy', 'router']);
+});
+
+test('a gate that was added early is made anew for the proxy that the webhook adds', async () => {
+  const { metadata, spec } = await gated('bare', annotated(BY_ANNOTATION));
+  const later = asUser(2102, withoutInit(injected()));
+  const both = {
+    metadata: { generateName: 'web-', annotations: metadata?.annotations ?? {} },
+    spec: {
+      ...spec,
+      initContainers: [...(spec?.initContainers ?? []), ...(later.spec?.initContainers ?? [])],
+      volumes: [...(spec?.volumes ?? []), ...(later.spec?.volumes ?? [])],
+    },
+  };
+  const made = await gated('bare', both as V1Pod);
+  assert.deepEqual(idsOf(made), [2102, 2102]);
+  assert.equal(await gateSays(made), FOUR);
+});
+
+test("an application's container with a name of Istio's keeps no gate away", async () => {
+  const inits = [application('istio-validation')];
+  const body = changed(annotated(BY_ANNOTATION), (spec) => Object.assign(spec, { initContainers: inits }));
+  assert.deepEqual(names(await gated('bare', body)), ['pod-network-gate', 'istio-validation']);
 });
 
 test('a pod takes the gate off the word of its namespace only with a proxy', async () => {
@@ -640,6 +806,17 @@ test("left alone: the controller's own pods, mirrors of files on a node, and kub
 
 test('where istiod is asked twice, its istio-init comes back, and Pod Security refuses it', async () => {
   await assert.rejects(create('twice', app()), refused(/violates PodSecurity .*container "istio-init"/));
+});
+
+test('and where Pod Security is not enforced, our policy refuses it, and says what to do', async () => {
+  for (const native of ['true', 'false']) {
+    const body = annotated({ 'sidecar.istio.io/nativeSidecar': native });
+    await assert.rejects(create('again', body), (error: ApiException<unknown>) => {
+      assert.equal(error.code, 422);
+      assert.match(error.message, /both the gate .* and istio-init: .*reinvocationPolicy of istiod to Never/);
+      return true;
+    });
+  }
 });
 
 test('a pod as large as one can be', async () => {
@@ -774,26 +951,45 @@ test('ephemeral containers are not read', async () => {
 /** Returns when it counts. `name` is that of the image. */
 async function applyAnew(name: string, ...values: string[]): Promise<void> {
   await applyPolicy(controlPlane, TEMPLATE, ...values, `image.repository=example.com/${name}`, 'image.tag=test');
+  await inForce(name);
+}
+
+async function inForce(name: string): Promise<void> {
   const probe = () => create('shop', annotated({ [INITIALIZE]: 'true' }));
-  const inForce = ({ spec }: V1Pod) => spec?.initContainers?.[0]?.image === `example.com/${name}-gate:test`;
-  await until(`in force: ${name}`, probe, inForce);
+  const image = `example.com/${name}-gate:test`;
+  await until(`in force: ${name}`, probe, ({ spec }) => spec?.initContainers?.[0]?.image === image);
 }
 
 test("the cluster's defaults come last, and no namespace has to be excluded", async () => {
   const config = {
-    'proxy-uid': 2102,
-    'proxy-gid': 2103,
-    'envoy-port': 15011,
-    'istio-inbound-interception-mode': 'TPROXY',
+    'proxy-uid': '1000650000',
+    'proxy-gid': '2103',
+    'envoy-port': '15011',
+    'inbound-capture-port': '16006',
+    'loopback-cidr': '127.0.0.0/8',
+    'ip-families': '4,6',
+    'unserved-families': 'block',
   };
-  const values = Object.entries(config).map(([key, value]) => `config.${key}=${value}`);
-  await applyAnew('defaults', 'excludeNamespaces=null', ...values);
-  const made = await gated('bare', annotated({ [INITIALIZE]: 'true' }));
+  const { 'unserved-families': unserved, ...others } = config;
+  const values = Object.entries(others).map(([key, value]) => `config.${key}=${value.replaceAll(',', '\\,')}`);
+  await applyAnew('defaults', 'excludeNamespaces=null', `unservedFamilies=${unserved}`, ...values);
+  const made = await gated('bare', annotated(BY_ANNOTATION));
   assert.deepEqual(
     [gateOf(made).args, ...idsOf(made)],
-    [['istio-iptables', '-m', 'TPROXY', '-p', '15011'], 2102, 2103],
+    [['--expect=auto', 'istio-iptables', '-u', '1000650000'], 1000650000, 2103],
   );
-  assert.deepEqual(idsOf(await gated('bare', injected())), [1337, 1337]);
+  assert.deepEqual(
+    gateOf(made).command?.slice(1).sort(),
+    Object.entries(config)
+      .map(([flag, value]) => `--${flag}=${value}`)
+      .sort(),
+  );
+  assert.equal(await gateSays(made, config), 'IPv4 and IPv6 are redirected to 16006');
+  // The cluster's defaults have changed since: the gate's count.
+  assert.equal(await gateSays(made, { 'inbound-capture-port': '17006' }), 'IPv4 and IPv6 are redirected to 16006');
+  const replaced = await gated('bare', injected());
+  assert.deepEqual(idsOf(replaced), [1337, 1337]);
+  assert.equal(await gateSays(replaced, config), 'IPv4 and IPv6 are redirected to 15006');
   assert.equal(names(await create('kube-system', annotated({ [INITIALIZE]: 'true' })))[0], 'pod-network-gate');
 });
 

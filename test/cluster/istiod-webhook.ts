@@ -3,7 +3,7 @@
  * certificates, probes and metrics. test/mesh/injection.test.ts and template.test.ts test what istiod itself makes of pods.
  *
  * The stand-in serves two tests of the injection policy:
- * - injection.test.ts needs an injector in four modes at the same time, one for each namespace, so that a pod and its twin
+ * - injection.test.ts needs an injector in five modes at the same time, one for each namespace, so that a pod and its twin
  *   that the policy excludes are compared in one request each. An istiod has one mode until it is configured anew.
  * - admission-cost.test.ts measures the API server with the largest pods that it takes. istiod would need a node, and would
  *   take part of the time that is measured.
@@ -22,7 +22,7 @@ const MODE = 'ISTIO_META_INTERCEPTION_MODE';
 const TOKEN = /^kube-api-access-/;
 
 /** Label of a namespace whose pods it injects, and how: `twice` where its `reinvocationPolicy` is IfNeeded. */
-export const injection = (how: 'enabled' | 'twice' | 'cni' | 'none') => ({ 'istio-injection': how });
+export const injection = (how: 'enabled' | 'twice' | 'cni' | 'none' | 'gateway') => ({ 'istio-injection': how });
 
 /** Serves until the control plane stops. */
 export async function startIstiod(plane: ControlPlane, admin: ApiClient): Promise<void> {
@@ -57,13 +57,21 @@ export async function startIstiod(plane: ControlPlane, admin: ApiClient): Promis
   });
   await admin.post('/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations', {
     metadata: { name: NAME },
-    webhooks: (['enabled', 'twice', 'cni', 'none'] as const).map(webhook),
+    webhooks: (['enabled', 'twice', 'cni', 'none', 'gateway'] as const).map(webhook),
   });
 }
 
 function inject({ metadata = {}, spec }: V1Pod, path = '') {
   if (spec === undefined || spec.hostNetwork === true) return [];
   const annotations = metadata.annotations ?? {};
+  if (path === '/gateway') {
+    const at = spec.containers.findIndex(({ name }) => name === 'istio-proxy');
+    const status = JSON.stringify({ containers: ['istio-proxy'] });
+    return [
+      { op: 'add', path: '/metadata/annotations', value: { ...annotations, 'sidecar.istio.io/status': status } },
+      { op: 'add', path: `/spec/containers/${at}/args`, value: ['proxy', 'router'] },
+    ];
+  }
   const native = annotations['sidecar.istio.io/nativeSidecar'] !== 'false';
   const { init, proxy } = istioContainers(native);
   const inits = { '/cni': [validation(init)], '/none': [] }[path] ?? [init];

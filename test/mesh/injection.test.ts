@@ -231,7 +231,10 @@ function compact(value: unknown): string {
     .replaceAll('"', '');
 }
 
-interface Admitted {
+/** A pod that the API server refuses has the reason in place of the rest. */
+type Admitted = { refused: string } | AdmittedPod;
+
+interface AdmittedPod {
   pod: V1Pod;
   namespace: V1Namespace;
   admission: string;
@@ -243,13 +246,23 @@ async function inject({ shape, kind, mode }: Cell): Promise<Admitted> {
   try {
     return { pod: await create(restricted, body), namespace: restricted, admission: 'restricted' };
   } catch (error) {
-    const { message = '' } = JSON.parse(String((error as ApiException<unknown>).body)) as { message?: string };
+    const message = messageOf(error);
     const [, why] = /violates PodSecurity "restricted:latest": (.*)/.exec(message) ?? [];
     if (why === undefined) throw error;
     const names = [...why.matchAll(/(?:^|\), )([^()]+?) \(/g)].map(([, name]) => name).join(', ');
     const namespace = await namespaceFor(mode, shape, {});
-    return { pod: await create(namespace, body), namespace, admission: `not restricted: ${names}` };
+    try {
+      return { pod: await create(namespace, body), namespace, admission: `not restricted: ${names}` };
+    } catch (error) {
+      const [, reason] = /ValidatingAdmissionPolicy .* denied request: (.*)/.exec(messageOf(error)) ?? [];
+      if (reason === undefined) throw error;
+      return { refused: reason };
+    }
   }
+}
+
+function messageOf(error: unknown): string {
+  return (JSON.parse(String((error as ApiException<unknown>).body)) as { message?: string }).message ?? '';
 }
 
 /** Another interface than lo with an address of each family, as a pod has. */
@@ -352,7 +365,9 @@ function proxySettings(proxy: V1Container) {
 }
 
 async function lineOf(cell: Cell): Promise<string> {
-  const { pod, namespace, admission } = await inject(cell);
+  const admitted = await inject(cell);
+  if ('refused' in admitted) return `${cell.name} | refused: ${admitted.refused}`;
+  const { pod, namespace, admission } = admitted;
   const record = toPodRecord({ ...pod, status: { phase: 'Pending' } });
   const decision = decide(record, toNamespaceRecord(namespace), { enroll: 'both', excludeNamespaces: [], self: {} });
   const [proxy, waiter] = [proxyOf(pod), waiterOf(pod)];
