@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { canBecome, UID_MAP_REMEDY } from '../lib/demo/userns.ts';
 import { clusterImpossible, clusterLack, clusterPrograms, helmLack, prepareCluster } from './cluster/programs.ts';
 import { networkNamespaceLack } from './cluster/sandbox/sandbox.ts';
+import { buildDockerfile, dockerfileImpossible, dockerfileLack } from './dockerfile/images.ts';
 import { actionlintLack, lintPrograms } from './lint/programs.ts';
 import { meshImpossible, meshLack, prepareMesh } from './mesh/programs.ts';
 
@@ -15,12 +16,13 @@ export interface SetUp {
   bring(): Promise<void>;
 }
 
-export type SetUpName = 'actionlint' | 'cluster' | 'helm' | 'mesh';
+export type SetUpName = 'actionlint' | 'cluster' | 'dockerfile' | 'helm' | 'mesh';
 
 /** What the runner brings if a test needs it and lacks it. */
 export const setUps: Record<SetUpName, SetUp> = {
   actionlint: { impossible: () => lintPrograms.impossible(), bring: () => lintPrograms.build() },
   cluster: { impossible: clusterImpossible, bring: prepareCluster },
+  dockerfile: { impossible: dockerfileImpossible, bring: buildDockerfile },
   helm: { impossible: () => clusterPrograms.impossible(['helm']), bring: () => clusterPrograms.build(['helm']) },
   mesh: { impossible: meshImpossible, bring: prepareMesh },
 };
@@ -55,6 +57,7 @@ const probes: Record<string, () => string | undefined> = {
   native_test: () => built('native_test'),
   'machine-root': networkNamespaceLack,
   cluster: () => (withoutCluster() ? '--no-cluster skips it' : clusterLack()),
+  dockerfile: () => (withoutCluster() ? 'left out by --no-cluster' : dockerfileLack()),
   helm: helmLack,
   actionlint: actionlintLack,
   mesh: () => (withoutCluster() ? '--no-cluster skips it' : meshLack()),
