@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { V1Pod } from '@kubernetes/client-node';
 import { parseAllDocuments } from 'yaml';
+import { INITIALIZE } from '../../lib/istio/names.ts';
 import type { Image } from '../cluster/images/archive.ts';
 import type { ImageName } from '../cluster/images/images.ts';
 import { Mesh as Cluster, NAMESPACE } from '../cluster/mesh-pod.ts';
@@ -221,9 +222,12 @@ export class Mesh {
   /** Waits until a new pod is injected with the latest values: those of the injector and those of the mesh. */
   async #injecting(revision?: string): Promise<void> {
     const labels = { 'sidecar.istio.io/inject': 'true', ...(revision !== undefined && { 'istio.io/rev': revision }) };
+    // The controller's policy may refuse what istiod makes of a pod with these values; it leaves a pod alone that opts out.
+    const annotations = { [INITIALIZE]: 'false' };
     const spec = { containers: [{ name: 'app', image: 'none' }] };
     const probe = async () => {
-      const dryRun = { namespace: OUTSIDE, body: { metadata: { name: 'probe', labels }, spec }, dryRun: 'All' };
+      const body = { metadata: { name: 'probe', labels, annotations }, spec };
+      const dryRun = { namespace: OUTSIDE, body, dryRun: 'All' };
       // The webhook is there before its server is.
       const made = await this.cluster.core.createNamespacedPod(dryRun).catch(() => undefined);
       const all = [...(made?.spec?.initContainers ?? []), ...(made?.spec?.containers ?? [])];
