@@ -64,7 +64,7 @@ test(
       writeFileSync(join(folder, 'package.json'), '{"type":"module"}');
       const { code, stderr } = await demo(join(folder, basename(MAIN)));
       assert.equal(code, 1);
-      assert.match(stderr, /not part of what is installed/);
+      assert.match(stderr, /not part of this installation/);
       assert.match(stderr, /npm run demo -- --cluster/);
     } finally {
       rmSync(folder, { recursive: true, force: true });
