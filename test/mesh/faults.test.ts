@@ -33,7 +33,10 @@ function startController(): Promise<ControllerProcess> {
 const URL = `http://web.${RESTRICTED}:${HTTP}/`;
 
 test.before(async () => {
-  mesh = await startMesh({ images: ['pod-network-gate'] });
+  // The outsider tries both families, so the proxies have to serve both.
+  const env = { ISTIO_DUAL_STACK: 'true' };
+  const values = { env, meshConfig: { defaultConfig: { proxyMetadata: env } } };
+  mesh = await startMesh({ images: ['pod-network-gate'], values });
 });
 test.before(async () => {
   [controller, outsider] = await Promise.all([
