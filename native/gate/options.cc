@@ -30,7 +30,7 @@ std::optional<uint64_t> Integer(std::string_view text, uint64_t low, uint64_t hi
 std::string_view Trimmed(std::string_view text) {
   constexpr std::string_view kSpace = " \t\n\v\f\r";
   const size_t first = text.find_first_not_of(kSpace);
-  if (first == text.npos) return {};
+  if (first == text.npos) return text.substr(0, 0);
   return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
@@ -49,7 +49,7 @@ bool ForEach(std::string_view list, Each each) {
   const bool dangling = list.ends_with(',');
   while (!list.empty())
     if (!each(Trimmed(TakeUntil(list, ',')))) return false;
-  return !dangling || each(std::string_view());
+  return !dangling || each(std::string_view(""));
 }
 
 bool ReadRange(std::string_view text, uint64_t& first, uint64_t& last) {
