@@ -56,6 +56,8 @@ enum Doubt : uint32_t {
 };
 // With the bits of Doubt: Istio's rules were removed from the tables of iptables-nft.
 inline constexpr uint32_t kTookOver = 4;
+// Their names in lib/native/addon.ts, from the lowest bit on.
+inline constexpr std::array<const char*, 3> kDoubtNames{"sourceMark", "virtualMachine", "tookOver"};
 
 struct ApplyResult {
   std::vector<TableResult> tables;

@@ -238,6 +238,7 @@ Value LayoutToJs(Env env) {
   layout.Set("tables", ArrayOf(env, kTableNames, [&](TableName name) { return text(ToString(name)); }));
   layout.Set("how", ArrayOf(env, kHowNames, text));
   layout.Set("phases", ArrayOf(env, kPhaseNames, text));
+  layout.Set("doubts", ArrayOf(env, kDoubtNames, text));
   layout.Set("widths", widths);
   layout.Set("chains", ArrayOf(env, xtables::kOurChains, text));
   layout.Set("listChain", xtables::kListChain);

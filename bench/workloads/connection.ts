@@ -41,19 +41,27 @@ interface Path {
   words(pod: Pod, family: Family, captured: boolean): (string | number)[];
 }
 
+/** From the app to the proxy: captured on the way to another host, or directly. */
+const toProxy =
+  (verb: 'connect' | 'trip'): Path['words'] =>
+  ({ inside }, family, captured) => {
+    const to = captured ? [BEYOND[family], 80] : [LOOPBACK[family], 15001];
+    return [verb, inside, 0, ...to, inside, 15001];
+  };
+
+/** From another host to the proxy: captured on the way to the app, or directly. */
+const intoPod =
+  (verb: 'connect' | 'trip'): Path['words'] =>
+  ({ inside, outside }, family, captured) => [verb, outside, 0, POD[family], captured ? 8080 : 15006, inside, 15006];
+
 const PATHS = {
   outbound: {
     title: 'a new connection of the app',
-    words: ({ inside }, family, captured) => {
-      const to = captured ? [BEYOND[family], 80] : [LOOPBACK[family], 15001];
-      return ['connect', inside, 0, ...to, inside, 15001];
-    },
+    words: toProxy('connect'),
   },
   inbound: {
     title: 'a new connection to the app',
-    words: ({ inside, outside }, family, captured) => {
-      return ['connect', outside, 0, POD[family], captured ? 8080 : 15006, inside, 15006];
-    },
+    words: intoPod('connect'),
   },
   upstream: {
     title: "a new connection of the proxy's own",
@@ -68,16 +76,11 @@ const PATHS = {
   },
   trip: {
     title: 'a round trip on a connection of the app',
-    words: ({ inside }, family, captured) => {
-      const to = captured ? [BEYOND[family], 80] : [LOOPBACK[family], 15001];
-      return ['trip', inside, 0, ...to, inside, 15001];
-    },
+    words: toProxy('trip'),
   },
   'inbound-trip': {
     title: 'a round trip on a connection to the app',
-    words: ({ inside, outside }, family, captured) => {
-      return ['trip', outside, 0, POD[family], captured ? 8080 : 15006, inside, 15006];
-    },
+    words: intoPod('trip'),
   },
 } satisfies Record<string, Path>;
 type PathName = keyof typeof PATHS;

@@ -284,12 +284,15 @@ async function explained<T>(path: string, job: () => Promise<T>, undone?: string
 export const PHASES = ['queue', 'enter', 'v4', 'v6', 'nftables', 'routes', 'verify', 'release', 'total'] as const;
 const TABLES: readonly TableName[] = ['raw', 'mangle', 'nat'];
 const HOW = ['replayed', 'merged', 'replaced', 'unchanged', 'cleaned'] as const;
+/** From the lowest bit on (native/install.h: kDoubtNames). */
+const DOUBTS = ['sourceMark', 'virtualMachine', 'tookOver'] as const;
 
 /** What both sides have to agree on, in the order in which it crosses (native/to_js.cc). */
 export const LAYOUT = {
   tables: TABLES,
   how: HOW,
   phases: PHASES,
+  doubts: DOUBTS,
   widths: WIDTHS,
   chains: OUR_CHAINS,
   listChain: LIST_CHAIN,
@@ -303,17 +306,19 @@ function timingsOf(times: number[]): Timings {
   return timings;
 }
 
-/** By bit (native/install.h: Doubt). */
-const DOUBTS = [
-  'net.ipv4.conf.*.src_valid_mark is 1 in the pod, so the kernel drops IPv4 packets that TPROXY has marked; set it to 0, or use REDIRECT',
-  'the pod is a virtual machine (its network namespace has tap0_kata), whose traffic never meets these rules; run the pod with another runtime class, or keep it out of the mesh',
-];
+const DOUBT_TEXTS: Partial<Record<(typeof DOUBTS)[number], string>> = {
+  sourceMark:
+    'net.ipv4.conf.*.src_valid_mark is 1 in the pod, so the kernel drops IPv4 packets that TPROXY has marked; set it to 0, or use REDIRECT',
+  virtualMachine:
+    'the pod is a virtual machine (its network namespace has tap0_kata), whose traffic never meets these rules; run the pod with another runtime class, or keep it out of the mesh',
+};
 
-/** native/install.h: kTookOver. */
-const TOOK_OVER = 4;
+function isSet(bits: number, name: (typeof DOUBTS)[number]): boolean {
+  return (bits & (1 << DOUBTS.indexOf(name))) !== 0;
+}
 
 function doubtsOf(bits: number): string[] {
-  return DOUBTS.filter((_, at) => (bits & (1 << at)) !== 0);
+  return DOUBTS.filter((name) => isSet(bits, name)).flatMap((name) => DOUBT_TEXTS[name] ?? []);
 }
 
 function applyResult([routes, times, doubts, ...codes]: ApplyTuple): ApplyResult {
@@ -325,6 +330,6 @@ function applyResult([routes, times, doubts, ...codes]: ApplyTuple): ApplyResult
     tables.push({ family, table, how });
   }
   const changed = routes.length > 0 || tables.some(({ how }) => how !== 'unchanged');
-  const tookOver = (doubts & TOOK_OVER) !== 0;
+  const tookOver = isSet(doubts, 'tookOver');
   return { changed, tables, routes, doubts: doubtsOf(doubts), tookOver, timings: timingsOf(times) };
 }

@@ -74,7 +74,7 @@ export class RulesetBuilder {
   }
 }
 
-/** Two rulesets of different families as one. A packet meets the rules of one family only, so each keeps its order. */
+/** Joins two rulesets of different families. A packet meets the rules of one family only, and their order stays. */
 export function join(...rulesets: [Ruleset, Ruleset]): Ruleset {
   const tables = TABLES.flatMap((name): Table[] => {
     const chains = new Map<string, Chain>();
@@ -100,7 +100,7 @@ export function join(...rulesets: [Ruleset, Ruleset]): Ruleset {
   return { families, tables, routes: { ...other.routes, ...one.routes, loopback6 } };
 }
 
-/** Both in their order. Rules that differ in their family alone become one, as far as the order allows. */
+/** Merges two lists and keeps the order of each. Rules that differ only in their family become one if the order allows it. */
 function merge(rules: readonly Rule[], others: readonly Rule[]): Rule[] {
   const merged: Rule[] = [];
   const texts = others.map((rule) => JSON.stringify({ ...rule, family: 0 }));
@@ -137,8 +137,8 @@ function chain([name, { top: groups, rules }]: [string, Collected]): Chain {
     : { name, builtin: false, inserts: [], rules: [...top, ...rules] };
 }
 
-/** The kernel's chains first, in its order; then ours by name, as libiptc keeps them. */
-function byPlace(a: Chain, b: Chain): number {
+/** Sorts the chains of a table: the kernel's come first, in its order, then ours by name, as libiptc keeps them. */
+export function byPlace(a: Chain, b: Chain): number {
   const place = ({ name, builtin }: Chain) => (builtin ? BUILTINS.indexOf(name) : BUILTINS.length);
   return place(a) - place(b) || (a.name < b.name ? -1 : 1);
 }

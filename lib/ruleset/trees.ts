@@ -12,7 +12,7 @@
  * - Consecutive rules that do the same for each entry. They become one rule that leads into a tree.
  */
 import ipaddr from 'ipaddr.js';
-import { is, RETURN } from './builder.ts';
+import { byPlace, is, RETURN } from './builder.ts';
 import {
   type Chain,
   type Cidr,
@@ -26,8 +26,8 @@ import {
 } from './model.ts';
 import { boxOf, DOMAIN } from './nftables/box.ts';
 import { Effects, type Step } from './nftables/effects.ts';
-import { intersection, normal, overlap, type Values } from './nftables/intervals.ts';
-import { cidrInterval, conditionsOf, L4PROTO, NFPROTO } from './nftables/lower.ts';
+import { contains, normal, overlap, type Values } from './nftables/intervals.ts';
+import { cidrInterval, conditionsOf, interval, L4PROTO, NFPROTO } from './nftables/lower.ts';
 import type { Interval } from './nftables/model.ts';
 
 export interface Shape {
@@ -35,7 +35,7 @@ export interface Shape {
   short: { ports: number; cidrs: number };
   /** Rules on entries of the list in a chain without branches. */
   leaf: { ports: number; cidrs: number };
-  /** Of a chain that has some. */
+  /** Branches of a chain that is not a leaf. */
   branches: number;
 }
 
@@ -44,14 +44,14 @@ export interface Shape {
  * packet meets the fewest rules of a tree.
  */
 const SHAPE: Shape = { short: { ports: 16, cidrs: 64 }, leaf: { ports: 2, cidrs: 64 }, branches: 4 };
-/** Of a multiport match; a range takes two (linux/netfilter/xt_multiport.h, XT_MULTI_PORTS). */
+/** The ports of one multiport match. A range counts as two (linux/netfilter/xt_multiport.h, XT_MULTI_PORTS). */
 const SLOTS = 15;
 
 const FAMILIES: readonly Family[] = [4, 6];
 const PROTOCOLS = ['tcp', 'udp'] as const;
 type Protocol = (typeof PROTOCOLS)[number];
 
-/** Packets fare as with `ruleset`, which stays as it is where no list is long. */
+/** Returns a ruleset that does the same to every packet. It equals `ruleset` if no list is long. */
 export function withTrees({ families, tables, routes }: Ruleset, shape = SHAPE): Ruleset {
   return { families, tables: tables.map((table) => tableWithTrees(table, shape)), routes };
 }
@@ -66,14 +66,14 @@ function tableWithTrees(table: Table, shape: Shape): Table {
   }));
   const effects = effectsOf([...joined, ...trees.chains()]);
   const guarded = joined.map((chain) => ({ ...chain, rules: guardFromReturns(chain.rules, effects, trees) }));
-  return { ...table, chains: trees.chains().length === 0 ? guarded : sorted([...guarded, ...trees.chains()]) };
+  return { ...table, chains: trees.chains().length === 0 ? guarded : [...guarded, ...trees.chains()].sort(byPlace) };
 }
 
-/** What `hit` is for the entries of a list, `miss` is for all other packets; without it they return. */
+/** A packet that is on the list goes to `hit`, any other packet to `miss`. Without `miss` the other packets return. */
 interface Outcome {
   hit: Target;
   miss?: Target;
-  /** Of the rules that lead to `hit`, where the target needs it. */
+  /** The protocol of the rules that lead to `hit`, if that target needs one. */
   protocol?: Protocol | undefined;
 }
 
@@ -91,7 +91,7 @@ class Trees {
     return this.#chains;
   }
 
-  /** Where a packet of `protocol` goes to meet a list of ports. */
+  /** Builds a tree for a list of ports. Returns the target that leads packets of `protocol` into it. */
   ofPorts(ports: readonly PortRange[], protocol: Protocol, outcome: Outcome): Target {
     const groups = multiports(ports);
     const build = (from: number, to: number, first: number, last: number): Target => {
@@ -117,7 +117,7 @@ class Trees {
     return build(0, groups.length, 0, 65_535);
   }
 
-  /** Where a packet goes to meet a list of destinations; those of both families share chains. */
+  /** Builds a tree for a list of destinations, and returns the target that leads into it. Both families share chains. */
   ofCidrs(cidrs: readonly Cidr[], outcome: Outcome): Target {
     const lists = FAMILIES.map((family) => separate(cidrs.filter((cidr) => cidr.family === family)));
     return this.#ofLists(lists, outcome);
@@ -140,7 +140,7 @@ class Trees {
           const { hit, protocol } = outcome;
           return [{ ...rule, ...(protocol && { protocol }), target: hit }];
         }
-        // Of what comes back from there, the list's packets must not get to the target of the others.
+        // A packet of the list that comes back from there must not get to `miss`.
         const back = outcome.miss === undefined ? [] : [{ ...rule, target: RETURN }];
         return [{ ...rule, target: deeper[at] ?? RETURN }, ...back];
       }),
@@ -185,12 +185,12 @@ function entryOf(rule: Rule): Entry | undefined {
   return { ports: { protocol, range: match.range }, rest: { ...rule, matches: matches.toSpliced(at, 1) } };
 }
 
-/** What the rules of one entry after the other say of it, as long as they say the same of each. */
+/** Consecutive entries whose rules differ only in the entry. */
 interface List {
   ports: PortRange[];
   cidrs: Cidr[];
   protocol?: Protocol | undefined;
-  /** Of one entry. */
+  /** The rules of one entry, without the entry. */
   rests: Rule[];
   /** Rules in all. */
   length: number;
@@ -241,7 +241,7 @@ function textOfValue({ ports, cidr }: Entry): string {
   return JSON.stringify([ports, cidr]);
 }
 
-/** Whether a packet fares the same however often and in whatever order the entries' rules look at it. */
+/** Whether the entries' rules may look at a packet in any order and any number of times with the same result. */
 function isUnmoved(rests: readonly Rule[], effects: Effects): boolean {
   const steps = rests.flatMap((rest) => stepOf(rest) ?? []);
   const written = steps.flatMap((step) => effects.writes(step));
@@ -250,7 +250,7 @@ function isUnmoved(rests: readonly Rule[], effects: Effects): boolean {
 
 function joined({ ports, cidrs, protocol, rests }: List, trees: Trees): Rule {
   const [first, ...others] = rests as [Rule, ...Rule[]];
-  // One rule an entry: its conditions stay in front of the tree. Several: they follow the tree, in a chain of their own.
+  // If an entry has one rule, its conditions stay in front of the tree. Several rules follow the tree in their own chain.
   const alone = others.length === 0;
   const outcome: Outcome = alone
     ? { hit: first.target, protocol: first.protocol }
@@ -259,7 +259,7 @@ function joined({ ports, cidrs, protocol, rests }: List, trees: Trees): Rule {
   return alone ? { ...first, target } : { ...(protocol && { protocol }), matches: [], target };
 }
 
-/** What returns so far, of a chain. */
+/** The ports and destinations whose packets have already returned from the chain. */
 interface Returned {
   ports: Record<Protocol, PortRange[]>;
   cidrs: Cidr[];
@@ -285,7 +285,7 @@ function guardFromReturns(rules: readonly Rule[], effects: Effects, trees: Trees
     else if (rule.target.kind === 'return') kept.push(rule);
     else {
       const guarded = guard(rule, returned, effects, trees);
-      // No plan has such a rule.
+      // The planner writes no such rule.
       if (guarded === undefined) return [...rules];
       kept.push(...guarded);
     }
@@ -298,7 +298,7 @@ function isBare({ ports, rest: { target, matches, protocol, ...others } }: Entry
   return matches.length === 0 && protocol === ports?.protocol && Object.keys(others).length === 0;
 }
 
-/** The rule for all packets but the returned ones; undefined where iptables has no words for that. */
+/** The rule for all packets but the returned ones. Undefined if iptables cannot express that. */
 function guard(rule: Rule, returned: Returned, effects: Effects, trees: Trees): Rule[] | undefined {
   const step = stepOf(rule);
   const acts = step === undefined ? [] : effects.acts(step);
@@ -317,10 +317,7 @@ function guard(rule: Rule, returned: Returned, effects: Effects, trees: Trees): 
   });
   if (ports.every(({ those }) => those.length === 0)) return [{ ...rule, target }];
   const known = normal(PROTOCOLS.map((protocol) => single(L4PROTO[protocol])));
-  const others = acts.some((act) => {
-    const protocols = act.get('l4proto') ?? DOMAIN.l4proto;
-    return intersection(protocols, known).length < protocols.length || act.get('l4proto') === undefined;
-  });
+  const others = acts.some((act) => !contains(known, act.get('l4proto') ?? DOMAIN.l4proto));
   if (others) return undefined;
   return ports
     .filter(({ protocol, reached }) => (rule.protocol ?? protocol) === protocol && reached.length > 0)
@@ -347,13 +344,13 @@ function effectsOf(chains: readonly Chain[]): Effects {
   return new Effects(new Map(chains.map((chain) => [chain.name, steps(chain)])));
 }
 
-/** Undefined where no packet matches. */
+/** Undefined if no packet can match. */
 function stepOf(rule: Rule): Step | undefined {
   const conditions = conditionsOf(rule);
   return conditions && { box: boxOf(conditions), counter: false, target: rule.target };
 }
 
-/** In order, and as few as they can be. */
+/** Sorts ports into as few groups as possible, each for one multiport match. */
 function multiports(ports: readonly PortRange[]): PortRange[][] {
   const groups: PortRange[][] = [];
   let free = 0;
@@ -373,7 +370,7 @@ function firstPort(group: readonly PortRange[] | undefined): number {
   return group?.[0]?.first ?? 0;
 }
 
-/** Of one family: sorted, without those that lie in another one. */
+/** Sorts CIDRs of one family, and drops those that lie inside of another one. */
 function separate(cidrs: readonly Cidr[]): Cidr[] {
   const placed = cidrs.map((cidr) => ({ cidr, ...cidrInterval(cidr) }));
   placed.sort((a, b) => (a.first !== b.first ? (a.first < b.first ? -1 : 1) : a.cidr.prefix - b.cidr.prefix));
@@ -382,7 +379,7 @@ function separate(cidrs: readonly Cidr[]): Cidr[] {
   return outer.map(({ cidr }) => cidr);
 }
 
-/** Parts of a list from `separate`, each around a prefix that no other part has addresses of. */
+/** Splits a list from `separate`. The common prefix of a part covers no address of another part. */
 function split(list: readonly Cidr[], branches: number): Cidr[][] {
   const parts = [[...list]];
   while (parts.length < branches) {
@@ -396,7 +393,7 @@ function split(list: readonly Cidr[], branches: number): Cidr[][] {
   return parts;
 }
 
-/** The longest prefix that all have. */
+/** The longest prefix that all of these CIDRs share. */
 function hull(part: readonly Cidr[]): Cidr {
   const [first, last] = [part[0], part.at(-1)] as [Cidr, Cidr];
   if (first === last) return first;
@@ -414,16 +411,6 @@ function hull(part: readonly Cidr[]): Cidr {
 
 const WIDTH: Record<Family, number> = { 4: 32, 6: 128 };
 
-function interval({ first, last }: PortRange): Interval {
-  return { first: BigInt(first), last: BigInt(last) };
-}
-
 function single(value: number): Interval {
   return interval({ first: value, last: value });
-}
-
-/** The kernel's chains first, in its order; then ours by name, as libiptc keeps them. */
-function sorted(chains: readonly Chain[]): Chain[] {
-  const [kernels, ours] = [chains.filter(({ builtin }) => builtin), chains.filter(({ builtin }) => !builtin)];
-  return [...kernels, ...ours.sort((a, b) => (a.name < b.name ? -1 : 1))];
 }

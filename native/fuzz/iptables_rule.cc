@@ -4,7 +4,9 @@
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nf_tables_compat.h>
 
+#include "native/fuzz/damage.h"
 #include "native/istio.h"
+#include "native/nftables/message.h"
 
 namespace {
 
@@ -14,14 +16,7 @@ using namespace ipnc::nftables;
 // `-i lo -p tcp -m mark --mark 1337 -j CONNMARK`, more or less, to be damaged.
 Bytes Sample() {
   Writer writer;
-  const auto wrap = [&writer](const char* name, auto body) {
-    const size_t element = writer.Open(NFTA_LIST_ELEM);
-    writer.PutText(NFTA_EXPR_NAME, name);
-    const size_t data = writer.Open(NFTA_EXPR_DATA);
-    body();
-    writer.Close(data);
-    writer.Close(element);
-  };
+  const auto wrap = [&writer](const char* name, auto body) { PutExpression(writer, name, body); };
   const auto compare = [&](uint32_t key, View value) {
     wrap("meta", [&] {
       writer.PutU32(NFTA_META_KEY, key);
@@ -65,13 +60,7 @@ Bytes Sample() {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Bytes kSample = Sample();
   if (size == 0) return 0;
-  // Of a size of its own, so that a step past the end is seen.
-  Bytes bytes(data + 1, data + size);
-  if (data[0] % 2 == 0) {
-    bytes = kSample;
-    for (size_t at = 1; at + 3 <= size; at += 3)
-      bytes[(static_cast<size_t>(data[at]) << 8 | data[at + 1]) % bytes.size()] = data[at + 2];
-  }
+  const Bytes bytes = AnyOrDamaged(kSample, data, size);
   for (Family family : {Family::kV4, Family::kV6}) {
     const ipnc::Rule rule = ReadIptablesRule(family, bytes);
     for (TableName table : kTableNames)

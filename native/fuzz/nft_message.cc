@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "native/error.h"
+#include "native/fuzz/damage.h"
 #include "native/nftables/encode.h"
 #include "native/nftables/message.h"
 
@@ -44,13 +45,7 @@ Bytes Sample() {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Bytes kSample = Sample();
   if (size == 0) return 0;
-  // Of a size of its own, so that a step past the end is seen.
-  Bytes bytes(data + 1, data + size);
-  if (data[0] % 2 == 0) {
-    bytes = kSample;
-    for (size_t at = 1; at + 3 <= size; at += 3)
-      bytes[(static_cast<size_t>(data[at]) << 8 | data[at + 1]) % bytes.size()] = data[at + 2];
-  }
+  const Bytes bytes = AnyOrDamaged(kSample, data, size);
   const Content content = Parse(bytes);
   Decode(TableName::kNat, content);
   for (const ChainContent& chain : content.chains)

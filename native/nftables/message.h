@@ -2,6 +2,8 @@
 // messages. Pure.
 #pragma once
 
+#include <linux/netfilter/nf_tables.h>
+
 #include "native/nftables/expression.h"
 #include "native/nftables/netlink.h"
 
@@ -15,9 +17,19 @@ void PutRemoval(Writer& writer, TableName name, bool surely);
 void PutGuard(Writer& writer, const Content& content);
 void PutGuardRemoval(Writer& writer);
 // The messages that recreate a table from the kernel's report, without the kernel's own attributes. `dump` is in the
-// order
-// of dependence: table, chains, flowtables, objects, sets, their elements, rules.
+// order of dependence: table, chains, flowtables, objects, sets, their elements, rules.
 void PutRecreation(Writer& writer, View dump);
+
+// One expression in the list of a rule's. `body` puts the attributes of its data.
+template <typename Body>
+void PutExpression(Writer& writer, const char* name, Body body) {
+  const size_t element = writer.Open(NFTA_LIST_ELEM);
+  writer.PutText(NFTA_EXPR_NAME, name);
+  const size_t data = writer.Open(NFTA_EXPR_DATA);
+  body();
+  writer.Close(data);
+  writer.Close(element);
+}
 
 // What a dump, in any order in which a set's elements come before the rules, says of a table. Of what it does not
 // understand, or what is not well formed, something remains that equals nothing of ours.

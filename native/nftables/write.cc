@@ -48,12 +48,7 @@ struct ExpressionWriter {
 
   template <typename Body>
   void Wrap(const char* name, Body body) const {
-    const size_t element = writer.Open(NFTA_LIST_ELEM);
-    writer.PutText(NFTA_EXPR_NAME, name);
-    const size_t data = writer.Open(NFTA_EXPR_DATA);
-    body();
-    writer.Close(data);
-    writer.Close(element);
+    PutExpression(writer, name, body);
   }
   void Wrap(const char* name, std::initializer_list<std::pair<uint16_t, uint32_t>> attributes) const {
     Wrap(name, [&] {

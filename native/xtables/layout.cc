@@ -46,15 +46,10 @@ std::string_view NameIn(const char (&text)[kSize]) {
 }
 
 template <typename F>
-typename F::Replace Header(const Blob& blob) {
-  return At<typename F::Replace>(blob.data());
-}
-
-template <typename F>
 class Parser {
  public:
   explicit Parser(const Blob& blob)
-      : entries_(blob.data() + sizeof(header_)), size_(blob.size() - sizeof(header_)), header_(Header<F>(blob)) {}
+      : entries_(blob.data() + sizeof(header_)), size_(blob.size() - sizeof(header_)), header_(HeaderOf<F>(blob)) {}
 
   Layout Parse() {
     Split();
@@ -228,7 +223,7 @@ class Parser {
 template <typename F>
 class Builder {
  public:
-  explicit Builder(const Layout& layout, const Blob& read) : layout_(layout), header_(Header<F>(read)) {}
+  explicit Builder(const Layout& layout, const Blob& read) : layout_(layout), header_(HeaderOf<F>(read)) {}
 
   Built Build() {
     Place();

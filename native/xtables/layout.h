@@ -15,7 +15,7 @@ struct LayoutRule {
   Entry entry;  // as Encode makes it
   // The target is a verdict or a jump, and its name that of the verdict or the chain; empty: go on with the next rule.
   bool standard = false;
-  // The place of its entry in the table that was read, whose counters it keeps; a new rule has none.
+  // The number of its entry in the table that was read. The rule keeps the counters of that entry; a new rule has none.
   std::optional<size_t> number{};
 };
 
@@ -49,7 +49,7 @@ Layout Parse(const Blob& blob);
 
 struct Built {
   Blob blob;
-  // For each entry of the blob, the place of the entry in the table that was read.
+  // For each entry of the blob, the number of its entry in the table that was read.
   std::vector<std::optional<size_t>> numbers;
 };
 

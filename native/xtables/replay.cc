@@ -16,13 +16,6 @@ constexpr unsigned kMostPristineEntries = 8;
 xt_counters discarded[kMostPristineEntries];
 
 template <typename F>
-typename F::Replace Header(const Blob& blob) {
-  typename F::Replace header;
-  std::memcpy(&header, blob.data(), sizeof(header));
-  return header;
-}
-
-template <typename F>
 [[noreturn]] void Throw(int number, const char* syscall, TableName table) {
   throw Error{.number = number, .syscall = syscall, .table = std::string(F::kName) + " " + ToString(table)};
 }
@@ -92,7 +85,7 @@ bool SameEntries(const Blob& blob, const uint8_t* entries, size_t size) {
 template <typename F>
 bool Matches(int socket, const Blob& blob) {
   using GetEntries = typename F::GetEntries;
-  const typename F::Replace header = Header<F>(blob);
+  const typename F::Replace header = HeaderOf<F>(blob);
   GetEntries request{};
   std::memcpy(request.name, header.name, sizeof(request.name));
   request.size = header.size;
@@ -110,7 +103,7 @@ bool Matches(int socket, const Blob& blob) {
 
 template <typename F>
 bool LooksLike(int socket, const Blob& blob) {
-  const typename F::Replace wanted = Header<F>(blob);
+  const typename F::Replace wanted = HeaderOf<F>(blob);
   typename F::Info info{};
   std::memcpy(info.name, wanted.name, sizeof(info.name));
   socklen_t length = sizeof(info);
@@ -129,13 +122,13 @@ bool Replace(int socket, const Blob& blob) {
   if (errno == EAGAIN) return false;
   throw Error{.number = errno,
               .syscall = "setsockopt(SO_SET_REPLACE)",
-              .table = std::string(F::kName) + " " + Header<F>(blob).name};
+              .table = std::string(F::kName) + " " + HeaderOf<F>(blob).name};
 }
 
 template <typename F>
 void GuardBy(Blob& blob, const Blob& pristine) {
-  typename F::Replace header = Header<F>(blob);
-  header.num_counters = Header<F>(pristine).num_entries;
+  typename F::Replace header = HeaderOf<F>(blob);
+  header.num_counters = HeaderOf<F>(pristine).num_entries;
   if (header.num_counters > kMostPristineEntries) ThrowErrno(EOVERFLOW, "getsockopt(SO_GET_INFO)");
   std::memcpy(blob.data(), &header, sizeof(header));
 }

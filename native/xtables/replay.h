@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,14 @@ namespace ipnc::xtables {
 // An ipt_replace / ip6t_replace with its entries, as IPT_SO_SET_REPLACE takes it. Holds no state of a call: any number
 // of threads may write the same one.
 using Blob = std::vector<uint8_t>;
+
+// The blob without its entries.
+template <typename F>
+typename F::Replace HeaderOf(const Blob& blob) {
+  typename F::Replace header;
+  std::memcpy(&header, blob.data(), sizeof(header));
+  return header;
+}
 
 // A netns by a socket that lives in it, and what the job may still spend there.
 struct Access {

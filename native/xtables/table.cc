@@ -30,7 +30,7 @@ std::vector<Entry> Ours(const std::vector<Slot>& slots) {
   return ours;
 }
 
-// `others`, in their order, where a slot is empty, and ours where it is not; those that are left come last.
+// Fills each empty slot with the next of `others`. What is left of them comes last.
 template <typename F>
 std::vector<LayoutRule> Among(const Layout& layout, std::vector<LayoutRule> others, const std::vector<Slot>& slots) {
   std::vector<LayoutRule> rules;
@@ -305,11 +305,9 @@ void TableCopy<F>::Write(const State& wanted) {
 template <typename F>
 bool TableCopy<F>::Commit() {
   Built built = Build<F>(layout_, read_);
-  typename F::Replace header;
-  std::memcpy(&header, read_.data(), sizeof(header));
   // The kernel refuses the table if the present one has another number of entries, and writes their counters here.
-  std::vector<xt_counters> counters(header.num_entries);
-  std::memcpy(&header, built.blob.data(), sizeof(header));
+  std::vector<xt_counters> counters(HeaderOf<F>(read_).num_entries);
+  auto header = HeaderOf<F>(built.blob);
   header.num_counters = static_cast<unsigned>(counters.size());
   header.counters = counters.data();
   std::memcpy(built.blob.data(), &header, sizeof(header));

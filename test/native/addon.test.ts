@@ -11,7 +11,7 @@ test('the addon that is built has the layout of these sources', () => {
 });
 
 const others: Record<string, [layout: unknown, names: string]> = {
-  'none, as an older addon': [undefined, 'tables, how, phases, widths, chains, listChain, comment, nftChains'],
+  'none, as an older addon': [undefined, 'tables, how, phases, doubts, widths, chains, listChain, comment, nftChains'],
   'another order': [{ ...LAYOUT, how: LAYOUT.how.toReversed() }, 'how'],
   'a name more': [{ ...LAYOUT, phases: [...LAYOUT.phases, 'more'] }, 'phases'],
   'another width': [{ ...LAYOUT, widths: { ...LAYOUT.widths, mark: 8 } }, 'widths'],

@@ -20,11 +20,21 @@ using namespace ipnc::xtables;
 using check::OnThread;
 using check::Pod;
 
+// In a netns of its own.
+void InPod(const std::function<void(const Access&)>& body) {
+  const Pod pod;
+  OnThread([&](Home& home) {
+    const Visit visit(home, pod.path(), nullptr);
+    Budget budget;
+    body({visit.socket(), budget});
+  });
+}
+
 Rule To(Target target, std::vector<Match> matches = {}) {
   return Rule{.protocol = IPPROTO_TCP, .matches = std::move(matches), .target = std::move(target)};
 }
 
-// Has each kind of target, a jump forward and one back, and a chain without rules.
+// These rules have each kind of target, a jump forward, a jump back, and a chain without rules.
 Ruleset Rules() {
   const Table nat{TableName::kNat,
                   {{"ISTIO_IN_REDIRECT", false, {}, {To(Redirect{15006})}},
@@ -42,10 +52,8 @@ Ruleset Rules() {
 
 template <typename F>
 bool SameTable(const Blob& one, const Blob& other) {
-  typename F::Replace a;
-  typename F::Replace b;
-  std::memcpy(&a, one.data(), sizeof(a));
-  std::memcpy(&b, other.data(), sizeof(b));
+  const auto a = HeaderOf<F>(one);
+  const auto b = HeaderOf<F>(other);
   return a.num_entries == b.num_entries && std::memcmp(a.hook_entry, b.hook_entry, sizeof(a.hook_entry)) == 0 &&
          std::memcmp(a.underflow, b.underflow, sizeof(a.underflow)) == 0 &&
          SameEntries<F>(one, other.data() + sizeof(b), other.size() - sizeof(b));
@@ -73,12 +81,9 @@ void Compare(const Access& access) {
 }
 
 TEST("layout: the tables that libiptc writes are taken apart, put together and written as libiptc does it") {
-  const Pod pod;
-  OnThread([&](Home& home) {
-    const Visit visit(home, pod.path(), nullptr);
-    Budget budget;
-    Compare<V4>({visit.socket(), budget});
-    Compare<V6>({visit.socket(), budget});
+  InPod([](const Access& access) {
+    Compare<V4>(access);
+    Compare<V6>(access);
   });
 }
 
@@ -87,13 +92,6 @@ struct Hostile {
   const char* fault;
   std::function<void(Blob&)> change;
 };
-
-template <typename F>
-typename F::Replace HeaderOf(const Blob& blob) {
-  typename F::Replace header;
-  std::memcpy(&header, blob.data(), sizeof(header));
-  return header;
-}
 
 // The kernel takes each of these from any process with NET_ADMIN, unless it says so.
 template <typename F>
@@ -199,12 +197,9 @@ void RefuseAll(const Access& access) {
 }
 
 TEST("layout: a table that iptables would not write is refused, and the fault is named") {
-  const Pod pod;
-  OnThread([&](Home& home) {
-    const Visit visit(home, pod.path(), nullptr);
-    Budget budget;
-    RefuseAll<V4>({visit.socket(), budget});
-    RefuseAll<V6>({visit.socket(), budget});
+  InPod([](const Access& access) {
+    RefuseAll<V4>(access);
+    RefuseAll<V6>(access);
   });
 }
 
@@ -292,13 +287,11 @@ TEST("layout: a pod that exchanges its table between a good and a hostile one ge
 }
 
 TEST("layout: a table of more entries than a job may read is refused before it is read") {
-  const Pod pod;
-  OnThread([&](Home& home) {
-    const Visit visit(home, pod.path(), nullptr);
+  InPod([](const Access& access) {
     Budget small(Budget::kTime, 3);
     const auto code = [&](Budget& budget) -> std::string {
       try {
-        Read<V4>({visit.socket(), budget}, TableName::kNat);
+        Read<V4>({access.socket, budget}, TableName::kNat);
         return {};
       } catch (const Error& error) {
         return error.code;

@@ -126,6 +126,7 @@ function one(field: Field, value: number | bigint, not = false): Condition {
   return { field, not, values: [interval({ first: value, last: value })] };
 }
 
-function interval({ first, last }: { first: number | bigint; last: number | bigint }): Interval {
+/** Both ends belong to it. */
+export function interval({ first, last }: { first: number | bigint; last: number | bigint }): Interval {
   return { first: BigInt(first), last: BigInt(last) };
 }
