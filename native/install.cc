@@ -179,7 +179,7 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
   ApplyResult result;
   Session visit(home, target.path, &target.identity, Visit::Purpose::kWrite);
   result.timings.enter = watch.Lap();
-  // Istio's CNI plugin may have been there before us, in tables that an install of ours does not meet.
+  // Istio's CNI plugin may have written rules before us, into tables that our install does not touch.
   options.fresh = options.fresh && !HasHistory(visit);
   // Gone when all is put back.
   std::optional<nftables::Guard> guard;
@@ -225,7 +225,7 @@ ApplyResult Compiled::Apply(Home& home, const NetnsRef& target, ApplyOptions opt
   return result;
 }
 
-// Last of all, in one transaction and when ours is read back: nothing has to be put back after it.
+// The last step, after our rules were read back. It is one transaction, so nothing has to be rolled back after it.
 void Compiled::TakeFromIptablesNft(Session& visit, ApplyResult& result) const {
   Stopwatch watch;
   if (nftables::Channel* channel = visit.nftables_if_any())

@@ -17,10 +17,10 @@ enum class IstioForm : uint8_t {
   kNone,
   // Only Istio writes it: zones of DNS traffic, TPROXY's marks, the agent's port 15053.
   kSure,
-  // `-i net1 -j RETURN`: Istio's where Istio's chains are in the same table and IstioInterfaces says so.
+  // `-i net1 -j RETURN`: Istio's if its chains are in the same table and IstioInterfaces says so.
   kInterface,
   // Of 1.22 and before: `-m conntrack --ctstate INVALID -j DROP`, and the proxy's own DNS requests in nat. Istio's
-  // where nat has the jump of that time, see IsOldJump.
+  // if nat has the jump of that time, see IsOldJump.
   kOld,
 };
 

@@ -83,7 +83,7 @@ std::vector<T> Rtnetlink::Dump(const netlink::Bytes& request, std::optional<T> (
 
 PresentRoutes Rtnetlink::List(const std::vector<RouteItem>& wanted) {
   PresentRoutes present;
-  // Istio's rules: its routes are in the tables in which they look.
+  // Istio's policy rules. Its routes are in the tables that these rules name.
   std::vector<RouteItem> istios;
   const auto list = [&](const netlink::Bytes& request, bool ours) {
     for (const Listed& listed : Dump(request, ReadItem)) {

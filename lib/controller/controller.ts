@@ -86,7 +86,7 @@ const CHANGES = { burst: 10, eachMs: 3_000 };
 
 /** How often the controller moves its rules to the front. A program that still puts rules before them is reported. */
 const MOST_MOVES = 3;
-/** As often Istio's rules are removed that another program writes again in the same sandbox: nobody wins such a fight. */
+/** How often the controller removes Istio's rules that another program writes again into the same sandbox. */
 const MOST_TAKEOVERS = 3;
 
 /** How many pods one sweep plans again because their compiled rules were dropped. */
@@ -463,7 +463,7 @@ export class Controller {
         const verified = await compiled.verify(installed.target).catch(() => undefined);
         if (entry.installed !== installed) continue;
         const loses = verified !== undefined && losesTo(entry, verified, installed.stamp);
-        // Istio's rules are in front of ours too, and about to go.
+        // Istio's rules may be in front of ours. They are not reported while the controller is about to remove them.
         if (verified !== undefined)
           this.#noteAhead(entry, loses ? [REWRITTEN] : verified.iptablesNft.length > 0 ? [] : verified.ahead);
         if (loses && isDriftOfIstios(verified)) continue;
@@ -503,7 +503,7 @@ function preemption(entry: Entry): string | undefined {
   return `rules of other programs let traffic bypass the proxy: ${entry.ahead}`;
 }
 
-/** Whether a sandbox of the pod had rules before, by this process or by what an earlier one left written. */
+/** Whether the pod had rules before: this process installed them, or an earlier process left a mark. */
 function wasServed({ installed, pod: { metadata } }: Entry): boolean {
   return installed !== undefined || metadata.marks[STATUS] !== undefined;
 }
@@ -515,14 +515,14 @@ const TAKEN_OVER = {
 
 const REWRITTEN = "Istio's rules in the tables of iptables-nft, which another program writes again and again";
 
-/** Whether Istio's rules were back in this sandbox too often. Counts. */
+/** Counts how often Istio's rules were back in this sandbox. Returns whether it was too often to remove them again. */
 function losesTo(entry: Entry, { iptablesNft }: VerifyResult, stamp: string): boolean {
   const count = entry.takeovers?.stamp === stamp ? entry.takeovers.count : 0;
   if (iptablesNft.length > 0) entry.takeovers = { stamp, count: count + 1 };
   return iptablesNft.length > 0 && count >= MOST_TAKEOVERS;
 }
 
-/** Whether ours are all there, and nothing else is wrong but that Istio's are there too. */
+/** Whether all of our rules are there, and the only drift is that Istio's rules are there too. */
 function isDriftOfIstios({ legacy, nftables, routes }: VerifyResult): boolean {
   return [legacy, nftables, routes.missing, routes.surplus].every(({ length }) => length === 0);
 }

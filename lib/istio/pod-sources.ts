@@ -15,7 +15,7 @@ const CNI_VARIABLES = ['ISTIO_META_DNS_CAPTURE', 'ISTIO_DUAL_STACK', 'INVALID_DR
 /** All variables of istio-proxy that the controller reads. */
 export const PROXY_VARIABLES: readonly string[] = [...CNI_VARIABLES, MODE_VARIABLE];
 
-/** How many of the last sources nobody but an administrator writes, or makes stricter. */
+/** How many sources at the end of the list decide about unserved families. A pod can only make that choice stricter. */
 const DEFAULTS = 3;
 
 /** The uid and gid of Istio's proxy if the pod names none or root (istio/cni/pkg/plugin/kubernetes.go). */

@@ -64,7 +64,7 @@ bool LetsPass(std::string_view name, const Before& before) {
          (before.exempts && std::find(kExempt.begin(), kExempt.end(), name) != kExempt.end());
 }
 
-// CT also sets zones.
+// The target CT may also set a zone and exempt nothing.
 bool Exempts(std::optional<View> info) {
   uint16_t flags = XT_CT_NOTRACK;
   if (info && info->size() >= sizeof(flags)) std::memcpy(&flags, info->data(), sizeof(flags));

@@ -127,7 +127,7 @@ std::vector<ipnc::Rule> RulesOf(const HeldTable& table, std::string_view name) {
   return rules;
 }
 
-// Leaves of the kernel's chains what is Istio's.
+// Drops the rules in the kernel's chains that are not Istio's.
 void KeepIstios(HeldTable& table, bool old) {
   const bool any =
       std::any_of(table.chains.begin(), table.chains.end(), [](const auto& each) { return !each.builtin; });
@@ -164,12 +164,12 @@ size_t JumpsTo(const HeldTable& table, std::string_view name) {
   return jumps;
 }
 
-// A rule of somebody else jumps there.
+// Whether a rule of another program jumps there.
 bool IsWanted(const HeldTable& table, const HeldChain& chain) {
   return chain.uses > chain.rules.size() + JumpsTo(table, chain.name);
 }
 
-// What remains when Istio's rules are gone does not count: the kernel's chains, and an empty chain that is wanted.
+// The kernel's chains and an empty chain that is wanted do not count, because they remain without Istio's rules.
 bool HasIstios(const HeldTable& table) {
   return std::any_of(table.chains.begin(), table.chains.end(), [&](const HeldChain& chain) {
     return !chain.rules.empty() || (!chain.builtin && !IsWanted(table, chain));
@@ -199,7 +199,7 @@ Held ReadOnce(Channel& channel, uint32_t generation) {
   return held;
 }
 
-// Nullopt where this kernel has no nf_tables, or nobody has used it.
+// Nullopt if this kernel has no nf_tables, or if nobody has used it.
 std::optional<Held> Read(Channel& channel) {
   constexpr int kAttempts = 16;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
@@ -274,7 +274,7 @@ bool HasIptablesNft(Channel& channel, std::optional<TableName> table) {
         for (const char* chain : xtables::kOurChains)
           if (AskChain(channel, place, chain)) return true;
       } catch (const Changed&) {
-        return true;  // whoever asks looks closer then
+        return true;  // the caller then reads the tables
       }
     }
   return false;

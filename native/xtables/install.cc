@@ -124,7 +124,7 @@ bool HasOurs(const Access& access, const TableSet& existing) {
 
 namespace {
 
-// The access with which the tables of this netns are read: mangle does not show by itself what is old Istio's.
+// Looks in nat whether the rules are those of an old Istio, because mangle alone does not show it.
 template <typename F>
 Access Knowing(Access access, const TableSet& existing) {
   access.old_istio = existing[Index(TableName::kMangle)] && existing[Index(TableName::kNat)] &&

@@ -76,8 +76,8 @@ State PutBack(const State& before, const State& current);
 // Whether all of ours in `current` is what is wanted, rule by rule in order, and nothing besides.
 bool Matches(const State& current, const Wanted& wanted);
 
-// A copy of a table of the netns that the socket lives in: read once, and written back at most once. The table is the
-// pod's, so it is bounded, checked and taken apart here; libiptc would believe it.
+// A copy of a table in the netns of the socket. It is read once, and written back at most once. libiptc would trust the
+// table of a hostile pod, so it is bounded, checked and taken apart here.
 template <typename F>
 class TableCopy {
  public:
