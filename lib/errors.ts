@@ -309,6 +309,13 @@ export const CATALOGUE = {
     retry: 'no',
     why: 'only the flag "--pid" leads to this error, and the command tries once',
   },
+  ERR_INSPECT: {
+    means: 'the running controller cannot be inspected: DETAIL',
+    remedy:
+      'run the command as root in the container of the controller, once at a time; the log of the controller says more',
+    retry: 'no',
+    why: 'only "ipnc inspect" leads to this error, and it tries once',
+  },
   ERR_UNSHARE: {
     means: 'this user cannot create network namespaces',
     remedy: 'run the command as root',

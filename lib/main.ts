@@ -6,6 +6,7 @@ import { applyCommand } from './cli/apply.ts';
 import { cleanCommand } from './cli/clean.ts';
 import { doctorCommand } from './cli/doctor.ts';
 import { initCommand } from './cli/init.ts';
+import { inspectCommand } from './cli/inspect.ts';
 import { type Io, processIo } from './cli/output.ts';
 import { planCommand } from './cli/plan.ts';
 import { runCommand } from './cli/run.ts';
@@ -77,7 +78,7 @@ command line or configuration (nothing was changed), 3 drift ("verify").`,
     }
   });
   const verbs = [runCommand, planCommand, applyCommand, verifyCommand, cleanCommand, doctorCommand, demoCommand];
-  for (const verb of [...verbs, initCommand]) {
+  for (const verb of [...verbs, inspectCommand, initCommand]) {
     program.addCommand(
       verb(context)
         .copyInheritedSettings(program)

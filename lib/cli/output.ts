@@ -6,6 +6,8 @@ import { styleText } from 'node:util';
 export interface Io {
   out(text: string): void;
   err(text: string): void;
+  /** For output that is too large for memory. */
+  stdout: NodeJS.WritableStream;
   /** Whether text for people has colours. */
   colour: boolean;
   environment: Readonly<Record<string, string | undefined>>;
@@ -19,6 +21,7 @@ export type Style = 'bold' | 'dim' | 'green' | 'yellow' | 'red' | 'cyan';
 export const processIo: Io = {
   out: (text) => process.stdout.write(text),
   err: (text) => process.stderr.write(text),
+  stdout: process.stdout,
   colour: process.stdout.isTTY === true && (process.env.NO_COLOR ?? '') === '',
   environment: process.env,
   readInput: () => readFileSync(0, 'utf8'),

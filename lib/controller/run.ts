@@ -8,6 +8,7 @@ import { native, type Probe } from '../native/addon.ts';
 import { Locator } from '../netns/locate.ts';
 import { essentials } from '../observe/doctor.ts';
 import { type HttpServer, healthRoutes, observedRoutes, type Routes, startHttp } from '../observe/http.ts';
+import { allowInspection } from '../observe/inspect.ts';
 import { threadProblems } from '../observe/liveness.ts';
 import { createLogger } from '../observe/log.ts';
 import { Cri } from '../runtime/cri/client.ts';
@@ -37,6 +38,7 @@ async function requireNode(): Promise<Probe> {
 export async function runNode(config: RunConfig): Promise<number> {
   const probe = await requireNode();
   const log = createLogger({ level: config.logLevel });
+  using _inspection = allowInspection({ log });
   const stop = new AbortController();
   const { signal } = stop;
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort(name));

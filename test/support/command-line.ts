@@ -3,6 +3,7 @@
  * what docs/schemas/ says.
  */
 
+import { Writable } from 'node:stream';
 import type { Io } from '../../lib/cli/output.ts';
 import { run } from '../../lib/main.ts';
 import { checkDocument } from './schemas.ts';
@@ -25,6 +26,12 @@ export async function ipnc(
     err: (text) => {
       outcome.stderr += text;
     },
+    stdout: new Writable({
+      write(chunk: Buffer, _, done) {
+        outcome.stdout += chunk;
+        done();
+      },
+    }),
     colour: false,
     environment,
     readInput: () => input,

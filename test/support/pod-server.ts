@@ -58,6 +58,11 @@ export class PodServer {
     this.#server.closeAllConnections();
   }
 
+  /** Whether somebody watches pods. */
+  get watched(): boolean {
+    return this.#watches.size > 0;
+  }
+
   /** A new pod, also where one of this name is; its uid. */
   put(name: string, annotations: Annotations, hostNetwork = false, more: Partial<Pod['spec']> = {}): string {
     this.delete(name);
