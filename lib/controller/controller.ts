@@ -311,7 +311,9 @@ export class Controller {
           throw error;
         });
       // Nothing is installed now, or never. The pod's gate waits if it must; the runtime need not wait.
-      hint?.proceed?.(outcome.result === 'waiting' ? outcome.message : undefined);
+      // The runtime cannot wait for init containers either, because they start after the sandbox. Their pod has a gate.
+      const unsolved = outcome.result === 'waiting' && outcome.reason !== 'init-containers';
+      hint?.proceed?.(unsolved ? outcome.message : undefined);
       if (this.#entries.get(uid) === entry) this.#note(entry, outcome);
     } finally {
       // The pod was deleted meanwhile, and both may have stored something about it after their forget().

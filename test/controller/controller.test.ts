@@ -1,16 +1,22 @@
 /** One pod that is deleted, or whose mark is refused, at each stage of an install. */
 
 import assert from 'node:assert/strict';
+import { mkdirSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { KubeConfig } from '@kubernetes/client-node';
 import { INITIALIZE } from '../../lib/istio/names.ts';
 import { INITIALIZED, NETNS, READY, STATUS } from '../../lib/kube/status.ts';
 import { native } from '../../lib/native/addon.ts';
+import type { Cri } from '../../lib/runtime/cri/client.ts';
+import { RuntimeEvents } from '../../lib/runtime/events.ts';
+import { sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
 import { type RunningController, runController, until } from '../support/controller.ts';
 import { WRITERS } from '../support/istio-rules.ts';
 import { BOOT_ID, Farm, INSTALL_NEEDS, inside, restoreNft } from '../support/netns.ts';
+import { NriRuntime } from '../support/nri-runtime.ts';
 import { PodServer } from '../support/pod-server.ts';
 import { run } from '../support/process.ts';
 import { status } from '../support/watch-server.ts';
@@ -32,6 +38,7 @@ class Way implements AsyncDisposable {
 
   /** Options of the controller by their environment variables. */
   options: Record<string, string> = {};
+  runtime: RuntimeEvents | undefined;
 
   static async start(options: Record<string, string> = {}): Promise<Way> {
     const way = new Way();
@@ -47,7 +54,7 @@ class Way implements AsyncDisposable {
       this.onLocate[when] = undefined;
       await act?.();
     };
-    this.running = await runController(this.#config, this.farm, onLocate, this.options);
+    this.running = await runController(this.#config, this.farm, onLocate, this.options, this.runtime);
   }
 
   /** `meanwhile` is done while no controller runs. */
@@ -370,6 +377,98 @@ test(
   },
   { needs: ['iptables-nft-restore', 'ip6tables-nft-restore'] },
 );
+
+/**
+ * A pod that is restored from a checkpoint, or copied with `kubectl get -o yaml`, has the marks of another pod, and its
+ * netns is new (KEP-5823). A restored pod runs no init container, and so no gate.
+ */
+const RESTORED: [what: string, options: Record<string, string>, spec: Parameters<PodServer['put']>[3]][] = [
+  ['all pods are marked', {}, {}],
+  ['only failures are marked', { IPNC_MARKS: 'failures' }, {}],
+  ['its init containers before the gate do not run', {}, { initContainers: [MIGRATION, GATE] }],
+];
+for (const [what, options, spec] of RESTORED) {
+  for (const known of ['while the controller runs', 'while no controller runs']) {
+    test(`a pod comes with the marks of another one ${known}, ${what}: they are not trusted`, async () => {
+      await using way = await Way.start(options);
+      const put = (annotations = {}, conditions: object[] = []) => {
+        const uid = way.api.put('web', { ...ENROLLED, ...annotations }, false, structuredClone(spec));
+        const pod = way.api.pods.get('web') ?? assert.fail();
+        Object.assign(pod.status, { phase: 'Running', conditions });
+        way.api.tell('MODIFIED', pod);
+        return uid;
+      };
+      const gates = { readinessGates: [{ conditionType: READY }] };
+      const source = way.api.put('web', { ...ENROLLED }, false, gates);
+      await way.farm.add(way.farm.file(source));
+      await way.isMarked(source);
+      const { metadata, status } = structuredClone(way.api.pods.get('web')) ?? assert.fail();
+      let uid = '';
+      const restore = async () => {
+        uid = put(metadata.annotations, status.conditions);
+        await way.farm.add(way.farm.file(uid));
+      };
+      if (known === 'while no controller runs') await way.restart(restore);
+      else await restore();
+      const { cookie } = await native().identify(way.farm.file(uid));
+      const netns = () => way.api.pods.get('web')?.metadata.annotations[NETNS];
+      await until('marked with its own netns', () => netns() === `${BOOT_ID}:${cookie}`, netns);
+      await way.isMarked(uid);
+    });
+  }
+}
+
+test('a pod gets a new netns, and nobody reports it: the next sweep installs and marks again', async () => {
+  await using way = await Way.start();
+  const uid = way.put();
+  const file = way.farm.file(uid);
+  await way.farm.add(file);
+  await way.isMarked(uid);
+  const before = way.api.pods.get('web')?.metadata.annotations[NETNS];
+  await way.farm.del(file);
+  await way.farm.add(file);
+  await way.running.controller.sweep();
+  await until(
+    'marked again',
+    () => way.api.pods.get('web')?.metadata.annotations[NETNS] !== before && way.running.idle(),
+    () => way.view,
+  );
+  await way.isMarked(uid);
+});
+
+test('NRI that fails closed refuses no pod because its init containers come before the gate', async () => {
+  await using way = await Way.start();
+  const hostRoot = way.farm.file('host');
+  mkdirSync(join(hostRoot, 'run/nri'), { recursive: true });
+  await using runtime = await NriRuntime.start(join(hostRoot, 'run/nri/nri.sock'));
+  const end = new AbortController();
+  const cri = { version: async () => ({ runtimeName: 'containerd', runtimeVersion: '2.3.0' }) } as unknown as Cri;
+  const sources = sourcesFor('nri');
+  way.runtime = new RuntimeEvents({ cri, hostRoot, failClosed: true, sources, signal: end.signal });
+  await way.restart();
+  try {
+    await until(
+      'connected',
+      () => runtime.plugins.length === 1,
+      () => way.runtime?.reason,
+    );
+    const report = async (spec: Parameters<PodServer['put']>[3]) => {
+      const uid = way.api.put('web', { ...ENROLLED }, false, spec);
+      await until(
+        'known',
+        () => way.view?.uid === uid,
+        () => way.view,
+      );
+      const netns = await way.farm.add();
+      const linux = { namespaces: [{ type: 'network', path: netns }] };
+      return runtime.run({ id: uid, name: 'web', uid, namespace: 'default', linux, ips: [] });
+    };
+    await report({ initContainers: [MIGRATION, GATE] });
+    await assert.rejects(report({}), /no redirect rules for the pod/, 'the locator does not find its netns');
+  } finally {
+    end.abort();
+  }
+});
 
 const FAILURES = { IPNC_MARKS: 'failures' };
 

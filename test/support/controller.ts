@@ -9,6 +9,7 @@ import { native } from '../../lib/native/addon.ts';
 import { type Located, Locator, type NotLocated, type RuntimePod } from '../../lib/netns/locate.ts';
 import { createLogger } from '../../lib/observe/log.ts';
 import type { Metrics } from '../../lib/observe/metrics.ts';
+import type { RuntimeEvents } from '../../lib/runtime/events.ts';
 import type { Farm } from './netns.ts';
 import { isOver } from './patience.ts';
 import { NODE } from './pod-server.ts';
@@ -53,6 +54,7 @@ export async function runController(
   farm: Farm,
   onLocate: OnLocate = async () => {},
   options: Record<string, string> = {},
+  runtime?: RuntimeEvents,
 ): Promise<RunningController> {
   const stop = new AbortController();
   const kube = new ApiClient(() => config);
@@ -62,6 +64,7 @@ export async function runController(
     kube,
     locator: new KnownPlaces(farm, onLocate),
     probe: await native().probe(),
+    runtime,
     log: createLogger({ level: 'silent' }),
     version: 'test',
   });
