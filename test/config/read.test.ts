@@ -252,7 +252,7 @@ const bad: [given: Given, ...says: string[]][] = [
   [{ flags: { 'host-root': '/a\nb' } }, '--host-root: "/a\\nb": not an absolute path'],
   [
     { flags: { 'runtime-events': 'ebpf' } },
-    '--runtime-events: "ebpf": not a known value; expected one of auto, containerd, nri, cri, inotify, off',
+    '--runtime-events: "ebpf": not a known value; expected one of auto, nri, containerd, cri, inotify, off',
   ],
   [
     { flags: { 'nri-fail-closed': 'true' } },

@@ -1,10 +1,14 @@
 /** CRI-O, by a stand-in that answers as the real one was recorded to do, on real netns. */
 
 import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Locator } from '../../lib/netns/locate.ts';
 import type { RuntimeError } from '../../lib/runtime/channel.ts';
 import { Cri } from '../../lib/runtime/cri/client.ts';
+import { RuntimeEvents } from '../../lib/runtime/events.ts';
+import type { SandboxHint } from '../../lib/runtime/hint-queue.ts';
 import { sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
 import { CriDriver } from '../support/cri-driver.ts';
@@ -55,7 +59,7 @@ for (const dropInfra of [true, false]) {
     test.after(async () => {
       await running?.[Symbol.asyncDispose]();
     });
-    runtimeCases(test, podEvents ? ['cri', 'inotify'] : ['inotify'], () => running);
+    runtimeCases(test, podEvents ? ['nri', 'cri', 'inotify'] : ['nri', 'inotify'], () => running);
   }
 }
 
@@ -139,6 +143,94 @@ netns(
     assert.match(named.path === undefined ? named.detail : '', /ERR_HOST_NETNS/);
   },
 );
+
+const nri = suite('CRI-O, NRI');
+nri.needs(...NEEDS);
+
+/** Takes each hint to `onHint`, which has to let the runtime proceed. */
+async function plugged(
+  { cri, hostRoot, crio }: Running,
+  onHint: (hint: SandboxHint) => Promise<void> | void,
+  use: () => Promise<void>,
+): Promise<void> {
+  const end = new AbortController();
+  const options = { cri, hostRoot, failClosed: true, sources: sourcesFor('nri') };
+  const events = new RuntimeEvents({ ...options, signal: end.signal });
+  const taking = (async () => {
+    for await (const hint of events) await onHint(hint);
+  })();
+  try {
+    for (const began = performance.now(); crio.nri.plugins.length === 0; await sleep(5)) {
+      assert.ok(!isOver(began, 2000), events.reason);
+    }
+    await use();
+  } finally {
+    end.abort();
+    await taking;
+  }
+}
+
+nri("each kind of pod is located before CRI-O knows it; one on the node's network is not reported", async () => {
+  await using running = await start();
+  const { driver, cri, crio, locator } = running;
+  const pods = { own: driver.pod('own'), userns: driver.pod('userns') };
+  const names = new Map(Object.values(pods).map(({ uid, name }) => [uid, name]));
+  const seen: unknown[] = [];
+  await plugged(
+    running,
+    async ({ sandboxId, podUid = '', netnsPath = '', justMade, ips = [], proceed }) => {
+      const pod = { uid: podUid, namespace: 'default', name: names.get(podUid) ?? '', ips: [] };
+      const found = await locator.locate(pod, { path: netnsPath, fresh: true, ips });
+      const known = await cri.sandbox(sandboxId);
+      seen.push({ name: pod.name, justMade, known, by: found.path === undefined ? found.detail : found.source });
+      proceed?.();
+    },
+    async () => {
+      for (const [network, pod] of Object.entries(pods)) await driver.run(pod, 0, network as keyof typeof pods);
+      const host = await driver.run(driver.pod('host'), 0, 'host');
+      const { linux, ips } =
+        crio.nri
+          .lists()
+          .flat()
+          .find(({ id }) => id === host) ?? {};
+      assert.ok(
+        linux?.namespaces.some(({ type, path }) => type === 'network' && path),
+        'CRI-O names a path for it',
+      );
+      assert.deepEqual(ips, []);
+    },
+  );
+  const located = { justMade: true, known: undefined, by: 'hint' };
+  assert.deepEqual(seen, [
+    { name: 'own', ...located },
+    { name: 'userns', ...located },
+  ]);
+});
+
+nri('a pod that is refused leaves nothing, and the next attempt gets a sandbox', async () => {
+  await using running = await start();
+  const { driver, cri, hostRoot } = running;
+  let problem: string | undefined = 'no such port';
+  await plugged(
+    running,
+    ({ enrolled, proceed }) => {
+      enrolled?.();
+      proceed?.(problem);
+    },
+    async () => {
+      const pod = driver.pod('refused');
+      await assert.rejects(driver.run(pod), /no redirect rules for the pod: no such port/);
+      assert.deepEqual(await cri.sandboxes('ready'), []);
+      assert.deepEqual(readdirSync(join(hostRoot, 'run/netns')), []);
+      problem = undefined;
+      const id = await driver.run(pod, 1);
+      assert.deepEqual(
+        (await cri.sandboxes('ready')).map((sandbox) => sandbox.id),
+        [id],
+      );
+    },
+  );
+});
 
 const events = suite('CRI-O, events');
 events.needs(...NEEDS);

@@ -79,13 +79,13 @@ function netnsFolder(): string {
 
 const choice = suite('runtime events, choice');
 
-const NRI = 'nri: every pod of the node would wait for the controller, so it has to be named';
+const NRI = 'nri: pods outside of the mesh would wait for the controller too, so it has to be named';
 const CONTAINERD = { containerEvents: 'open', taskCreates: 'open' } as const;
 const choices: { runtime: StandIn; wanted?: string; source: string; reason: string }[] = [
   {
     runtime: { runtimeName: 'containerd', runtimeVersion: 'v1.7.24', ...CONTAINERD },
     source: 'containerd',
-    reason: 'containerd v1.7.24',
+    reason: `containerd v1.7.24; ${NRI}`,
   },
   {
     runtime: { runtimeName: 'containerd', runtimeVersion: 'v1.7.24', ...CONTAINERD },
@@ -102,14 +102,13 @@ const choices: { runtime: StandIn; wanted?: string; source: string; reason: stri
   {
     runtime: { runtimeName: 'containerd', runtimeVersion: 'v2.1.9', containerEvents: 'open' },
     source: 'cri',
-    reason: `containerd v2.1.9; containerd: UNIMPLEMENTED; ${NRI}`,
+    reason: `containerd v2.1.9; ${NRI}; containerd: UNIMPLEMENTED`,
   },
   {
     runtime: { runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'open' },
     source: 'inotify',
     reason:
-      'cri-o 1.36.3; containerd: the runtime is cri-o; ' +
-      `${NRI}; ` +
+      `cri-o 1.36.3; ${NRI}; containerd: the runtime is cri-o; ` +
       'cri: a stopped controller would keep its events from the kubelet, so it has to be named',
   },
   {
@@ -127,7 +126,7 @@ const choices: { runtime: StandIn; wanted?: string; source: string; reason: stri
   {
     runtime: { runtimeName: 'docker', runtimeVersion: '28.0.0' },
     source: 'inotify',
-    reason: `docker 28.0.0; containerd: the runtime is docker; ${NRI}; cri: its events would be taken from the kubelet`,
+    reason: `docker 28.0.0; ${NRI}; containerd: the runtime is docker; cri: its events would be taken from the kubelet`,
   },
 ];
 for (const { runtime, wanted = 'auto', source, reason } of choices) {

@@ -84,7 +84,7 @@ test('registers for RunPodSandbox alone, and takes the list in parts', async () 
       assert.deepEqual([events.source, events.reason], ['nri', 'cri-o 1.36.3']);
     },
     (runtime) => {
-      runtime.lists = [[pod('a'), pod('b', '')], [pod('c')]];
+      runtime.lists = () => [[pod('a'), pod('b', '')], [pod('c')]];
     },
   );
 });
@@ -211,7 +211,7 @@ test('the runtime is killed and comes back: registered anew, with the list', asy
       await runtime.kill();
       await until(() => events.source === 'none');
       assert.equal(events.reason, 'the runtime closed the connection');
-      runtime.lists = [[pod('survivor')]];
+      runtime.lists = () => [[pod('survivor')]];
       await runtime.listen();
       await until(() => runtime.plugins.length === 2 && hints.length === 1);
       assert.deepEqual(hints, ['id-survivor']);
@@ -227,7 +227,7 @@ test('large messages are sent in frames that the peer takes, and received whole'
     async () => until(() => hints.length === 500),
     (runtime) => {
       const labels = { text: 'x'.repeat(3000) };
-      runtime.lists = [Array.from({ length: 500 }, (_, at) => ({ ...pod(`${at}`), labels }))];
+      runtime.lists = () => [Array.from({ length: 500 }, (_, at) => ({ ...pod(`${at}`), labels }))];
     },
   );
 });

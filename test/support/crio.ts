@@ -1,7 +1,8 @@
 /**
  * A stand-in for CRI-O 1.36.3 that answers as the real one was recorded to do (test/fixtures/crio-answers.json: ids and
- * names replaced), on real netns. Unlike the real one it can be slow, stopped and restarted on demand. It has no
- * containers, and a sandbox's process is one of this test.
+ * names replaced), on real netns. Its calls of NRI plugins follow CRI-O's source (server/nri-api.go), because they were not
+ * recorded. Unlike the real one it can be slow, stopped and restarted on demand. It has no containers, and a sandbox's
+ * process is one of this test.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -20,6 +21,7 @@ import {
 import { codecOf, compileSchema } from '../../lib/protobuf.ts';
 import { method } from '../../lib/runtime/method.ts';
 import { Farm, inside } from './netns.ts';
+import { NriRuntime, type Pod } from './nri-runtime.ts';
 import { run } from './process.ts';
 import { scratchFolder } from './scratch.ts';
 
@@ -177,6 +179,8 @@ export class StandInCrio implements AsyncDisposable {
   cniMs = 0;
   /** A file of the netns that pods on the node's network share. */
   readonly nodeNetns: string;
+  /** Calls the plugins of NRI. */
+  readonly nri: NriRuntime;
   readonly #farm: Farm;
   readonly #sandboxes = new Map<string, Sandbox>();
   /** Files that are mounted over something by others than the farm. */
@@ -192,7 +196,10 @@ export class StandInCrio implements AsyncDisposable {
     this.#farm = farm;
     this.nodeNetns = nodeNetns;
     this.options = { dropInfra, podEvents };
-    for (const folder of ['netns', 'userns']) mkdirSync(join(this.hostRoot, 'run', folder), { recursive: true });
+    for (const folder of ['netns', 'userns', 'nri']) mkdirSync(join(this.hostRoot, 'run', folder), { recursive: true });
+    this.nri = new NriRuntime(join(this.hostRoot, 'run/nri/nri.sock'));
+    // Those that were stopped, too, until they are removed.
+    this.nri.lists = () => [[...this.#sandboxes.values()].map((sandbox) => this.#nriPod(sandbox))];
   }
 
   /** `nodeNetns`: that of the node; a new one, which no process is in, if absent. */
@@ -217,9 +224,11 @@ export class StandInCrio implements AsyncDisposable {
     this.#server.forceShutdown();
     this.#subscribers.clear();
     rmSync(this.socket, { force: true });
+    await this.nri.kill();
   }
 
   async listen(): Promise<void> {
+    await this.nri.listen();
     this.#server = new Server();
     this.#server.addService(METHODS, {
       version: this.#unary(async () => camel(RECORDED.version)),
@@ -295,6 +304,12 @@ export class StandInCrio implements AsyncDisposable {
     }
     const id = randomBytes(32).toString('hex');
     const sandbox: Sandbox = { id, config, network, uuid, createdAt: now(), ips, state: 'SANDBOX_READY' };
+    try {
+      await this.nri.run(this.#nriPod(sandbox));
+    } catch (error) {
+      await this.#removeNetns(sandbox);
+      throw error;
+    }
     this.#sandboxes.set(id, sandbox);
     this.#tell(sandbox, 'CONTAINER_STARTED_EVENT');
     return id;
@@ -302,17 +317,20 @@ export class StandInCrio implements AsyncDisposable {
 
   async #stop(id: string): Promise<Message> {
     const sandbox = this.#find(id);
-    const { uuid, network } = sandbox;
     if (sandbox.state === 'SANDBOX_NOTREADY') return {};
     sandbox.state = 'SANDBOX_NOTREADY';
+    await this.#removeNetns(sandbox);
+    this.#tell(sandbox, 'CONTAINER_STOPPED_EVENT');
+    return {};
+  }
+
+  async #removeNetns({ uuid, network }: Sandbox): Promise<void> {
     const path = this.netns(uuid);
     if (this.#mounts.delete(path)) {
       await run('umount', [path]);
       rmSync(path);
     } else await this.#farm.del(path);
     if (network === 'userns') await this.#farm.del(join(this.hostRoot, 'run/userns', uuid));
-    this.#tell(sandbox, 'CONTAINER_STOPPED_EVENT');
-    return {};
   }
 
   /** One that is being made is not there yet. */
@@ -365,6 +383,18 @@ export class StandInCrio implements AsyncDisposable {
   }
 
   #infoOf(sandbox: Sandbox): Message {
+    return { info: JSON.stringify(this.#specOf(sandbox)) };
+  }
+
+  /** The node's network has a path here too, and no address. */
+  #nriPod(sandbox: Sandbox): Pod {
+    const { id, config, ips } = sandbox;
+    const { name, uid, namespace } = config.metadata;
+    const { namespaces } = this.#specOf(sandbox).runtimeSpec.linux;
+    return { id, name, uid, namespace, labels: config.labels, linux: { namespaces }, ips: [...ips] };
+  }
+
+  #specOf(sandbox: Sandbox): Info {
     const info = this.#recorded(sandbox).info['info (a JSON string)'];
     const { linux } = info.runtimeSpec;
     if (sandbox.network === 'userns') {
@@ -377,7 +407,7 @@ export class StandInCrio implements AsyncDisposable {
       const ready = sandbox.state === 'SANDBOX_READY';
       Object.assign(info, { image: 'localhost/pause:test', pid: ready ? process.pid : 0 });
     }
-    return { info: JSON.stringify(info) };
+    return info;
   }
 
   /** The recorded answer for a sandbox like this one, with the ids, names and addresses of this one. */

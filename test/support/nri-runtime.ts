@@ -1,10 +1,11 @@
-/** A stand-in for a runtime's side of NRI, which can be slow, killed, and of an older version. */
+/** A stand-in for a runtime's side of NRI, which can be killed, and of an older version. */
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { codecOf, compileSchema } from '../../lib/protobuf.ts';
 import { Mux } from '../../lib/runtime/nri/mux.ts';
 import { TtrpcClient, ttrpcServer } from '../../lib/runtime/nri/ttrpc.ts';
+import { patience } from './patience.ts';
 
 const POD = {
   id: [1, 'string'],
@@ -36,7 +37,7 @@ export interface Pod {
   uid: string;
   namespace: string;
   labels?: Record<string, string>;
-  linux?: { namespaces: { type: string; path: string }[] };
+  linux?: { namespaces: { type: string; path?: string }[] };
   ips?: string[];
 }
 
@@ -49,6 +50,8 @@ export interface PluginSeen {
   echoes: boolean[];
   socket: Socket;
   client: TtrpcClient;
+  /** Resolves when the connection has ended. */
+  gone: Promise<void>;
 }
 
 export class NriRuntime implements AsyncDisposable {
@@ -56,13 +59,17 @@ export class NriRuntime implements AsyncDisposable {
   readonly #server: Server;
   #sockets: Socket[] = [];
   /** The lists that a new plugin gets, each but the last with `more`. */
-  lists: Pod[][] = [[]];
+  lists: () => Pod[][] = () => [[]];
   requestMs = 2000;
   /** Up to NRI 0.11 RunPodSandbox is a change of state. */
   old = false;
+  /** All that ever registered. */
   readonly plugins: PluginSeen[] = [];
+  /** One lock serves all sandboxes. */
+  #turn: Promise<unknown> = Promise.resolve();
 
-  private constructor(path: string) {
+  /** Before listen() no plugin can connect. */
+  constructor(path: string) {
     this.#path = path;
     this.#server = createServer((socket) => {
       this.#sockets.push(socket);
@@ -92,14 +99,26 @@ export class NriRuntime implements AsyncDisposable {
     }
   }
 
-  /** As RunPodSandbox does; resolves with how long the plugin took, milliseconds. */
-  async run(pod: Pod): Promise<number> {
-    const plugin = this.plugins.at(-1);
-    if (plugin === undefined) throw new Error('no plugin is registered');
-    const began = performance.now();
-    if (this.old) await plugin.client.call('StateChange', codec<object>('StateChange').encode({ event: 1, pod }));
-    else await plugin.client.call('RunPodSandbox', codec<object>('Run').encode({ pod }));
-    return performance.now() - began;
+  /**
+   * As RunPodSandbox does: calls each plugin, and drops one that does not answer in time. Resolves with how long they
+   * took, milliseconds. Rejects if one of them refuses the pod.
+   */
+  run(pod: Pod): Promise<number> {
+    const relayed = this.#turn.then(async () => {
+      const began = performance.now();
+      for (const plugin of this.plugins) if (!plugin.socket.destroyed) await this.#call(plugin, pod);
+      return performance.now() - began;
+    });
+    this.#turn = relayed.catch(() => {});
+    return relayed;
+  }
+
+  async #call({ client, socket, gone }: PluginSeen, pod: Pod): Promise<void> {
+    const answer = this.old
+      ? client.call('StateChange', codec<object>('StateChange').encode({ event: 1, pod }))
+      : client.call('RunPodSandbox', codec<object>('Run').encode({ pod }));
+    const limit = setTimeout(() => socket.destroy(), this.requestMs * patience());
+    await Promise.race([answer, gone]).finally(() => clearTimeout(limit));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -120,7 +139,8 @@ export class NriRuntime implements AsyncDisposable {
             const { pluginName, pluginIdx } = codec<{ pluginName: string; pluginIdx: string }>('Register').decode(
               payload,
             );
-            void this.#configure({ name: pluginName, index: pluginIdx, events: 0, echoes: [], socket, client });
+            const gone = new Promise<void>((resolve) => socket.once('close', () => resolve()));
+            void this.#configure({ name: pluginName, index: pluginIdx, events: 0, echoes: [], socket, client, gone });
             return codec<object>('Empty').encode({});
           },
         ],
@@ -133,8 +153,15 @@ export class NriRuntime implements AsyncDisposable {
     const request = { runtimeName: 'stand-in', requestTimeout: `${this.requestMs}` };
     const configured = await client.call('Configure', codec<object>('Configure').encode(request));
     plugin.events = codec<{ events: number }>('Configured').decode(configured).events;
-    for (const [at, pods] of this.lists.entries()) {
-      const more = at < this.lists.length - 1;
+    // Under the lock: a sandbox is either in the list, or the plugin is called for it.
+    this.#turn = this.#turn.then(() => Promise.race([this.#synchronize(plugin), plugin.gone]));
+  }
+
+  async #synchronize(plugin: PluginSeen): Promise<void> {
+    const { client } = plugin;
+    const lists = this.lists();
+    for (const [at, pods] of lists.entries()) {
+      const more = at < lists.length - 1;
       const answer = await client.call('Synchronize', codec<object>('Synchronize').encode({ pods, more }));
       plugin.echoes.push(codec<{ more: boolean }>('Synchronized').decode(answer).more === more);
     }

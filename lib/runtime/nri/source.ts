@@ -20,10 +20,10 @@ export const nri: EventSource = {
   name: 'nri',
   lists: true,
 
-  /** containerd's own events are early enough without that, and on CRI-O nobody has measured NRI yet. */
-  caution: () => 'every pod of the node would wait for the controller, so it has to be named',
+  /** docs/decisions.md has the figures that this decision rests on. */
+  caution: () => 'pods outside of the mesh would wait for the controller too, so it has to be named',
 
-  async connect({ hostRoot, failClosed = false }, signal) {
+  async connect({ version, hostRoot, failClosed = false }, signal) {
     const path = onNode(hostRoot, SOCKET);
     if (!existsSync(path)) throw new Error(`${path} does not exist`);
     // Only here: the command line reads the list of sources, and protobufjs takes longer to load than most verbs to run.
@@ -35,12 +35,12 @@ export const nri: EventSource = {
       plugin.handle({
         onList: (pods) => {
           for (const pod of pods) {
-            const hint = hintOf(pod);
+            const hint = hintOf(pod, version.runtimeName);
             if (hint !== undefined) report(hint);
           }
         },
         onRun: async (pod) => {
-          const hint = hintOf(pod);
+          const hint = hintOf(pod, version.runtimeName);
           if (hint === undefined) return;
           const answer = Promise.withResolvers<Answer>();
           let enrolled = false;
@@ -79,8 +79,12 @@ async function within(ms: number, answer: Promise<Answer>): Promise<Answer | und
   return first;
 }
 
-/** Undefined on the node's network, as far as the runtime shows it: CRI-O names a path for such a pod too. */
-function hintOf({ id, uid, linux, ips }: PodSandbox): SandboxHint | undefined {
+/**
+ * Undefined for a pod on the node's network. containerd names no path for it. CRI-O names a file of the node's own netns,
+ * and no address. containerd 1.7 names no addresses at all.
+ */
+function hintOf({ id, uid, linux, ips }: PodSandbox, runtimeName: string): SandboxHint | undefined {
   const netnsPath = linux?.namespaces.find(({ type }) => type === 'network')?.path;
-  return netnsPath ? { sandboxId: id, podUid: uid, netnsPath, ips } : undefined;
+  if (!netnsPath || (runtimeName === 'cri-o' && ips.length === 0)) return undefined;
+  return { sandboxId: id, podUid: uid, netnsPath, ips };
 }
