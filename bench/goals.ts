@@ -78,6 +78,14 @@ export function isOfConnections({ name }: Pick<Goal, 'name'>): boolean {
   return name.startsWith(CONNECTION);
 }
 
+/** What NRI costs, and what it brings. Of the workload `sandbox`, which is a run of its own, too. */
+const SANDBOX = 'RunPodSandbox: ';
+
+/** Whether a goal is of the workload `sandbox`. */
+export function isOfSandboxes({ name }: Pick<Goal, 'name'>): boolean {
+  return name.startsWith(SANDBOX);
+}
+
 const LEGACY = 'iptables-legacy';
 const NFT = 'nftables';
 
@@ -95,6 +103,13 @@ export const goals: readonly Goal[] = [
   cost(0.5, 'cidrs', "the app's and the proxy's own with 100 excluded CIDRs, beyond the defaults"),
   cost(0.3, 'trip', 'a round trip with the defaults, beyond one redirect rule'),
   cost(0.3, 'trip-dns', 'a round trip with DNS capture, beyond the defaults'),
+  // What NRI costs RunPodSandbox.
+  least(100, ' %', `${SANDBOX}pods with rules before it returns, with NRI`, (run) =>
+    run.figure('sandbox', 'early/nri'),
+  ),
+  most(1, ' ms', `${SANDBOX}with NRI, beyond no runtime events, p50`, (run) => {
+    return run.series('sandbox', 'run/nri') - run.series('sandbox', 'run/off');
+  }),
   // What it costs a node.
   most(2500, ' us', 'CPU of the controller, each pod', (run) => run.figure('controller', 'stand-in/cpu-a-pod')),
   least(500, '/s', 'pods that a node takes each second', (run) => run.figure('controller', 'stand-in/held')),

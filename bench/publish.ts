@@ -5,7 +5,7 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { isOfConnections, isOfStarts } from './goals.ts';
+import { isOfConnections, isOfSandboxes, isOfStarts } from './goals.ts';
 import { figureRows, goalRows, machineText, seriesTables } from './print.ts';
 import { LARGE, reckon } from './reckon.ts';
 import { connectionPicture, picture, startPicture } from './report/picture.ts';
@@ -41,7 +41,8 @@ function publishInstalls(results: Results, single: WorkloadResult, root: string)
     ...results,
     workloads: results.workloads.filter(({ name }) => name === 'single' || !ESSENTIAL.includes(name)),
   };
-  const goals = results.goals.filter((goal) => !isOfStarts(goal) && !isOfConnections(goal));
+  const apart = [isOfStarts, isOfConnections, isOfSandboxes];
+  const goals = results.goals.filter((goal) => !apart.some((isOf) => isOf(goal)));
   writeFileSync(join(root, 'docs/performance.svg'), picture(single));
   fill(join(root, FIGURES), {
     summary: summary(results, single),

@@ -4,29 +4,34 @@
  */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
-import { existsSync, renameSync, watch } from 'node:fs';
+import { existsSync, readFileSync, renameSync, watch } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { examine } from '../../lib/observe/doctor.ts';
+import { taskCreates } from '../../lib/runtime/containerd/events.ts';
+import { NriPlugin } from '../../lib/runtime/nri/plugin.ts';
+import { opened } from '../../lib/runtime/opened.ts';
 import { suite } from '../suite.ts';
+import { GateHome } from '../support/gate.ts';
 import { patience } from '../support/patience.ts';
 import { launch } from '../support/process.ts';
 import { ControllerProcess } from './controller-process.ts';
 import { meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { until } from './pods.ts';
 import type { Service } from './sandbox/service.ts';
-import { SandboxStarts } from './sandbox-starts.ts';
+import { known, SandboxStarts, type Started } from './sandbox-starts.ts';
 
 const SLOW = { timeoutMs: 600_000 };
 /** More for numbers that are to be quoted. */
 const RUNS = Number(process.env.IPNC_RUNTIME_RUNS ?? 5);
-/** Pods that start at once while the controller is stopped. */
-const CROWD = Number(process.env.IPNC_NRI_CROWD ?? 6);
+/** Pods that start at once while the controller is stopped or killed. Every fifth is enrolled. */
+const CROWD = 50;
+const ENROLLED = CROWD / 5;
 /** What the runtime waits for at most, and then it drops the plugin. */
 const RUNTIMES_LIMIT_MS = 2000;
 
 const test = suite('cluster, NRI');
-test.needs('cluster', 'addon', 'toolbox', 'flock');
+test.needs('cluster', 'addon', 'toolbox', 'flock', 'gate', 'nsenter', 'setpriv');
 
 let starts: SandboxStarts;
 let controller: ControllerProcess;
@@ -81,6 +86,97 @@ function slowInstalls(folder: string, heard: Promise<unknown>) {
     for (const holder of holders) holder.kill();
   });
   return { locked: () => holders.length, released };
+}
+
+const nriSocket = () => starts.mesh.node.path('/run/nri/nri.sock');
+
+/** Other clients of the runtime: one reads the CRI's events, as the kubelet does, one containerd's, and one is a plugin of NRI. */
+class Bystanders implements Disposable {
+  readonly #end = new AbortController();
+  readonly #heard = { cri: new Set<string>(), containerd: new Set<string>(), nri: new Set<string>() };
+
+  static async start(): Promise<Bystanders> {
+    const others = new Bystanders();
+    const { signal } = others.#end;
+    const { cri } = starts;
+    const read = async <T extends { containerId: string }>(stream: AsyncGenerator<T, void>, heard: Set<string>) => {
+      const events = await opened(stream, 100);
+      void (async () => {
+        for await (const { containerId } of events) heard.add(containerId);
+      })().catch(() => {});
+    };
+    await read(cri.containerEvents(signal), others.#heard.cri);
+    await read(taskCreates(cri.channel, signal), others.#heard.containerd);
+    const plugin = await NriPlugin.connect(nriSocket(), signal);
+    const listed = Promise.withResolvers<void>();
+    plugin.handle({
+      onList: () => listed.resolve(),
+      onRun: async ({ id }) => void others.#heard.nri.add(id),
+    });
+    await listed.promise;
+    return others;
+  }
+
+  /** Waits until each has heard of all sandboxes. */
+  async haveHeardOf(sandboxes: readonly Started[]): Promise<void> {
+    for (const [name, heard] of Object.entries(this.#heard)) {
+      await until(
+        `heard of by the client of ${name}`,
+        async () => sandboxes.filter(({ sandbox }) => !heard.has(sandbox)).length,
+        (missed) => missed === 0,
+        10_000,
+      );
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#end.abort();
+  }
+}
+
+/** How often containerd has waited for a plugin as long as its limit is; it then drops the plugin. */
+function waitsInVain(): number {
+  const { log } = starts.mesh.node.services.get('containerd') as Service;
+  return readFileSync(log, 'utf8')
+    .split('\n')
+    .filter((line) => /closing plugin .* deadline exceeded/.test(line)).length;
+}
+
+/**
+ * Starts CROWD pods at once, and calls `fail` when the controller has heard of the first. Every other client of the
+ * runtime hears of all. An enrolled pod that has no rules waits at its gate until `recover` has brought the controller
+ * back. Resolves with how often the runtime waited in vain.
+ */
+async function failWhileCrowdStarts(prefix: string, fail: () => void, recover: () => Promise<void>): Promise<number> {
+  const bodies = Array.from({ length: CROWD }, (_, at) => (at % 5 === 0 ? meshPod(prefix) : plainPod(prefix)));
+  const pods = await Promise.all(bodies.map((body) => starts.create(body)));
+  await known(controller, pods);
+  const before = waitsInVain();
+  using others = await Bystanders.start();
+  using home = new GateHome();
+  const { lines } = controller;
+  const seen = lines.length;
+  const running = Promise.all(pods.map((pod) => starts.run(pod)));
+  while (!lines.some(({ msg }, at) => at >= seen && msg === 'the runtime reported a sandbox')) await sleep(1);
+  fail();
+  const all = await running;
+  await others.haveHeardOf(all);
+  const waits = waitsInVain() - before;
+
+  const enrolled = all.filter((_, at) => at % 5 === 0);
+  const late = enrolled.find(({ ruled }) => !ruled);
+  assert.ok(late !== undefined, 'the controller failed after it had served all pods');
+  const gate = await home.start(late.netns).waiting();
+  await recover();
+  await initialized(prefix, ENROLLED);
+  assert.equal((await gate.ended).code, 0);
+  assert.deepEqual(
+    all.filter(({ ruled }, at) => ruled && at % 5 !== 0),
+    [],
+  );
+  await Promise.all(all.map((started) => starts.end(started)));
+  await starts.deletePods();
+  return waits;
 }
 
 test(
@@ -182,42 +278,43 @@ test(
 );
 
 test(
-  'a controller that is stopped delays no sandbox longer than the runtime waits once',
+  `stopped while ${CROWD} pods start, the controller delays them once by the runtime's limit, and enrolled ones wait for it`,
   async () => {
-    controller.signal('SIGSTOP');
-    const crowd = Array.from({ length: CROWD }, () => starts.start(plainPod('crowd')));
-    const all = await Promise.all(crowd);
-    const longest = Math.max(...all.map(({ took }) => took));
-    assert.ok(longest >= RUNTIMES_LIMIT_MS, `${longest} ms: the runtime did not wait`);
-    assert.ok(longest < 2 * RUNTIMES_LIMIT_MS * patience(), `${longest} ms`);
-    const enrolled = await starts.start(meshPod('late'));
-    assert.ok(enrolled.took < RUNTIMES_LIMIT_MS * patience(), `${enrolled.took} ms: it was not dropped`);
-    assert.equal(enrolled.ruled, false);
-    controller.signal('SIGCONT');
-    await connected();
-    await initialized('late', 1);
+    const waits = await failWhileCrowdStarts(
+      'stopped',
+      () => controller.signal('SIGSTOP'),
+      async () => {
+        // The runtime has dropped it, and does not wait for it any more.
+        const alone = await starts.start(plainPod('alone'));
+        assert.ok(alone.took < RUNTIMES_LIMIT_MS * patience(), `${alone.took} ms: it was not dropped`);
+        await starts.end(alone);
+        controller.signal('SIGCONT');
+        await connected();
+      },
+    );
+    assert.equal(waits, 1);
     const after = await starts.start(meshPod('after'), controller);
     assert.equal(after.ruled, true);
-    for (const each of [...all, enrolled, after]) await starts.end(each);
+    await starts.end(after);
   },
   SLOW,
 );
 
 test(
-  'a controller that is killed delays nobody; the next one waits for the socket, and finds the pods that came meanwhile',
+  `killed while ${CROWD} pods start, the controller delays none; the next one waits for the socket, and finds them`,
   async () => {
-    await controller.stop('SIGKILL');
-    const alone = await starts.start(meshPod('alone'));
-    assert.equal(alone.ruled, false);
-    assert.ok(alone.took < RUNTIMES_LIMIT_MS * patience(), `${alone.took} ms`);
-    const socket = starts.mesh.node.path('/run/nri/nri.sock');
-    renameSync(socket, `${socket}.away`);
-    controller = await byNri('--nri-fail-closed');
-    assert.equal(controller.lines.find(({ msg }) => msg === 'started')?.events, 'none');
-    renameSync(`${socket}.away`, socket);
-    await connected();
-    await initialized('alone', 1);
-    await starts.end(alone);
+    const waits = await failWhileCrowdStarts(
+      'killed',
+      () => controller.signal('SIGKILL'),
+      async () => {
+        renameSync(nriSocket(), `${nriSocket()}.away`);
+        controller = await byNri('--nri-fail-closed');
+        assert.equal(controller.lines.find(({ msg }) => msg === 'started')?.events, 'none');
+        renameSync(`${nriSocket()}.away`, nriSocket());
+        await connected();
+      },
+    );
+    assert.equal(waits, 0);
   },
   SLOW,
 );
@@ -235,6 +332,22 @@ test(
     const plain = await starts.start(plainPod('plain', invalid), controller);
     assert.equal(plain.ruled, false);
     for (const each of [web, plain]) await starts.end(each);
+  },
+  SLOW,
+);
+
+test(
+  `with containerd's events, stopped while ${CROWD} pods start, the controller delays none`,
+  async () => {
+    assert.equal(await controller.stop(), 0);
+    const { node, kubeconfig } = starts.mesh;
+    controller = await ControllerProcess.start(node, kubeconfig, '--runtime-events', 'containerd');
+    const waits = await failWhileCrowdStarts(
+      'silent',
+      () => controller.signal('SIGSTOP'),
+      async () => controller.signal('SIGCONT'),
+    );
+    assert.equal(waits, 0);
   },
   SLOW,
 );
