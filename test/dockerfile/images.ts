@@ -1,4 +1,4 @@
-/** The images that the Dockerfile makes, built with buildah: for the tests that compare them. */
+/** The images that the Dockerfile makes, built with buildah: for the tests that compare and start them. */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -18,6 +18,9 @@ const PACKAGES: DebianPackage[] = [
   { name: 'buildah', brings: ['buildah'] },
   { name: 'debootstrap', brings: ['debootstrap'] },
 ];
+
+/** The tag of each in its archive. */
+export const imageOf = (target: Target): string => `localhost/${target}:dockerfile`;
 
 /** An OCI archive. */
 export const archiveOf = (target: Target): string => join(FOLDER, `${target}.tar`);
