@@ -1,11 +1,9 @@
 import { Command, Option } from 'commander';
 import { plan } from '../istio/plan.ts';
 import { choice } from '../options/values.ts';
+import { type Backend, type Form, formOf } from '../ruleset/form.ts';
 import { iptablesText, routeLines } from '../ruleset/iptables.ts';
-import type { Ruleset } from '../ruleset/model.ts';
 import { nftablesText } from '../ruleset/nftables/text.ts';
-import { nftables } from '../ruleset/nftables.ts';
-import { withTrees } from '../ruleset/trees.ts';
 import { printJson } from './output.ts';
 import {
   addOutputOption,
@@ -29,7 +27,7 @@ export function planCommand(context: Context): Command {
     .addOption(
       new Option(
         '--format <form>',
-        'iptables, nftables or json; --output json means json (default: the value of --backend, or iptables)',
+        'iptables, nftables or json; --output json means json (default: nftables with --backend nftables, otherwise iptables)',
       ).helpGroup(OTHER),
     )
     .addHelpText(
@@ -49,29 +47,32 @@ Exit codes: 0 printed, 2 invalid command line or configuration.`,
     const { json } = readOptions(command, context);
     const { spec, families, backend, counters } = readRedirect(command, context);
     const usual = backend === 'nftables' ? 'nftables' : 'iptables';
-    const form = choice('iptables', 'nftables', 'json')(options.format ?? usual, { field: '--format', source: 'flag' });
-    const ruleset = plan(spec, families === 'auto' ? [4, 6] : families);
-    if (json || form === 'json') printJson(context.io, { command: 'plan', spec, ruleset });
-    else context.io.out(form === 'nftables' ? nftText(ruleset, counters) : text(ruleset));
+    const format = choice(
+      'iptables',
+      'nftables',
+      'json',
+    )(options.format ?? usual, { field: '--format', source: 'flag' });
+    const asJson = json || format === 'json';
+    const shown: Backend = (asJson ? usual : format) === 'nftables' ? 'nftables' : 'iptables-legacy';
+    const form = formOf(plan(spec, families === 'auto' ? [4, 6] : families), shown, { counters });
+    if (asJson) printJson(context.io, { command: 'plan', spec, ...form });
+    else context.io.out([...parts(form), ...routeComments(form)].join('\n'));
   });
 }
 
 /** The headings are comments, which iptables-restore ignores: the part of each family can be its input. */
-function text(ruleset: Ruleset): string {
-  const parts = ruleset.families.map((family) => {
-    const rules = iptablesText(withTrees(ruleset), family);
+function parts({ backend, ruleset }: Form): string[] {
+  if (backend === 'nftables') {
+    const rules = nftablesText(ruleset);
+    return [`# ${familyNames(ruleset.families)}: ${rules === '' ? 'no rules' : 'nft -f'}\n${rules}`];
+  }
+  return ruleset.families.map((family) => {
+    const rules = iptablesText(ruleset, family);
     return rules === '' ? `# IPv${family}: no rules\n` : `# IPv${family}: ${RESTORE[family]}\n${rules}`;
   });
-  return [...parts, ...routeComments(ruleset)].join('\n');
 }
 
-function nftText(ruleset: Ruleset, counters: boolean): string {
-  const rules = nftablesText(nftables(ruleset, { counters }));
-  const head = `# ${familyNames(ruleset.families)}: ${rules === '' ? 'no rules' : 'nft -f'}\n`;
-  return [`${head}${rules}`, ...routeComments(ruleset)].join('\n');
-}
-
-function routeComments(ruleset: Ruleset): string[] {
+function routeComments({ ruleset }: Form): string[] {
   const routes = routeLines(ruleset).map((line) => `# ip ${line}\n`);
   return routes.length === 0 ? [] : [['# routes\n', ...routes].join('')];
 }

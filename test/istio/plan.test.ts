@@ -282,3 +282,27 @@ test('JSON has the specification and the rules', async () => {
   );
   assert.deepEqual(ruleset.routes, { loopback6: false, tproxy: { mark: 1337, table: 133 } });
 });
+
+/** The names of the chains in a text of iptables-restore. */
+const chainsOf = (text: string) => [...text.matchAll(/^:(ISTIO_\w+)/gm)].map(([, name]) => name);
+
+test('every format has the rules that are installed, also for lists that become trees', async () => {
+  const ports = Array.from({ length: 40 }, (_, at) => 2000 + 2 * at).join();
+  const args = ['-o', ports, '--ip-families', '4'];
+  const legacy = JSON.parse(await plan([...args, '--output', 'json']));
+  const names = legacy.ruleset.tables[0].chains.flatMap(({ name, builtin }: { name: string; builtin: boolean }) =>
+    builtin ? [] : [name],
+  );
+  assert.equal(legacy.backend, 'iptables-legacy');
+  assert.ok(names.includes('ISTIO_LIST_1'), names.join());
+  assert.deepEqual(chainsOf(await plan(args)).sort(), names.sort());
+
+  const nftables = ['--backend', 'nftables', '--counters', 'false'];
+  const nft = JSON.parse(await plan([...args, ...nftables, '--output', 'json']));
+  assert.equal(nft.backend, 'nftables');
+  const rules = nft.ruleset.tables[0].chains.flatMap((chain: { rules: unknown[] }) => chain.rules);
+  const lines = (await plan([...args, ...nftables])).match(/^ {4}(?!type ).+$/gm) ?? [];
+  assert.equal(rules.length, lines.length, lines.join('\n'));
+  assert.ok(JSON.stringify(rules).includes('{"first":"2000","last":"2000"}'), JSON.stringify(rules));
+  assert.ok(rules.every(({ counter }: { counter: boolean }) => !counter));
+});

@@ -6,12 +6,11 @@
  */
 import assert from 'node:assert/strict';
 import { native } from '../../lib/native/addon.ts';
-import type { Ruleset } from '../../lib/ruleset/model.ts';
 import { lower } from '../../lib/ruleset/nftables/lower.ts';
 import { nftablesText } from '../../lib/ruleset/nftables/text.ts';
 import { type Case, cases } from '../cases.ts';
 import { suite } from '../suite.ts';
-import { ipnc } from '../support/command-line.ts';
+import { rulesetOf } from '../support/command-line.ts';
 import { Farm, INSTALL_NEEDS, identify, inside, restoreNft } from '../support/netns.ts';
 import { run } from '../support/process.ts';
 import { meshPrograms } from './programs.ts';
@@ -152,10 +151,7 @@ async function runIstio(form: Form, netns: string, { words, environment }: Invoc
 }
 
 async function runOurs(form: Form, netns: string, args: readonly string[]): Promise<void> {
-  const families = args.includes('--ip-families') ? [] : ['--ip-families', '4,6'];
-  const { code, stdout, stderr } = await ipnc(['plan', '--format', 'json', ...families, ...args]);
-  assert.equal(code, 0, stderr);
-  const { ruleset } = JSON.parse(stdout) as { ruleset: Ruleset };
+  const ruleset = rulesetOf(args);
   if (form === 'iptables')
     await (await native().compile({ backend: 'iptables-legacy', ruleset })).apply(await identify(netns));
   else await restoreNft(netns, nftablesText(lower(ruleset, { counters: true })));

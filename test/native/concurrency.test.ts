@@ -239,7 +239,7 @@ for (const [backend, ending, rounds] of [
       await using farm = new Farm('concurrency');
       const targets = await Promise.all((await farm.addAll(8)).map(identify));
       const program = fileURLToPath(new URL('../fixtures/busy.ts', import.meta.url));
-      const words = toJson({ form: await formFor(['--backend', backend]), targets });
+      const words = toJson({ form: formFor(['--backend', backend]), targets });
       for (let round = 0; round < rounds; round++) {
         const child = launch(process.execPath, [program, words, ending], {
           stdio: ['ignore', 'pipe', 'pipe'],

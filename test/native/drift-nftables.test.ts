@@ -101,7 +101,7 @@ const drifts: Record<string, Drift> = {
   'another port': { edit: replace('to :15001', 'to :15009'), says: ['+  meta l4proto tcp counter redirect to :15009'] },
   'an expression that is not ours': {
     edit: replace(line(ADMITTED), line(`limit rate 5/second ${ADMITTED}`)),
-    says: [`-  ${ADMITTED}`, '+  # not of this version: limit, meta load, cmp, counter, verdict'],
+    says: [`-  ${ADMITTED}`, '+  # unknown to this version: limit, meta load, cmp, counter, verdict'],
   },
   "somebody else's chain": { more: 'add chain inet istio-proxy-nat theirs', says: ['+chain theirs {', '+}'] },
   "somebody else's hook": {
@@ -110,15 +110,15 @@ const drifts: Record<string, Drift> = {
   },
   "somebody else's set": {
     more: 'add set inet istio-proxy-nat s { type ipv4_addr; elements = { 10.0.0.1 }; }',
-    says: ['+  # not of this version: set s'],
+    says: ['+  # unknown to this version: set s'],
   },
   "somebody else's map": {
     more: 'add map inet istio-proxy-nat m { type inet_service : verdict; elements = { 80 : accept }; }',
-    says: ['+  # not of this version: set m'],
+    says: ['+  # unknown to this version: set m'],
   },
   "somebody else's counter": {
     more: 'add counter inet istio-proxy-nat c',
-    says: ['+  # not of this version: object c'],
+    says: ['+  # unknown to this version: object c'],
   },
   'a chain gone': {
     edit: (table) =>
@@ -128,7 +128,7 @@ const drifts: Record<string, Drift> = {
   'the table gone': { more: `delete ${NAT}`, says: [`# ${NAT}`, '-chain prerouting {', `-  ${ADMITTED}`] },
   'the table asleep': {
     more: `add ${NAT} { flags dormant; }`,
-    says: [`# ${NAT}`, '+  # not of this version: flags 1', `   ${ADMITTED}`],
+    says: [`# ${NAT}`, '+  # unknown to this version: flags 1', `   ${ADMITTED}`],
   },
   'a table too many': {
     more: 'add table inet istio-proxy-raw\nadd chain inet istio-proxy-raw x',

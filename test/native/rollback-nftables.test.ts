@@ -195,7 +195,7 @@ async function order(farm: Farm, name: Asked): Promise<Order> {
   const [before, flags] = asked[name];
   const path = await farm.add();
   await befores[before](path);
-  const form = await formFor(flags ?? PLAIN);
+  const form = formFor(flags ?? PLAIN);
   return {
     verb: flags === undefined ? 'clean' : 'apply',
     fresh: name === 'the first install',

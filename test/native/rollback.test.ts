@@ -117,7 +117,7 @@ for (const [specs, code] of denials) {
     await using farm = new Farm('rollback');
     const older = await compile('-o', '5432');
     const installOlder = async (path: string) => older.apply(await identify(path));
-    const form = await formFor(TPROXY);
+    const form = formFor(TPROXY);
     const orders: Order[] = [];
     const was: string[] = [];
     for (const [verb, fresh, prepare] of [

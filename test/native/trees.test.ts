@@ -54,7 +54,7 @@ test('a change in one of their chains is drift, and so is a chain too many', asy
   const trees = await compile(...MANY);
   await trees.apply(target);
   await restore(path, 4, '*nat\n:ISTIO_LIST_99 - [0:0]\n-I ISTIO_LIST_1 1 -p tcp -j ACCEPT\nCOMMIT\n');
-  const lines = diff(await formFor(MANY), await trees.verify(target)).flatMap(({ lines }) => lines);
+  const lines = diff(formFor(MANY), await trees.verify(target)).flatMap(({ lines }) => lines);
   assert.deepEqual(
     lines.filter((line) => !line.startsWith(' ')),
     ['+:ISTIO_LIST_99 - [0:0]', '+-A ISTIO_LIST_1 -p tcp -j ACCEPT'],

@@ -128,7 +128,7 @@ test('nftables: a rule missing, and one of another making', () => {
   nftChain(table, 'istio-redirect').rules = [{ opaque: 'limit, counter, log' }];
   assert.deepEqual(nftChanges(table), [
     '-  meta l4proto tcp counter redirect to :15001',
-    '+  # not of this version: limit, counter, log',
+    '+  # unknown to this version: limit, counter, log',
   ]);
 });
 

@@ -14,7 +14,7 @@ import { nftablesText, nftRuleText } from '../../lib/ruleset/nftables/text.ts';
 import { nftables } from '../../lib/ruleset/nftables.ts';
 import { type Case, cases } from '../cases.ts';
 import { suite } from '../suite.ts';
-import { ipnc } from '../support/command-line.ts';
+import { rulesetOf } from '../support/command-line.ts';
 import { expressions, fateByNftables, fateByRuleset, packetsFor } from '../support/evaluate.ts';
 import { output } from '../support/process.ts';
 import { randomNumbers } from '../support/random.ts';
@@ -38,7 +38,7 @@ const meaning = suite('nftables: meaning');
 
 for (const { name, args } of [...cases, ...more]) {
   meaning(`packets fare as with the Ruleset: ${name}`, async () => {
-    compare(await rulesetOf(args), PACKETS, randomNumbers(name));
+    compare(rulesetOf(args), PACKETS, randomNumbers(name));
   });
 }
 
@@ -103,14 +103,14 @@ meaning(
 
 meaning('no rule depends on packets without an owner, which nft cannot match', async () => {
   for (const { args } of [...cases, ...more]) {
-    for (const { conditions } of rulesOf(nftables(await rulesetOf(args), { counters: true }))) {
+    for (const { conditions } of rulesOf(nftables(rulesetOf(args), { counters: true }))) {
       assert.ok(!conditions.some(({ field, not }) => not && (field === 'skuid' || field === 'skgid')), args.join(' '));
     }
   }
 });
 
 meaning('a Ruleset of one family leaves the other alone', async () => {
-  const ruleset = await rulesetOf(['-m', 'TPROXY', '--redirect-dns', '--capture-all-dns', '--ip-families', '4']);
+  const ruleset = rulesetOf(['-m', 'TPROXY', '--redirect-dns', '--capture-all-dns', '--ip-families', '4']);
   for (const { chains } of nftables(ruleset, { counters: true }).tables) {
     for (const { conditions } of chains.filter(({ hook }) => hook !== undefined).flatMap(({ rules }) => rules)) {
       assert.deepEqual(conditions.find(({ field }) => field === 'nfproto')?.values, [{ first: 2n, last: 2n }]);
@@ -140,7 +140,7 @@ const size = suite('nftables: size');
 
 size('of the defaults at least 30 % less, and in no case more', async () => {
   for (const { name, args } of [...cases, ...more]) {
-    const plain = lower(await rulesetOf(args), { counters: true });
+    const plain = lower(rulesetOf(args), { counters: true });
     const [before, after] = [plain, simplify(plain)].map(expressions) as [number, number];
     assert.ok(after <= before, `${name}: ${after}, plain ${before}`);
     if (name === 'no flags') assert.ok(after <= 0.7 * before, `${after}, plain ${before}`);
@@ -225,7 +225,7 @@ const text = suite('nftables: text');
 
 text('the defaults, whole', async () => {
   assert.equal(
-    nftablesText(nftables(await rulesetOf([]), { counters: true })),
+    nftablesText(nftables(rulesetOf([]), { counters: true })),
     `table inet istio-proxy-nat
 flush table inet istio-proxy-nat
 table inet istio-proxy-nat {
@@ -303,7 +303,7 @@ kernel.after.each(discard);
 
 for (const { name, args } of [...cases, ...more]) {
   kernel(`nft reads it, reads it again, and lists it as it was: ${name}`, async () => {
-    const ruleset = await rulesetOf(args);
+    const ruleset = rulesetOf(args);
     for (const counters of [true, false]) {
       const expected = nftablesText(nftables(ruleset, { counters }));
       nft(['-f', '-'], expected);
@@ -318,7 +318,7 @@ kernel(
   async () => {
     // A rule has at most 128 expressions (net/netfilter/nf_tables_api.c, NFT_RULE_MAXEXPRS): 64 groups are too many.
     for (const { args } of cases.filter(({ name }) => name !== '64 owner groups')) {
-      nft(['-f', '-'], nftablesText(lower(await rulesetOf(args), { counters: true })));
+      nft(['-f', '-'], nftablesText(lower(rulesetOf(args), { counters: true })));
       nft(['flush', 'ruleset']);
     }
   },
@@ -344,12 +344,6 @@ function compare(ruleset: Ruleset, count: number, random: () => number, comparis
       }
     }
   }
-}
-
-async function rulesetOf(args: readonly string[]): Promise<Ruleset> {
-  const { code, stdout, stderr } = await ipnc(['plan', '--format', 'json', ...args]);
-  assert.equal(code, 0, stderr);
-  return JSON.parse(stdout).ruleset;
 }
 
 function rulesOf({ tables }: NftRuleset) {

@@ -10,8 +10,7 @@ import { Coprocess } from '../../bench/coprocess.ts';
 import { Failure } from '../../lib/errors.ts';
 import { type Compiled, type Netns, native } from '../../lib/native/addon.ts';
 import { type Backend, type Form, formOf } from '../../lib/ruleset/form.ts';
-import type { Ruleset } from '../../lib/ruleset/model.ts';
-import { ipnc } from './command-line.ts';
+import { rulesetOf } from './command-line.ts';
 import { run } from './process.ts';
 
 export const TOOLBOX = fileURLToPath(new URL('../../build/Release/toolbox', import.meta.url));
@@ -195,22 +194,14 @@ export function foreign(state: string): string {
   return `${tables(v4)}# IPv6\n${tables(/^(.*COMMIT\n)?/s.exec(v6)?.[0] ?? '')}`;
 }
 
-/** What `ipnc plan` makes of redirect flags. Both families unless they say otherwise. */
-async function rulesetOf(flags: readonly string[]): Promise<Ruleset> {
-  const families = flags.includes('--ip-families') ? [] : ['--ip-families', '4,6'];
-  const { code, stdout, stderr } = await ipnc(['plan', '--format', 'json', ...families, ...flags]);
-  assert.equal(code, 0, stderr);
-  return (JSON.parse(stdout) as { ruleset: Ruleset }).ruleset;
-}
-
 /** Of iptables-legacy, unless `--backend` is among the flags. */
-export async function formFor(flags: readonly string[]): Promise<Form> {
+export function formFor(flags: readonly string[]): Form {
   const backend = flags.includes('--backend') ? flags[flags.indexOf('--backend') + 1] : 'iptables-legacy';
-  return formOf(await rulesetOf(flags), backend as Backend, { counters: !flags.includes('--counters=false') });
+  return formOf(rulesetOf(flags), backend as Backend, { counters: !flags.includes('--counters=false') });
 }
 
 export async function compile(...flags: string[]): Promise<Compiled> {
-  return native().compile(await formFor(flags));
+  return native().compile(formFor(flags));
 }
 
 export async function identify(path: string): Promise<Netns> {

@@ -15,6 +15,16 @@ import type { Stage } from '../../lib/observe/metrics.ts';
 import type { PodView } from '../../lib/observe/page.ts';
 import type { DiffSection } from '../../lib/ruleset/diff.ts';
 import type { AddressMatch, Chain, Cidr, PortRange, Routes, Rule, Ruleset, Table } from '../../lib/ruleset/model.ts';
+import {
+  type Condition,
+  FIELDS,
+  type Hook,
+  type Interval,
+  type NftChain,
+  type NftRule,
+  type NftRuleset,
+  type NftTable,
+} from '../../lib/ruleset/nftables/model.ts';
 
 type Shape<T> = Record<keyof T, z.ZodType>;
 
@@ -167,15 +177,52 @@ const chain = z.strictObject({
   inserts: z.array(rule),
   rules: z.array(rule),
 } satisfies Shape<Chain>);
+const families = z.array(family);
+const routes = z.strictObject({
+  loopback6: flag,
+  tproxy: z.strictObject({ mark, table: number }).optional(),
+} satisfies Shape<Routes>);
 const ruleset = z.strictObject({
-  families: z.array(family),
+  families,
   tables: z.array(z.strictObject({ name: tableName, chains: z.array(chain) } satisfies Shape<Table>)),
-  routes: z.strictObject({
-    loopback6: flag,
-    tproxy: z.strictObject({ mark, table: number }).optional(),
-  } satisfies Shape<Routes>),
+  routes,
 } satisfies Shape<Ruleset>);
-const plan = z.strictObject({ command: z.literal('plan'), spec, ruleset });
+
+const decimal = text.regex(/^\d+$/).describe('up to 128 bits, so it is a decimal string');
+const interval = z.strictObject({ first: decimal, last: decimal } satisfies Shape<Interval>);
+const condition = z.strictObject({
+  field: z.enum(FIELDS),
+  not: flag,
+  values: z.array(interval),
+} satisfies Shape<Condition>);
+const nftRule = z.strictObject({
+  conditions: z.array(condition),
+  counter: flag,
+  target,
+} satisfies Shape<NftRule>);
+const hook = z.strictObject({
+  type: z.enum(['filter', 'nat', 'route']),
+  hook: z.enum(['prerouting', 'output']),
+  priority: number.int(),
+} satisfies Shape<Hook>);
+const nftChain = z.strictObject({
+  name: text,
+  hook: hook.optional(),
+  rules: z.array(nftRule),
+} satisfies Shape<NftChain>);
+const nftRuleset = z.strictObject({
+  families,
+  tables: z.array(z.strictObject({ name: tableName, chains: z.array(nftChain) } satisfies Shape<NftTable>)),
+  routes,
+} satisfies Shape<NftRuleset>);
+
+const planned = { command: z.literal('plan'), spec };
+const plan = z
+  .discriminatedUnion('backend', [
+    z.strictObject({ ...planned, backend: z.literal('iptables-legacy'), ruleset }),
+    z.strictObject({ ...planned, backend: z.literal('nftables'), ruleset: nftRuleset }),
+  ])
+  .describe('the rules that are installed with this backend');
 
 const checks = z.array(
   z.strictObject({

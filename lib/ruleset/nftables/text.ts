@@ -37,7 +37,7 @@ export function nftChainHead({ name, hook }: Pick<NftChain, 'name' | 'hook'>): s
 
 /** One rule as it stands in its chain. */
 export function nftRuleText(rule: NftRule | OpaqueRule): string {
-  if ('opaque' in rule) return `# not of this version: ${rule.opaque}`;
+  if ('opaque' in rule) return `# unknown to this version: ${rule.opaque}`;
   const { conditions, counter, target } = rule;
   return [
     ...conditions.map((condition) => conditionWords(condition, conditions)).filter((words) => words !== ''),
