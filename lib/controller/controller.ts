@@ -260,7 +260,8 @@ export class Controller {
   async #follow(): Promise<void> {
     for await (const hint of this.#options.runtime ?? []) {
       if (hint.podUid === undefined) continue;
-      // A static pod has another uid there, by what its mirror says, and anybody can write that: it is polled for.
+      // The runtime knows a static pod by another uid. The mirror pod has it in an annotation, which anybody can write, so it
+      // is not used: the controller polls for static pods.
       const uid = hint.podUid;
       const entry = this.#entries.get(uid);
       if (entry === undefined) {
@@ -469,7 +470,7 @@ export class Controller {
         if (verified !== undefined)
           this.#noteAhead(entry, loses ? [REWRITTEN] : verified.iptablesNft.length > 0 ? [] : verified.ahead);
         if (loses && isDriftOfIstios(verified)) continue;
-        // Without an answer it is gone, or another one: what is installed there now is looked at anew.
+        // If verify() failed, the namespace is gone or was replaced, so the pod is located and examined again.
         if (verified?.ok && !(entry.ahead !== undefined && mayMove(entry))) continue;
         entry.drifted = true;
         this.#queue.add(uid, 'resync');
@@ -511,7 +512,7 @@ function wasServed({ installed, pod: { metadata } }: Entry): boolean {
 }
 
 const TAKEN_OVER = {
-  new: "Istio's CNI plugin had written its own rules into this new pod, and the controller replaced them: both run on this node",
+  new: "Istio's CNI plugin had written its own rules into this new pod, and the controller replaced them; istio-cni and this controller both run on this node",
   running: "the controller replaced Istio's own rules in this running pod",
 };
 

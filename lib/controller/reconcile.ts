@@ -255,7 +255,10 @@ function beforeCapture({ pod: { spec, status }, oldInit }: Task): { reason: stri
   // The kubelet may have forgotten the init containers of a pod that runs.
   if (phase !== 'Pending' && oldInit === undefined) return undefined;
   if (captureAfter === undefined || (initBefore?.ended === true && initBefore.id !== oldInit)) return undefined;
-  return { reason: 'init-containers', message: `its init container ${captureAfter} comes before the gate` };
+  return {
+    reason: 'init-containers',
+    message: `its init container ${captureAfter} has not ended; the rules are installed when it has`,
+  };
 }
 
 /** Of ours or of Istio's. */

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { ConfigError } from '../../lib/errors.ts';
 import { hasOwnInit } from '../../lib/istio/containers.ts';
 import { DISABLE_ENVOY, DOMAIN, INITIALIZE, INJECT, INJECTED } from '../../lib/istio/names.ts';
+import { plan } from '../../lib/istio/plan.ts';
 import { MOST_KEPT, mustBeWhole, type Pod } from '../../lib/istio/pod.ts';
 import { podRedirect, type RedirectSpec, redirect } from '../../lib/istio/redirect.ts';
 import { flagSource, type Source } from '../../lib/istio/sources.ts';
@@ -432,6 +433,23 @@ specs('declared ports count where nothing names inbound ports', () => {
   const pod = { spec: { initContainers, containers: [{ name: 'a' }, { name: 'b', ports: ports(2) }] } };
   assert.deepEqual(of(pod, {}, 'declared').inbound.include, [port(2)]);
   assert.deepEqual(of({}, {}, 'declared').inbound.include, []);
+});
+
+specs('with TPROXY and no declared port nothing inbound is captured, and there are no TPROXY routes', () => {
+  const pod = (...ports: number[]): Pod => ({
+    metadata: { annotations: { 'sidecar.istio.io/interceptionMode': 'TPROXY' } },
+    spec: { containers: [{ name: 'app', ports: ports.map((containerPort) => ({ containerPort })) }] },
+  });
+  const planned = (pod: Pod) => {
+    const { tables, routes } = plan(of(pod, {}, 'declared'), [4, 6]);
+    const chains = tables.flatMap(({ chains }) => chains);
+    const targets = chains.flatMap(({ inserts, rules }) => [...inserts, ...rules].map(({ target }) => target));
+    const jumps = targets.flatMap((target) => (target.kind === 'jump' ? [target.chain] : []));
+    return { tproxy: jumps.includes('ISTIO_TPROXY'), routes, captures: jumps.includes('ISTIO_REDIRECT') };
+  };
+  assert.deepEqual(planned(pod()), { tproxy: false, routes: { loopback6: true }, captures: true });
+  const tproxy = { mark: 1337, table: 133 };
+  assert.deepEqual(planned(pod(8080)), { tproxy: true, routes: { loopback6: true, tproxy }, captures: true });
 });
 
 specs('servers named for the cluster are those of each pod that captures DNS, unless it asks for all', () => {

@@ -79,7 +79,7 @@ function netnsFolder(): string {
 
 const choice = suite('runtime events, choice');
 
-const NRI = 'nri: pods outside of the mesh would wait for the controller too, so it has to be named';
+const NRI = 'nri: auto does not use it, because pods outside of the mesh would wait for the controller too';
 const CONTAINERD = { containerEvents: 'open', taskCreates: 'open' } as const;
 const choices: { runtime: StandIn; wanted?: string; source: string; reason: string }[] = [
   {
@@ -91,7 +91,8 @@ const choices: { runtime: StandIn; wanted?: string; source: string; reason: stri
     runtime: { runtimeName: 'containerd', runtimeVersion: 'v1.7.24', ...CONTAINERD },
     wanted: 'cri',
     source: 'none',
-    reason: 'containerd v1.7.24; cri: its events would be taken from the kubelet',
+    reason:
+      'containerd v1.7.24; cri: this runtime gives each event to one client only, so the kubelet would miss events',
   },
   {
     runtime: { runtimeName: 'containerd', runtimeVersion: 'v2.1.9', ...CONTAINERD },
@@ -109,7 +110,7 @@ const choices: { runtime: StandIn; wanted?: string; source: string; reason: stri
     source: 'inotify',
     reason:
       `cri-o 1.36.3; ${NRI}; containerd: the runtime is cri-o; ` +
-      'cri: a stopped controller would keep its events from the kubelet, so it has to be named',
+      "cri: auto does not use it, because a stopped controller would keep CRI-O's events from the kubelet",
   },
   {
     runtime: { runtimeName: 'cri-o', runtimeVersion: '1.36.3', containerEvents: 'open' },
@@ -126,7 +127,7 @@ const choices: { runtime: StandIn; wanted?: string; source: string; reason: stri
   {
     runtime: { runtimeName: 'docker', runtimeVersion: '28.0.0' },
     source: 'inotify',
-    reason: `docker 28.0.0; ${NRI}; containerd: the runtime is docker; cri: its events would be taken from the kubelet`,
+    reason: `docker 28.0.0; ${NRI}; containerd: the runtime is docker; cri: this runtime gives each event to one client only, so the kubelet would miss events`,
   },
 ];
 for (const { runtime, wanted = 'auto', source, reason } of choices) {

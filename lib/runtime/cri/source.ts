@@ -19,11 +19,12 @@ export const cri: EventSource = {
   caution({ runtimeName }) {
     // One loop serves all subscribers of CRI-O and waits for each of them (server/container_events.go).
     if (runtimeName !== 'cri-o') return undefined;
-    return 'a stopped controller would keep its events from the kubelet, so it has to be named';
+    return "auto does not use it, because a stopped controller would keep CRI-O's events from the kubelet";
   },
 
   async connect({ cri, version }, signal) {
-    if (!broadcasts(version)) throw new Error('its events would be taken from the kubelet');
+    if (!broadcasts(version))
+      throw new Error('this runtime gives each event to one client only, so the kubelet would miss events');
     const events = await opened(cri.containerEvents(signal), OPEN_AFTER_MS);
     return async ({ report }) => {
       const reported = new Map<string, true>();

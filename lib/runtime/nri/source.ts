@@ -21,7 +21,7 @@ export const nri: EventSource = {
   lists: true,
 
   /** docs/decisions.md has the figures that this decision rests on. */
-  caution: () => 'pods outside of the mesh would wait for the controller too, so it has to be named',
+  caution: () => 'auto does not use it, because pods outside of the mesh would wait for the controller too',
 
   async connect({ version, hostRoot, failClosed = false }, signal) {
     const path = onNode(hostRoot, SOCKET);
