@@ -23,7 +23,7 @@ Examples:
 Exit codes: 0 nothing essential is missing, 1 something essential is missing, 2 invalid command line.`,
     );
   const bundle =
-    'print what a bug report needs, as JSON: versions, checks, pods and metrics of the controller; without secrets and names';
+    'print what a bug report needs, as JSON: versions, checks, pods and metrics of the controller; without secrets, and without names of pods and namespaces';
   addOutputOption(command).addOption(new Option('--bundle', bundle).helpGroup(OTHER));
   return command.action(async () => {
     const { json, io } = readOptions(command, context);

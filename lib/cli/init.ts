@@ -11,9 +11,9 @@ export function initCommand({ io }: Context): Command {
   return new Command('init')
     .summary('run the gate')
     .description(
-      'Runs the gate (pod-network-gate), which waits in a pod until its redirect rules are active. The original\n' +
-        'controller has the same verb. The gate gets all arguments unchanged; docs/gate.md lists them. In a new pod, run\n' +
-        'pod-network-gate itself, which needs no Node.js.',
+      'Runs the gate (pod-network-gate), which waits in a pod until its redirect rules are active. The verb exists\n' +
+        'because the older project of the same name had it. The gate gets all arguments unchanged; docs/gate.md lists\n' +
+        'them. In a new pod, run pod-network-gate itself, which needs no Node.js.',
     )
     .argument('[words...]', 'flags of the gate; after the word "istio-iptables", flags of istio-iptables')
     .allowUnknownOption()

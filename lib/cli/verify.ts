@@ -58,7 +58,8 @@ Exit codes: 0 no drift, 1 failed, 2 invalid command line or configuration, 3 dri
           `${paint(io, 'bold', '# rules of other programs that let traffic bypass the proxy')}\n${lines.join('')}`,
         );
       }
-      for (const doubt of doubts) io.out(`${paint(io, 'bold', '# without effect')}\n ${doubt}\n`);
+      for (const doubt of doubts)
+        io.out(`${paint(io, 'bold', '# why the rules do not work in this pod')}\n ${doubt}\n`);
     }
     if (!ok) context.exit(EXIT.drift);
   });

@@ -34,7 +34,7 @@ export async function demo(io: Io, wanted: 'auto' | Backend): Promise<void> {
 
   const identity = await identifyTarget(stage.podPath);
   const { captured: families } = familiesOf(identity, redirect({}));
-  heading(io, 'Before: everybody reaches whom they dial');
+  heading(io, 'Before the install: each connection reaches its destination');
   const before = await observe(stage, families, 'before');
   printTraffic(io, before);
 
@@ -161,7 +161,7 @@ function printRules(io: Io, form: Form): void {
   if (first === undefined) return;
   const text = form.backend === 'nftables' ? nftablesText(form.ruleset) : iptablesText(form.ruleset, first);
   for (const line of text.trimEnd().split('\n')) {
-    io.out(`  ${paint(io, /^(-A|\t\t(?!type))/.test(line) ? 'cyan' : 'dim', line)}\n`);
+    io.out(`  ${paint(io, /^(-A| {4}(?!type))/.test(line) ? 'cyan' : 'dim', line)}\n`);
   }
   for (const line of routeLines(form.ruleset)) io.out(`  ${paint(io, 'dim', `ip ${line}`)}\n`);
   if (form.backend === 'nftables') return;

@@ -273,7 +273,7 @@ export const options = {
   dualStack: option({
     flag: 'dual-stack',
     env: ['DUAL_STACK', 'ISTIO_DUAL_STACK'],
-    initialText: 'true; for a Pod false',
+    initialText: 'true without a Pod, false with one',
     group: KERNEL,
     help: 'whether the proxy serves both families of a pod that has both; if not, it serves IPv4',
     parse: boolean,
@@ -283,7 +283,7 @@ export const options = {
     placeholder: 'families',
     initial: 'auto',
     group: KERNEL,
-    help: 'auto (the families of the addresses in the network namespace that the proxy serves), 4, 6 or 4,6',
+    help: 'which families get rules: auto (each family that has an address in the network namespace and that the proxy serves), 4, 6 or 4,6',
     parse: families,
   }),
   unservedFamilies: option({
@@ -292,7 +292,7 @@ export const options = {
     placeholder: 'what',
     initial: 'leave',
     group: KERNEL,
-    help: 'a family that the proxy does not serve: leave (past the mesh, as Istio), capture, or block (refuse its TCP)',
+    help: 'what happens to a family that the proxy does not serve: leave (it bypasses the mesh, as with Istio), capture, or block (its TCP is refused)',
     parse: choice('leave', 'capture', 'block'),
   }),
 };

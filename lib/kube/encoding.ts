@@ -204,7 +204,7 @@ class JsonList implements StreamReader<unknown, ListMeta> {
         }
       } else if (byte > SPACE) {
         if (this.#inItems && this.#depth === 2 && byte !== CHAR.comma)
-          throw new SyntaxError('an item of a list that is no object');
+          throw new SyntaxError('an item of a list is not an object');
         if (this.#depth === 1 && byte !== CHAR.colon) this.#key = '';
       }
     }
@@ -214,7 +214,7 @@ class JsonList implements StreamReader<unknown, ListMeta> {
 
   #string(byte: number): void {
     if (!this.#inString) {
-      if (this.#inItems && this.#depth === 2) throw new SyntaxError('an item of a list that is no object');
+      if (this.#inItems && this.#depth === 2) throw new SyntaxError('an item of a list is not an object');
       this.#inString = true;
       this.#key = '';
     } else if (this.#escaped) this.#escaped = false;

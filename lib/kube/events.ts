@@ -26,7 +26,7 @@ export const EVENTS = {
   },
   ConfigDoubtful: {
     type: 'Warning',
-    means: 'a setting has no effect, or something in the pod keeps the rules from capturing its traffic',
+    means: 'a setting has no effect, or something in the pod prevents the capture of its traffic',
     remedy: 'correct or remove what the note names',
   },
   ConfigInvalid: {
@@ -37,9 +37,9 @@ export const EVENTS = {
   FamilyNotServed: {
     type: 'Warning',
     means:
-      'the pod has a family (IPv6) that its proxy does not serve. `unservedFamilies` decides what becomes of its traffic; the note says it',
+      'the pod has an address of a family (IPv6) that its proxy does not serve. The note says what happens to this traffic, as the value `unservedFamilies` decides',
     remedy:
-      'set `ISTIO_DUAL_STACK` for istiod and for the proxies, or choose `block` where nothing may go past the mesh',
+      'set `ISTIO_DUAL_STACK` for istiod and for the proxies, or set `unservedFamilies: block` if no traffic may bypass the mesh',
   },
   InstallFailed: {
     type: 'Warning',
@@ -172,7 +172,7 @@ export class EventRecorder {
 
 interface Told {
   count: number;
-  /** Not to be told again before that. */
+  /** The earliest time to send it again. */
   next: number;
   gap: number;
 }

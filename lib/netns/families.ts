@@ -7,13 +7,13 @@ import type { Family } from '../ruleset/model.ts';
 /** Each family of a pod is in at most one of the lists. */
 export interface Families {
   captured: Family[];
-  /** Captured without exceptions, so that no connection of it gets anywhere. */
+  /** Captured without exceptions, so that every connection of the family is refused. */
   blocked: Family[];
-  /** Without rules although the pod has an address of it: its traffic goes past the mesh. */
+  /** Without rules although the pod has an address of this family: its traffic bypasses the mesh. */
   left: Family[];
   /** Whether the rules of IPv6 can have `::6` on lo. */
   loopback6: boolean;
-  /** One sentence on the family that the proxy does not serve, and what becomes of it. */
+  /** One sentence about the family that the proxy does not serve, and what happens to its traffic. */
   note?: string;
 }
 
@@ -58,8 +58,8 @@ export function familiesOf(
 }
 
 const OUTCOMES = {
-  leave: 'is left out of the mesh, and its traffic goes past the proxy',
-  capture: 'is redirected to the proxy, which refuses it unless it listens there',
+  leave: 'is left out of the mesh, and its traffic bypasses the proxy',
+  capture: 'is redirected to the proxy, which refuses connections of a family on which it does not listen',
   block: 'is refused',
 };
 

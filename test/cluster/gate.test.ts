@@ -80,6 +80,13 @@ for (const [index, [what, options]] of Object.entries(kinds).entries()) {
 
 /** Orders as Istio's injector makes them, and who answers a migration's connection. */
 const MIGRATIONS: Record<string, { order: (all: Containers) => Partial<V1PodSpec>; answers: RegExp }> = {
+  "an ordinary sidecar after the gate: with the proxy's group": {
+    order: ({ migrate, gate, proxy, app }) => ({
+      initContainers: [gate, { ...migrate, securityContext: { ...migrate.securityContext, runAsGroup: 1337 } }],
+      containers: [proxy, app],
+    }),
+    answers: /"reply":"peer 8080 /,
+  },
   'an ordinary sidecar: before capture begins': {
     order: ({ migrate, gate, proxy, app }) => ({ initContainers: [migrate, gate], containers: [proxy, app] }),
     answers: /"reply":"peer 8080 /,
