@@ -214,7 +214,7 @@ struct TargetEncoder {
     out.push_back(Immediate{HostData(ct.zone)});
     out.push_back(CtSet{NFT_CT_ZONE});
   }
-  void operator()(const Opaque&) const { InvalidRule("a target is not one of ours"); }
+  void operator()(const Opaque&) const { InvalidRule("a target is unknown to this version"); }
 };
 
 HookContent Encode(const Hook& hook) {

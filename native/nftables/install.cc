@@ -93,7 +93,7 @@ void Tables::Try(Channel& channel) const {
   for (const Wanted& wanted : wanted_)
     if (!state || !Matches(*state, wanted.name))
       throw Error{.code = kInvalidRule,
-                  .detail = "this kernel keeps a table in another form than it is given",
+                  .detail = "this kernel stores a table in another form than it was written",
                   .table = Named(wanted.name)};
 }
 
@@ -189,7 +189,7 @@ void Tables::RequireInstalled(Channel& channel, const std::vector<TableResult>& 
     }
     if (!stands)
       throw Error{.code = kVerify,
-                  .detail = "what the kernel holds is not what was installed: another process changed our rules",
+                  .detail = "the kernel has other rules than those that were installed, because another process changed them",
                   .table = Named(result.table)};
   }
 }

@@ -115,7 +115,7 @@ class Jumps {
 }  // namespace
 
 void RequireValid(const Rule& rule) {
-  if (!rule.opaque.empty()) InvalidRule("a rule is not one of ours");
+  if (!rule.opaque.empty()) InvalidRule("a rule has parts that this version does not know");
   const Condition* previous = nullptr;
   for (const Condition& condition : rule.conditions) {
     RequireValid(condition);
@@ -142,7 +142,7 @@ void RequireValid(const std::vector<Table>& tables) {
     Jumps jumps(table);
     for (const Chain& chain : table.chains) {
       if (std::find(kChainNames.begin(), kChainNames.end(), chain.name) == kChainNames.end())
-        InvalidRule("the chain " + chain.name + " is not one of ours");
+        InvalidRule("the chain " + chain.name + " is not a chain of this project");
       jumps.Follow(chain);
     }
   }

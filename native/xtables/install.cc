@@ -192,7 +192,7 @@ void Tables<F>::RequireInstalled(const Access& access, const std::vector<TableRe
     if (result.how == How::kReplayed && LooksLike<F>(access.socket, compiled->installed)) continue;
     if (!xtables::Matches(TableCopy<F>(access, result.table).Read(), compiled ? compiled->wanted : Wanted{}))
       throw Error{.code = kVerify,
-                  .detail = "what the kernel holds is not what was installed: another process changed our rules",
+                  .detail = "the kernel has other rules than those that were installed, because another process changed them",
                   .table = Name<F>(result.table)};
   }
 }

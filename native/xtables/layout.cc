@@ -120,7 +120,7 @@ class Parser {
     std::optional<unsigned> found;
     for (unsigned hook = 0; hook < NF_INET_NUMHOOKS; ++hook) {
       if (!(header_.valid_hooks & 1U << hook) || header_.hook_entry[hook] != at) continue;
-      if (found) Refuse("two of the kernel's chains begin with the same entry");
+      if (found) Refuse("two built-in chains begin with the same entry");
       found = hook;
     }
     return found;
@@ -140,7 +140,7 @@ class Parser {
       const size_t next = at + part.entry.next_offset;
       const std::optional<unsigned> hook = HookAt(at);
       if (IsError(part)) {
-        if (hook) Refuse("a chain of the kernel's begins with the name of another");
+        if (hook) Refuse("a built-in chain begins with the name of another chain");
         ended = next == size_;
         if (!ended) {
           begin(ChainNameOf(part), std::nullopt);
@@ -149,7 +149,7 @@ class Parser {
         }
       } else {
         if (hook) {
-          if (!chains_.empty() && !chains_.back().hook) Refuse("a chain of the kernel's comes after others");
+          if (!chains_.empty() && !chains_.back().hook) Refuse("a built-in chain comes after other chains");
           begin(kHookNames[*hook], hook);
         }
         if (chains_.empty()) Refuse("the first entry belongs to no chain");
@@ -160,7 +160,7 @@ class Parser {
     if (!ended) Refuse("the table has no end");
     for (unsigned hook = 0; hook < NF_INET_NUMHOOKS; ++hook)
       if (header_.valid_hooks & 1U << hook && !names.contains(kHookNames[hook]))
-        Refuse(std::string(kHookNames[hook]) + " begins nowhere");
+        Refuse(std::string(kHookNames[hook]) + " has no first entry");
   }
 
   std::string ChainNameOf(const Part& part) const {
@@ -172,7 +172,7 @@ class Parser {
     for (const NamedVerdict& verdict : kVerdicts)
       if (verdict.name == name) Refuse("a chain has the name of a verdict");
     for (const char* hook : kHookNames)
-      if (hook == name) Refuse("a chain has the name of one of the kernel's");
+      if (hook == name) Refuse("a chain has the name of a built-in chain");
     return std::string(name);
   }
 
@@ -209,7 +209,7 @@ class Parser {
     if (verdict < 0) Refuse("a verdict is unknown: " + std::to_string(verdict));
     if (static_cast<size_t>(verdict) == part.at + part.entry.next_offset) return {};
     const auto chain = starts_.find(static_cast<size_t>(verdict));
-    if (chain == starts_.end()) Refuse("a jump leads to no chain's beginning");
+    if (chain == starts_.end()) Refuse("a jump does not lead to the first rule of a chain");
     return chains_[chain->second].name;
   }
 

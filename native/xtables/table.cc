@@ -88,7 +88,7 @@ Wanted Encode(const Table& table) {
     } else if (IsOurChain(chain.name)) {
       wanted.chains[chain.name] = encode(chain.rules);
     } else {
-      InvalidRule("chain " + chain.name + " is none of ours");
+      InvalidRule("the chain " + chain.name + " is not a chain of this project");
     }
   }
   return wanted;

@@ -165,9 +165,9 @@ void RefuseAll(const Access& access) {
   };
   const std::vector<Hostile<F>> all{
       {"the first entry belongs to no chain", PutOrphan<F>},
-      {"two of the kernel's chains begin with the same entry",
+      {"two built-in chains begin with the same entry",
        [](Blob& blob) { ChangeHeader<F>(blob, [](auto& header) { header.hook_entry[1] = header.hook_entry[0]; }); }},
-      {"INPUT begins nowhere",
+      {"INPUT has no first entry",
        [](Blob& blob) { ChangeHeader<F>(blob, [](auto& header) { header.hook_entry[1] += 8; }); }},
       {"the policy of INPUT is not at its end",
        [](Blob& blob) { ChangeHeader<F>(blob, [](auto& header) { header.underflow[1] = header.underflow[0]; }); }},
@@ -177,7 +177,7 @@ void RefuseAll(const Access& access) {
        [](Blob& blob) { blob[EntryAt<F>(blob, 6) + offsetof(typename F::Entry, nfcache) - 8] ^= 1; }},
       {"the name of a chain is too long", [&](Blob& blob) { name(blob, "a-chain-of-twenty-nine-letter"); }},
       {"a chain has the name of a verdict", [&](Blob& blob) { name(blob, "RETURN"); }},
-      {"a chain has the name of one of the kernel's", [&](Blob& blob) { name(blob, "FORWARD"); }},
+      {"a chain has the name of a built-in chain", [&](Blob& blob) { name(blob, "FORWARD"); }},
       {"the table has no end",
        [](Blob& blob) {
          blob.resize(EntryAt<F>(blob, 7));

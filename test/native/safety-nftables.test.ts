@@ -158,7 +158,7 @@ const malformed: Record<string, [tables: NftTable[], says: RegExp]> = {
     ],
     /the chain istio-(output|redirect) leads back to itself/,
   ],
-  'a chain that is not one of ours': [[nat(chain('mine'))], /the chain mine is not one of ours/],
+  'a chain that is not one of ours': [[nat(chain('mine'))], /the chain mine is not a chain of this project/],
   'a chain that comes twice': [[nat(chain('istio-output'), chain('istio-output'))], /istio-output comes twice/],
   'a table that comes twice': [[nat(), nat()], /the table nat comes twice/],
   'a table that is not one of ours': [[odd({ name: 'filter', chains: [] })], /^table name must be raw, mangle or nat/],
