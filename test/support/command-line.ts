@@ -3,8 +3,8 @@
  * what docs/schemas/ says.
  */
 
-import { Command } from 'commander';
 import { Writable } from 'node:stream';
+import { Command } from 'commander';
 import type { Io } from '../../lib/cli/output.ts';
 import { addRedirectOptions, readRedirect } from '../../lib/cli/shared.ts';
 import { plan } from '../../lib/istio/plan.ts';
