@@ -9,8 +9,8 @@ baseline), and with the usual programs, in one run.
   npm run bench                            everything, in at most 15 minutes
   npm run bench -- --quick                 a first look, in at most 2 minutes
   npm run bench -- --only single,churn     only these workloads: WORKLOADS;
-                                           soak (10 minutes), connection (8), sandbox (15) and
-                                           mesh (25) run only if they are named
+                                           soak (10 minutes), connection (8), sandbox (15), scale
+                                           (15) and mesh (25) run only if they are named
   npm run bench -- --driver NAME=COMMAND   measures another program, too. It must install Istio's default rules in the
                                            network namespace in which it starts, or in {netns} if that is one of its
                                            arguments; repeatable
@@ -28,6 +28,8 @@ A FILE of results may also be the log of a run with --output -.
   --pods N          mesh: pods of each way, however long that takes
   --at-once N       mesh: pods of one way that start at the same time; default: 1
   --resident N      mesh: pods that run on each node before; default: 0
+  --rate N          controller and scale: pods a second; default: 500 and 50. Near the most that a machine can do, one
+                    run differs from the next many times over
   --profile FOLDER  writes CPU profiles of the controller into the folder
   --plant NAME=US   delays the driver NAME by US microseconds; --compare should find that
 
@@ -47,6 +49,7 @@ export interface Request {
   profile?: string;
   plant: Map<string, number>;
   starts: Extent;
+  rate?: number;
 }
 
 export class UsageError extends Error {}
@@ -75,6 +78,7 @@ export function parse(words: string[], workloads: readonly string[]): Request | 
     publish: values.publish ?? false,
     plant: new Map((values.plant ?? []).map(plantOf)),
     starts: startsOf(values, only),
+    ...(values.rate !== undefined && { rate: rateOf(values.rate, only) }),
     ...(only && { only }),
     ...(compare && { compare }),
     ...(values.from !== undefined && { from: values.from }),
@@ -104,6 +108,7 @@ function read(words: string[]) {
         pods: { type: 'string' },
         'at-once': { type: 'string' },
         resident: { type: 'string' },
+        rate: { type: 'string' },
       },
     });
   } catch (error) {
@@ -144,6 +149,12 @@ function startsOf(values: Partial<Record<keyof typeof MOST, string>>, only: stri
   };
   const pods = read('pods', 1);
   return { ...(pods !== undefined && { pods }), atOnce: read('at-once', 1) ?? 1, resident: read('resident', 0) ?? 0 };
+}
+
+function rateOf(value: string, only: string[] | undefined): number {
+  if (only === undefined || only.some((name) => !['controller', 'scale'].includes(name)))
+    throw new UsageError(`--rate: "${value}": needs --only controller, --only scale, or both`);
+  return whole('--rate', value, 2000, 1);
 }
 
 function whole(flag: string, value: string, most: number, least = 0): number {

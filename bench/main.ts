@@ -67,9 +67,9 @@ async function measure(request: Request): Promise<Results | number> {
     throw new Error(`Istio's rules name uid ${PROXY}, which is not mapped here; ${UID_MAP_REMEDY}`);
   const seed = request.seed ?? Math.floor(Math.random() * 2 ** 32);
   const chosen = workloads.filter(({ name, apart }) => request.only?.includes(name) ?? apart !== true);
-  const { quick, externals, plant, profile, starts } = request;
+  const { quick, externals, plant, profile, starts, rate } = request;
   const onWorkload = (result: Results['workloads'][number]) => console.log(workloadText(result));
-  const results = await run({ quick, workloads: chosen, externals, plant, seed, profile, starts, onWorkload });
+  const results = await run({ quick, workloads: chosen, externals, plant, seed, profile, starts, rate, onWorkload });
   summarize(results);
   return results;
 }

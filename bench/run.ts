@@ -25,6 +25,7 @@ export interface RunOptions {
   seed: number;
   profile?: string | undefined;
   starts: Extent;
+  rate?: number | undefined;
   /** Called after each workload. */
   onWorkload(result: WorkloadResult): void;
 }
@@ -47,6 +48,7 @@ export async function run({
   seed,
   profile,
   starts,
+  rate,
   onWorkload,
 }: RunOptions): Promise<Results> {
   const mode = quick ? 'quick' : 'full';
@@ -70,6 +72,7 @@ export async function run({
       random,
       profile,
       starts,
+      rate,
       drivers: () => {
         const freshNetns = () => farm.one();
         prepared ??= prepareDrivers({ floors, folder, ruleset: rulesetOf(), freshNetns, externals, plant });

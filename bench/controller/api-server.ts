@@ -9,9 +9,17 @@ import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { encode, envelope, enveloped, eventFrame, field, PROTOBUF } from '../../test/support/protobuf.ts';
-import { NAMESPACE, NODE, podEncoder, podWriter, type StoredPod } from './pods.ts';
+import { NAMESPACE, NODE, podEncoder, podWriter, REFUSED, type StoredPod } from './pods.ts';
 
-export type Change = [what: 'create' | 'run' | 'terminate' | 'delete', name: string];
+/** `annotations` are those of a new pod, beside the template's. */
+export type Change = [
+  what: 'create' | 'run' | 'terminate' | 'delete',
+  name: string,
+  annotations?: Record<string, string>,
+];
+
+/** A pod, and the milliseconds since 1970 at which it was created. */
+export type Created = [name: string, at: number];
 
 export interface Report {
   /** Milliseconds from writing the ADDED event to having read the patch. */
@@ -30,8 +38,8 @@ export interface Report {
   unmarked: number;
 }
 
-export type Question = { changes: Change[] } | { report: true } | { marked: number };
-export type Answer = { port: number } | { report: Report } | { marked: number; at: number };
+export type Question = { changes: Change[] } | { report: true } | { marked: number } | { created: true };
+export type Answer = { port: number } | { report: Report } | { marked: number; at: number } | { created: Created[] };
 
 const [, , certificate = '', key = ''] = process.argv;
 const write = podWriter();
@@ -79,6 +87,8 @@ function formOf({ headers }: IncomingMessage): Form {
 const pods = new Map<string, StoredPod>();
 const toldAt = new Map<string, number>();
 const watches = new Map<ServerResponse, Form>();
+/** Since it was asked for. */
+let created: Created[] = [];
 const marked = new Set<string>();
 let awaited = Number.POSITIVE_INFINITY;
 let version = 1;
@@ -91,9 +101,18 @@ function emptyReport(): Report {
 /** Nobody watches that one's node. */
 put({ ...blank('probe'), node: 'elsewhere' });
 
-function blank(name: string): StoredPod {
+function blank(name: string, annotations: Record<string, string> = {}): StoredPod {
   const uid = `5f0c7a52-9f0e-4c4e-8a5b-${String(++version).padStart(12, '0')}`;
-  return { name, uid, version, node: NODE, phase: 'Pending', terminating: false, annotations: {}, conditions: [] };
+  return {
+    name,
+    uid,
+    version,
+    node: NODE,
+    phase: 'Pending',
+    terminating: false,
+    annotations: { ...annotations },
+    conditions: [],
+  };
 }
 
 function put(pod: StoredPod): void {
@@ -114,9 +133,10 @@ function tell(type: string, pod: StoredPod): number {
   return bytes;
 }
 
-function change([what, name]: Change): void {
+function change([what, name, annotations]: Change): void {
   if (what === 'create') {
-    put(blank(name));
+    put(blank(name, annotations));
+    created.push([name, performance.timeOrigin + performance.now()]);
     const pod = pods.get(name);
     if (pod) tell('ADDED', pod);
     return;
@@ -145,6 +165,8 @@ async function answerPatch(request: IncomingMessage, response: ServerResponse, n
   if (pod === undefined) return answer(response, 404, '{"kind":"Status","code":404,"reason":"NotFound"}');
   if (metadata.uid !== pod.uid && name !== 'probe')
     return answer(response, 422, '{"kind":"Status","code":422,"message":"metadata.uid: Invalid value"}');
+  if (name.startsWith(REFUSED))
+    return answer(response, 500, '{"kind":"Status","code":500,"reason":"InternalError","message":"refused"}');
   const told = toldAt.get(name);
   if (told !== undefined) {
     if (marked.has(name)) report.further++;
@@ -230,7 +252,10 @@ function say(answer: Answer): void {
 process.on('message', (question: Question) => {
   if ('changes' in question) question.changes.forEach(change);
   else if ('marked' in question) awaited = question.marked;
-  else {
+  else if ('created' in question) {
+    say({ created });
+    created = [];
+  } else {
     say({ report });
     report = emptyReport();
   }

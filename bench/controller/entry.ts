@@ -15,7 +15,10 @@ import { Cri } from '../../lib/runtime/cri/client.ts';
 import { RuntimeEvents } from '../../lib/runtime/events.ts';
 import { kubeOf } from '../../test/support/kubeconfig.ts';
 
-export type Order = 'sweep' | 'state' | 'collect';
+export type Order = 'sweep' | 'state' | 'collect' | 'installed' | 'examined';
+
+/** What the log says of a pod: its name, the outcome, and the milliseconds since 1970 at which its rules were read back. */
+export type Installed = [name: string, outcome: 'initialized' | 'repaired', at: number];
 
 /** Milliseconds. */
 export interface Sweep {
@@ -34,7 +37,7 @@ export interface State {
 }
 
 const RESOLUTION_MS = 1;
-const [, , kubeconfig = '', folder = '', nodeName = ''] = process.argv;
+const [, , kubeconfig = '', folder = '', nodeName = '', follow = ''] = process.argv;
 
 class KnownPlaces extends Locator {
   override async locate({ name }: RuntimePod): Promise<Located | NotLocated> {
@@ -53,7 +56,17 @@ const config = readConfig({
   // The parent requests sweeps, so the timer is off.
   environment: { ...process.env, NODE_NAME: nodeName, KUBECONFIG: kubeconfig, IPNC_RESYNC: '24h' },
 });
-const log = createLogger({ level: config.logLevel });
+let installed: Installed[] = [];
+
+/** Takes from a line of the log when the rules of the pod were read back, which was before the mark. */
+function note(line: string): void {
+  const { msg, pod = '', us } = JSON.parse(line) as { msg: string; pod?: string; us?: { mark?: number } };
+  if (msg !== 'initialized' && msg !== 'repaired') return;
+  const now = performance.timeOrigin + performance.now();
+  installed.push([pod.slice(pod.indexOf('/') + 1), msg, now - (us?.mark ?? 0) / 1000]);
+}
+
+const log = createLogger({ level: config.logLevel, ...(follow === 'follow' && { pretty: false, write: note }) });
 const kube = kubeOf(kubeconfig);
 // Nothing answers there: what is loaded and tried is what a node's controller loads and tries.
 const cri = new Cri(join(folder, 'no.sock'));
@@ -105,9 +118,19 @@ function state(): State {
   return { heapUsed, loopP99 };
 }
 
+/** Resolves with the milliseconds since 1970 at which every pod has been examined once, as /readyz has it. */
+async function examined(): Promise<number> {
+  while (controller.missing().length > 0) await sleep(2);
+  return performance.timeOrigin + performance.now();
+}
+
 process.on('message', (order: Order) => {
   if (order === 'collect') globalThis.gc?.();
-  if (order === 'sweep') void sweep().then((answer) => process.send?.(answer));
+  if (order === 'installed') {
+    process.send?.(installed);
+    installed = [];
+  } else if (order === 'examined') void examined().then((answer) => process.send?.(answer));
+  else if (order === 'sweep') void sweep().then((answer) => process.send?.(answer));
   else process.send?.(state());
 });
 process.once('disconnect', () => stop.abort('disconnect'));

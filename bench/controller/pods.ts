@@ -4,6 +4,8 @@ import { delimited, encode, field, type Pieces } from '../../test/support/protob
 
 export const NODE = 'node-1';
 export const NAMESPACE = 'bookinfo';
+/** The stand-in for the API server answers 500 to each patch of a pod whose name begins like this. */
+export const REFUSED = 'refused-';
 /** Of JSON, without what the API server adds. */
 const BYTES = 12_000;
 /**
@@ -45,7 +47,7 @@ function template(): Template {
 let injected: Template | undefined;
 
 /** A pod to be created in a real API server, which admits any that is bound to a node already. */
-export function podToCreate(name: string): unknown {
+export function podToCreate(name: string, node = NODE): unknown {
   injected ??= template();
   const { metadata, spec } = injected;
   const { labels, annotations } = metadata;
@@ -55,7 +57,7 @@ export function podToCreate(name: string): unknown {
     metadata: { name, namespace: NAMESPACE, labels, annotations },
     spec: {
       ...spec,
-      nodeName: NODE,
+      nodeName: node,
       priorityClassName: undefined,
       serviceAccountName: 'default',
       serviceAccount: undefined,

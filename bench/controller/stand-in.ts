@@ -7,7 +7,7 @@ import type { ApiClient } from '../../lib/kube/client.ts';
 import { INITIALIZED, NETNS, READY, RULES, STATUS } from '../../lib/kube/status.ts';
 import { createAuthority, writeKubeconfig } from '../../test/cluster/pki.ts';
 import { kubeOf } from '../../test/support/kubeconfig.ts';
-import type { Answer, Change, Question, Report } from './api-server.ts';
+import type { Answer, Change, Created, Question, Report } from './api-server.ts';
 import { NAMESPACE } from './pods.ts';
 
 const ANSWER_MS = 60_000;
@@ -85,6 +85,12 @@ export class StandIn implements AsyncDisposable {
   async report(): Promise<Report> {
     this.#ask({ report: true });
     return ((await this.#answer('a report')) as { report: Report }).report;
+  }
+
+  /** The pods that were created since this was asked last. */
+  async created(): Promise<Created[]> {
+    this.#ask({ created: true });
+    return ((await this.#answer('list of created pods')) as { created: Created[] }).created;
   }
 
   /** Milliseconds since 1970 at which so many pods were marked. Rejects where that takes longer than a minute. */

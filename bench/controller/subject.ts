@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { BUNDLE } from '../../chart/image/bundle.ts';
 import { ENVIRONMENT } from '../../chart/image/files.ts';
-import type { Order, State, Sweep } from './entry.ts';
+import type { Installed, Order, State, Sweep } from './entry.ts';
 
 /** Lets its heap be collected on demand. */
 export const COLLECTABLE = '--expose-gc';
@@ -28,15 +28,21 @@ export async function bundleSubject(folder: string, minify: boolean): Promise<st
   return outfile;
 }
 
+/** The last word of a Subject from which `installed` is asked. */
+export const FOLLOW = 'follow';
+
 export class Subject implements AsyncDisposable {
+  /** Milliseconds since 1970 at which its process was started. */
+  readonly startedAt = performance.timeOrigin + performance.now();
   readonly #child: ChildProcess;
   /** MiB, one a second. */
   readonly samples: number[] = [];
   readonly #timer: NodeJS.Timeout;
 
-  constructor(bundle: string, words: string[], execArgv: string[], log: string) {
+  /** `options` are those of `ipnc run`, as environment variables. */
+  constructor(bundle: string, words: string[], execArgv: string[], log: string, options: Record<string, string> = {}) {
     const fd = openSync(log, 'w');
-    const env = { ...process.env, ...Object.fromEntries(ENVIRONMENT.map((each) => each.split('='))) };
+    const env = { ...process.env, ...Object.fromEntries(ENVIRONMENT.map((each) => each.split('='))), ...options };
     this.#child = fork(bundle, words, { execArgv, env, stdio: ['ignore', fd, fd, 'ipc'] });
     this.#child.once('exit', (code) => {
       if (code !== 0) console.error(`the controller ended with ${code}: ${readFileSync(log, 'utf8').slice(-2000)}`);
@@ -66,6 +72,16 @@ export class Subject implements AsyncDisposable {
 
   async state(): Promise<State> {
     return (await this.#ask('state')) as State;
+  }
+
+  /** The pods whose rules it has installed since this was asked last. */
+  async installed(): Promise<Installed[]> {
+    return (await this.#ask('installed')) as Installed[];
+  }
+
+  /** Milliseconds since 1970 at which it has examined every pod of its first list. */
+  async examinedAt(): Promise<number> {
+    return (await this.#ask('examined')) as number;
   }
 
   /** KiB of V8's heap that are in use after a full collection; it has to be started with COLLECTABLE. */

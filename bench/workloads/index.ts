@@ -8,6 +8,7 @@ import { gate } from './gate.ts';
 import { live } from './live.ts';
 import { mesh } from './mesh.ts';
 import { sandbox } from './sandbox.ts';
+import { scale } from './scale.ts';
 import { single } from './single.ts';
 import { size } from './size.ts';
 import { soak } from './soak.ts';
@@ -27,5 +28,6 @@ export const workloads: readonly Workload[] = [
   endToEnd,
   sandbox,
   mesh,
+  scale,
   soak,
 ];

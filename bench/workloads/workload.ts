@@ -29,6 +29,8 @@ export interface Bench extends Method {
   /** A folder for CPU profiles of the controller. */
   profile?: string | undefined;
   starts: Extent;
+  /** Of `controller` and `scale`: pods a second; absent: the workload's own. */
+  rate?: number | undefined;
   /** How long this workload may take. */
   seconds: number;
 }

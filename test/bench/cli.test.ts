@@ -12,7 +12,7 @@ import { sample } from './sample.ts';
 
 const test = suite('bench, command line');
 const MAIN = fileURLToPath(new URL('../../bench/main.ts', import.meta.url));
-const NAMES = ['single', 'churn', 'mesh'];
+const NAMES = ['single', 'churn', 'mesh', 'controller'];
 
 const bad: [words: string[], message: RegExp][] = [
   [['--only', 'singel'], /--only: "singel" is no workload; there are single, churn, mesh/],
@@ -33,6 +33,9 @@ const bad: [words: string[], message: RegExp][] = [
   [['--pods', '3'], /--pods: "3": goes with --only mesh alone/],
   [['--only', 'mesh', '--pods', '0'], /--pods: "0": a whole number from 1 to 10000/],
   [['--only', 'mesh', '--at-once', '99'], /--at-once: "99": a whole number from 1 to 50/],
+  [['--rate', '100'], /--rate: "100": needs --only controller/],
+  [['--only', 'single,controller', '--rate', '100'], /--rate: "100": needs --only controller/],
+  [['--only', 'controller', '--rate', '0'], /--rate: "0": a whole number from 1 to 2000/],
   [['--publish', '--only', 'single,churn'], /--publish: needs a full run/],
   [['--fast'], /--fast/],
   [['--seed'], /--seed/],
@@ -56,6 +59,10 @@ test('the number of pods of a mesh is understood', () => {
   assert.deepEqual((parse(words, NAMES) as Request).starts, { pods: 3, atOnce: 2, resident: 30 });
 });
 
+test('a rate is understood', () => {
+  assert.equal((parse(['--only', 'controller', '--rate', '100'], NAMES) as Request).rate, 100);
+});
+
 function bench(...words: string[]) {
   const { code: status, stdout, stderr } = runSync(process.execPath, [MAIN, ...words]);
   return { status, stdout, stderr };
@@ -66,7 +73,7 @@ test('usage errors end with 2 and say nothing else', () => {
   assert.deepEqual({ status, stdout }, { status: 2, stdout: '' });
   assert.match(
     stderr,
-    /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, sandbox, mesh, soak\n$/,
+    /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, sandbox, mesh, scale, soak\n$/,
   );
 });
 

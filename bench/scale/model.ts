@@ -1,0 +1,91 @@
+/**
+ * What a cluster costs its API server, as a linear model of measured points: a part for each node, one for each pod that
+ * starts and ends, and one for each of these that gets a mark.
+ */
+
+/** One measurement, or a question to the model. */
+export interface Point {
+  nodes: number;
+  /** Pods of the mesh that start in a second, in the whole cluster, and as many that end. */
+  startsPerSecond: number;
+  marks: 'all' | 'failures';
+}
+
+export interface Measured extends Point {
+  value: number;
+}
+
+/** The value is the sum of these. */
+export interface Model {
+  base: number;
+  node: number;
+  /** A pod's start and end, whether controllers watch or not. */
+  pod: number;
+  /** In addition, if a controller watches the pod. */
+  watched: number;
+  /** In addition, if the pod gets a mark. */
+  mark: number;
+}
+
+const PARTS = ['base', 'node', 'pod', 'watched', 'mark'] as const;
+
+function termsOf({ nodes, startsPerSecond, marks }: Point): number[] {
+  const watched = nodes > 0 ? startsPerSecond : 0;
+  return [1, nodes, startsPerSecond, watched, marks === 'all' ? watched : 0];
+}
+
+/** Least squares. Throws if the points do not determine the model. */
+export function fit(points: readonly Measured[]): Model {
+  const size = PARTS.length;
+  const matrix = Array.from({ length: size }, () => Array.from({ length: size + 1 }, () => 0));
+  for (const point of points) {
+    const terms = termsOf(point);
+    for (const [at, row] of matrix.entries()) {
+      for (const [column, term] of terms.entries()) row[column] = (row[column] ?? 0) + (terms[at] ?? 0) * term;
+      row[size] = (row[size] ?? 0) + (terms[at] ?? 0) * point.value;
+    }
+  }
+  const [base = 0, node = 0, pod = 0, watched = 0, mark = 0] = solved(matrix);
+  return { base, node, pod, watched, mark };
+}
+
+/** Gauss and Jordan, with the largest pivot of each column. Changes `matrix`. */
+function solved(matrix: number[][]): number[] {
+  const scale = Math.max(...matrix.flat().map(Math.abs));
+  for (let column = 0; column < matrix.length; column++) {
+    const rest = matrix.slice(column);
+    const pivot = rest.reduce((best, row) => (Math.abs(row[column] ?? 0) > Math.abs(best[column] ?? 0) ? row : best));
+    const divisor = pivot[column] ?? 0;
+    if (Math.abs(divisor) <= 1e-12 * scale) throw new Error('these points do not determine the model');
+    const at = matrix.indexOf(pivot);
+    [matrix[column], matrix[at]] = [pivot, matrix[column] ?? pivot];
+    for (const [other, row] of matrix.entries()) {
+      const factor = (row[column] ?? 0) / divisor;
+      if (other !== column)
+        for (const [place, value] of pivot.entries()) row[place] = (row[place] ?? 0) - factor * value;
+    }
+    for (const [place, value] of pivot.entries()) pivot[place] = value / divisor;
+  }
+  return matrix.map((row) => row.at(-1) ?? 0);
+}
+
+export function predict(model: Model, point: Point): number {
+  return PARTS.reduce((sum, part, at) => sum + model[part] * (termsOf(point)[at] ?? 0), 0);
+}
+
+/**
+ * The largest error for a point that the model was not made of, as a share of the largest measured value: each point in turn is left
+ * out. Points without which the model is not determined do not count.
+ */
+export function errorOf(points: readonly Measured[]): number {
+  const largest = Math.max(...points.map(({ value }) => value));
+  const errors = points.flatMap((point) => {
+    try {
+      const model = fit(points.filter((other) => other !== point));
+      return [Math.abs(predict(model, point) - point.value) / largest];
+    } catch {
+      return [];
+    }
+  });
+  return Math.max(...errors);
+}
