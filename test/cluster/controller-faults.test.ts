@@ -24,6 +24,8 @@ test.needs('cluster', 'addon', 'toolbox', 'iptables-legacy-save', 'nft');
 
 let mesh: Mesh;
 let controller: ControllerProcess;
+/** What the controller's --runtime-events is. */
+let source: 'auto' | 'nri' = 'auto';
 let peer: V1Pod;
 let web: V1Pod;
 /** What stands in a pod of the mesh, once. */
@@ -50,7 +52,7 @@ test.after(async () => {
 });
 
 function start(kubeconfig = mesh.kubeconfig): Promise<ControllerProcess> {
-  return ControllerProcess.start(mesh.node, kubeconfig, '--resync', '1s');
+  return ControllerProcess.start(mesh.node, kubeconfig, '--resync', '1s', '--runtime-events', source);
 }
 
 /** Marked for the netns that it has, where the rules stand once. */
@@ -232,12 +234,14 @@ const failures: Record<string, { what: string; happen: () => Promise<() => Promi
     },
   },
   socket: {
-    what: 'the socket of the CRI was away',
+    what: "the runtime's sockets were away",
     happen: async () => {
-      const away = `${mesh.node.criSocket}.away`;
-      renameSync(mesh.node.criSocket, away);
+      const sockets = [mesh.node.criSocket, mesh.node.path('/run/nri/nri.sock')];
+      for (const socket of sockets) renameSync(socket, `${socket}.away`);
       await sleep(2000);
-      return async () => renameSync(away, mesh.node.criSocket);
+      return async () => {
+        for (const socket of sockets) renameSync(`${socket}.away`, socket);
+      };
     },
   },
   token: {
@@ -271,7 +275,7 @@ const failures: Record<string, { what: string; happen: () => Promise<() => Promi
     },
   },
   start: {
-    what: 'it started where there was no socket of the CRI',
+    what: 'it started where the runtime had no sockets',
     happen: async () => {
       assert.equal(await controller.stop(), 0);
       const mend = await failures.socket?.happen();
@@ -280,16 +284,33 @@ const failures: Record<string, { what: string; happen: () => Promise<() => Promi
     },
   },
 };
-for (const [name, { what, happen }] of Object.entries(failures)) {
+/** A token does not concern the runtime, and test/cluster/nri.test.ts starts a controller where there is no socket of NRI. */
+const WITH_NRI = ['api', 'containerd', 'socket'];
+const cases = [
+  ...Object.keys(failures).map((name) => ({ name, by: 'auto' as const })),
+  ...WITH_NRI.map((name) => ({ name, by: 'nri' as const })),
+];
+for (const { name, by } of cases) {
+  const { what, happen } = failures[name] as (typeof failures)[string];
   test(
-    `after ${what}, old pods are right and new ones work`,
+    `after ${what}, old pods are right and new ones work${by === 'nri' ? ', with NRI' : ''}`,
     async () => {
+      if (source !== by) {
+        assert.equal(await controller.stop(), 0);
+        source = by;
+        controller = await start();
+      }
       const { lines } = controller;
       const before = lines.length;
       const mend = await happen();
       await sleep(1000);
       await mend();
-      const pod = await mesh.runInitialized(meshPod(`after-${name}`));
+      await until(
+        'connected to the runtime',
+        () => controller.metric(`runtime_event_source{source="${by === 'nri' ? 'nri' : 'containerd'}"}`),
+        (value) => value === 1,
+      );
+      const pod = await mesh.runInitialized(meshPod(`after-${name}-${by}`));
       await becomesRight(pod);
       await becomesRight(web);
       await mesh.expectCaptured(pod, peer);
