@@ -62,7 +62,8 @@
       'target_name': 'ipnc',
       'dependencies': ['core'],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
-      'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS'],
+      # A worker thread that is terminated cannot settle promises any more. Without the last one Node aborts then.
+      'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
       'sources': ['native/addon.cc', 'native/from_js.cc', 'native/to_js.cc'],
     },
     {

@@ -130,7 +130,11 @@ class Addon : public Napi::Addon<Addon> {
   }
 
  private:
-  static void Drain(Napi::Env env, Napi::Function, Addon* addon, void*) { addon->SettleFinished(env); }
+  // When an environment ends, Node calls this without one for each wake-up that is left. The threads have been joined
+  // by then, and ~Addon drops the jobs.
+  static void Drain(Napi::Env env, Napi::Function, Addon* addon, void*) {
+    if (static_cast<napi_env>(env) != nullptr) addon->SettleFinished(env);
+  }
   using Wake = Napi::TypedThreadSafeFunction<Addon, void, Drain>;
 
   // Runs on a thread of the addon. One wake-up is enough for all jobs that finish until the JavaScript thread looks.
