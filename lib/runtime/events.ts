@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type BackoffLimits, backoff } from '../backoff.ts';
+import type { RuntimeError } from './channel.ts';
 import type { Cri } from './cri/client.ts';
 import { HintQueue, type SandboxHint } from './hint-queue.ts';
 import { NETNS_FOLDER } from './node-paths.ts';
@@ -38,6 +39,11 @@ const BACKOFF_MS: BackoffLimits = [100, 5000];
 
 /** After a connection that lived as long the wait is the shortest again. */
 const SOUND_MS = 10_000;
+
+/** The annotations of all pods of a node may be larger than a message of gRPC. */
+function isTooLarge(error: Error): boolean {
+  return (error as Partial<RuntimeError>).status === 'RESOURCE_EXHAUSTED';
+}
 
 /** For one consumer. Runs from the start until the signal; an error becomes the `reason`. */
 export class RuntimeEvents implements AsyncIterable<SandboxHint> {
@@ -109,8 +115,13 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
       if (chosen === undefined) return;
       const push = (hint: SandboxHint) => this.#queue.push(hint);
       const poller = new SandboxPoller(cri, push, ending);
-      // A list that fails is a lost connection: without it a sandbox could be missed for good.
-      if (!chosen.source.lists) void poller.reportAll().catch((error: Error) => end.abort(error));
+      // A list that fails is a lost connection: without it a sandbox could be missed for good. A list that is too large
+      // would be too large the next time too, so the events are better than nothing: each pod is looked for anyway.
+      if (!chosen.source.lists)
+        void poller.reportAll().catch((error: Error) => {
+          if (isTooLarge(error)) this.#reason = `${reason}; ${error.message}`;
+          else end.abort(error);
+        });
       const report = (hint: SandboxHint) => {
         poller.note(hint.sandboxId);
         push(hint);

@@ -33,9 +33,13 @@ export class HintQueue {
     return this.#dropped;
   }
 
-  /** Replaces an older hint of the same sandbox. If there are too many, the oldest is dropped. */
+  /**
+   * Completes an older hint of the same sandbox and pod, and replaces one of another pod. If there are too many, the
+   * oldest is dropped.
+   */
   push(hint: SandboxHint): void {
-    this.#hints.set(hint.sandboxId, { ...this.#hints.get(hint.sandboxId), ...hint });
+    const older = this.#hints.get(hint.sandboxId);
+    this.#hints.set(hint.sandboxId, older?.podUid === hint.podUid ? { ...older, ...hint } : hint);
     if (dropOldest(this.#hints, LIMIT)) this.#dropped++;
     this.#wake?.();
   }

@@ -7,9 +7,11 @@ import type { SandboxHint } from './hint-queue.ts';
 
 /**
  * A sandbox is listed once its CNI plugins have run: 50 ms or seconds after its netns was made. The pause between two
- * lists is a share of that time, so a sandbox is found late by that share only. A list takes 1 ms.
+ * lists is a share of that time, so a sandbox is found late by that share only. A list takes 1 ms. It takes longer if
+ * pods have large annotations, which runtimes put into the list, so the pause is at least twice as long as the last
+ * list took.
  */
-const PAUSE = { share: 0.02, shortestMs: 20, longestMs: 250 };
+const PAUSE = { share: 0.02, shortestMs: 20, longestMs: 250, lists: 2 };
 
 /** A netns whose sandbox does not come is forgotten by then. */
 const LIMIT_MS = 60_000;
@@ -29,6 +31,10 @@ export class SandboxPoller {
   readonly #noted = new Map<string, true>();
   /** When each sandbox was announced, by its id or by the name of its netns. */
   readonly #expected = new Map<string, number>();
+  /** When the newest of them was announced. */
+  #announced = 0;
+  /** How long the last list took, milliseconds. */
+  #listMs = 0;
   #polls = false;
   /** Ends the current pause. */
   #wake: () => void = () => {};
@@ -47,7 +53,8 @@ export class SandboxPoller {
 
   /** Polls until the sandbox of this id, or with a netns of this file name, is listed, for a minute at most. */
   expect(sandbox: string): void {
-    this.#expected.set(sandbox, performance.now());
+    this.#announced = performance.now();
+    keepNewest(this.#expected, sandbox, this.#announced, MOST_NOTED);
     if (this.#polls) this.#wake();
     else void this.#poll();
   }
@@ -66,9 +73,9 @@ export class SandboxPoller {
   async #poll(): Promise<void> {
     this.#polls = true;
     while (this.#expected.size > 0 && !this.#signal.aborted) {
-      const age = performance.now() - Math.max(...this.#expected.values());
+      const age = performance.now() - this.#announced;
       const pause = Math.min(PAUSE.longestMs, Math.max(PAUSE.shortestMs, age * PAUSE.share));
-      await this.#sleep(pause);
+      await this.#sleep(Math.max(pause, this.#listMs * PAUSE.lists));
       // A runtime that does not answer now may do so at the next attempt.
       for (const id of await this.#reportNew().catch(() => [])) await this.#account(id);
       for (const [sandbox, since] of this.#expected) {
@@ -93,7 +100,10 @@ export class SandboxPoller {
 
   /** The ids of those that were not in the list before. */
   async #reportNew(): Promise<string[]> {
-    const listed = await this.#cri.sandboxes('ready', this.#signal);
+    const began = performance.now();
+    const listed = await this.#cri.sandboxes('ready', this.#signal).finally(() => {
+      this.#listMs = performance.now() - began;
+    });
     if (this.#signal.aborted) return [];
     const arrived = listed.filter(({ id }) => !this.#known.has(id));
     this.#known = new Set(listed.map(({ id }) => id));

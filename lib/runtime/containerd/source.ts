@@ -20,6 +20,9 @@ const OPEN_AFTER_MS = 30;
 /** More containers than a node runs. */
 const MOST_SEEN = 4096;
 
+/** containerd keeps all bundles of Kubernetes in one folder. */
+const MOST_WATCHED = 8;
+
 /** A bundle's folder appears a moment before its content. It is looked at as often, once a millisecond. */
 const BUNDLE_ATTEMPTS = 20;
 
@@ -61,7 +64,7 @@ class Following {
 
   /** `folder` is a path on the node. */
   #watch(folder: string): void {
-    if (this.#watched.has(folder)) return;
+    if (this.#watched.has(folder) || this.#watched.size >= MOST_WATCHED) return;
     this.#watched.add(folder);
     void this.#reportBundles(onNode(this.#connection.hostRoot, folder));
   }

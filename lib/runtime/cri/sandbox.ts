@@ -1,5 +1,5 @@
 /** A pod's sandbox, as a runtime describes it. https://github.com/kubernetes/cri-api */
-import { networkOf, type OciSpec } from '../oci.ts';
+import { mappingOf, networkOf } from '../oci.ts';
 import type { PodSandbox, PodSandboxStatus, PodSandboxStatusResponse } from './messages.ts';
 
 /** What a list says of each sandbox. */
@@ -27,13 +27,6 @@ export interface Sandbox extends ListedSandbox {
   hostNetwork: boolean;
 }
 
-/** What containerd (1.6 to 2.x) and CRI-O answer as `info.info` to a verbose request. */
-interface VerboseInfo {
-  pid?: number;
-  netNamespaceClosed?: boolean;
-  runtimeSpec?: OciSpec | null;
-}
-
 export function listedSandbox({ id, metadata, state, createdAt }: PodSandbox | PodSandboxStatus): ListedSandbox {
   const { uid = '', namespace = '', name = '', attempt = 0 } = metadata ?? {};
   const ready = state === 'SANDBOX_READY';
@@ -43,22 +36,23 @@ export function listedSandbox({ id, metadata, state, createdAt }: PodSandbox | P
 /** Undefined where the answer has no status. */
 export function sandboxOf({ status, info }: PodSandboxStatusResponse): Sandbox | undefined {
   if (status === null) return undefined;
-  const { pid, netNamespaceClosed = false, runtimeSpec } = parse(info.info);
+  const { pid, netNamespaceClosed, runtimeSpec } = parse(info.info);
   const { ip = '', additionalIps = [] } = status.network ?? {};
   const network = runtimeSpec ? networkOf(runtimeSpec) : undefined;
   return {
     ...listedSandbox(status),
     ips: [ip, ...additionalIps.map(({ ip }) => ip)].filter((ip) => ip !== ''),
     netnsPath: network?.path,
-    pid,
-    netnsClosed: netNamespaceClosed,
+    pid: Number.isInteger(pid) ? Number(pid) : undefined,
+    netnsClosed: netNamespaceClosed === true,
     hostNetwork: status.linux?.namespaces?.options?.network === 'NODE' || network?.host === true,
   };
 }
 
-function parse(json: string | undefined): VerboseInfo {
+/** What containerd (1.6 to 2.x) and CRI-O answer as `info.info` to a verbose request. */
+function parse(json: string | undefined): { pid?: unknown; netNamespaceClosed?: unknown; runtimeSpec?: unknown } {
   try {
-    return JSON.parse(json ?? '{}') as VerboseInfo;
+    return mappingOf(JSON.parse(json ?? '{}'));
   } catch {
     return {};
   }

@@ -1,11 +1,24 @@
-/** Bytes that arrive in pieces, taken in lengths that the protocol names. Each byte is copied once at most. */
+/** A shorter piece is joined with the one before it: an object for each byte would take a hundred times its size. */
+const SHORT_BYTES = 4096;
+
+/**
+ * Bytes that arrive in pieces, taken in lengths that the protocol names. A byte is copied once at most, and a few times
+ * if the pieces are short.
+ */
 export class ByteQueue {
   readonly #pieces: Buffer[] = [];
   #length = 0;
 
   push(piece: Buffer): void {
-    this.#pieces.push(piece);
     this.#length += piece.length;
+    let last = piece;
+    // Only with a piece that is not longer, so that the copies stay few.
+    for (let before = this.#pieces.at(-1); before !== undefined; before = this.#pieces.at(-1)) {
+      if (last.length >= SHORT_BYTES || before.length > last.length) break;
+      this.#pieces.pop();
+      last = Buffer.concat([before, last]);
+    }
+    this.#pieces.push(last);
   }
 
   /** Without taking them. Undefined until there are so many. */

@@ -11,6 +11,9 @@ const HEADER_BYTES = 8;
 /** The peer reads a frame into a buffer of this size, and drops the plugin if it is longer. */
 const MAX_SENT_BYTES = 4096;
 
+/** More than all answers of a node's sandboxes that the peer may leave unread. */
+const MAX_UNREAD_BYTES = 1024 * 1024;
+
 /** ttrpc's limit of a message, with its header: the peer may send a message as one frame. */
 const MAX_RECEIVED_BYTES = 4 * 1024 * 1024 + 10;
 
@@ -45,7 +48,9 @@ export class Mux {
       header.writeUInt32BE(payload.length, 4);
       frames.push(header, payload);
     }
-    this.#socket.write(Buffer.concat(frames));
+    const unread = this.#socket.writableLength;
+    if (unread > MAX_UNREAD_BYTES) this.#socket.destroy(new Error(`the peer did not read ${unread} bytes`));
+    else this.#socket.write(Buffer.concat(frames));
   }
 
   #receive(data: Buffer): void {

@@ -8,6 +8,10 @@ import { type Response, request, response } from './messages.ts';
 
 const HEADER_BYTES = 10;
 const MAX_BYTES = 4 * 1024 * 1024;
+/** Calls that are not answered yet. A runtime makes one call at a time. */
+const MOST_CALLS = 256;
+/** Of an error's message. */
+const MOST_TEXT = 1024;
 const REQUEST = 1;
 const RESPONSE = 2;
 /** google.rpc.Code. */
@@ -22,14 +26,20 @@ export function ttrpcServer(send: Send, handlers: ReadonlyMap<string, Handler>):
   const answer = async (payload: Buffer): Promise<Response> => {
     const { service, method, payload: argument } = request.decode(payload);
     const handler = handlers.get(method);
-    if (handler === undefined) return { status: { code: UNIMPLEMENTED, message: `no method ${service}/${method}` } };
+    if (handler === undefined)
+      return { status: { code: UNIMPLEMENTED, message: `no method ${service}/${method}`.slice(0, MOST_TEXT) } };
     return { payload: await handler(argument) };
   };
+  let calls = 0;
   return messages((stream, type, payload) => {
     if (type !== REQUEST) return;
+    if (++calls > MOST_CALLS) throw new Error(`more than ${MOST_CALLS} calls at the same time`);
     void answer(payload)
       .catch((error: Error): Response => ({ status: { code: UNKNOWN, message: error.message } }))
-      .then((answered) => send(message(stream, RESPONSE, response.encode(answered))));
+      .then((answered) => {
+        calls--;
+        send(message(stream, RESPONSE, response.encode(answered)));
+      });
   });
 }
 
