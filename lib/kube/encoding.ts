@@ -225,7 +225,7 @@ class JsonList implements StreamReader<unknown, ListMeta> {
 
   end(): ListMeta {
     if (this.#depth !== 0 || this.#rest.length === 0) throw new Error('the answer ended in the middle of a list');
-    return (this.#rest.parse() as { metadata?: ListMeta }).metadata ?? {};
+    return (this.#rest.parse() as { metadata?: ListMeta } | null)?.metadata ?? {};
   }
 }
 

@@ -1,11 +1,13 @@
 #!/bin/sh
 # Builds the fuzz targets and gives each its share of the time: native/fuzz/run.sh [SECONDS], a minute in all if absent.
-# What they find stays in build/fuzz, to be run again with build/fuzz/TARGET FILE.
+# What they find stays in build/fuzz, to be run again with build/fuzz/TARGET FILE. The parsers in TypeScript have targets
+# of their own (test/fuzz).
 set -eu
 cd "$(dirname "$0")/../.."
 
 targets='entry rule table nft_rule nft_message iptables_rule route annotations'
-seconds=$((${1:-60} / 8))
+scripts='messages transport api options files'
+seconds=$((${1:-60} / 13))
 [ "$seconds" -gt 0 ] || seconds=1
 mkdir -p build/fuzz
 
@@ -35,4 +37,8 @@ for target in $targets; do
   count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   echo "ok   $target: ${count:-0} executions in $seconds s"
   [ "${count:-0}" -gt 0 ]
+done
+
+for target in $scripts; do
+  node test/fuzz/main.ts "$target" "$seconds"
 done

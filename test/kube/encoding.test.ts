@@ -312,6 +312,9 @@ lists('without an item', () => {
   assert.deepEqual(readList(PROTOBUF, envelope('PodList', { metadata })), none);
   for (const items of [[], null, undefined])
     assert.deepEqual(readList('application/json', Buffer.from(JSON.stringify({ metadata, items }))), none);
+  const nothing = { names: [], resourceVersion: undefined, next: undefined };
+  for (const json of ['null', '{}', '{"metadata":null}'])
+    assert.deepEqual(readList('application/json', Buffer.from(json)), nothing, json);
 });
 
 lists('invalid bytes throw SyntaxError', () => {
