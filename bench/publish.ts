@@ -1,7 +1,7 @@
 /**
  * A full run's figures and pictures into README.md and docs/: between markers, so that nobody copies by hand. What a pod's
- * start costs is a run of its own (`--only mesh`), and what a connection costs is another (`--only connection`). So are their
- * tables.
+ * start costs is a run of its own (`--only mesh`), what a connection costs is another (`--only connection`), and what NRI
+ * costs RunPodSandbox a third (`--only sandbox`). So are their tables.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,17 +15,17 @@ import { figure } from './table.ts';
 /** The text that explains them is docs/performance.md, which no run changes. */
 const FIGURES = 'docs/performance-figures.md';
 /** Without the figures of one of these there is nothing to report. */
-const ESSENTIAL: readonly string[] = ['single', 'mesh', 'connection'];
+const ESSENTIAL: readonly string[] = ['single', 'mesh', 'connection', 'sandbox'];
 
 /** `root`: the folder of README.md. Throws where a run is not fit to be quoted. */
 export function publish(results: Results, root: string): string[] {
   const of = (name: string) => results.workloads.find((workload) => workload.name === name);
-  const [single, mesh, connection] = [of('single'), of('mesh'), of('connection')];
+  const [single, mesh, connection, sandbox] = [of('single'), of('mesh'), of('connection'), of('sandbox')];
   // Another part that was refused is reported without its figures.
   const unfit = results.workloads.filter(
     ({ name, refused, failed, skipped }) => failed ?? skipped ?? (ESSENTIAL.includes(name) ? refused : undefined),
   );
-  if (results.mode !== 'full' || (single ?? mesh ?? connection) === undefined)
+  if (results.mode !== 'full' || (single ?? mesh ?? connection ?? sandbox) === undefined)
     throw new Error('--publish: the run is not a full one');
   if (unfit.length > 0)
     throw new Error(`--publish: refused, failed or skipped in this run: ${unfit.map(({ name }) => name).join(', ')}`);
@@ -33,6 +33,7 @@ export function publish(results: Results, root: string): string[] {
     ...(single === undefined ? [] : publishInstalls(results, single, root)),
     ...(mesh === undefined ? [] : publishStarts(results, mesh, root)),
     ...(connection === undefined ? [] : publishConnections(results, connection, root)),
+    ...(sandbox === undefined ? [] : publishSandboxes(results, sandbox, root)),
   ];
 }
 
@@ -124,6 +125,16 @@ function publishConnections(results: Results, connection: WorkloadResult, root: 
     ].join('\n\n'),
   });
   return ['docs/connection.svg', 'README.md', FIGURES];
+}
+
+/** With its heading: until the first run there is nothing between the markers. */
+function publishSandboxes(results: Results, sandbox: WorkloadResult, root: string): string[] {
+  const goals = markdownTable(GOAL_HEAD, goalRows(results.goals.filter(isOfSandboxes)));
+  const figures = markdownTable(['', ''], figureRows(sandbox));
+  const tables = seriesTables(sandbox).map(({ head, rows }) => markdownTable(head, rows));
+  const parts = ['## RunPodSandbox, with NRI and without', runLine(results), goals, figures, ...tables];
+  fill(join(root, FIGURES), { sandbox: parts.join('\n\n') });
+  return [FIGURES];
 }
 
 const CONNECTION_TITLE = 'What the rules add to a new connection, by each form of the rules';

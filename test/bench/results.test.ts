@@ -98,7 +98,7 @@ test('a cluster is reckoned from what a pod costs', () => {
 const CONNECTION_MARKS = '<!-- bench:connection -->\nold\n<!-- /bench:connection -->\n';
 const MARKED = {
   'README.md': `# x\n\n<!-- bench:start -->\nold\n<!-- /bench:start -->\n\nthe end\n${CONNECTION_MARKS}`,
-  'docs/performance-figures.md': ['connection', 'start', 'summary', 'figures', 'goals', 'cluster']
+  'docs/performance-figures.md': ['connection', 'sandbox', 'start', 'summary', 'figures', 'goals', 'cluster']
     .map((name) => `<!-- bench:${name} -->\nold\n<!-- /bench:${name} -->\n`)
     .join('between\n'),
 };
@@ -122,8 +122,8 @@ test('publishing fills what is between the markers, and nothing else, however of
     assert.match(first, /<!-- bench:summary -->\n\n!\[.*\]\(performance.svg\)/);
     assert.match(first, /\*\*nftables: ours/);
     assert.match(first, /50,000 \/s/);
-    assert.doesNotMatch(first, /pod start: /);
-    assert.equal(first.match(/\nold\n/g)?.length, 2);
+    assert.doesNotMatch(first, /pod start: |RunPodSandbox: /);
+    assert.equal(first.match(/\nold\n/g)?.length, 3);
     publish(sample({ seed: 1 }), root);
     assert.equal(page(), first);
     assert.equal(readFileSync(join(root, 'README.md'), 'utf8'), MARKED['README.md']);
@@ -144,7 +144,7 @@ test("a run of a pod's start is published by itself, with its picture and its go
     const page = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
     assert.match(page, /created to app started, to Istio's istio-init, p50 \| at most 0\.45x \| 0\.3[89]x \| met/);
     assert.doesNotMatch(page, /an install \|/);
-    assert.equal(page.match(/\nold\n/g)?.length, 5);
+    assert.equal(page.match(/\nold\n/g)?.length, 6);
     assert.match(readFileSync(join(root, 'docs/start.svg'), 'utf8'), /template-sidecar/);
   });
 });
@@ -159,10 +159,47 @@ test('a run of what a connection costs is published by itself, with its picture 
     assert.match(readme, /<!-- bench:start -->\nold\n/);
     const page = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
     assert.match(page, /1,000 excluded ports, beyond the defaults \| at most 0\.5 us \| 0\.40 us \| met/);
-    assert.equal(page.match(/\nold\n/g)?.length, 5);
+    assert.equal(page.match(/\nold\n/g)?.length, 6);
     assert.match(readFileSync(join(root, 'docs/connection.svg'), 'utf8'), /ours-legacy.*14\.0 us/);
   });
 });
+
+test('a run of RunPodSandbox is published by itself, with its goals', () => {
+  inFolder((root) => {
+    assert.deepEqual(publish(sandboxesOf({ off: 90, nri: 90.5 }, 100), root), ['docs/performance-figures.md']);
+    const page = () => readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
+    assert.match(page(), /<!-- bench:sandbox -->\n\n## RunPodSandbox/);
+    assert.match(page(), /pods with rules before it returns, with NRI \| at least 100 % \| 100 % \| met/);
+    assert.match(page(), /with NRI, beyond no runtime events, p50 \| at most 1 ms \| 0\.50 ms \| met/);
+    assert.equal(page().match(/\nold\n/g)?.length, 6);
+    publish(sandboxesOf({ off: 90, nri: 92 }, 99.8), root);
+    assert.match(page(), /99\.8 % \| MISSED/);
+    assert.match(page(), /2\.00 ms \| MISSED/);
+  });
+});
+
+/** A run of the workload `sandbox`: p50 of each source, milliseconds, and the percentage of pods with rules by NRI. */
+function sandboxesOf(sources: Record<string, number>, early: number): Results {
+  const series = Object.entries(sources).map(([source, value]) => {
+    const named = {
+      id: `run/${source}`,
+      name: source,
+      group: 'RunPodSandbox',
+      ours: source !== 'off',
+      unit: 'ms',
+    } as const;
+    return seriesOf(
+      seeded(1),
+      named,
+      Array.from({ length: 4 }, () => [value]),
+    );
+  });
+  const { workloads, ...rest } = sample({ seed: 1 });
+  const noise = workloads[0]?.noise;
+  const figures = [{ id: 'early/nri', label: 'NRI', value: early, unit: '%' }];
+  const sandbox = { name: 'sandbox', title: 'x', seconds: 1, ...(noise && { noise }), series, figures, charts: [] };
+  return { ...rest, workloads: [sandbox], goals: checkGoals([sandbox]) };
+}
 
 /** A run of the workload `connection`: p50 of each form, microseconds. */
 function connectionsOf(forms: Record<string, number>, figures: Results['workloads'][number]['figures']): Results {
@@ -229,7 +266,7 @@ test('what is not fit to be quoted is not published', () => {
 
 test('README.md and docs/performance-figures.md have the markers', () => {
   for (const name of ['start', 'connection']) assert.ok(read('README.md').includes(`<!-- bench:${name} -->`));
-  for (const name of ['connection', 'start', 'summary', 'figures', 'goals', 'cluster'])
+  for (const name of ['connection', 'sandbox', 'start', 'summary', 'figures', 'goals', 'cluster'])
     assert.ok(read('docs/performance-figures.md').includes(`<!-- /bench:${name} -->`));
 });
 
