@@ -1,21 +1,10 @@
 import { Command, Option } from 'commander';
 import { plan } from '../istio/plan.ts';
 import { choice } from '../options/values.ts';
-import { type Backend, type Form, formOf } from '../ruleset/form.ts';
-import { iptablesText, routeLines } from '../ruleset/iptables.ts';
-import { nftablesText } from '../ruleset/nftables/text.ts';
+import { type Backend, formOf } from '../ruleset/form.ts';
+import { formTexts } from '../ruleset/form-text.ts';
 import { printJson } from './output.ts';
-import {
-  addOutputOption,
-  addRedirectOptions,
-  type Context,
-  familyNames,
-  OTHER,
-  readOptions,
-  readRedirect,
-} from './shared.ts';
-
-const RESTORE = { 4: 'iptables-legacy-restore --noflush', 6: 'ip6tables-legacy-restore --noflush' } as const;
+import { addOutputOption, addRedirectOptions, type Context, OTHER, readOptions, readRedirect } from './shared.ts';
 
 export function planCommand(context: Context): Command {
   const command = new Command('plan')
@@ -56,23 +45,6 @@ Exit codes: 0 printed, 2 invalid command line or configuration.`,
     const shown: Backend = (asJson ? usual : format) === 'nftables' ? 'nftables' : 'iptables-legacy';
     const form = formOf(plan(spec, families === 'auto' ? [4, 6] : families), shown, { counters });
     if (asJson) printJson(context.io, { command: 'plan', spec, ...form });
-    else context.io.out([...parts(form), ...routeComments(form)].join('\n'));
+    else context.io.out(formTexts(form).join('\n'));
   });
-}
-
-/** The headings are comments, which iptables-restore ignores: the part of each family can be its input. */
-function parts({ backend, ruleset }: Form): string[] {
-  if (backend === 'nftables') {
-    const rules = nftablesText(ruleset);
-    return [`# ${familyNames(ruleset.families)}: ${rules === '' ? 'no rules' : 'nft -f'}\n${rules}`];
-  }
-  return ruleset.families.map((family) => {
-    const rules = iptablesText(ruleset, family);
-    return rules === '' ? `# IPv${family}: no rules\n` : `# IPv${family}: ${RESTORE[family]}\n${rules}`;
-  });
-}
-
-function routeComments({ ruleset }: Form): string[] {
-  const routes = routeLines(ruleset).map((line) => `# ip ${line}\n`);
-  return routes.length === 0 ? [] : [['# routes\n', ...routes].join('')];
 }

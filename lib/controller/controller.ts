@@ -16,6 +16,7 @@ import type { VerifyResult } from '../native/addon.ts';
 import { type Logger, podLine } from '../observe/log.ts';
 import type { GateReason, Metrics, PodState, QueueStats } from '../observe/metrics.ts';
 import type { PodView } from '../observe/page.ts';
+import type { PodRules } from '../observe/rules.ts';
 import type { RuntimeEvents } from '../runtime/events.ts';
 import type { SandboxHint } from '../runtime/hint-queue.ts';
 import { Allowance } from './allowance.ts';
@@ -177,6 +178,20 @@ export class Controller {
       const known = { ...view, ...(reason !== undefined && { reason }) };
       return { uid, namespace, name, ...known, ...(installed && { backend, netns: stamp, rules }) } as PodView;
     });
+  }
+
+  /**
+   * Compares the rules of one pod with its plan. Undefined if the pod is unknown or has no rules. Rejects with Failure if they
+   * cannot be read.
+   */
+  async rules(uid: string): Promise<PodRules | undefined> {
+    const entry = this.#entries.get(uid);
+    const { installed } = entry ?? {};
+    // The plan is dropped if there are too many; the next sweep makes it again.
+    const compiled = installed?.compiled.deref();
+    if (entry === undefined || installed === undefined || compiled === undefined) return undefined;
+    const { namespace, name } = entry.pod.metadata;
+    return { namespace, name, form: compiled.form, verified: await compiled.verify(installed.target) };
   }
 
   queue(): QueueStats {

@@ -69,7 +69,10 @@ export async function runNode(config: RunConfig): Promise<number> {
   const livez = () => [...controller.stuck(), ...threadProblems(native().health())];
   const probes = healthRoutes({ livez, readyz: () => controller.missing() });
   await using health = await serve(config.healthAddress, probes);
-  await using http = await serve(config.metricsAddress, observedRoutes({ metrics, pods: () => controller.views() }));
+  await using http = await serve(
+    config.metricsAddress,
+    observedRoutes({ metrics, pods: () => controller.views(), rules: (uid) => controller.rules(uid) }),
+  );
   await runtime?.chosen;
   log.info(
     {

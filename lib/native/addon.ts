@@ -96,6 +96,8 @@ export interface VerifyResult extends Drift {
 
 /** A ruleset as kernel-ready bytes. Safe to use for any number of netns at once. */
 export interface Compiled {
+  /** What was compiled. */
+  form: Form;
   /**
    * Installs all rules or none. If the rollback itself fails, the error is ERR_ROLLBACK, whatever made the job fail.
    * Our rules of the other backend are removed once the new ones are installed. `target` must be an answer of
@@ -242,10 +244,12 @@ function wrap(addon: Addon): Native {
     identify: (path, { fresh = false } = {}) => explained(path, () => addon.identify(path, fresh)),
     clean: async ({ path, dev, ino, cookie }) =>
       applyResult(await explained(path, () => addon.clean(path, dev, ino, cookie), UNDONE)),
-    compile: async ({ backend, ruleset }) => {
+    compile: async (form) => {
+      const { backend, ruleset } = form;
       const wire = backend === 'nftables' ? toWire(ruleset) : ruleset;
       const compiled = await explained(SCRATCH, () => addon.compile(wire, backend));
       return {
+        form,
         apply: async ({ path, dev, ino, cookie }, { fresh = false, wakeGate = false, first = false } = {}) => {
           const job = () => compiled.apply(path, dev, ino, cookie, fresh, wakeGate, first);
           return applyResult(await explained(path, job, UNDONE));

@@ -5,10 +5,11 @@
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, isIP } from 'node:net';
-import { Failure } from '../errors.ts';
+import { Failure, printable } from '../errors.ts';
 import { boundConnections, type ConnectionLimits } from './connections.ts';
 import type { Metrics } from './metrics.ts';
-import { CONTENT_SECURITY_POLICY, type PodView, podsPage } from './page.ts';
+import { CONTENT_SECURITY_POLICY, type PodView, podsPage, rulesPage } from './page.ts';
+import { type PodRules, rulesSections, rulesText } from './rules.ts';
 
 export interface Health {
   /** The problems that only a restart of the process can solve; empty if there are none. */
@@ -20,6 +21,8 @@ export interface Health {
 export interface Observed {
   metrics: Pick<Metrics, 'contentType' | 'text'>;
   pods(): readonly PodView[];
+  /** The rules of the pod with this uid; undefined if it is unknown or has none. Absent: they are not served. */
+  rules?: (uid: string) => Promise<PodRules | undefined>;
 }
 
 export interface HttpOptions {
@@ -63,6 +66,8 @@ const MAX_HEADER_BYTES = 8192;
 const MAX_REQUESTS = 100;
 /** How long an answer that is costly to make is reused. */
 const FRESH_MS = 250;
+/** The time between two readings of the rules of a pod, for all clients and pods. Each one is a job in the pod. */
+const RULES_EACH_MS = 1000;
 
 interface Answer {
   status: number;
@@ -82,14 +87,44 @@ export function healthRoutes({ livez, readyz }: Health): Routes {
   ]);
 }
 
-export function observedRoutes({ metrics, pods }: Observed): Routes {
+export function observedRoutes({ metrics, pods, rules }: Observed): Routes {
   const text = remembered(async () => answerOf(200, metrics.contentType, await metrics.text()));
   const json = remembered(() => podList(pods()));
-  const html = remembered(() => podPage(pods()));
+  const html = remembered(() => page(podsPage(pods())));
   return new Map<string, Handler>([
     ['/metrics', text],
     ['/pods', ({ headers }) => (wantsHtml(headers.accept) ? html() : json())],
+    ...(rules === undefined ? [] : [['/rules', rulesHandler(rules)] as const]),
   ]);
+}
+
+/** Answers `/rules?uid=UID`. Only one pod is read at a time, because each reading occupies a thread of the addon. */
+function rulesHandler(rules: NonNullable<Observed['rules']>): Handler {
+  let nextAt = 0;
+  let busy = false;
+  return async ({ url = '', headers }) => {
+    const uid = new URLSearchParams(url.split('?')[1]).get('uid');
+    if (uid === null) return plain(400, 'Name the pod: /rules?uid=UID. /pods has the uids.');
+    if (busy || performance.now() < nextAt) {
+      return plain(503, 'The controller reads the rules of one pod a second. Try again.', { 'Retry-After': '1' });
+    }
+    busy = true;
+    try {
+      const found = await rules(uid);
+      if (found === undefined) {
+        return plain(404, 'This controller has no pod with this uid, or no installed rules and plan of it. See /pods.');
+      }
+      const sections = rulesSections(found);
+      if (wantsHtml(headers.accept)) return page(rulesPage(sections));
+      return answerOf(200, 'text/plain; charset=utf-8', rulesText(sections), VARY);
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      return plain(503, `The rules of this pod cannot be read: ${printable(error.message)}`);
+    } finally {
+      busy = false;
+      nextAt = performance.now() + RULES_EACH_MS;
+    }
+  };
 }
 
 /** Resolves when the server listens. Rejects with Failure `ERR_LISTEN`. */
@@ -210,8 +245,8 @@ function podList(pods: readonly PodView[]): Answer {
   return answerOf(200, 'application/json', `${JSON.stringify({ pods })}\n`, VARY);
 }
 
-function podPage(pods: readonly PodView[]): Answer {
-  return answerOf(200, 'text/html; charset=utf-8', podsPage(pods), {
+function page(html: string): Answer {
+  return answerOf(200, 'text/html; charset=utf-8', html, {
     ...VARY,
     'Content-Security-Policy': CONTENT_SECURITY_POLICY,
     'Referrer-Policy': 'no-referrer',

@@ -1,10 +1,11 @@
 /**
- * The page of a node's pods, for a browser: one document that fetches nothing. Its only script is constant and filters the
+ * The pages of a node's pods and of a pod's rules, for a browser: documents that fetch nothing. Its only script is constant and filters the
  * rows; all text of pods is escaped by the server. Without scripts the page shows all pods.
  */
 import { createHash } from 'node:crypto';
 import type { Backend } from '../ruleset/form.ts';
 import type { PodState, Stages } from './metrics.ts';
+import type { RulesSection } from './rules.ts';
 
 /** What this node's controller knows about a pod, as /pods shows it. */
 export interface PodView {
@@ -42,7 +43,10 @@ tr[hidden] { display: none !important }
 summary { cursor: pointer }
 dl { display: grid; gap: .25rem .75rem; grid-template-columns: max-content 1fr; margin: .5rem 0 }
 dd { margin: 0 }
-code { font: .875rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere }
+code, pre { font: .875rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere }
+pre { overflow-wrap: anywhere; white-space: pre-wrap }
+h2 { font-size: 1rem }
+.missing { color: var(--bad) } .surplus { color: var(--good) }
 .initialized { color: var(--good) } .failed { color: var(--bad) } .pending { color: var(--wait) } .skipped { color: var(--dim) }
 .initialized, .failed, .pending, .skipped { font-weight: 600 }
 .initialized, .failed, .pending, .skipped, time { overflow-wrap: normal; white-space: nowrap }
@@ -111,17 +115,9 @@ export function podsPage(pods: readonly PodView[], now = Date.now()): string {
     return `<tr>${cells.join('')}</tr>\n`;
   });
   const headings = COLUMNS.map(([heading]) => `<th scope="col">${heading}</th>`);
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Pods of this node</title>
-<style>${STYLE}</style>
-</head>
-<body>
-<h1>Pods of this node</h1>
-<p>${pods.length === 0 ? 'The controller knows no pod yet.' : escaped(summary)}</p>
+  return htmlDocument(
+    'Pods of this node',
+    `<p>${pods.length === 0 ? 'The controller knows no pod yet.' : escaped(summary)}</p>
 <label hidden>Search for names, states and reasons <input type="search" autocomplete="off"> <output></output></label>
 <table>
 <thead><tr>${headings.join('')}</tr></thead>
@@ -129,7 +125,37 @@ export function podsPage(pods: readonly PodView[], now = Date.now()): string {
 ${rows.join('')}</tbody>
 </table>
 <script>${SCRIPT}</script>
-</body>
+`,
+  );
+}
+
+const MARKS: Partial<Record<string, string>> = { '-': 'missing', '+': 'surplus' };
+
+/** The rules of one pod. */
+export function rulesPage(sections: readonly RulesSection[]): string {
+  const body = sections.map(({ title, diff, lines }) => {
+    const content = lines.map((line) => {
+      const mark = diff ? MARKS[line[0] ?? ''] : undefined;
+      return mark === undefined ? escaped(line) : `<span class="${mark}">${escaped(line)}</span>`;
+    });
+    const legend = diff ? '<p>- missing, + surplus</p>\n' : '';
+    return `<h2>${escaped(title)}</h2>\n${legend}<pre>${content.join('\n')}</pre>\n`;
+  });
+  return htmlDocument('Rules of a pod', `<p><a href="pods">All pods of this node</a></p>\n${body.join('')}`);
+}
+
+function htmlDocument(title: string, body: string): string {
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${title}</title>
+<style>${STYLE}</style>
+</head>
+<body>
+<h1>${title}</h1>
+${body}</body>
 </html>
 `;
 }
@@ -143,10 +169,12 @@ function podCell({ namespace, name, uid, netns, rules, stages = {} }: PodView): 
     ['Uid', `<code>${escaped(uid)}</code>`],
   ];
   if (durations.length > 0) details.push(['Last install', durations.join(', ')]);
-  if (rules !== undefined) details.push(['Rules', `<code>${escaped(rules)}</code> (hash of the configuration)`]);
+  if (rules !== undefined) {
+    const link = `<a href="rules?uid=${escaped(encodeURIComponent(uid))}">show them, and compare them with the kernel</a>`;
+    details.push(['Rules', `${link} (hash of the configuration: <code>${escaped(rules)}</code>)`]);
+  }
   if (netns !== undefined) {
     details.push(['Network namespace', `<code>${escaped(netns)}</code> (boot id and cookie)`]);
-    details.push(['Compare the rules', 'with <code>ipnc verify</code>, see docs/operate.md']);
   }
   const list = details.map(([term, content]) => `<dt>${term}</dt><dd>${content}</dd>`).join('');
   return `<details><summary>${escaped(namespace)}/<b>${escaped(name)}</b></summary><dl>${list}</dl></details>`;

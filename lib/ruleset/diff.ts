@@ -23,25 +23,28 @@ const MAX_PAIRS = 4_000_000;
 
 const NOTHING: Pick<Ruleset, 'families' | 'tables'> = { families: [], tables: [] };
 
-/** Empty if `verified` found no drift. A section without '-' and '+' differs in details that its text does not show. */
-export function diff(expected: Form, verified: Drift): DiffSection[] {
+/**
+ * Empty if `verified` found no drift. A section without '-' and '+' differs in details that its text does not show.
+ * `maxPairs` bounds the time for each chain.
+ */
+export function diff(expected: Form, verified: Drift, maxPairs = MAX_PAIRS): DiffSection[] {
   const legacy = expected.backend === 'iptables-legacy' ? expected.ruleset : NOTHING;
   const nftables = expected.backend === 'nftables' ? expected.ruleset.tables : [];
   const sections: DiffSection[] = [
     ...verified.legacy.map((actual) => ({
       family: actual.family,
       table: actual.table,
-      lines: tableDiff(legacy, actual),
+      lines: tableDiff(legacy, actual, maxPairs),
     })),
     ...verified.iptablesNft.map((actual) => ({
       nft: true as const,
       family: actual.family,
       table: actual.table,
-      lines: tableDiff(NOTHING, actual),
+      lines: tableDiff(NOTHING, actual, maxPairs),
     })),
     ...verified.nftables.map((actual) => {
       const wanted = nftables.find(({ name }) => name === actual.table);
-      return { family: 'inet' as const, table: actual.table, lines: nftTableDiff(wanted, actual) };
+      return { family: 'inet' as const, table: actual.table, lines: nftTableDiff(wanted, actual, maxPairs) };
     }),
   ];
   const { missing, surplus } = verified.routes;
@@ -59,7 +62,7 @@ export function heading({ nft, family, table }: DiffSection): string {
 }
 
 /** The chains of a table, one after the other with their braces, as `nft list` prints them. */
-function nftTableDiff(wanted: NftTable | undefined, actual: ActualNftTable): string[] {
+function nftTableDiff(wanted: NftTable | undefined, actual: ActualNftTable, maxPairs: number): string[] {
   const before = wanted?.chains ?? [];
   const names = new Set([...before, ...actual.chains].map(({ name }) => name));
   const surplus = wanted === undefined ? [`+table ${nftTableName(actual.table)}`] : [];
@@ -67,12 +70,12 @@ function nftTableDiff(wanted: NftTable | undefined, actual: ActualNftTable): str
     const lines = (chain: ActualNftTable['chains'][number] | undefined) =>
       chain === undefined ? [] : [...nftChainHead(chain), ...chain.rules.map((rule) => `  ${nftRuleText(rule)}`), '}'];
     const [was, is] = [before, actual.chains].map((chains) => lines(chains.find((chain) => chain.name === name)));
-    return align(was ?? [], is ?? []);
+    return align(was ?? [], is ?? [], maxPairs);
   });
   return [...surplus, ...chains];
 }
 
-function tableDiff(expected: Pick<Ruleset, 'families' | 'tables'>, actual: ActualTable): string[] {
+function tableDiff(expected: Pick<Ruleset, 'families' | 'tables'>, actual: ActualTable, maxPairs: number): string[] {
   const { family } = actual;
   const wanted = expected.families.includes(family)
     ? (expected.tables.find(({ name }) => name === actual.table)?.chains ?? [])
@@ -91,7 +94,7 @@ function tableDiff(expected: Pick<Ruleset, 'families' | 'tables'>, actual: Actua
     ...chains.flatMap(({ name, before, after }) => {
       const text = (rule: Rule | ActualTable['chains'][number]['rules'][number]) =>
         `-A ${name} ${ruleText(rule, family)}`;
-      return align(rulesOf(before, family).map(text), (after?.rules ?? []).map(text));
+      return align(rulesOf(before, family).map(text), (after?.rules ?? []).map(text), maxPairs);
     }),
   ];
 }
@@ -102,8 +105,8 @@ function rulesOf(chain: Chain | undefined, family: Family): Rule[] {
 }
 
 /** Aligns two lists by their longest common subsequence. A line that moved is shown as missing and as surplus. */
-function align(before: string[], after: string[]): string[] {
-  if (before.length * after.length > MAX_PAIRS) {
+function align(before: string[], after: string[], maxPairs: number): string[] {
+  if (before.length * after.length > maxPairs) {
     return [...before.map((line) => `-${line}`), ...after.map((line) => `+${line}`)];
   }
   const width = after.length + 1;

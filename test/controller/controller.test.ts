@@ -9,6 +9,7 @@ import type { KubeConfig } from '@kubernetes/client-node';
 import { INITIALIZE } from '../../lib/istio/names.ts';
 import { INITIALIZED, NETNS, READY, STATUS } from '../../lib/kube/status.ts';
 import { native } from '../../lib/native/addon.ts';
+import { rulesSections } from '../../lib/observe/rules.ts';
 import type { Cri } from '../../lib/runtime/cri/client.ts';
 import { RuntimeEvents } from '../../lib/runtime/events.ts';
 import { sourcesFor } from '../../lib/runtime/sources.ts';
@@ -341,6 +342,26 @@ test('rules come only when the init containers before the gate have ended, in ea
     () => way.view,
   );
   assert.deepEqual((await native().identify(file)).installedBackends, ['iptables-legacy']);
+});
+
+test('the rules of a pod can be compared with its plan', async () => {
+  await using way = await Way.start();
+  const uid = way.put();
+  const file = way.farm.file(uid);
+  await way.farm.add(file);
+  await way.isMarked(uid);
+  const { controller } = way.running;
+  assert.equal(await controller.rules('another'), undefined);
+  const good = (await controller.rules(uid)) ?? assert.fail();
+  assert.deepEqual(
+    [good.namespace, good.name, good.form.backend, good.verified.ok],
+    ['default', 'web', 'iptables-legacy', true],
+  );
+  await inside(file, ['iptables-legacy', '-t', 'nat', '-D', 'ISTIO_OUTPUT', '1']);
+  const sections = rulesSections((await controller.rules(uid)) ?? assert.fail());
+  const { title, lines } = sections.find(({ diff }) => diff) ?? assert.fail(JSON.stringify(sections));
+  assert.equal(title, 'Differences: IPv4 nat');
+  assert.equal(lines.filter((line) => line.startsWith('-')).length, 1, lines.join('\n'));
 });
 
 test(

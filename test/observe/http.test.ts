@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Failure } from '../../lib/errors.ts';
+import { Failure } from '../../lib/errors.ts';
 import {
   type Health,
   type HttpOptions,
@@ -20,7 +20,9 @@ import {
   startHttp,
 } from '../../lib/observe/http.ts';
 import type { PodView } from '../../lib/observe/page.ts';
+import type { PodRules } from '../../lib/observe/rules.ts';
 import { suite } from '../suite.ts';
+import { podRules } from '../support/pod-rules.ts';
 import { launch } from '../support/process.ts';
 
 const PODS: PodView[] = [
@@ -41,11 +43,12 @@ async function serve(options: Partial<Served> = {}): Promise<HttpServer> {
     readyz = () => [],
     metrics = { contentType: 'text/plain; version=0.0.4', text: async () => 'up 1\n' },
     pods = () => PODS,
+    rules = async () => undefined,
     ...rest
   } = options;
   const server = await startHttp({
     listen: { host: '127.0.0.1', port: 0 },
-    routes: new Map([...healthRoutes({ livez, readyz }), ...observedRoutes({ metrics, pods })]),
+    routes: new Map([...healthRoutes({ livez, readyz }), ...observedRoutes({ metrics, pods, rules })]),
     onError: (error) => errors.push(error),
     ...rest,
   });
@@ -129,6 +132,75 @@ test('pods: a page for browsers that fetches nothing, runs only its own script a
     assert.ok(policy.includes(`${part}-src 'sha256-${hash}'`), `the browser would refuse the ${part}`);
   }
   assert.match(body, /<meta name="viewport"/);
+});
+
+test('rules: the plan and the differences of one pod, as text and as a page', async () => {
+  const hostile = `</pre><script>document.title="owned"</script>\u001b[31m`;
+  const known: Record<string, PodRules> = {
+    good: podRules('good', []),
+    bad: podRules('bad', [hostile, '$'.repeat(999)]),
+  };
+  const get = async (uid: string, accept?: string) =>
+    ask(await serve({ rules: async (uid) => known[uid] }), `/rules?uid=${uid}`, accept === undefined ? {} : { accept });
+  const good = await get('good');
+  assert.equal(good.headers['content-type'], 'text/plain; charset=utf-8');
+  assert.match(good.body, /^## shop\/good\nnftables\. The installed rules are as planned\.\n/);
+  assert.match(good.body, /## The plan\n# IPv4 and IPv6: nft -f\ntable inet istio-proxy-nat/);
+  const { headers, body } = await get('bad', 'text/html');
+  assert.match(body, /Differences: table inet istio-proxy-nat/);
+  assert.match(body, /<span class="surplus">\+ .*unknown to this version: &lt;\/pre&gt;&lt;script&gt;/);
+  assert.ok(body.includes('\\u{1b}[31m') && !body.includes('<script') && !body.includes('$'.repeat(500)));
+  const style = /<style>([\s\S]*)<\/style>/.exec(body)?.[1] ?? '';
+  const hash = createHash('sha256').update(style).digest('base64');
+  assert.ok(`${headers['content-security-policy']}`.includes(`style-src 'sha256-${hash}'`));
+});
+
+test('rules: one reading a second, of one pod at a time', async () => {
+  let reads = 0;
+  const read = Promise.withResolvers<void>();
+  const server = await serve({
+    rules: async () => {
+      reads++;
+      await read.promise;
+      return podRules('slow', []);
+    },
+  });
+  const first = ask(server, '/rules?uid=a');
+  while (reads === 0) await sleep(1);
+  const other = await ask(server, '/rules?uid=b');
+  assert.deepEqual([other.status, other.headers['retry-after']], [503, '1']);
+  read.resolve();
+  assert.equal((await first).status, 200);
+  assert.equal((await ask(server, '/rules?uid=a')).status, 503);
+  assert.equal(reads, 1);
+});
+
+test('rules: no uid, an unknown one, rules that cannot be read, and too many of them', async () => {
+  const known: Record<string, () => PodRules> = {
+    gone: () => {
+      throw new Failure('ENOENT', { subject: '/run/netns/gone' });
+    },
+    many: () =>
+      podRules(
+        'many',
+        Array.from({ length: 8193 }, () => 'x'),
+      ),
+    long: () =>
+      podRules(
+        'long',
+        Array.from({ length: 3000 }, () => 'x'),
+      ),
+  };
+  const get = async (query: string) => ask(await serve({ rules: async (uid) => known[uid]?.() }), `/rules${query}`);
+  assert.equal((await get('')).status, 400);
+  assert.equal((await get('?uid=other')).status, 404);
+  const gone = await get('?uid=gone');
+  assert.deepEqual(
+    [gone.status, gone.body],
+    [503, 'The rules of this pod cannot be read: /run/netns/gone does not exist\n'],
+  );
+  assert.match((await get('?uid=many')).body, /have 8193 rules, which are too many to show/);
+  assert.match((await get('?uid=long')).body, /^ \.\.\. and \d+ more lines$/m);
 });
 
 test('an unknown path, and a method that is not supported', async () => {

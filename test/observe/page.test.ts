@@ -5,6 +5,7 @@ import { type PodView, podsPage } from '../../lib/observe/page.ts';
 import { Browser, type Look } from '../bench/browser.ts';
 import { chromium } from '../needs.ts';
 import { suite } from '../suite.ts';
+import { podRules } from '../support/pod-rules.ts';
 
 const NOW = Date.parse('2026-01-02T12:00:00.000Z');
 const HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror="document.title=1">';
@@ -45,7 +46,7 @@ test.before(async () => {
   const metrics = { contentType: 'text/plain', text: async () => '' };
   const routes = new Map([
     ...healthRoutes({ livez: () => [], readyz: () => [] }),
-    ...observedRoutes({ metrics, pods: () => PODS }),
+    ...observedRoutes({ metrics, pods: () => PODS, rules: async () => podRules(HOSTILE, [HOSTILE, '$'.repeat(399)]) }),
   ]);
   server = await startHttp({ listen: { host: '127.0.0.1', port: 0 }, routes, onError: () => {} });
   browser = await Browser.start(chromium() ?? '');
@@ -85,6 +86,27 @@ for (const [name, look] of Object.entries(looks)) {
     );
   });
 }
+
+test('the link of a pod leads to its rules, which fit a phone and run nothing hostile', async () => {
+  browser.complaints.length = 0;
+  await browser.open(`http://${server.address}/pods`, looks.phone as Look);
+  const link = await browser.evaluate<string>(`document.querySelector('a').href`);
+  assert.match(link, /\/rules\?uid=u-\d+$/);
+  await browser.open(link, looks.phone as Look);
+  const seen = await browser.evaluate<{ title: string; width: number; surplus: number; scripts: number }>(`({
+    title: document.title,
+    width: document.documentElement.scrollWidth,
+    surplus: document.querySelectorAll('.surplus').length,
+    scripts: document.scripts.length,
+  })`);
+  const { width, ...rest } = seen;
+  assert.deepEqual(rest, { title: 'Rules of a pod', surplus: 4, scripts: 0 });
+  assert.ok(width <= 360, `the page is ${width} px wide`);
+  assert.deepEqual(
+    browser.complaints.filter((each) => !each.includes('favicon')),
+    [],
+  );
+});
 
 test('a search hides all other pods, and an empty one shows all', async () => {
   await browser.open(`http://${server.address}/pods`, looks.desk as Look);
