@@ -17,7 +17,8 @@ baseline), and with the usual programs, in one run.
   npm run bench -- --compare A.json B.json what became slower from A to B, beyond noise
   npm run bench -- --publish               a full run; writes its figures and picture into docs/. With --only mesh or
                                            --only connection it writes those of a pod's start or of a connection,
-                                           also into README.md; with --only sandbox those of RunPodSandbox
+                                           also into README.md; with --only sandbox those of RunPodSandbox, and with
+                                           --only scale the figures of that workload
   npm run bench -- --from FILE.json        does not run; prints, reports or publishes the results in the file
 
 A FILE of results may also be the log of a run with --output -.
@@ -67,10 +68,10 @@ export function parse(words: string[], workloads: readonly string[]): Request | 
     if (!workloads.includes(name))
       throw new UsageError(`--only: "${name}" is no workload; there are ${workloads.join(', ')}`);
   }
-  const part = only !== undefined && !['mesh', 'connection', 'sandbox'].includes(only.join());
+  const part = only !== undefined && !['mesh', 'connection', 'sandbox', 'scale'].includes(only.join());
   if (values.publish && values.from === undefined && (values.quick || part))
     throw new UsageError(
-      '--publish: needs a full run; without --quick, and without --only unless it is --only mesh, connection or sandbox',
+      '--publish: needs a full run; without --quick, and without --only unless it is --only mesh, connection, sandbox or scale',
     );
   return {
     quick: values.quick ?? false,

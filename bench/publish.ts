@@ -1,7 +1,7 @@
 /**
  * A full run's figures and pictures into README.md and docs/: between markers, so that nobody copies by hand. What a pod's
- * start costs is a run of its own (`--only mesh`), what a connection costs is another (`--only connection`), and what NRI
- * costs RunPodSandbox a third (`--only sandbox`). So are their tables.
+ * start costs is a run of its own (`--only mesh`), what a connection costs is another (`--only connection`), what NRI costs
+ * RunPodSandbox a third (`--only sandbox`), and how far a node and a cluster go a fourth (`--only scale`). So are their tables.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,17 +15,17 @@ import { figure } from './table.ts';
 /** The text that explains them is docs/performance.md, which no run changes. */
 const FIGURES = 'docs/performance-figures.md';
 /** Without the figures of one of these there is nothing to report. */
-const ESSENTIAL: readonly string[] = ['single', 'mesh', 'connection', 'sandbox'];
+const ESSENTIAL: readonly string[] = ['single', 'mesh', 'connection', 'sandbox', 'scale'];
 
 /** `root`: the folder of README.md. Throws where a run is not fit to be quoted. */
 export function publish(results: Results, root: string): string[] {
   const of = (name: string) => results.workloads.find((workload) => workload.name === name);
-  const [single, mesh, connection, sandbox] = [of('single'), of('mesh'), of('connection'), of('sandbox')];
+  const [single, mesh, connection, sandbox, scale] = ESSENTIAL.map(of);
   // Another part that was refused is reported without its figures.
   const unfit = results.workloads.filter(
     ({ name, refused, failed, skipped }) => failed ?? skipped ?? (ESSENTIAL.includes(name) ? refused : undefined),
   );
-  if (results.mode !== 'full' || (single ?? mesh ?? connection ?? sandbox) === undefined)
+  if (results.mode !== 'full' || (single ?? mesh ?? connection ?? sandbox ?? scale) === undefined)
     throw new Error('--publish: the run is not a full one');
   if (unfit.length > 0)
     throw new Error(`--publish: refused, failed or skipped in this run: ${unfit.map(({ name }) => name).join(', ')}`);
@@ -34,6 +34,7 @@ export function publish(results: Results, root: string): string[] {
     ...(mesh === undefined ? [] : publishStarts(results, mesh, root)),
     ...(connection === undefined ? [] : publishConnections(results, connection, root)),
     ...(sandbox === undefined ? [] : publishSandboxes(results, sandbox, root)),
+    ...(scale === undefined ? [] : publishScale(results, scale, root)),
   ];
 }
 
@@ -134,6 +135,13 @@ function publishSandboxes(results: Results, sandbox: WorkloadResult, root: strin
   const tables = seriesTables(sandbox).map(({ head, rows }) => markdownTable(head, rows));
   const parts = ['## RunPodSandbox, with NRI and without', runLine(results), goals, figures, ...tables];
   fill(join(root, FIGURES), { sandbox: parts.join('\n\n') });
+  return [FIGURES];
+}
+
+function publishScale(results: Results, scale: WorkloadResult, root: string): string[] {
+  const tables = seriesTables(scale).map(({ head, rows }) => markdownTable(head, rows));
+  const figures = markdownTable(['', ''], figureRows(scale));
+  fill(join(root, FIGURES), { scale: [runLine(results), ...tables, figures].join('\n\n') });
   return [FIGURES];
 }
 

@@ -61,6 +61,8 @@ export interface Restart {
   examined: number;
   /** Milliseconds that each pod waited that was created between the end of the old process and the first served pod. */
   waits: number[];
+  /** Repairs, and marks of pods that had theirs already: the new process found what the old one had installed. */
+  needless: number;
 }
 
 export class DenseNode implements AsyncDisposable {
@@ -147,6 +149,7 @@ export class DenseNode implements AsyncDisposable {
   async restart(): Promise<Restart> {
     const { rate } = this.#options;
     await this.#standIn.created();
+    await this.#standIn.report();
     const churning = this.#churn(rate, 6);
     await sleep(2_000);
     await this.#subject.installed();
@@ -157,14 +160,17 @@ export class DenseNode implements AsyncDisposable {
     const examined = (await this.#subject.examinedAt()) - startedAt;
     const members = await churning;
     const created = new Map(await this.#standIn.created());
-    const served = new Map((await this.#subject.installed()).map(([name, , at]) => [name, at]));
+    const installed = await this.#subject.installed();
+    const served = new Map(installed.map(([name, , at]) => [name, at]));
     const of = [...served].filter(([name]) => members.has(name));
     const firstAt = Math.min(...of.map(([, at]) => at));
     const waits = of
       .map(([name, at]) => ({ at, createdAt: created.get(name) ?? Number.NaN }))
       .filter(({ createdAt }) => createdAt >= stoppedAt && createdAt <= firstAt)
       .map(({ at, createdAt }) => at - createdAt);
-    return { first: firstAt - startedAt, examined, waits };
+    const repaired = installed.filter(([, outcome]) => outcome === 'repaired').length;
+    const { further } = await this.#standIn.report();
+    return { first: firstAt - startedAt, examined, waits, needless: repaired + further };
   }
 
   async #latencies(members: ReadonlySet<string>): Promise<{ latencies: number[]; repaired: number }> {

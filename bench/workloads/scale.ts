@@ -160,6 +160,13 @@ function denseFigures(
     figure('rss', 'highest RSS', Math.max(...all.map(({ rss }) => rss)), 'MiB', 0.15),
     figure('cold', 'from the start of the process until all pods were marked for the first time', servedMs, 'ms'),
     figure(
+      'restart-needless',
+      'repairs and marks that a new process made needlessly',
+      sum(replaced.map(({ needless }) => needless)),
+      '',
+      0,
+    ),
+    figure(
       'restart-first',
       'a new process serves its first pod after, p50',
       p50(replaced.map(({ first }) => first)),

@@ -98,7 +98,7 @@ test('a cluster is reckoned from what a pod costs', () => {
 const CONNECTION_MARKS = '<!-- bench:connection -->\nold\n<!-- /bench:connection -->\n';
 const MARKED = {
   'README.md': `# x\n\n<!-- bench:start -->\nold\n<!-- /bench:start -->\n\nthe end\n${CONNECTION_MARKS}`,
-  'docs/performance-figures.md': ['connection', 'sandbox', 'start', 'summary', 'figures', 'goals', 'cluster']
+  'docs/performance-figures.md': ['connection', 'sandbox', 'start', 'scale', 'summary', 'figures', 'goals', 'cluster']
     .map((name) => `<!-- bench:${name} -->\nold\n<!-- /bench:${name} -->\n`)
     .join('between\n'),
 };
@@ -123,7 +123,7 @@ test('publishing fills what is between the markers, and nothing else, however of
     assert.match(first, /\*\*nftables: ours/);
     assert.match(first, /50,000 \/s/);
     assert.doesNotMatch(first, /pod start: |RunPodSandbox: /);
-    assert.equal(first.match(/\nold\n/g)?.length, 3);
+    assert.equal(first.match(/\nold\n/g)?.length, 4);
     publish(sample({ seed: 1 }), root);
     assert.equal(page(), first);
     assert.equal(readFileSync(join(root, 'README.md'), 'utf8'), MARKED['README.md']);
@@ -144,7 +144,7 @@ test("a run of a pod's start is published by itself, with its picture and its go
     const page = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
     assert.match(page, /created to app started, to Istio's istio-init, p50 \| at most 0\.45x \| 0\.3[89]x \| met/);
     assert.doesNotMatch(page, /an install \|/);
-    assert.equal(page.match(/\nold\n/g)?.length, 6);
+    assert.equal(page.match(/\nold\n/g)?.length, 7);
     assert.match(readFileSync(join(root, 'docs/start.svg'), 'utf8'), /template-sidecar/);
   });
 });
@@ -159,7 +159,7 @@ test('a run of what a connection costs is published by itself, with its picture 
     assert.match(readme, /<!-- bench:start -->\nold\n/);
     const page = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
     assert.match(page, /1,000 excluded ports, beyond the defaults \| at most 0\.5 us \| 0\.40 us \| met/);
-    assert.equal(page.match(/\nold\n/g)?.length, 6);
+    assert.equal(page.match(/\nold\n/g)?.length, 7);
     assert.match(readFileSync(join(root, 'docs/connection.svg'), 'utf8'), /ours-legacy.*14\.0 us/);
   });
 });
@@ -171,7 +171,7 @@ test('a run of RunPodSandbox is published by itself, with its goals', () => {
     assert.match(page(), /<!-- bench:sandbox -->\n\n## RunPodSandbox/);
     assert.match(page(), /pods with rules before it returns, with NRI \| at least 100 % \| 100 % \| met/);
     assert.match(page(), /with NRI, beyond no runtime events, p50 \| at most 1 ms \| 0\.50 ms \| met/);
-    assert.equal(page().match(/\nold\n/g)?.length, 6);
+    assert.equal(page().match(/\nold\n/g)?.length, 7);
     publish(sandboxesOf({ off: 90, nri: 92 }, 99.8), root);
     assert.match(page(), /99\.8 % \| MISSED/);
     assert.match(page(), /2\.00 ms \| MISSED/);
@@ -250,6 +250,19 @@ function startsOf(ways: Record<string, number>): Results {
   return { ...rest, workloads: [mesh], goals: checkGoals([mesh]) };
 }
 
+test('figures of the workload scale go into a block of their own', () => {
+  inFolder((root) => {
+    const { workloads, ...rest } = sample({ seed: 1 });
+    const figures = [{ id: 'many/mark', label: 'more, if the pod gets a mark', value: 9.5, unit: 'ms' }];
+    const scale = { name: 'scale', title: 'x', seconds: 1, series: workloads[0]?.series ?? [], figures, charts: [] };
+    assert.deepEqual(publish({ ...rest, workloads: [scale] }, root), ['docs/performance-figures.md']);
+    const text = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
+    assert.match(text, /<!-- bench:scale -->.*more, if the pod gets a mark \| 9.50 ms.*<!-- \/bench:scale -->/s);
+    assert.match(text, /<!-- bench:figures -->\nold/);
+    assert.throws(() => publish({ ...rest, workloads: [{ ...scale, refused: 'noise' }] }, root), /refused.*scale/);
+  });
+});
+
 test('what is not fit to be quoted is not published', () => {
   inFolder((root) => {
     assert.throws(() => publish({ ...sample({ seed: 1 }), mode: 'quick' }, root), /not a full one/);
@@ -266,7 +279,7 @@ test('what is not fit to be quoted is not published', () => {
 
 test('README.md and docs/performance-figures.md have the markers', () => {
   for (const name of ['start', 'connection']) assert.ok(read('README.md').includes(`<!-- bench:${name} -->`));
-  for (const name of ['connection', 'sandbox', 'start', 'summary', 'figures', 'goals', 'cluster'])
+  for (const name of ['connection', 'sandbox', 'start', 'scale', 'summary', 'figures', 'goals', 'cluster'])
     assert.ok(read('docs/performance-figures.md').includes(`<!-- /bench:${name} -->`));
 });
 
