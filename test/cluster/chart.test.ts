@@ -275,6 +275,15 @@ test('"ipnc doctor" in its pod finds nothing missing', async () => {
   assert.match(said, /ok +gate +pods wait in: init: injection\.wait=init; containerd \S+ supports image volumes/);
 });
 
+test('"ipnc inspect" in its pod, whose root is read-only, changes the log level and takes a profile', async () => {
+  const inspect = (...words: string[]) =>
+    kubectl('exec', '--namespace', SYSTEM, `daemonset/${NAME}`, '--', 'ipnc', 'inspect', ...words);
+  const before = /^the log level was (\w+), and is debug now\n$/.exec(await inspect('--log-level', 'debug'))?.[1];
+  assert.equal(await inspect('--log-level', before ?? ''), `the log level was debug, and is ${before} now\n`);
+  const { nodes } = JSON.parse(await inspect('--cpu-profile', '1s')) as { nodes: object[] };
+  assert.ok(nodes.length > 0);
+});
+
 test('"ipnc verify" in its pod compares one pod with its own configuration, as docs/operate.md says', async () => {
   const { path } = await mesh.netns(web);
   const words = ['verify', '--netns', `/host/run/netns/${basename(path)}`, '--pod', '-', '--counters', 'false'];
