@@ -273,7 +273,7 @@ events('a subscriber that does not read keeps the events from all others, so aut
   const { driver, crio, cri, hostRoot } = running;
   await listening({ cri, hostRoot }, async ({ events }) => {
     assert.equal(events.source, 'inotify');
-    assert.match(events.reason, /cri: a stopped controller would keep its events from the kubelet/);
+    assert.match(events.reason, /a stopped controller would keep CRI-O's events from the kubelet/);
     assert.equal(crio.subscriptions, 0);
   });
 
