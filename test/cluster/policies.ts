@@ -21,13 +21,20 @@ export async function renderPolicy(template: string, values: string[], flags: st
  * Renders it for what this API server serves, and creates or changes its objects. They count a moment later. Without another
  * `injection.wait` pods wait in an init container, whatever the nodes can do.
  */
-export async function applyPolicy(plane: ControlPlane, template: string, ...values: string[]): Promise<void> {
-  const { kubeconfig } = plane;
-  const text = await renderPolicy(
-    template,
-    ['injection.wait=init', ...values],
-    ['--dry-run=server', '--take-ownership', '--kubeconfig', kubeconfig],
-  );
+export function applyPolicy(plane: ControlPlane, template: string, ...values: string[]): Promise<void> {
+  return applyPolicyAs('', plane, template, ...values);
+}
+
+/** The same with a suffix at the names of the objects: so two variants can be in force, for different namespaces. */
+export async function applyPolicyAs(
+  suffix: string,
+  { kubeconfig }: ControlPlane,
+  template: string,
+  ...values: string[]
+): Promise<void> {
+  const flags = ['--dry-run=server', '--take-ownership', '--kubeconfig', kubeconfig];
+  const rendered = await renderPolicy(template, ['injection.wait=init', ...values], flags);
+  const text = rendered.replaceAll(/^ +(name|policyName): istio-pod-network-controller-\w+$/gm, `$&${suffix}`);
   const kubectl = (await programs(['kubectl'])).path('kubectl');
   await output([kubectl, '--kubeconfig', kubeconfig, 'apply', '--server-side', '--filename', '-'], { input: text });
 }

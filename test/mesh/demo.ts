@@ -27,7 +27,7 @@ export async function meshDemo(io: Io, wanted: 'auto' | Backend): Promise<void> 
   const mesh = await startMesh({ images: ['toolbox', 'pod-network-gate'], progress });
   try {
     await Promise.all([
-      usePolicy(mesh, `excludeNamespaces={kube-system,${PRIVILEGED},${OUTSIDE}}`),
+      usePolicy(mesh, { only: RESTRICTED }),
       mesh.installRevision(TEMPLATE, await templateValues('sidecar')),
     ]);
     await show(io, mesh, wanted);

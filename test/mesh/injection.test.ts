@@ -19,8 +19,8 @@ import { ipnc } from '../support/command-line.ts';
 import { GateHome } from '../support/gate.ts';
 import { Farm, INSTALL_NEEDS, inside } from '../support/netns.ts';
 import { runToEnd } from '../support/process.ts';
-import { type Mesh, startMesh, type Values } from './mesh.ts';
-import { usePolicy } from './policy.ts';
+import { type Mesh, PRIVILEGED, RESTRICTED, startMesh, type Values } from './mesh.ts';
+import { isGated, usePolicy } from './policy.ts';
 import { meshPrograms } from './programs.ts';
 import { application, ISTIOD, type Istiod, REVISION, type Shape, shapes } from './shapes.ts';
 import { templateValues } from './template.ts';
@@ -38,13 +38,14 @@ const golden = new Map(
 const found: string[] = [];
 
 /**
- * How a pod gets the container that waits for the rules. policy: our admission policy puts the gate in istio-init's place.
- * cni: istiod injects istio-validation. sidecar, init: our injection template, with each value of `injection.wait`.
+ * How a pod gets the container that waits for the rules. policy, policy-sidecar: our admission policy, with each value of
+ * `injection.wait`. cni: istiod injects istio-validation. sidecar, init: our injection template, with each value of
+ * `injection.wait`.
  */
-const MODES = ['policy', 'cni', 'sidecar', 'init'] as const;
+const MODES = ['policy', 'policy-sidecar', 'cni', 'sidecar', 'init'] as const;
 type Mode = (typeof MODES)[number];
-/** `pilot.cni.enabled` is true for all but the first: one istiod serves them, and the pod names the template. */
-const needsCni = (mode: Mode) => mode !== 'policy';
+/** `pilot.cni.enabled` is true except for the policy: one istiod serves these modes, and the pod names the template. */
+const needsCni = (mode: Mode) => !mode.startsWith('policy');
 const TEMPLATES: Partial<Record<Mode, string>> = { sidecar: 'pod-network-gate', init: 'pod-network-gate-init' };
 const CHOSEN = 'inject.istio.io/templates';
 
@@ -81,7 +82,7 @@ const groups: Group[] = [false, true].flatMap((cni) =>
   (Object.keys(ISTIOD) as Istiod[]).map((istiod) => ({ istiod, cni, cells: cellsOf(istiod, cni) })),
 );
 
-const RESTRICTED = { 'pod-security.kubernetes.io/enforce': 'restricted' };
+const ENFORCED = { 'pod-security.kubernetes.io/enforce': 'restricted' };
 const DEFAULTS = { redirect: {}, defaultInboundPorts: '*' } as const;
 const SLOW = { timeoutMs: 120_000 };
 /** Of netns with rules, and of those who wait in them, so many at a time. */
@@ -120,9 +121,11 @@ test.before(async () => {
   mesh = await startMesh();
 });
 test.before(async () => {
-  const excluded = MODES.filter(needsCni).flatMap((mode) => Array.from({ length: 20 }, (_, at) => `${mode}-${at}`));
+  const othersThan = (mode: Mode) =>
+    MODES.filter((each) => each !== mode).flatMap((each) => Array.from({ length: 20 }, (_, at) => `${each}-${at}`));
   await Promise.all([
-    usePolicy(mesh, `excludeNamespaces={kube-system,${excluded}}`),
+    usePolicy(mesh, { only: RESTRICTED, except: othersThan('policy') }),
+    usePolicy(mesh, { wait: 'sidecar', only: PRIVILEGED, except: othersThan('policy-sidecar') }),
     mesh.installRevision(REVISION.name, REVISION.values),
   ]);
 });
@@ -206,7 +209,6 @@ async function newNamespace(body: V1Namespace & { metadata: { name: string } }):
 
 const containersOf = ({ spec }: V1Pod) => [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])];
 const proxyOf = (pod: V1Pod) => containersOf(pod).find(({ name }) => name === 'istio-proxy');
-const isGated = ({ command }: V1Container) => command?.[0]?.endsWith('/pod-network-gate') === true;
 /** The container that waits for the rules, or whose first program does. */
 const waiterOf = (pod: V1Pod) =>
   pod.spec?.initContainers?.find(
@@ -242,7 +244,7 @@ interface AdmittedPod {
 
 async function inject({ shape, kind, mode }: Cell): Promise<Admitted> {
   const body = shape.gateway ? await gatewayPod() : podOf(shape, mode, kind);
-  const restricted = await namespaceFor(mode, shape, RESTRICTED);
+  const restricted = await namespaceFor(mode, shape, ENFORCED);
   try {
     return { pod: await create(restricted, body), namespace: restricted, admission: 'restricted' };
   } catch (error) {

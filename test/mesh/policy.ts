@@ -1,21 +1,45 @@
-/** Our admission policy in the mesh: the gate in istio-init's place. */
+/** Our admission policy in the mesh. */
+import type { V1Container } from '@kubernetes/client-node';
 import { imageName } from '../cluster/images/images.ts';
 import { until } from '../cluster/pods.ts';
-import { applyPolicy } from '../cluster/policies.ts';
+import { applyPolicyAs } from '../cluster/policies.ts';
 import { echoPod } from './echo.ts';
-import { type Mesh, RESTRICTED } from './mesh.ts';
+import { type Mesh, OUTSIDE, PRIVILEGED, RESTRICTED } from './mesh.ts';
 
-/** Applies it and waits until it changes pods. The node must have the image pod-network-gate. */
-export async function usePolicy(mesh: Mesh, ...values: string[]): Promise<void> {
+export interface PolicyOptions {
+  /** The gate is in istio-init's place (init, the default), or in front of the proxy of a native sidecar. */
+  wait?: 'init' | 'sidecar';
+  /** Of the namespaces that every mesh has, the only one whose pods it changes; all of them if absent. */
+  only?: typeof RESTRICTED | typeof PRIVILEGED;
+  /** More namespaces that it excludes. */
+  except?: readonly string[];
+}
+
+/** Whether the gate is the first program of this container. */
+export const isGated = ({ command }: V1Container): boolean => command?.[0]?.endsWith('/pod-network-gate') === true;
+
+/**
+ * Applies it and waits until it changes pods. The node must have the image pod-network-gate. Policies that differ in `wait`
+ * can be in force at the same time, for different namespaces.
+ */
+export async function usePolicy(mesh: Mesh, { wait = 'init', only, except = [] }: PolicyOptions = {}): Promise<void> {
+  const others = only === undefined ? [] : [RESTRICTED, PRIVILEGED, OUTSIDE].filter((name) => name !== only);
   const [repository, tag] = imageName('pod-network-gate').split(':');
-  const image = [`gateImage.repository=${repository}`, `gateImage.tag=${tag}`, 'image.pullPolicy=Never'];
-  await applyPolicy(mesh.cluster.controlPlane, 'templates/injection-policy.yaml', ...image, ...values);
-  const body = echoPod('probe', { change: (spec) => Object.assign(spec, { serviceAccountName: 'default' }) });
-  const probe = async () => {
-    const made = await mesh.cluster.core
-      .createNamespacedPod({ namespace: RESTRICTED, body, dryRun: 'All' })
-      .catch(() => undefined);
-    return made?.spec?.initContainers?.[0]?.name;
-  };
-  await until('in force: the injection policy', probe, (first) => first === 'pod-network-gate');
+  await applyPolicyAs(
+    `-${wait}`,
+    mesh.cluster.controlPlane,
+    'templates/injection-policy.yaml',
+    `injection.wait=${wait}`,
+    `excludeNamespaces={${['kube-system', ...others, ...except]}}`,
+    ...[`gateImage.repository=${repository}`, `gateImage.tag=${tag}`, 'image.pullPolicy=Never'],
+  );
+  const namespace = only ?? RESTRICTED;
+  const change = (spec: { serviceAccountName?: string }) => Object.assign(spec, { serviceAccountName: 'default' });
+  const body = echoPod('probe', { namespace, change });
+  const probe = () => mesh.cluster.core.createNamespacedPod({ namespace, body, dryRun: 'All' }).catch(() => undefined);
+  const name = wait === 'init' ? 'pod-network-gate' : 'istio-proxy';
+  await until(`in force: the injection policy, ${wait}`, probe, (made) => {
+    const [first] = made?.spec?.initContainers ?? [];
+    return first?.name === name && isGated(first);
+  });
 }

@@ -1,18 +1,17 @@
 /**
  * The gate by istiod's own injector: what comes out for each kind of pod, and that a pod starts behind its gate, and only
- * behind it.
+ * behind it. The policy that puts the gate into the sidecar uses the same mesh.
  */
 import assert from 'node:assert/strict';
 import type { V1Container, V1Pod } from '@kubernetes/client-node';
 import { podRedirect } from '../../lib/istio/redirect.ts';
 import { toPodRecord } from '../../lib/kube/pods.ts';
 import { ControllerProcess } from '../cluster/controller-process.ts';
-import { imageName } from '../cluster/images/images.ts';
 import { until } from '../cluster/pods.ts';
-import { applyPolicy } from '../cluster/policies.ts';
 import { suite } from '../suite.ts';
 import { type EchoOptions, echoPod, HTTP, request, runEcho } from './echo.ts';
-import { type Mesh, OUTSIDE, RESTRICTED, startMesh } from './mesh.ts';
+import { type Mesh, OUTSIDE, PRIVILEGED, RESTRICTED, startMesh } from './mesh.ts';
+import { usePolicy } from './policy.ts';
 import { templateValues } from './template.ts';
 
 const test = suite('mesh, the gate by istiod');
@@ -173,24 +172,17 @@ test(
 test(
   'the admission policy with injection.wait=sidecar does the same to what istiod injects',
   async () => {
-    const { node, kubeconfig, controlPlane } = mesh.cluster;
-    const [repository, tag] = imageName('pod-network-gate').split(':');
-    const gate = [`gateImage.repository=${repository}`, `gateImage.tag=${tag}`, 'image.pullPolicy=Never'];
-    const values = ['injection.wait=sidecar', `excludeNamespaces={kube-system,${GATED},${OUTSIDE}}`, ...gate];
-    await applyPolicy(controlPlane, 'templates/injection-policy.yaml', ...values);
-    const body = echoPod('probe', { change: (spec) => Object.assign(spec, { serviceAccountName: 'default' }) });
-    const probe = () =>
-      mesh.cluster.core.createNamespacedPod({ namespace: RESTRICTED, body, dryRun: 'All' }).catch(() => undefined);
-    await until('in force: the policy', probe, (made) => made !== undefined && inits(made)[0] === 'istio-proxy');
+    const { node, kubeconfig } = mesh.cluster;
+    await usePolicy(mesh, { wait: 'sidecar', only: PRIVILEGED, except: [GATED] });
     await using _controller = await ControllerProcess.start(node, kubeconfig, '--enroll=istio');
-    const made = await runEcho(mesh, 'by-policy');
+    const made = await runEcho(mesh, 'by-policy', { namespace: PRIVILEGED });
     assert.deepEqual(inits(made), ['istio-proxy']);
     const { command = [], lifecycle, startupProbe } = proxy(made) ?? {};
     assert.equal(command[0], '/opt/pod-network-gate/pod-network-gate');
     assert.deepEqual(command.slice(-2), ['--', '/usr/local/bin/pilot-agent']);
     assert.ok(lifecycle?.postStart && lifecycle.preStop && !startupProbe);
     await sameSettings(made);
-    const answer = await request(mesh, made, `http://by-policy.${RESTRICTED}:${HTTP}/`);
+    const answer = await request(mesh, made, `http://by-policy.${PRIVILEGED}:${HTTP}/`);
     assert.equal(answer.status, '200', answer.text);
     assert.match(await mesh.logs(made, 'istio-proxy'), /open after .* redirect/);
   },
