@@ -30,13 +30,17 @@ export async function meshDemo(io: Io, wanted: 'auto' | Backend): Promise<void> 
       usePolicy(mesh, { only: RESTRICTED }),
       mesh.installRevision(TEMPLATE, await templateValues('sidecar')),
     ]);
-    await show(io, mesh, wanted);
+    await showMesh(io, mesh, wanted);
   } finally {
     await mesh.stop();
   }
 }
 
-async function show(io: Io, mesh: Mesh, wanted: 'auto' | Backend): Promise<void> {
+/**
+ * On a mesh with the policy in `RESTRICTED` alone and with the revision `sidecar` of istiod, which has our template. No other
+ * controller may run. It leaves its pods and `STRICT` there.
+ */
+export async function showMesh(io: Io, mesh: Mesh, wanted: 'auto' | Backend): Promise<void> {
   const { node, kubeconfig } = mesh.cluster;
   await using controller = await ControllerProcess.start(node, kubeconfig, '--enroll=istio', '--backend', wanted);
   // However this ends, the controller must not outlive the demo.
@@ -95,7 +99,13 @@ async function show(io: Io, mesh: Mesh, wanted: 'auto' | Backend): Promise<void>
   await ask(/^200$/, 'before');
   await requireMutualTls(mesh, RESTRICTED, outsider, calls[0] ?? '');
   await ask(/reset|EOF|refused/, 'after');
-  const member = await request(mesh, client, calls[0] ?? '');
+  // Envoy resets the connections of the old listener for a moment after it refuses the outsider.
+  const member = await until(
+    'served: client',
+    () => request(mesh, client, calls[0] ?? ''),
+    ({ status }) => status === '200',
+    10_000,
+  );
   io.out(columns([['', check(member.status === '200'), 'after', 'client, a member of the mesh', member.status]]));
 
   await using starts = new Starts(mesh);

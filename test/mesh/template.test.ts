@@ -1,14 +1,16 @@
 /**
  * The gate by istiod's own injector: what comes out for each kind of pod, and that a pod starts behind its gate, and only
- * behind it. The policy that puts the gate into the sidecar uses the same mesh.
+ * behind it. The policy that puts the gate into the sidecar, and the demo, use the same mesh.
  */
 import assert from 'node:assert/strict';
 import type { V1Container, V1Pod } from '@kubernetes/client-node';
+import { processIo } from '../../lib/cli/output.ts';
 import { podRedirect } from '../../lib/istio/redirect.ts';
 import { toPodRecord } from '../../lib/kube/pods.ts';
 import { ControllerProcess } from '../cluster/controller-process.ts';
 import { until } from '../cluster/pods.ts';
 import { suite } from '../suite.ts';
+import { showMesh } from './demo.ts';
 import { type EchoOptions, echoPod, HTTP, request, runEcho } from './echo.ts';
 import { type Mesh, OUTSIDE, PRIVILEGED, RESTRICTED, startMesh } from './mesh.ts';
 import { usePolicy } from './policy.ts';
@@ -26,7 +28,7 @@ const GATED = 'gated';
 
 let mesh: Mesh;
 test.before(async () => {
-  mesh = await startMesh({ images: ['pod-network-gate'] });
+  mesh = await startMesh({ images: ['toolbox', 'pod-network-gate'] });
   for (const wait of [SIDECAR, INIT]) await mesh.installRevision(wait, await templateValues(wait));
   const labels = { 'istio.io/rev': SIDECAR, 'pod-security.kubernetes.io/enforce': 'restricted' };
   await mesh.apply([{ apiVersion: 'v1', kind: 'Namespace', metadata: { name: GATED, labels } }]);
@@ -165,6 +167,49 @@ test(
     assert.equal(answer.status, '200', answer.text);
     assert.match(answer.header('X-Forwarded-Client-Cert') ?? '', /spiffe:.*gated-a/);
     assert.match(await mesh.logs(other, 'istio-proxy'), /open after .* redirect/);
+  },
+  SLOW,
+);
+
+test(
+  'the demo shows the identities of two pods without capabilities, a refused outsider, and the stages of three starts',
+  async () => {
+    await usePolicy(mesh, { only: RESTRICTED, except: [GATED] });
+    let text = '';
+    const out = (part: string) => {
+      text += part;
+    };
+    const io = { ...processIo, out, err: out, colour: false };
+    await showMesh(io, mesh, 'auto');
+    const rows = text.split('\n').map((line) => line.trim().split(/ {2,}/));
+    const about = (first: string) => rows.filter(([mark, what]) => mark === 'ok' && what === first);
+    for (const name of ['web', 'client'])
+      assert.deepEqual(
+        about(name).map(([, , container, , capabilities]) => `${container}: ${capabilities}`),
+        ['pod-network-gate', 'istio-proxy', 'app'].map((container) => `${container}: no capability`),
+      );
+    for (const name of ['web', 'client'])
+      assert.equal(about(`${name} is`)[0]?.[2], `spiffe://cluster.local/ns/${RESTRICTED}/sa/${name}`);
+    assert.deepEqual(
+      about('before').map(([, , , status]) => status),
+      ['200', '200'],
+    );
+    const [byService, byAddress, member] = about('after').map((row) => row.at(-1));
+    for (const status of [byService, byAddress]) assert.match(status ?? '', /^(connection reset|EOF)$/);
+    assert.equal(member, '200');
+    // Istio's own way, the gate as an init container, and the gate in the sidecar. Istio's has no rules of ours.
+    const stages = new Map(rows.map(([stage = '', ...times]) => [stage, times]));
+    for (const [stage, starts] of [
+      ['bound to the node', 3],
+      ['rules', 2],
+      ['init container ends, or gate opens', 3],
+      ['proxy is ready', 3],
+      ['app starts', 3],
+      ['pod is ready', 3],
+    ] as const)
+      assert.equal(stages.get(stage)?.filter((ms) => Number(ms) > 0).length, starts, stage);
+    assert.doesNotMatch(text, /WRONG/);
+    assert.match(text, /Everything is as expected/);
   },
   SLOW,
 );
