@@ -124,11 +124,21 @@ bool HasOurs(const Access& access, const TableSet& existing) {
 
 namespace {
 
-// Looks in nat whether the rules are those of an old Istio, because mangle alone does not show it.
+// A table and what of it is ours.
 template <typename F>
-Access Knowing(Access access, const TableSet& existing) {
-  access.old_istio = existing[Index(TableName::kMangle)] && existing[Index(TableName::kNat)] &&
-                     TableCopy<F>(access, TableName::kNat).Read().old_istio;
+struct Seen {
+  Seen(const Access& access, TableName table) : copy(access, table), state(copy.Read()) {}
+
+  TableCopy<F> copy;
+  State state;
+};
+
+// Looks in nat whether the rules are those of an old Istio, because mangle alone does not show it. Then `nat` is what
+// was read.
+template <typename F>
+Access Knowing(Access access, const TableSet& existing, std::optional<Seen<F>>& nat) {
+  if (!existing[Index(TableName::kMangle)] || !existing[Index(TableName::kNat)]) return access;
+  access.old_istio = nat.emplace(access, TableName::kNat).state.old_istio;
   return access;
 }
 
@@ -175,7 +185,9 @@ How Tables<F>::Install(const Access& access, TableName table, const Compiled& co
 template <typename F>
 void Tables<F>::Apply(const Access& visited, const TableSet& existing, bool first, std::vector<TableResult>& results,
                       Undo& undo) const {
-  const Access access = Knowing<F>(visited, existing);
+  // nat is read again before it is written, because an older copy would hide more changes of other programs.
+  std::optional<Seen<F>> nat;
+  const Access access = Knowing<F>(visited, existing, nat);
   for (TableName table : order_)
     if (const auto& compiled = tables_[Index(table)])
       results.push_back({F::kFamily, table, Install(access, table, *compiled, existing[Index(table)], first, undo)});
@@ -191,9 +203,10 @@ void Tables<F>::RequireInstalled(const Access& access, const std::vector<TableRe
     const std::optional<Compiled>& compiled = tables_[Index(result.table)];
     if (result.how == How::kReplayed && LooksLike<F>(access.socket, compiled->installed)) continue;
     if (!xtables::Matches(TableCopy<F>(access, result.table).Read(), compiled ? compiled->wanted : Wanted{}))
-      throw Error{.code = kVerify,
-                  .detail = "the kernel has other rules than those that were installed, because another process changed them",
-                  .table = Name<F>(result.table)};
+      throw Error{
+          .code = kVerify,
+          .detail = "the kernel has other rules than those that were installed, because another process changed them",
+          .table = Name<F>(result.table)};
   }
 }
 
@@ -208,16 +221,19 @@ size_t Tables<F>::Size() const {
 
 template <typename F>
 typename Tables<F>::Difference Tables<F>::Compare(const Access& visited, const TableSet& existing) const {
-  const Access access = Knowing<F>(visited, existing);
+  std::optional<Seen<F>> nat;
+  const Access access = Knowing<F>(visited, existing, nat);
   Difference difference;
   for (TableName table : kTableNames) {
     const std::optional<Compiled>& compiled = tables_[Index(table)];
     State state;
     if (existing[Index(table)]) {
-      const TableCopy<F> copy(access, table);
-      state = copy.Read();
+      std::optional<Seen<F>> read;
+      Seen<F>& seen = nat && table == TableName::kNat ? *nat : read.emplace(access, table);
+      state = std::move(seen.state);
       ActualTable ahead{.family = F::kFamily, .table = table, .chains = {}};
-      for (const auto& [name, entries] : copy.Ahead(state)) ahead.chains.push_back(Decoded<F>(name, true, entries));
+      for (const auto& [name, entries] : seen.copy.Ahead(state))
+        ahead.chains.push_back(Decoded<F>(name, true, entries));
       if (!ahead.chains.empty()) difference.ahead.push_back(std::move(ahead));
     }
     if (compiled ? existing[Index(table)] && xtables::Matches(state, compiled->wanted) : !state.HasOurs()) continue;
