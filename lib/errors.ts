@@ -312,7 +312,7 @@ export const CATALOGUE = {
   ERR_INSPECT: {
     means: 'the running controller cannot be inspected: DETAIL',
     remedy:
-      'run the command as root in the container of the controller, once at a time; the log of the controller says more',
+      'run the command as root in the container of the controller, and only one at a time; the log of the controller says more',
     retry: 'no',
     why: 'only "ipnc inspect" leads to this error, and it tries once',
   },
