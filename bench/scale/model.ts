@@ -1,6 +1,6 @@
 /**
  * What a cluster costs its API server, as a linear model of measured points: a part for each node, one for each pod that
- * starts and ends, and one for each of these that gets a mark.
+ * starts and ends, one for each of these that gets a mark, and one for each Event.
  */
 
 /** One measurement, or a question to the model. */
@@ -9,6 +9,8 @@ export interface Point {
   /** Pods of the mesh that start in a second, in the whole cluster, and as many that end. */
   startsPerSecond: number;
   marks: 'all' | 'failures';
+  /** Events that the controllers create in a second. */
+  events: number;
 }
 
 export interface Measured extends Point {
@@ -25,13 +27,14 @@ export interface Model {
   watched: number;
   /** In addition, if the pod gets a mark. */
   mark: number;
+  event: number;
 }
 
-const PARTS = ['base', 'node', 'pod', 'watched', 'mark'] as const;
+const PARTS = ['base', 'node', 'pod', 'watched', 'mark', 'event'] as const;
 
-function termsOf({ nodes, startsPerSecond, marks }: Point): number[] {
+function termsOf({ nodes, startsPerSecond, marks, events }: Point): number[] {
   const watched = nodes > 0 ? startsPerSecond : 0;
-  return [1, nodes, startsPerSecond, watched, marks === 'all' ? watched : 0];
+  return [1, nodes, startsPerSecond, watched, marks === 'all' ? watched : 0, events];
 }
 
 /** Least squares. Throws if the points do not determine the model. */
@@ -45,8 +48,8 @@ export function fit(points: readonly Measured[]): Model {
       row[size] = (row[size] ?? 0) + (terms[at] ?? 0) * point.value;
     }
   }
-  const [base = 0, node = 0, pod = 0, watched = 0, mark = 0] = solved(matrix);
-  return { base, node, pod, watched, mark };
+  const [base = 0, node = 0, pod = 0, watched = 0, mark = 0, event = 0] = solved(matrix);
+  return { base, node, pod, watched, mark, event };
 }
 
 /** Gauss and Jordan, with the largest pivot of each column. Changes `matrix`. */

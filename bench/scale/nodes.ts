@@ -49,6 +49,7 @@ export interface Herd {
 
 interface Usage {
   at: number;
+  events: number;
   apiServer: number;
   etcd: number;
   writes: number;
@@ -123,6 +124,7 @@ export class ManyNodes implements AsyncDisposable {
       marks: this.#marks,
       apiServer: rate(({ apiServer }) => apiServer),
       etcd: rate(({ etcd }) => etcd),
+      events: rate(({ events }) => events),
       rss,
       writes: rate(({ writes }) => writes),
       watchBytes: rate(({ watchBytes }) => watchBytes),
@@ -174,6 +176,7 @@ export class ManyNodes implements AsyncDisposable {
       at: performance.now(),
       apiServer: cpu(this.#pid('kube-apiserver')),
       etcd: cpu(this.#pid('etcd')),
+      events: sumOf(metrics, /^apiserver_request_total\{.*resource="events".*verb="POST"/),
       writes: sumOf(metrics, /^apiserver_request_total\{.*verb="(POST|PATCH|PUT|DELETE)"/),
       watchBytes: sumOf(metrics, /^apiserver_watch_events_sizes_sum\{/),
     };

@@ -37,6 +37,8 @@ const CLUSTERS = [
   [5000, 10],
 ] as const;
 const MARKS = ['all', 'failures'] as const;
+/** The most Events of one type that a controller creates in a second (lib/kube/events.ts). */
+const EVENTS = 1;
 
 export const scale: Workload = {
   name: 'scale',
@@ -191,6 +193,9 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
     await bench.atRest();
   };
   await measure(0, starts);
+  // One controller limits its Events, so that they are not as many as marks. Two such points, because the error leaves each out once.
+  await cluster.use(1, 'all');
+  await measure(starts / 2, starts);
   await cluster.use(nodes / 2, 'all');
   await measure(0, starts);
   await cluster.use(nodes, 'all');
@@ -248,6 +253,7 @@ function apiServerFigures(loads: readonly Load[]): Figure[] {
     ),
     figure('watched', 'more, if a controller watches the pod', 1000 * model.watched, 'ms'),
     figure('mark', 'more, if the pod gets a mark', 1000 * model.mark, 'ms'),
+    figure('event', "the API server's CPU for an Event of a controller", 1000 * model.event, 'ms'),
     figure('etcd-mark', "etcd's CPU for the mark of a pod", 1000 * etcd.mark, 'ms'),
     figure('error', 'largest error of the model, for a point that it was not made of', 100 * errorOf(points), '%'),
     figure('writes-mark', 'writes for the mark of a pod', writes.mark, ''),
@@ -260,7 +266,12 @@ function apiServerFigures(loads: readonly Load[]): Figure[] {
         figure(
           `model/${nodes}x${each}/${marks}`,
           `${nodes} nodes, ${each} starts/s on each, marks: ${marks}: cores that the controllers add`,
-          added(model, { nodes, startsPerSecond: nodes * each, marks }),
+          added(model, {
+            nodes,
+            startsPerSecond: nodes * each,
+            marks,
+            events: marks === 'all' ? nodes * Math.min(each, EVENTS) : 0,
+          }),
           'cores',
         ),
       ),
@@ -270,5 +281,6 @@ function apiServerFigures(loads: readonly Load[]): Figure[] {
 
 /** What the controllers add to a cluster that has these pods anyway. */
 function added(model: Model, point: Point): number {
-  return predict({ ...model, base: 0, pod: 0 }, point);
+  // A part that is smaller than its error can be negative, and thousands of nodes would multiply that.
+  return predict({ ...model, base: 0, pod: 0, node: Math.max(0, model.node) }, point);
 }

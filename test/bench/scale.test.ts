@@ -5,7 +5,7 @@ import { suite } from '../suite.ts';
 
 const test = suite('bench, model of a cluster');
 
-const MODEL: Model = { base: 0.05, node: 0.0004, pod: 0.02, watched: 0.004, mark: 0.006 };
+const MODEL: Model = { base: 0.05, node: 0.0004, pod: 0.02, watched: 0.004, mark: 0.006, event: 0.003 };
 const POINTS: Point[] = [
   [0, 0, 'all'] as const,
   [0, 30, 'all'] as const,
@@ -16,18 +16,24 @@ const POINTS: Point[] = [
   [50, 30, 'all'] as const,
   [50, 30, 'failures'] as const,
   [25, 30, 'failures'] as const,
-].map(([nodes, startsPerSecond, marks]) => ({ nodes, startsPerSecond, marks }));
+  [1, 30, 'all'] as const,
+].map(([nodes, startsPerSecond, marks]) => ({
+  nodes,
+  startsPerSecond,
+  marks,
+  events: marks === 'all' ? Math.min(nodes, startsPerSecond) : 0,
+}));
 const measured = (wrong = 0): Measured[] =>
   POINTS.map((point, at) => ({ ...point, value: predict(MODEL, point) * (1 + (at % 2 === 0 ? wrong : -wrong)) }));
 
 test('its parts are found again, and it predicts a cluster that was not measured', () => {
   const found = fit(measured());
-  for (const part of ['base', 'node', 'pod', 'watched', 'mark'] as const)
+  for (const part of ['base', 'node', 'pod', 'watched', 'mark', 'event'] as const)
     assert.ok(Math.abs(found[part] - MODEL[part]) < 1e-9, `${part}: ${found[part]}`);
-  const large: Point = { nodes: 5000, startsPerSecond: 50_000, marks: 'all' };
-  assert.ok(Math.abs(predict(found, large) - (0.05 + 2 + 50_000 * 0.03)) < 1e-6);
-  const without = predict(found, large) - predict(found, { ...large, marks: 'failures' });
-  assert.ok(Math.abs(without - 300) < 1e-6, `${without}`);
+  const large: Point = { nodes: 5000, startsPerSecond: 50_000, marks: 'all', events: 5000 };
+  assert.ok(Math.abs(predict(found, large) - (0.05 + 2 + 50_000 * 0.03 + 15)) < 1e-6);
+  const without = predict(found, large) - predict(found, { ...large, marks: 'failures', events: 0 });
+  assert.ok(Math.abs(without - 315) < 1e-6, `${without}`);
 });
 
 test('its error is that of points that it was not made of', () => {
