@@ -296,13 +296,27 @@ test('an ordinary istio-proxy', async () => {
   );
 });
 
-test("the application's own init containers stay behind the gate, in their order", async () => {
+test("the application's own init containers are behind the gate of a native sidecar, and before that of an ordinary one", async () => {
   const inits = ['migrate', 'warm-up'].map(application);
-  const made = await gated(
-    'shop',
-    changed(app(), (spec) => Object.assign(spec, { initContainers: inits })),
-  );
-  assert.deepEqual(names(made), ['pod-network-gate', 'istio-proxy', 'migrate', 'warm-up']);
+  const body = changed(app(), (spec) => Object.assign(spec, { initContainers: inits }));
+  assert.deepEqual(names(await gated('shop', body)), ['pod-network-gate', 'istio-proxy', 'migrate', 'warm-up']);
+  // istio-init is the last init container there. A gate that an annotation has added first goes away.
+  for (const annotations of [{}, BY_ANNOTATION]) {
+    const ordinary = annotated({ ...annotations, 'sidecar.istio.io/nativeSidecar': 'false' }, body);
+    assert.deepEqual(names(await gated('shop', ordinary)), ['migrate', 'warm-up', 'pod-network-gate']);
+  }
+});
+
+test('of a pod with traffic annotations the gate has the arguments that istiod makes of them', async () => {
+  const said = traffic({ includeInboundPorts: '8080', excludeInboundPorts: '9000', excludeOutboundPorts: '5432' });
+  for (const annotations of [said, { ...said, ...BY_ANNOTATION }]) {
+    const { args = [] } = gateOf(await gated('shop', annotated(annotations)));
+    assert.deepEqual(
+      ['-b', '-d', '-o'].map((flag) => args[args.indexOf(flag) + 1]),
+      ['8080', '15090,15021,9000,15020', '5432'],
+    );
+    assert.equal(args.filter((word) => word === '-b').length, 1);
+  }
 });
 
 test('injected by hand, where no webhook is', async () => {

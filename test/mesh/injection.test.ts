@@ -8,18 +8,20 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ApiException, V1Container, V1Namespace, V1Pod } from '@kubernetes/client-node';
+import type { ApiException, V1Container, V1Namespace, V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import { parse } from 'yaml';
 import { decide } from '../../lib/istio/enrolment.ts';
+import { INITIALIZE } from '../../lib/istio/names.ts';
 import { podRedirect, type RedirectSpec } from '../../lib/istio/redirect.ts';
 import { toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
+import { inject as injectByStandIn } from '../cluster/istiod-webhook.ts';
 import { until } from '../cluster/pods.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import { GateHome } from '../support/gate.ts';
 import { Farm, INSTALL_NEEDS, inside } from '../support/netns.ts';
 import { runToEnd } from '../support/process.ts';
-import { type Mesh, PRIVILEGED, RESTRICTED, startMesh, type Values } from './mesh.ts';
+import { type Mesh, OUTSIDE, PRIVILEGED, RESTRICTED, startMesh, type Values } from './mesh.ts';
 import { isGated, usePolicy } from './policy.ts';
 import { meshPrograms } from './programs.ts';
 import { application, ISTIOD, type Istiod, REVISION, type Shape, shapes } from './shapes.ts';
@@ -426,6 +428,55 @@ function outcomesOf(group: Group): Promise<Map<Cell, Outcome>> {
   return all;
 }
 
+const traffic = (name: string) => `traffic.sidecar.istio.io/${name}`;
+const mode = (value: string) => ({ 'sidecar.istio.io/interceptionMode': value });
+/** Pods for which the stand-in for istiod must make what istiod makes. */
+const COMPARED: Record<string, Record<string, string>> = {
+  plain: {},
+  'with traffic annotations': {
+    [traffic('includeInboundPorts')]: '8080,9090',
+    [traffic('excludeInboundPorts')]: '8081',
+    [traffic('includeOutboundIPRanges')]: '10.0.0.0/8',
+    [traffic('excludeOutboundIPRanges')]: '10.1.0.0/16',
+    [traffic('includeOutboundPorts')]: '5432',
+    [traffic('excludeOutboundPorts')]: '3306',
+    [traffic('excludeInterfaces')]: 'eth7',
+    'istio.io/reroute-virtual-interfaces': 'vm0',
+  },
+  'with TPROXY': mode('TPROXY'),
+  'without redirection': mode('NONE'),
+};
+
+/** Of an injected pod: what the stand-in has to make as istiod does. */
+function essence(pod: V1Pod) {
+  const { annotations = {} } = pod.metadata ?? {};
+  const own = (each: string) => /^(traffic\.)?sidecar\.istio\.io\/(?!status|nativeSidecar)/.test(each);
+  const { initContainers, containers } = JSON.parse(annotations['sidecar.istio.io/status'] ?? '{}');
+  const proxy = proxyOf(pod);
+  const waiter = pod.spec?.initContainers?.find(({ name }) => /^istio-(init|validation)$/.test(name));
+  const { seccompProfile: _, ...security } = waiter?.securityContext ?? {};
+  return {
+    inits: (pod.spec?.initContainers ?? []).map(({ name, restartPolicy }) => [name, restartPolicy]),
+    containers: pod.spec?.containers.map(({ name }) => name),
+    waiter: waiter && { args: waiter.args, security },
+    proxy: { command: proxy?.command, args: proxy?.args?.slice(0, 2), lifecycle: proxy?.lifecycle },
+    mode: proxy && variable(proxy, 'ISTIO_META_INTERCEPTION_MODE'),
+    annotations: Object.fromEntries(Object.entries(annotations).filter(([key]) => own(key))),
+    status: { initContainers, containers },
+  };
+}
+
+async function compareStandIn(how: 'enabled' | 'cni' | 'gateway', body: V1Pod): Promise<void> {
+  const injected = { 'sidecar.istio.io/inject': 'true' };
+  body.metadata = { ...body.metadata, labels: { ...body.metadata?.labels, ...injected } };
+  // The policies leave it alone.
+  body.metadata.annotations = { ...body.metadata.annotations, [INITIALIZE]: 'false' };
+  const made = await create({ metadata: { name: OUTSIDE } }, body);
+  // Helm leaves fields without a value. The API server drops them before it asks a webhook.
+  const asked = JSON.parse(JSON.stringify(body), (_, value) => value ?? undefined) as V1Pod;
+  assert.deepEqual(essence(JSON.parse(JSON.stringify(injectByStandIn(asked, how)))), essence(made));
+}
+
 for (const group of groups) {
   for (const cell of group.cells) {
     test(
@@ -439,6 +490,20 @@ for (const group of groups) {
       SLOW,
     );
   }
+  if (group.istiod !== DEFAULT) continue;
+  test(
+    `the stand-in for istiod makes of a pod what istiod makes of it, ${group.cni ? 'with' : 'without'} its CNI mode`,
+    async () => {
+      await outcomesOf(group);
+      const inits = [application('migrate'), application('warm-up')];
+      const change = (spec: V1PodSpec) => Object.assign(spec, { initContainers: inits });
+      for (const kind of KINDS)
+        for (const [name, annotations] of Object.entries(COMPARED))
+          await compareStandIn(group.cni ? 'cni' : 'enabled', podOf({ name, annotations, change }, 'policy', kind));
+      await compareStandIn('gateway', await gatewayPod());
+    },
+    SLOW,
+  );
 }
 
 test('the golden file has no line that no cell makes', () => {
