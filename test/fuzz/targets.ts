@@ -20,6 +20,7 @@ import { sandboxOf } from '../../lib/runtime/cri/sandbox.ts';
 import * as nri from '../../lib/runtime/nri/messages.ts';
 import { Mux } from '../../lib/runtime/nri/mux.ts';
 import { TtrpcClient, ttrpcServer } from '../../lib/runtime/nri/ttrpc.ts';
+import { frame } from '../support/nri-runtime.ts';
 import { fixture, fixtures } from '../support/pods.ts';
 import { encode, envelope, enveloped, eventFrame, field, PROTOBUF } from '../support/protobuf.ts';
 
@@ -119,16 +120,6 @@ const messages: Target = {
 
 const REQUEST = nri.request.encode({ service: 's', method: 'Take', payload: Buffer.from('argument') });
 const RESPONSE = nri.response.encode({ payload: Buffer.from('result') });
-
-function frame(connection: number, stream: number, type: number, payload: Buffer): Buffer {
-  const head = Buffer.alloc(18);
-  head.writeUInt32BE(connection);
-  head.writeUInt32BE(payload.length + 10, 4);
-  head.writeUInt32BE(payload.length, 8);
-  head.writeUInt32BE(stream, 12);
-  head.writeUInt8(type, 16);
-  return Buffer.concat([head, payload]);
-}
 
 /** What both ends of NRI make of bytes, and how the connection ended. */
 async function received(pieces: readonly Buffer[]): Promise<string[]> {

@@ -15,7 +15,7 @@ import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import { type Ended, GateHome, GateProcess, hint } from '../support/gate.ts';
 import { BOOT_ID, Farm, INSTALL_NEEDS, inside } from '../support/netns.ts';
-import { launch } from '../support/process.ts';
+import { launch, run } from '../support/process.ts';
 
 const NEEDS = [...INSTALL_NEEDS, 'gate', 'setpriv', 'nft'];
 const BACKENDS = ['iptables-legacy', 'nftables'] as const;
@@ -465,6 +465,77 @@ test('who accepts at the address that is dialled and passes it on does not open 
   }
 });
 
+test('who accepts at the address that is dialled and sends garbage, or nothing, does not open it', async () => {
+  const netns = await farm.add();
+  await inside(netns, ['ip', '-6', 'address', 'add', '::6/128', 'dev', 'lo', 'nodad']);
+  const listen = `
+    const { createServer } = require('node:net');
+    const answers = { '127.0.0.6': (client) => client.write(Buffer.alloc(1e6)), '::6': (client) => client.pause() };
+    for (const [address, answer] of Object.entries(answers))
+      createServer((client) => answer(client.on('error', () => {}))).listen(15002, address, () => console.log('ready'));`;
+  const child = launch('nsenter', [`--net=${netns}`, process.execPath, '-e', listen]);
+  try {
+    await once(child.stdout, 'data');
+    const gate = home.start(netns, ['--timeout', '2s']);
+    await staysShut(await gate.waiting(), netns);
+    const { code, line } = await gate.ended;
+    assert.equal(code, 126);
+    assert.match(line, /IPv4: .* was answered by another process; IPv6: .* was answered by another process/);
+  } finally {
+    child.kill('SIGKILL');
+  }
+});
+
+test('strangers that flood its listener with garbage keep it shut while they do, and no longer', async () => {
+  const netns = await farm.add();
+  const gate = await home.start(netns).waiting();
+  const flood = `
+    const { connect } = require('node:net');
+    const again = () => connect(15006, '127.0.0.1', function () { this.end(Buffer.alloc(16)); })
+      .on('error', () => {}).on('close', again);
+    for (let i = 0; i < 200; i++) again();
+    setTimeout(() => console.log('floods'), 100);`;
+  const child = launch('nsenter', [`--net=${netns}`, process.execPath, '-e', flood]);
+  try {
+    await once(child.stdout, 'data');
+    await staysShut(gate, netns);
+    await apply(netns);
+  } finally {
+    child.kill('SIGKILL');
+  }
+  await hint(netns);
+  opened(await gate.ended, /woken by a datagram|periodic check/);
+});
+
+test('another process has the address of the datagrams: it says so, and looks twice a second', async () => {
+  const netns = await farm.add();
+  const ports = ['--inbound-capture-port', '16006', '--envoy-port', '16001'];
+  const other = await home.start(netns, ports).waiting();
+  const gate = await home.start(netns).waiting();
+  assert.match(gate.said, /; another process uses the address for the controller's notifications, so/);
+  await apply(netns);
+  await hint(netns);
+  opened(await gate.ended, /found by the periodic check/);
+  assert.ok(other.shut);
+  other.kill('SIGTERM');
+  await other.ended;
+});
+
+test('signals of a process with its uid never open it', async () => {
+  const netns = await farm.add();
+  const gate = await home.start(netns).waiting();
+  for (let times = 0; times < 200; times++) gate.kill('SIGIO');
+  await staysShut(gate, netns);
+  for (const signal of ['SIGUSR1', 'SIGHUP'] as const) {
+    const ends = await home.start(netns, ['--inbound-capture-port', '16006', '--envoy-port', '16001']).waiting();
+    ends.kill(signal);
+    assert.equal((await ends.ended).code, signal);
+  }
+  await apply(netns);
+  await hint(netns);
+  opened(await gate.ended, /woken by a datagram|periodic check/);
+});
+
 test('strangers at its listener are turned away, and do not keep it from opening', async () => {
   const netns = await farm.add();
   const gate = await home.start(netns).waiting();
@@ -546,6 +617,7 @@ test('a file that is not there, too large or not to be read', async () => {
   for (const [file, error] of [
     [large.file, 'EFBIG'],
     [folder, 'EISDIR'],
+    ['/dev/zero', 'EFBIG'],
   ]) {
     const gate = await home.start(netns, ['--annotations', file ?? '', '--timeout', '700ms']).waiting();
     assert.ok(gate.said.endsWith(`; ${file} cannot be read (${error})\n`), gate.said);
@@ -553,6 +625,11 @@ test('a file that is not there, too large or not to be read', async () => {
     assert.equal(code, 126);
     assert.match(line, new RegExp(`cannot be read \\(${error}\\)`));
   }
+  const fifo = join(folder, 'fifo');
+  await run('mkfifo', ['-m', '644', fifo]);
+  const { code, line } = await home.start(netns, ['--annotations', fifo, '--timeout', '700ms']).ended;
+  assert.equal(code, 126);
+  assert.match(line, /; the pod's annotations have no status/);
   large.writeText(`${STATUS}="failed: x"\n`.padEnd(2 ** 20, 'x'));
   assert.equal((await home.start(netns, ['--annotations', large.file]).ended).code, 1);
 });

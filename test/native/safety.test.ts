@@ -1,7 +1,8 @@
 /** Which netns an install may touch, and what it leaves there. */
 
 import assert from 'node:assert/strict';
-import { mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { setImmediate } from 'node:timers/promises';
 import { dial } from '../../lib/demo/toolbox.ts';
 import { type Compiled, type Netns, native, type Timings } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
@@ -120,6 +121,37 @@ for (const [name, { make, code = /^ERR_NOT_NETNS$/ }] of Object.entries(notNetns
     assert.match(await refusal(await make(farm)), code);
   });
 }
+
+test('a path that changes without a pause leads to the netns that was identified, or nowhere', async () => {
+  await using farm = new Farm('safety');
+  const [pods = '', others = ''] = await farm.addAll(2);
+  await run('mkfifo', [farm.file('pipe')]);
+  const [target, compiled, before] = [await identify(pods), await compile(), await state(others)];
+  const [moving, next] = [farm.file('moving'), farm.file('next')];
+  let over = false;
+  const move = async () => {
+    for (let at = 0; !over; at++) {
+      symlinkSync([pods, others, OWN, '/dev/null', farm.file('pipe')][at % 5] ?? '', next);
+      renameSync(next, moving);
+      if (at % 3 === 0) await setImmediate();
+    }
+  };
+  const moves = move();
+  const outcomes = new Set<string>();
+  try {
+    for (let times = 0; times < 200; times++) {
+      const at = { ...target, path: moving };
+      const jobs = [compiled.apply(at), compiled.verify(at), native().clean(at), native().identify(moving)];
+      for (const code of await Promise.all(jobs.map(codeOf))) outcomes.add(code ?? 'done');
+    }
+  } finally {
+    over = true;
+    await moves;
+  }
+  for (const outcome of outcomes) assert.match(outcome, /^(done|ESTALE|ERR_NOT_NETNS|ERR_HOST_NETNS)$/);
+  assert.ok(outcomes.size === 4, [...outcomes].join());
+  assert.equal(await state(others), before);
+});
 
 for (const [backend, { needs, look }] of Object.entries(BACKENDS)) {
   const compileFor = (...flags: string[]) => compile('--backend', backend, ...flags);

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -200,6 +201,16 @@ queue('keeps the newest of each sandbox, in order, and a bounded number', async 
   assert.equal(queue.dropped, 5000 - 4096);
 });
 
+queue('a hint is not completed with what is known of another pod', async () => {
+  const queue = new HintQueue();
+  queue.push({ sandboxId: 'a', podUid: 'x', netnsPath: '/run/netns/x', justMade: true });
+  queue.push({ sandboxId: 'a', podUid: 'y' });
+  for await (const hint of queue.take(new AbortController().signal)) {
+    assert.deepEqual(hint, { sandboxId: 'a', podUid: 'y' });
+    break;
+  }
+});
+
 queue('ends with the signal while a consumer waits', async () => {
   const end = new AbortController();
   const next = new HintQueue().take(end.signal).next();
@@ -238,31 +249,67 @@ reports('a stream that is left early is cancelled, and other calls go on', async
   assert.equal((await runs.cri.version()).runtimeName, 'cri-o');
 });
 
-reports('each folder of bundles is watched once, however often containerd names another', async () => {
-  const hostRoot = fresh();
-  for (const folder of ['a', 'b']) mkdirSync(join(hostRoot, folder), { recursive: true });
-  const end = new AbortController();
-  const sent = Promise.withResolvers<void>();
-  const cri = {
-    version: async () => ({ runtimeName: 'containerd', runtimeVersion: '2.1.0' }),
-    sandboxes: async () => [],
-    channel: {
-      async *stream(_method: unknown, _request: unknown, signal: AbortSignal) {
-        for (let at = 0; at < 10; at++) {
-          const bundle = `/${at % 2 === 0 ? 'a' : 'b'}/${at}`;
-          yield { event: { value: taskCreate(`${at}`, bundle) } };
-        }
-        sent.resolve();
-        await once(signal, 'abort');
+for (const { folders, watched } of [
+  { folders: 2, watched: 2 },
+  { folders: 100, watched: 8 },
+]) {
+  reports(`containerd names ${folders} folders of bundles in turns: it watches ${watched}, each once`, async () => {
+    const hostRoot = fresh();
+    for (let at = 0; at < folders; at++) mkdirSync(join(hostRoot, `${at}`), { recursive: true });
+    const end = new AbortController();
+    const sent = Promise.withResolvers<void>();
+    const cri = {
+      version: async () => ({ runtimeName: 'containerd', runtimeVersion: '2.1.0' }),
+      sandboxes: async () => [],
+      channel: {
+        async *stream(_method: unknown, _request: unknown, signal: AbortSignal) {
+          for (let at = 0; at < 5 * folders; at++) {
+            yield { event: { value: taskCreate(`${at}`, `/${at % folders}/${at}`) } };
+          }
+          sent.resolve();
+          await once(signal, 'abort');
+        },
       },
-    },
-  };
-  const watches = () => process.getActiveResourcesInfo().filter((name) => name === 'FSEventWrap').length;
-  const before = watches();
-  new RuntimeEvents({ cri: cri as unknown as Cri, hostRoot, signal: end.signal });
-  await sent.promise;
-  assert.equal(watches() - before, 2);
+    };
+    const watches = () => process.getActiveResourcesInfo().filter((name) => name === 'FSEventWrap').length;
+    const before = watches();
+    new RuntimeEvents({ cri: cri as unknown as Cri, hostRoot, signal: end.signal });
+    await sent.promise;
+    assert.equal(watches() - before, watched);
+    end.abort();
+    for (const began = performance.now(); watches() > before; await sleep(5)) assert.ok(!isOver(began, 1000));
+  });
+}
+
+reports('a list that is larger than a message of gRPC: the events are used without it', async () => {
+  const items = [{ id: 'x'.repeat(17 * 1024 * 1024) }];
+  using runs = await standIn({ runtimeName: 'containerd', runtimeVersion: 'v2.1.9', ...CONTAINERD, items });
+  const end = new AbortController();
+  const events = new RuntimeEvents({ cri: runs.cri, hostRoot: netnsFolder(), signal: end.signal });
+  for (const began = performance.now(); !events.reason.includes('EXHAUSTED'); await sleep(5))
+    assert.ok(!isOver(began, 3000));
+  assert.match(events.reason, /^containerd v2\.1\.9; .*RESOURCE_EXHAUSTED/);
+  assert.deepEqual([events.source, events.stats.losses], ['containerd', 0]);
   end.abort();
+});
+
+reports('a socket that never answers, or answers with other bytes than gRPC: each call has a limit', async () => {
+  for (const behave of [() => {}, (socket: Socket) => socket.write(Buffer.alloc(1_000_000, 'x'))]) {
+    const path = fresh();
+    const sockets: Socket[] = [];
+    const server = createServer((socket) => {
+      sockets.push(socket.on('error', () => {}));
+      behave(socket);
+    }).listen(path);
+    await once(server, 'listening');
+    const cri = new Cri(path, 200);
+    const began = performance.now();
+    await assert.rejects(cri.version(), { code: 'ERR_RUNTIME', status: /^(DEADLINE_EXCEEDED|UNAVAILABLE)$/ });
+    assert.ok(!isOver(began, 1000));
+    cri.close();
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  }
 });
 
 /** containerd.events.TaskCreate {container_id = 1, bundle = 2}. */
@@ -284,4 +331,20 @@ poller('what the source reported itself is not reported again, and what it annou
   for (const began = performance.now(); reported.length === 0; await sleep(5)) assert.ok(!isOver(began, 1000));
   assert.deepEqual(reported, ['b']);
   end.abort();
+});
+
+poller('a list that takes long is asked for in a third of the time at most', async () => {
+  const LIST_MS = 60;
+  let lists = 0;
+  const end = new AbortController();
+  const sandboxes = async () => {
+    await sleep(LIST_MS);
+    if (++lists === 4) end.abort();
+    return [];
+  };
+  const began = performance.now();
+  new SandboxPoller({ sandboxes, sandbox: async () => undefined }, () => {}, end.signal).expect('never');
+  await once(end.signal, 'abort');
+  const took = performance.now() - began;
+  assert.ok(took >= 4 * LIST_MS + 3 * 2 * LIST_MS, `4 lists in ${took} ms`);
 });

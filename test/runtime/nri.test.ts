@@ -1,16 +1,22 @@
 /** NRI as a source of events, against a stand-in for the runtime's side; the real one is in test/cluster. */
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import type { Cri } from '../../lib/runtime/cri/client.ts';
 import { RuntimeEvents } from '../../lib/runtime/events.ts';
 import type { SandboxHint } from '../../lib/runtime/hint-queue.ts';
 import { ByteQueue } from '../../lib/runtime/nri/bytes.ts';
+import { request, runPodSandboxRequest, synchronizeRequest } from '../../lib/runtime/nri/messages.ts';
+import { NriPlugin } from '../../lib/runtime/nri/plugin.ts';
 import { sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
-import { NriRuntime, type Pod } from '../support/nri-runtime.ts';
+import { frame, NriRuntime, type Pod } from '../support/nri-runtime.ts';
 import { isOver, patience } from '../support/patience.ts';
 import { scratchFolder } from '../support/scratch.ts';
 
@@ -261,4 +267,164 @@ test('bytes are taken in any lengths, however they arrive', () => {
     assert.equal(queue.peek(1), undefined);
     assert.deepEqual(Buffer.concat(taken), all, `pieces of ${piece}`);
   }
+});
+
+/** docs/security.md has a row for each of these. */
+const hostile = suite('NRI, a hostile runtime');
+
+/** Connections and types of ttrpc. */
+const [PLUGIN, RUNTIME, REQUEST, RESPONSE] = [1, 2, 1, 2];
+const GARBAGE = Buffer.alloc(100, 0xff);
+
+const run = (name: string) =>
+  request.encode({
+    service: 's',
+    method: 'RunPodSandbox',
+    payload: runPodSandboxRequest.encode({ pod: nriPod(name) }),
+  });
+const nriPod = (name: string) => ({
+  ...{ id: `id-${name}`, name, uid: `uid-${name}`, namespace: 'shop', ips: ['10.244.1.2'] },
+  linux: { namespaces: [{ type: 'network', path: `/var/run/netns/${name}` }] },
+});
+
+hostile('it does not answer the registration, or with anything else', async () => {
+  const behaviours: ((socket: Socket) => void)[] = [
+    () => {},
+    // Frames without a byte, on a connection that does not exist.
+    (socket) => socket.on('drain', () => socket.write(Buffer.alloc(65_536))).write(Buffer.alloc(65_536)),
+    (socket) => socket.write(frame(RUNTIME, 99, RESPONSE, Buffer.alloc(0))),
+    // The plugin answers once it is registered.
+    (socket) => socket.write(frame(PLUGIN, 1, REQUEST, run('early'))),
+    (socket) => socket.write(GARBAGE),
+    (socket) => socket.write(frame(RUNTIME, 1, RESPONSE, GARBAGE)),
+  ];
+  const outcomes = await Promise.all(
+    behaviours.map(async (behave, at) => {
+      const path = join(folder, `hostile-${at}.sock`);
+      const sockets: Socket[] = [];
+      const server = createServer((socket) => {
+        sockets.push(socket.on('error', () => {}));
+        behave(socket);
+      }).listen(path);
+      await once(server, 'listening');
+      const outcome = await NriPlugin.connect(path, new AbortController().signal).catch(
+        ({ message }: Error) => message,
+      );
+      for (const socket of sockets) socket.destroy();
+      server.close();
+      return outcome;
+    }),
+  );
+  const late = 'the runtime did not register the plugin within 1000 ms';
+  const [, , , , ...broken] = outcomes;
+  assert.deepEqual(outcomes, [late, late, late, late, ...broken]);
+  assert.match(String(broken[0]), /^a frame of 4294967295 bytes, expected \d+ at most$/);
+  assert.match(String(broken[1]), /^index out of range|^invalid wire type/);
+});
+
+hostile('connections, calls and answers that do not exist are ignored, and the next pod is served', async () => {
+  const hints: string[] = [];
+  await connected(
+    ({ sandboxId, proceed }) => {
+      hints.push(sandboxId);
+      proceed?.();
+    },
+    async (runtime, events) => {
+      const [plugin] = runtime.plugins;
+      const call = (method: string, payload: Buffer) =>
+        frame(PLUGIN, 1001, REQUEST, request.encode({ service: 's', method, payload }));
+      for (const bytes of [
+        frame(77, 1, REQUEST, run('nobody')),
+        frame(RUNTIME, 99, RESPONSE, GARBAGE),
+        frame(PLUGIN, 1, RESPONSE, GARBAGE),
+        frame(RUNTIME, 1, REQUEST, run('nobody')),
+        frame(PLUGIN, 1001, REQUEST, GARBAGE),
+        call('RunPodSandbox', GARBAGE),
+        call('StateChange', Buffer.alloc(0)),
+        call('RunPodSandbox', Buffer.alloc(0)),
+        call('x'.repeat(1_000_000), Buffer.alloc(0)),
+      ])
+        plugin?.socket.write(bytes);
+      await runtime.run(pod('web'));
+      assert.deepEqual([events.source, hints], ['nri', ['id-web']]);
+      assert.equal(events.stats.losses, 0);
+    },
+  );
+});
+
+hostile('more calls at the same time than 256 end the connection', async () => {
+  await connected(
+    () => {},
+    async (runtime, events) => {
+      const calls = Array.from({ length: 300 }, (_, at) => frame(PLUGIN, 2 * at + 1001, REQUEST, run(`${at}`)));
+      runtime.plugins[0]?.socket.write(Buffer.concat(calls));
+      await until(() => events.source === 'none');
+      assert.equal(events.reason, 'more than 256 calls at the same time');
+    },
+  );
+});
+
+hostile('answers that it does not read end the connection', async () => {
+  await connected(
+    () => {},
+    async (runtime, events) => {
+      const socket = runtime.plugins[0]?.socket;
+      socket?.pause();
+      const call = request.encode({ service: 's', method: 'x'.repeat(1000), payload: Buffer.alloc(0) });
+      for (let times = 0; times < 5000; times++) socket?.write(frame(PLUGIN, 1001, REQUEST, call));
+      await until(() => events.source === 'none');
+      assert.match(events.reason, /^the peer did not read 1\d{6} bytes$/);
+    },
+  );
+});
+
+hostile('a list of thousands of sandboxes: the newest 4,096 count, and a longer one is refused', async () => {
+  await connected(
+    () => {},
+    async (runtime, events) => {
+      const { client } = runtime.plugins[0] ?? assert.fail();
+      const list = (length: number) =>
+        synchronizeRequest.encode({ pods: Array.from({ length }, (_, at) => nriPod(`${at}`)), more: false });
+      await client.call('Synchronize', list(4500));
+      assert.equal(events.stats.dropped, 4500 - 4096);
+      const refusal = 'Synchronize: expected at most 65536 fields in a message (code 2)';
+      await assert.rejects(client.call('Synchronize', list(8000)), { message: refusal });
+      assert.equal(events.source, 'nri');
+    },
+  );
+});
+
+hostile('whatever limit it names, and however late the answer is, it waits for 500 ms at most', async () => {
+  for (const namedMs of [-5, 2 ** 62]) {
+    let answered: Promise<void> | undefined;
+    await connected(
+      ({ proceed }) => {
+        answered ??= sleep(700).then(() => proceed?.());
+      },
+      async (runtime, events) => {
+        const took = await runtime.run(pod('late'));
+        assert.ok(took >= 490 && took < 1500 * patience(), `${took} ms`);
+        await answered;
+        await runtime.run(pod('next'));
+        assert.equal(events.source, 'nri');
+      },
+      (runtime) => {
+        runtime.namedMs = namedMs;
+      },
+    );
+  }
+});
+
+hostile('bytes that come one by one take no more memory than in one piece', () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const queue = new ByteQueue();
+  collect();
+  const before = process.memoryUsage().heapUsed;
+  const length = 300_000;
+  for (let at = 0; at < length; at++) queue.push(Buffer.from([at % 251]));
+  collect();
+  const used = process.memoryUsage().heapUsed - before;
+  assert.ok(used < 3_000_000, `${used} bytes`);
+  assert.equal(queue.take(length)?.at(-1), (length - 1) % 251);
 });

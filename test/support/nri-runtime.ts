@@ -54,6 +54,17 @@ export interface PluginSeen {
   gone: Promise<void>;
 }
 
+/** A message of ttrpc in one frame of the multiplexer. The types are 1, a request, and 2, a response. */
+export function frame(connection: number, stream: number, type: number, payload: Buffer): Buffer {
+  const head = Buffer.alloc(18);
+  head.writeUInt32BE(connection);
+  head.writeUInt32BE(payload.length + 10, 4);
+  head.writeUInt32BE(payload.length, 8);
+  head.writeUInt32BE(stream, 12);
+  head.writeUInt8(type, 16);
+  return Buffer.concat([head, payload]);
+}
+
 export class NriRuntime implements AsyncDisposable {
   readonly #path: string;
   readonly #server: Server;
@@ -61,6 +72,8 @@ export class NriRuntime implements AsyncDisposable {
   /** The lists that a new plugin gets, each but the last with `more`. */
   lists: () => Pod[][] = () => [[]];
   requestMs = 2000;
+  /** The limit that it names, if it is another one. */
+  namedMs: number | undefined;
   /** Up to NRI 0.11 RunPodSandbox is a change of state. */
   old = false;
   /** All that ever registered. */
@@ -150,7 +163,7 @@ export class NriRuntime implements AsyncDisposable {
 
   async #configure(plugin: PluginSeen): Promise<void> {
     const { client } = plugin;
-    const request = { runtimeName: 'stand-in', requestTimeout: `${this.requestMs}` };
+    const request = { runtimeName: 'stand-in', requestTimeout: `${this.namedMs ?? this.requestMs}` };
     const configured = await client.call('Configure', codec<object>('Configure').encode(request));
     plugin.events = codec<{ events: number }>('Configured').decode(configured).events;
     // Under the lock: a sandbox is either in the list, or the plugin is called for it.
