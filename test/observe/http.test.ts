@@ -165,14 +165,16 @@ test('rules: one reading a second, of one pod at a time', async () => {
       return podRules('slow', []);
     },
   });
+  const began = performance.now();
   const first = ask(server, '/rules?uid=a');
   while (reads === 0) await sleep(1);
   const other = await ask(server, '/rules?uid=b');
   assert.deepEqual([other.status, other.headers['retry-after']], [503, '1']);
   read.resolve();
   assert.equal((await first).status, 200);
-  assert.equal((await ask(server, '/rules?uid=a')).status, 503);
-  assert.equal(reads, 1);
+  for (let more = 0; more < 10; more++) await ask(server, '/rules?uid=a');
+  const seconds = Math.floor((performance.now() - began) / 1000);
+  assert.ok(reads <= 1 + seconds, `${reads} readings in ${seconds} s`);
 });
 
 test('rules: no uid, an unknown one, rules that cannot be read, and too many of them', async () => {
