@@ -14,7 +14,7 @@ import { native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import { type Ended, GateHome, GateProcess, hint } from '../support/gate.ts';
-import { BOOT_ID, Farm, INSTALL_NEEDS, inside } from '../support/netns.ts';
+import { BOOT_ID, Farm, INSTALL_NEEDS, inside, TOOLBOX } from '../support/netns.ts';
 import { launch, run } from '../support/process.ts';
 
 const NEEDS = [...INSTALL_NEEDS, 'gate', 'setpriv', 'nft'];
@@ -519,6 +519,18 @@ test('another process has the address of the datagrams: it says so, and looks tw
   assert.ok(other.shut);
   other.kill('SIGTERM');
   await other.ended;
+});
+
+test('the kernel refuses every message that a process with NET_ADMIN sends to its netlink socket', async () => {
+  const netns = await farm.add();
+  const gate = await home.start(netns).waiting();
+  const forging = run(TOOLBOX, ['forge', '--netns', netns, '--port', String(gate.pid), '--flood', '1000']);
+  await staysShut(gate, netns);
+  const { sent, refused, absent } = JSON.parse((await forging).stdout) as Record<string, number>;
+  assert.ok(Number(refused) > 0 && sent === 0 && absent === 0, JSON.stringify({ sent, refused, absent }));
+  await apply(netns);
+  await hint(netns);
+  opened(await gate.ended, /woken by a datagram|periodic check/);
 });
 
 test('signals of a process with its uid never open it', async () => {

@@ -108,7 +108,7 @@ for (const [name, { bytes, error }] of Object.entries(MESSAGES)) {
   hostile(`a list with ${name}`, () => {
     let message = '';
     try {
-      assert.deepEqual(listPodSandbox.responseDeserialize(bytes), { items: [] });
+      assert.equal(listPodSandbox.responseDeserialize(bytes).items.length, 0);
     } catch (error) {
       message = (error as Error).message;
     }
