@@ -5,14 +5,13 @@ import type { V1Pod } from '@kubernetes/client-node';
 import { parseAllDocuments } from 'yaml';
 import { INITIALIZE } from '../../lib/istio/names.ts';
 import type { Image } from '../cluster/images/archive.ts';
-import type { ImageName } from '../cluster/images/images.ts';
 import { Mesh as Cluster, NAMESPACE } from '../cluster/mesh-pod.ts';
 import { DNS_ADDRESS } from '../cluster/network.ts';
 import { type ClusterNode, type NodeOptions, startNode } from '../cluster/node.ts';
 import { until } from '../cluster/pods.ts';
 import { programs } from '../cluster/programs.ts';
 import { output } from '../cluster/sandbox/sandbox.ts';
-import { type Progress, stopwatch } from '../cluster/stopwatch.ts';
+import { stopwatch } from '../cluster/stopwatch.ts';
 import { patience } from '../support/patience.ts';
 import { type Ended, runToEnd } from '../support/process.ts';
 import { DNS, meshImages } from './images.ts';
@@ -26,17 +25,14 @@ export const PRIVILEGED = 'free';
 /** Its pods are not injected. */
 export const OUTSIDE = 'outside';
 
-export interface MeshOptions {
+/** `images`: what the node can run beside Istio's own. */
+export interface MeshOptions extends Omit<NodeOptions, 'name'> {
   /** istiod leaves the rules to the node (`pilot.cni.enabled`) and injects istio-validation in istio-init's place. */
   cni?: boolean;
   /** Runs the real istio-cni, which then writes the rules; implies `cni`. */
   istioCni?: boolean;
   /** For istiod's chart; they win over those that the test cluster needs. */
   values?: Values;
-  /** What the node can run beside Istio's own images. */
-  images?: ImageName[];
-  /** Hears how long each part took. */
-  progress?: Progress;
 }
 
 export type Values = Record<string, unknown>;
@@ -93,9 +89,9 @@ export class Mesh {
   }
 
   static async start(options: MeshOptions = {}): Promise<Mesh> {
-    const { cni = false, istioCni = false, values = {}, images = [], progress } = options;
-    const timed = stopwatch(progress);
-    const cluster = await Cluster.start(images, progress && { progress });
+    const { cni = false, istioCni = false, values = {}, images = [], ...node } = options;
+    const timed = stopwatch(node.progress);
+    const cluster = await Cluster.start(images, node);
     try {
       const mesh = new Mesh(cluster, merged(BASE_VALUES, { pilot: { cni: { enabled: cni || istioCni } } }, values));
       await Promise.all([
