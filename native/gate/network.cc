@@ -85,8 +85,8 @@ Network::Network() : socket_(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK
   // The kernel answers at once; this is for the one that does not.
   constexpr timeval kLimit{.tv_sec = 0, .tv_usec = 100'000};
   setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &kLimit, sizeof(kLimit));
-  // A socket that is connected to the kernel takes messages from nobody else. Otherwise a process with NET_ADMIN in this
-  // netns could forge answers, or send without end. Without the connection nothing is read.
+  // A socket that is connected to the kernel takes messages from nobody else. Otherwise a process with NET_ADMIN in
+  // this netns could forge answers, or send without end. Without the connection nothing is read.
   sockaddr_nl kernel{};
   kernel.nl_family = AF_NETLINK;
   if (connect(socket_.get(), reinterpret_cast<const sockaddr*>(&kernel), sizeof(kernel)) != 0) socket_ = Fd();
