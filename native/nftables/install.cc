@@ -188,9 +188,10 @@ void Tables::RequireInstalled(Channel& channel, const std::vector<TableResult>& 
       stands = state && Matches(*state, result.table);
     }
     if (!stands)
-      throw Error{.code = kVerify,
-                  .detail = "the kernel has other rules than those that were installed, because another process changed them",
-                  .table = Named(result.table)};
+      throw Error{
+          .code = kVerify,
+          .detail = "the kernel has other rules than those that were installed, because another process changed them",
+          .table = Named(result.table)};
   }
 }
 
