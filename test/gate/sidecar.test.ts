@@ -1,18 +1,19 @@
 /** The gate in the proxy's container: it becomes the proxy when the rules are active, and its hook waits for the proxy. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { copyFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from '../suite.ts';
 import { ipnc } from '../support/command-line.ts';
 import { GateHome } from '../support/gate.ts';
-import { Farm, INSTALL_NEEDS } from '../support/netns.ts';
+import { Farm, INSTALL_NEEDS, TOOLBOX } from '../support/netns.ts';
 
 let farm: Farm;
 let home: GateHome;
 
 const become = suite('gate that becomes the proxy');
-become.needs(...INSTALL_NEEDS, 'gate', 'setpriv');
+become.needs(...INSTALL_NEEDS, 'gate', 'setpriv', 'toolbox');
 become.before(() => {
   farm = new Farm('sidecar');
   home = new GateHome();
@@ -103,16 +104,14 @@ become('the program gets none of the signals that keep the gate running', async 
 become('the capture port is free for the proxy when it starts', async () => {
   const netns = await farm.add();
   await apply(netns);
-  const serve = [
-    '/bin/sh',
-    '-c',
-    `exec 3<>/dev/null; exec ${process.execPath} -e '
-    const server = require("node:net").createServer().listen({ port: 15006, host: "0.0.0.0" });
-    server.once("listening", () => { console.log("listening"); server.close(); });
-    server.once("error", ({ code }) => console.log(code));'`,
-  ];
-  const { line } = await home.start(netns, [...REDIRECT, '--', ...serve]).ended;
-  assert.equal(line, 'listening');
+  // A copy, for the reason that the gate is one.
+  const toolbox = home.file('toolbox');
+  copyFileSync(TOOLBOX, toolbox);
+  const proxy = home.start(netns, [...REDIRECT, '--', toolbox, 'serve', '--tcp', '15006']);
+  while (proxy.shut && !proxy.said.includes('"listening"')) await sleep(5);
+  proxy.kill('SIGTERM');
+  const { stdout, line } = await proxy.ended;
+  assert.match(stdout, /"listening"/, line);
 });
 
 for (const [what, words, says] of [
