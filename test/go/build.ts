@@ -82,17 +82,18 @@ async function compile(
   }
 }
 
-/** What Go runs with: the version that go.mod asks for, or one that fetches it. */
+/** What Go runs with: the version that go.mod asks for, a newer one, or one that fetches it. */
 async function goEnvironment(set: ProgramSet): Promise<NodeJS.ProcessEnv> {
   // A machine's own GOTOOLCHAIN=local would make an older Go refuse. Collecting garbage less often makes the compiler
   // faster.
   const env = { ...process.env, PATH, GOTOOLCHAIN: 'auto', GOGC: '400' };
   const here = { cwd: '/', env };
   const version = (await output('go', ['env', 'GOVERSION'], here)).trim();
-  const minor = Number(/^go1\.(\d+)/.exec(version)?.[1] ?? FIRST_WITH_TOOLCHAINS);
+  const minor = minorOf(version);
   if (minor >= FIRST_WITH_TOOLCHAINS) return env;
+  const [, wanted = ''] = /^go (\S+)$/m.exec(readFileSync(join(set.source, 'go.mod'), 'utf8')) ?? [];
+  if (minor > minorOf(wanted)) return env;
   // For an older Go it is a module like any other, but for the permissions of its files.
-  const [, wanted] = /^go (\S+)$/m.exec(readFileSync(join(set.source, 'go.mod'), 'utf8')) ?? [];
   const arch = (await output('go', ['env', 'GOARCH'], here)).trim();
   const toolchain = `golang.org/toolchain@v0.0.1-go${wanted}.linux-${arch}`;
   say(set, `fetching ${toolchain} with ${version}`);
@@ -102,6 +103,11 @@ async function goEnvironment(set: ProgramSet): Promise<NodeJS.ProcessEnv> {
     chmodSync(file, mode | 0o111);
   }
   return { ...env, PATH: `${join(Dir, 'bin')}:${PATH}` };
+}
+
+/** 21 for `go1.21.3` and `1.21`. A Go from its repository, which has no such name, is new enough. */
+function minorOf(version: string): number {
+  return Number(/^(?:go)?1\.(\d+)/.exec(version)?.[1] ?? FIRST_WITH_TOOLCHAINS);
 }
 
 export async function output(command: string, args: string[], options: { cwd: string; env: NodeJS.ProcessEnv }) {
