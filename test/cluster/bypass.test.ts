@@ -5,12 +5,13 @@
  */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { V1Pod } from '@kubernetes/client-node';
 import { TOOLBOX } from '../../lib/demo/toolbox.ts';
 import { suite } from '../suite.ts';
+import { pidsOf } from '../support/proc.ts';
 import { launch } from '../support/process.ts';
 import { randomNumbers } from '../support/random.ts';
 import { ControllerProcess } from './controller-process.ts';
@@ -68,22 +69,10 @@ function create(name: string, guarded: boolean, family: 'v4' | 'v6' = 'v4'): Pro
   return mesh.core.createNamespacedPod({ namespace: NAMESPACE, body: sidecarPod(name, { app, guarded }) });
 }
 
-/** Pids here of processes of the node whose command line says this. */
-function processes(right: (words: string[]) => boolean): number[] {
-  return readdirSync('/proc').flatMap((entry) => {
-    try {
-      const words = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0');
-      return /^\d+$/.test(entry) && right(words) ? [Number(entry)] : [];
-    } catch {
-      return [];
-    }
-  });
-}
-
 /** The pid of a gate that is found within a second; undefined if there is none. */
 async function gateThat(suits: (pid: number) => boolean): Promise<number | undefined> {
   for (let look = 0; look < 200; look++) {
-    const gate = processes((words) => words[0] === MOUNTED_GATE).find(suits);
+    const gate = pidsOf((words) => words[0] === MOUNTED_GATE).find(suits);
     if (gate !== undefined) return gate;
     await sleep(5);
   }
@@ -114,7 +103,7 @@ for (const program of ['kubelet', 'containerd']) {
     async () => {
       const name = `planted-${program}`;
       await create(name, false);
-      const hook = async () => processes((words) => words[0] === MOUNTED_GATE && words.includes('60s')).length;
+      const hook = async () => pidsOf((words) => words[0] === MOUNTED_GATE && words.includes('60s')).length;
       await until('waiting: the hook', hook, (count) => count > 0);
       await sleep(500);
       const service = mesh.node.services.get(program);

@@ -9,6 +9,7 @@ import { Cri } from '../../lib/runtime/cri/client.ts';
 import { suite } from '../suite.ts';
 import { CriDriver } from '../support/cri-driver.ts';
 import { BOOT_ID, inside } from '../support/netns.ts';
+import { killCommand } from '../support/proc.ts';
 import { ACCOUNT, ControllerProcess } from './controller-process.ts';
 import { INITIALIZE, isInitialized, Mesh, meshPod, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { until } from './pods.ts';
@@ -100,7 +101,7 @@ async function sandboxOf({ metadata }: V1Pod): Promise<{ id: string; pid: number
 }
 
 const ends: Record<string, (pod: V1Pod) => Promise<unknown>> = {
-  'is killed': async (pod) => mesh.node.exec(['kill', '-9', String((await sandboxOf(pod)).pid)]),
+  'is killed': async (pod) => mesh.node.exec(killCommand([(await sandboxOf(pod)).pid])),
   'is stopped': async (pod) => {
     const driver = new CriDriver(mesh.node.criSocket, mesh.node.sandbox.name);
     await driver.stop((await sandboxOf(pod)).id);

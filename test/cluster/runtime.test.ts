@@ -12,7 +12,7 @@ import { sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
 import { CriDriver } from '../support/cri-driver.ts';
 import { configOf } from '../support/kubeconfig.ts';
-import { output } from '../support/process.ts';
+import { pidsOf } from '../support/proc.ts';
 import { listening, runtimeCases } from '../support/runtime-cases.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { type ClusterNode, startNode } from './node.ts';
@@ -279,9 +279,10 @@ test(
   async () => {
     const impatient = new Cri(node.criSocket, 300);
     await impatient.version();
-    const pid = (which: '--newest' | '--oldest') =>
-      Number(output('pgrep', [which, '-f', `containerd --config=${node.sandbox.folder}/`]));
-    const containerd = pid('--newest');
+    const isRuntime = (words: string[]) => words.join(' ').includes(`/containerd --config=${node.sandbox.folder}/`);
+    const [containerd = 0] = pidsOf((words) => isRuntime(words) && words[0]?.endsWith('/containerd') === true);
+    const [starter = 0] = pidsOf((words) => isRuntime(words) && words[0] === 'nsenter');
+    assert.ok(containerd > 0 && starter > 0);
     process.kill(containerd, 'SIGSTOP');
     try {
       await until(
@@ -309,7 +310,7 @@ test(
       );
     } finally {
       // nsenter, which started it, stops when it does, and takes it along when it goes on.
-      process.kill(pid('--oldest'), 'SIGCONT');
+      process.kill(starter, 'SIGCONT');
     }
     await until(
       'answered',

@@ -316,13 +316,16 @@ for (const backend of BACKENDS) {
 
 const atPort = (port: number) => (ended: Ended) => ({ ...ended, line: ended.line.replace(` ${port}`, ' 15006') });
 
+const ipv6Off = (link: string) => `echo 1 >/proc/sys/net/ipv6/conf/${link}/disable_ipv6`;
+
 /** A netns with an interface that has these, and nothing else has. */
 async function withAddresses(...addresses: string[]): Promise<string> {
   const netns = await farm.add();
-  const commands = ['ip link add eth0 type veth peer name peer0', 'ip link set eth0 up', 'ip link set peer0 up'];
+  const commands = ['ip link add eth0 type veth peer name peer0', ipv6Off('peer0')];
+  commands.push('ip link set eth0 up', 'ip link set peer0 up');
   for (const address of addresses)
     commands.push(`ip address add ${address} dev eth0${address.includes(':') ? ' nodad' : ''}`);
-  await inside(netns, ['sh', '-ec', ['sysctl -qw net.ipv6.conf.peer0.disable_ipv6=1 || true', ...commands].join('\n')]);
+  await inside(netns, ['sh', '-ec', commands.join('\n')]);
   return netns;
 }
 
@@ -380,7 +383,7 @@ test('of a pod with both families, it waits for those that get rules', async () 
 
 test('IPv6 off on lo alone: it waits for IPv4', async () => {
   const netns = await withAddresses('192.0.2.7/24', '2001:db8::7/64');
-  await inside(netns, ['sysctl', '-qw', 'net.ipv6.conf.lo.disable_ipv6=1']);
+  await inside(netns, ['sh', '-c', ipv6Off('lo')]);
   const gate = await home.start(netns, ['--dual-stack']).waiting();
   await apply(netns);
   await hint(netns);
@@ -407,7 +410,7 @@ test('a netns whose lo comes up only with the rules', async () => {
 
 test('without IPv6, IPv4 is enough, but IPv6 by name is reported as missing', async () => {
   const netns = await farm.add();
-  await inside(netns, ['sysctl', '-qw', 'net.ipv6.conf.all.disable_ipv6=1']);
+  await inside(netns, ['sh', '-c', ipv6Off('all')]);
   const gate = await home.start(netns).waiting();
   await apply(netns);
   await hint(netns);

@@ -28,7 +28,21 @@ const VALUES: Record<string, string[]> = {
   "injection by istiod's template": ['injection.mode=istio'],
 };
 
-export const CHECKS: Record<string, Check> = { shell, workflows, pins, yaml, links, chart };
+export const CHECKS: Record<string, Check> = { shell, workflows, pins, yaml, links, chart, programs };
+
+/** Programs of the package procps, which a small Debian does not have: /proc says the same, and a shell has a kill. */
+const PROCPS = /['"`](?:(?:pgrep|pkill|ps|sysctl) |(?:pgrep|pkill|ps|sysctl|kill)['"`])/;
+
+/** Tests and the benchmark run on a machine that has only what set-up installs. */
+function programs(root: string): string[] {
+  return some(filesIn(root, 'test/**/*.ts', 'bench/**/*.ts'), 'sources').flatMap((file) => {
+    const lines = readFileSync(join(root, file), 'utf8').split('\n');
+    return lines.flatMap((line, at) => {
+      const [found] = PROCPS.exec(line) ?? [];
+      return found === undefined ? [] : [`${file}:${at + 1}: expected no program of procps, not ${found}`];
+    });
+  });
+}
 
 /** Every file whose first line asks for a shell. */
 async function shell(root: string): Promise<string[]> {

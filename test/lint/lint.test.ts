@@ -119,6 +119,23 @@ const CASES: Case[] = [
       },
     },
   },
+  {
+    check: 'programs',
+    right: { 'test/a.test.ts': "run('sh', ['-c', 'kill -9 1']);\nprocess.kill(1);\nrun('kill-switch');\n" },
+    wrong: {
+      // In parts, since this file is checked too.
+      'a program of procps': {
+        file: 'bench/a.ts',
+        text: `\nrun('pg${'rep'}', []);\n`,
+        says: /^bench\/a\.ts:2: .*pgrep/,
+      },
+      'one in a command of the shell': {
+        file: 'bench/a.ts',
+        text: `run('sh', ['-c', 'sys${'ctl'} -w a=1']);`,
+        says: /sysctl/,
+      },
+    },
+  },
 ];
 
 const test = suite('lint');
@@ -165,7 +182,7 @@ test('each check has a case, and a check that finds nothing to check fails', asy
   );
   rmSync(root, { recursive: true, force: true });
   mkdirSync(root);
-  for (const check of ['shell', 'workflows', 'pins', 'yaml', 'links']) {
+  for (const check of ['shell', 'workflows', 'pins', 'yaml', 'links', 'programs']) {
     await assert.rejects(async () => CHECKS[check]?.(root), /^Error: found no .* to check$/);
   }
 });

@@ -14,6 +14,7 @@ import { deletePod, until } from '../cluster/pods.ts';
 import { suite } from '../suite.ts';
 import { CriDriver } from '../support/cri-driver.ts';
 import { inside } from '../support/netns.ts';
+import { killCommand, pidsOf } from '../support/proc.ts';
 import { echoObjects, echoPod, HTTP, request, requireMutualTls, runEcho } from './echo.ts';
 import { type Mesh, OUTSIDE, RESTRICTED, SYSTEM, startMesh } from './mesh.ts';
 import { usePolicy } from './policy.ts';
@@ -177,21 +178,19 @@ function rulesSurvive(backend: keyof typeof BACKENDS): void {
   test(
     `${backend}: the proxies are killed: nobody gets past them, and members are served again`,
     async () => {
-      const proxies = async () => {
-        const found = await mesh.cluster.node.exec(['pgrep', '-f', '^/usr/local/bin/pilot-agent proxy sidecar']);
-        return found.trim().split('\n');
-      };
-      const two = (accept: (pid: string) => boolean) =>
+      const { node } = mesh.cluster;
+      const isProxy = (words: string[]) => words.join(' ').startsWith('/usr/local/bin/pilot-agent proxy sidecar ');
+      const two = (accept: (pid: number) => boolean) =>
         until(
           'running: the proxies of web and client',
-          () => proxies().catch((): string[] => []),
+          async () => pidsOf(isProxy, node.path('/proc')),
           (pids) => pids.length === 2 && pids.every(accept),
           RECOVERY_MS,
         );
       // web is in a new sandbox, and its proxy may not have been started yet.
       const both = await two(() => true);
       await refusedDuring(async () => {
-        await mesh.cluster.node.exec(['kill', '-9', ...both]);
+        await node.exec(killCommand(both));
         // Not by the kubelet's count of restarts: it can stay the same if the pod has a new sandbox.
         await two((pid) => !both.includes(pid));
         await recovers(client);
