@@ -328,8 +328,13 @@ test('who is slow to ask is shown the door', async () => {
   const half = await raw(server, 'GET /livez HTTP/1.1\r\nHost: localhost\r\n');
   const trickling = await raw(server, 'GET /livez HTTP/1.1\r\n');
   const trickle = setInterval(() => trickling.socket.write('X-A: b\r\n'), 10);
-  for (const { ended } of [silent, half, trickling]) assert.match(await ended, /^HTTP\/1.1 408 /);
-  clearInterval(trickle);
+  try {
+    for (const { ended } of [silent, half]) assert.match(await ended, /^HTTP\/1.1 408 /);
+    // A client that writes after the server has closed gets a reset, which can discard the answer before it is read.
+    assert.match(await trickling.ended, /^(HTTP\/1.1 408 |$)/);
+  } finally {
+    clearInterval(trickle);
+  }
 });
 
 test('who says nothing is too, and who announces more than it sends is not waited for', async () => {
