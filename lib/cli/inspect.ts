@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { type IncomingMessage, request } from 'node:http';
+import { createConnection } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -131,9 +132,21 @@ async function socketOf(pid: number): Promise<string> {
     throw new Failure('ERR_INSPECT', { detail, cause });
   }
   for (const began = performance.now(); performance.now() - began < OPEN_MS; await sleep(LOOK_MS)) {
-    if (isPrivate(folder) && existsSync(socket)) return socket;
+    if (isPrivate(folder) && (await accepts(socket))) return socket;
   }
   throw new Failure('ERR_INSPECT', { detail: `process ${pid} did not open ${socket}` });
+}
+
+/** Whether a process listens there. A process that was killed leaves the file of its socket behind. */
+function accepts(path: string): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const connection = createConnection(path)
+    .once('connect', () => {
+      connection.destroy();
+      resolve(true);
+    })
+    .once('error', () => resolve(false));
+  return promise;
 }
 
 function ask(socketPath: string, method: string, path: string): Promise<IncomingMessage> {

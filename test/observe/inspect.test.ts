@@ -6,6 +6,7 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeF
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isController } from '../../lib/cli/inspect.ts';
 import { INITIALIZE } from '../../lib/istio/names.ts';
 import { inspectPlaces } from '../../lib/observe/inspect.ts';
@@ -61,6 +62,22 @@ const inspect = (...words: string[]) => ipnc(['inspect', '--pid', String(control
 
 test('nothing listens before it is asked for', async () => {
   assert.equal(existsSync(inspectPlaces(Number(controller.pid)).folder), false);
+});
+
+test('the socket that a killed process with the same pid left behind is not used', async () => {
+  const { folder, socket } = inspectPlaces(Number(controller.pid));
+  mkdirSync(folder, { mode: 0o700 });
+  // A process that is killed leaves its socket behind.
+  const listen = `require('net').createServer().listen('${socket}', () => process.kill(process.pid, 'SIGKILL'))`;
+  await runToEnd(process.execPath, ['-e', listen]);
+  assert.ok(existsSync(socket));
+  // The controller opens its own socket late, as one that is busy does.
+  controller.kill('SIGSTOP');
+  const asked = inspect('--log-level', 'warn');
+  await Promise.race([asked, sleep(1000)]);
+  controller.kill('SIGCONT');
+  const { code, stderr } = await asked;
+  assert.equal(code, 0, stderr);
 });
 
 test('the log level changes without a restart', async () => {
