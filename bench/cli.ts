@@ -53,6 +53,9 @@ export interface Request {
   rate?: number;
 }
 
+/** Workloads that `--only` may name for `--publish`: a run of one of them is published by itself. */
+export const PUBLISHED_ALONE = ['mesh', 'connection', 'sandbox', 'scale'] as const;
+
 export class UsageError extends Error {}
 
 /** Returns 'help' for --help. Throws UsageError with the flag, its value and what is expected. */
@@ -68,7 +71,7 @@ export function parse(words: string[], workloads: readonly string[]): Request | 
     if (!workloads.includes(name))
       throw new UsageError(`--only: "${name}" is no workload; there are ${workloads.join(', ')}`);
   }
-  const part = only !== undefined && !['mesh', 'connection', 'sandbox', 'scale'].includes(only.join());
+  const part = only !== undefined && !(PUBLISHED_ALONE as readonly string[]).includes(only.join());
   if (values.publish && values.from === undefined && (values.quick || part))
     throw new UsageError(
       '--publish: needs a full run; without --quick, and without --only unless it is --only mesh, connection, sandbox or scale',

@@ -5,6 +5,7 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { PUBLISHED_ALONE } from './cli.ts';
 import { isOfConnections, isOfSandboxes, isOfStarts } from './goals.ts';
 import { figureRows, goalRows, machineText, seriesTables } from './print.ts';
 import { LARGE, reckon } from './reckon.ts';
@@ -15,7 +16,7 @@ import { figure } from './table.ts';
 /** The text that explains them is docs/performance.md, which no run changes. */
 const FIGURES = 'docs/performance-figures.md';
 /** Without the figures of one of these there is nothing to report. */
-const ESSENTIAL: readonly string[] = ['single', 'mesh', 'connection', 'sandbox', 'scale'];
+const ESSENTIAL: readonly string[] = ['single', ...PUBLISHED_ALONE];
 
 /** `root`: the folder of README.md. Throws where a run is not fit to be quoted. */
 export function publish(results: Results, root: string): string[] {

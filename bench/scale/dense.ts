@@ -22,7 +22,7 @@ const RESYNC_MS = 2_000;
 
 const now = () => performance.timeOrigin + performance.now();
 
-/** Half of all pods are in the mesh, and a fifth of these have a list of their own, so that their rules are compiled for them alone. */
+/** Half of all pods are in the mesh. A fifth of these have a list of their own, so their rules are compiled for one pod. */
 function annotationsOf(at: number): Record<string, string> {
   if (at % 2 === 1) return { [INITIALIZE]: 'false' };
   return at % 10 === 0 ? { 'traffic.sidecar.istio.io/excludeOutboundPorts': String(1024 + (at % 60_000)) } : {};

@@ -77,8 +77,8 @@ export function predict(model: Model, point: Point): number {
 }
 
 /**
- * The largest error for a point that the model was not made of, as a share of the largest measured value: each point in turn is left
- * out. Points without which the model is not determined do not count.
+ * Leaves out each point in turn, and predicts it from the others. Returns the largest error, as a share of the largest
+ * measured value. A point without which the others do not determine the model does not count.
  */
 export function errorOf(points: readonly Measured[]): number {
   const largest = Math.max(...points.map(({ value }) => value));

@@ -1,12 +1,12 @@
 import { Command } from 'commander';
 import { type ApplyResult, native, PHASES, type Timings } from '../native/addon.ts';
+import { familyNames } from '../ruleset/form-text.ts';
 import { columns, type Io, paint, printJson } from './output.ts';
 import {
   addOutputOption,
   addRedirectOptions,
   addTargetOptions,
   type Context,
-  familyNames,
   locateAndPlan,
   type PlannedTarget,
   readOptions,

@@ -148,10 +148,6 @@ export function tableName({ family, table }: Pick<TableResult, 'family' | 'table
   return `${family === 'inet' ? family : `IPv${family}`} ${table}`;
 }
 
-export function familyNames(families: readonly Family[]): string {
-  return families.map((family) => `IPv${family}`).join(' and ');
-}
-
 /** Prints a failure to standard error: one or two lines for people, one JSON document for programs. */
 export function printError(io: Io, json: boolean, error: { code: string; message: string; remedy?: string }): void {
   if (json) io.err(`${toJson({ error })}\n`);

@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { printable } from '../errors.ts';
 import { native } from '../native/addon.ts';
 import { type DiffSection, diff, heading } from '../ruleset/diff.ts';
+import { familyNames } from '../ruleset/form-text.ts';
 import { type Io, paint, printJson } from './output.ts';
 import {
   addOutputOption,
@@ -9,7 +10,6 @@ import {
   addTargetOptions,
   type Context,
   EXIT,
-  familyNames,
   locateAndPlan,
   readOptions,
   readRedirect,

@@ -1,6 +1,6 @@
 /**
- * The pages of a node's pods and of a pod's rules, for a browser: documents that fetch nothing. Its only script is constant and filters the
- * rows; all text of pods is escaped by the server. Without scripts the page shows all pods.
+ * Two pages for a browser: the pods of a node, and the rules of a pod. They fetch nothing, and the server escapes all text
+ * of pods. The page of the pods has one constant script, which filters the rows. Without scripts it shows all pods.
  */
 import { createHash } from 'node:crypto';
 import type { Backend } from '../ruleset/form.ts';

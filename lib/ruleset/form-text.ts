@@ -1,6 +1,7 @@
 /** The rules of a form as text that the tools of its backend accept. */
 import type { Form } from './form.ts';
 import { iptablesText, routeLines } from './iptables.ts';
+import type { Family } from './model.ts';
 import { nftablesText } from './nftables/text.ts';
 
 const RESTORE = { 4: 'iptables-legacy-restore --noflush', 6: 'ip6tables-legacy-restore --noflush' } as const;
@@ -14,11 +15,15 @@ export function formTexts(form: Form): string[] {
   return [...ruleTexts(form), ...(routes.length === 0 ? [] : [['# routes\n', ...routes].join('')])];
 }
 
+/** `IPv4 and IPv6` */
+export function familyNames(families: readonly Family[]): string {
+  return families.map((family) => `IPv${family}`).join(' and ');
+}
+
 function ruleTexts({ backend, ruleset }: Form): string[] {
   if (backend === 'nftables') {
     const rules = nftablesText(ruleset);
-    const families = ruleset.families.map((family) => `IPv${family}`).join(' and ');
-    return [`# ${families}: ${rules === '' ? 'no rules' : 'nft -f'}\n${rules}`];
+    return [`# ${familyNames(ruleset.families)}: ${rules === '' ? 'no rules' : 'nft -f'}\n${rules}`];
   }
   return ruleset.families.map((family) => {
     const rules = iptablesText(ruleset, family);

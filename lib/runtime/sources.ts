@@ -5,7 +5,10 @@ import { inotify } from './inotify.ts';
 import { nri } from './nri/source.ts';
 import type { EventSource } from './source.ts';
 
-/** From the earliest on. `auto` uses the first that the runtime offers and that has no caution there. */
+/**
+ * The source that reports a sandbox first comes first. `auto` uses the first one that the runtime offers and that has no
+ * caution for this runtime.
+ */
 export const SOURCES: readonly EventSource[] = [nri, containerd, cri, inotify];
 
 /** The sources that a value of --runtime-events allows; none for `off`. */

@@ -7,7 +7,9 @@ cd "$(dirname "$0")/../.."
 
 targets='entry rule table nft_rule nft_message iptables_rule route annotations'
 scripts='messages transport api options files'
-seconds=$((${1:-60} / 13))
+# shellcheck disable=SC2086 # a word for each target
+set -- "${1:-60}" $targets $scripts
+seconds=$(($1 / ($# - 1)))
 [ "$seconds" -gt 0 ] || seconds=1
 mkdir -p build/fuzz
 

@@ -178,6 +178,16 @@ test('a run of RunPodSandbox is published by itself, with its goals', () => {
   });
 });
 
+type Measured = Results['workloads'][number];
+
+/** A run of this workload alone. */
+function runOf(measured: Pick<Measured, 'name' | 'series' | 'figures'>): Results {
+  const { workloads, ...rest } = sample({ seed: 1 });
+  const noise = workloads[0]?.noise;
+  const workload = { ...measured, title: 'Pods', seconds: 1, ...(noise && { noise }), charts: [] };
+  return { ...rest, workloads: [workload], goals: checkGoals([workload]) };
+}
+
 /** A run of the workload `sandbox`: p50 of each source, milliseconds, and the percentage of pods with rules by NRI. */
 function sandboxesOf(sources: Record<string, number>, early: number): Results {
   const series = Object.entries(sources).map(([source, value]) => {
@@ -194,15 +204,11 @@ function sandboxesOf(sources: Record<string, number>, early: number): Results {
       Array.from({ length: 4 }, () => [value]),
     );
   });
-  const { workloads, ...rest } = sample({ seed: 1 });
-  const noise = workloads[0]?.noise;
-  const figures = [{ id: 'early/nri', label: 'NRI', value: early, unit: '%' }];
-  const sandbox = { name: 'sandbox', title: 'x', seconds: 1, ...(noise && { noise }), series, figures, charts: [] };
-  return { ...rest, workloads: [sandbox], goals: checkGoals([sandbox]) };
+  return runOf({ name: 'sandbox', series, figures: [{ id: 'early/nri', label: 'NRI', value: early, unit: '%' }] });
 }
 
 /** A run of the workload `connection`: p50 of each form, microseconds. */
-function connectionsOf(forms: Record<string, number>, figures: Results['workloads'][number]['figures']): Results {
+function connectionsOf(forms: Record<string, number>, figures: Measured['figures']): Results {
   const series = ['outbound', 'upstream'].flatMap((path) =>
     Object.entries(forms).map(([form, value]) => {
       const named = { id: `ports-1000/${path}/4/${form}`, name: form, group: path, ours: form.startsWith('ours') };
@@ -213,18 +219,7 @@ function connectionsOf(forms: Record<string, number>, figures: Results['workload
       );
     }),
   );
-  const { workloads, ...rest } = sample({ seed: 1 });
-  const noise = workloads[0]?.noise;
-  const connection = {
-    name: 'connection',
-    title: 'x',
-    seconds: 1,
-    ...(noise && { noise }),
-    series,
-    figures,
-    charts: [],
-  };
-  return { ...rest, workloads: [connection], goals: checkGoals([connection]) };
+  return runOf({ name: 'connection', series, figures });
 }
 
 /** A run of the workload `mesh`: p50 of each way, milliseconds. */
@@ -244,10 +239,7 @@ function startsOf(ways: Record<string, number>): Results {
       return seriesOf(random, named, rounds(value), { baseline });
     }),
   );
-  const { workloads, ...rest } = sample({ seed: 1 });
-  const noise = workloads[0]?.noise;
-  const mesh = { name: 'mesh', title: 'Pods', seconds: 1, ...(noise && { noise }), series, figures: [], charts: [] };
-  return { ...rest, workloads: [mesh], goals: checkGoals([mesh]) };
+  return runOf({ name: 'mesh', series, figures: [] });
 }
 
 test('figures of the workload scale go into a block of their own', () => {

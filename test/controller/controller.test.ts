@@ -84,6 +84,15 @@ class Way implements AsyncDisposable {
     return this.api.put('web', { ...ENROLLED });
   }
 
+  /** A pod with its network namespace, which has its rules and its mark. */
+  async putMarked(): Promise<{ uid: string; file: string }> {
+    const uid = this.put();
+    const file = this.farm.file(uid);
+    await this.farm.add(file);
+    await this.isMarked(uid);
+    return { uid, file };
+  }
+
   async isMarked(uid: string): Promise<void> {
     const annotations = () => this.api.pods.get('web')?.metadata.annotations ?? {};
     await until(
@@ -281,10 +290,7 @@ test('429 with Retry-After: no other attempt before that', async () => {
 
 test('a pod with an invalid configuration that is opted out is cleaned by a controller that knows only its mark', async () => {
   await using way = await Way.start();
-  const uid = way.put();
-  const file = way.farm.file(uid);
-  await way.farm.add(file);
-  await way.isMarked(uid);
+  const { file } = await way.putMarked();
   const mark = () => way.api.pods.get('web')?.metadata.annotations[STATUS];
   way.annotate({ 'traffic.sidecar.istio.io/includeInboundPorts': '80,http' });
   await until('failed', () => mark()?.startsWith('failed: ') === true && way.running.idle(), mark);
@@ -346,10 +352,7 @@ test('rules come only when the init containers before the gate have ended, in ea
 
 test('the rules of a pod can be compared with its plan', async () => {
   await using way = await Way.start();
-  const uid = way.put();
-  const file = way.farm.file(uid);
-  await way.farm.add(file);
-  await way.isMarked(uid);
+  const { uid, file } = await way.putMarked();
   const { controller } = way.running;
   assert.equal(await controller.rules('another'), undefined);
   const good = (await controller.rules(uid)) ?? assert.fail();
@@ -441,10 +444,7 @@ for (const [what, options, spec] of RESTORED) {
 
 test('a pod gets a new netns, and nobody reports it: the next sweep installs and marks again', async () => {
   await using way = await Way.start();
-  const uid = way.put();
-  const file = way.farm.file(uid);
-  await way.farm.add(file);
-  await way.isMarked(uid);
+  const { uid, file } = await way.putMarked();
   const before = way.api.pods.get('web')?.metadata.annotations[NETNS];
   await way.farm.del(file);
   await way.farm.add(file);
@@ -631,10 +631,7 @@ test('gates that ended without opening are counted once each, by reason', async 
 
 test('rules put in front of ours: ours are moved three times, and then that is shown', async () => {
   await using way = await Way.start();
-  const uid = way.put();
-  const file = way.farm.file(uid);
-  await way.farm.add(file);
-  await way.isMarked(uid);
+  const { uid, file } = await way.putMarked();
   const { controller } = way.running;
   const first = async () => (await inside(file, ['iptables-legacy', '-t', 'nat', '-S', 'OUTPUT'])).split('\n')[1];
   const ours = await first();

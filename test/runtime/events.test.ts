@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { createServer, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -20,6 +20,7 @@ import { SOURCES, sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
 import { isOver } from '../support/patience.ts';
 import { run } from '../support/process.ts';
+import { serveRaw } from '../support/raw-server.ts';
 import { scratchFolder } from '../support/scratch.ts';
 
 const UID = '0d8ee1a3-4f6b-4c5e-9d2a-6b1f0a7c88b1';
@@ -296,19 +297,12 @@ reports('a list that is larger than a message of gRPC: the events are used witho
 reports('a socket that never answers, or answers with other bytes than gRPC: each call has a limit', async () => {
   for (const behave of [() => {}, (socket: Socket) => socket.write(Buffer.alloc(1_000_000, 'x'))]) {
     const path = fresh();
-    const sockets: Socket[] = [];
-    const server = createServer((socket) => {
-      sockets.push(socket.on('error', () => {}));
-      behave(socket);
-    }).listen(path);
-    await once(server, 'listening');
+    using _server = await serveRaw(path, behave);
     const cri = new Cri(path, 200);
     const began = performance.now();
     await assert.rejects(cri.version(), { code: 'ERR_RUNTIME', status: /^(DEADLINE_EXCEEDED|UNAVAILABLE)$/ });
     assert.ok(!isOver(began, 1000));
     cri.close();
-    for (const socket of sockets) socket.destroy();
-    server.close();
   }
 });
 

@@ -1,9 +1,8 @@
 /** NRI as a source of events, against a stand-in for the runtime's side; the real one is in test/cluster. */
 
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
-import { createServer, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
@@ -18,6 +17,7 @@ import { sourcesFor } from '../../lib/runtime/sources.ts';
 import { suite } from '../suite.ts';
 import { frame, NriRuntime, type Pod } from '../support/nri-runtime.ts';
 import { isOver, patience } from '../support/patience.ts';
+import { serveRaw } from '../support/raw-server.ts';
 import { scratchFolder } from '../support/scratch.ts';
 
 const folder = scratchFolder('nri');
@@ -301,17 +301,10 @@ hostile('it does not answer the registration, or with anything else', async () =
   const outcomes = await Promise.all(
     behaviours.map(async (behave, at) => {
       const path = join(folder, `hostile-${at}.sock`);
-      const sockets: Socket[] = [];
-      const server = createServer((socket) => {
-        sockets.push(socket.on('error', () => {}));
-        behave(socket);
-      }).listen(path);
-      await once(server, 'listening');
+      using _server = await serveRaw(path, behave);
       const outcome = await NriPlugin.connect(path, new AbortController().signal).catch(
         ({ message }: Error) => message,
       );
-      for (const socket of sockets) socket.destroy();
-      server.close();
       return outcome;
     }),
   );

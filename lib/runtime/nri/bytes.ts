@@ -2,8 +2,8 @@
 const SHORT_BYTES = 4096;
 
 /**
- * Bytes that arrive in pieces, taken in lengths that the protocol names. A byte is copied once at most, and a few times
- * if the pieces are short.
+ * Bytes that arrive in pieces, taken in lengths that the protocol names. A byte is copied once at most,
+ * or a few times if the pieces are short.
  */
 export class ByteQueue {
   readonly #pieces: Buffer[] = [];
@@ -12,7 +12,7 @@ export class ByteQueue {
   push(piece: Buffer): void {
     this.#length += piece.length;
     let last = piece;
-    // Only with a piece that is not longer, so that the copies stay few.
+    // A longer piece is not copied for a short one, so each byte is copied a few times at most.
     for (let before = this.#pieces.at(-1); before !== undefined; before = this.#pieces.at(-1)) {
       if (last.length >= SHORT_BYTES || before.length > last.length) break;
       this.#pieces.pop();

@@ -11,7 +11,7 @@ const HEADER_BYTES = 8;
 /** The peer reads a frame into a buffer of this size, and drops the plugin if it is longer. */
 const MAX_SENT_BYTES = 4096;
 
-/** More than all answers of a node's sandboxes that the peer may leave unread. */
+/** How much the peer may leave unread. The answers for all sandboxes of a node have fewer bytes. */
 const MAX_UNREAD_BYTES = 1024 * 1024;
 
 /** ttrpc's limit of a message, with its header: the peer may send a message as one frame. */

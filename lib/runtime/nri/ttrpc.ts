@@ -8,9 +8,9 @@ import { type Response, request, response } from './messages.ts';
 
 const HEADER_BYTES = 10;
 const MAX_BYTES = 4 * 1024 * 1024;
-/** Calls that are not answered yet. A runtime makes one call at a time. */
+/** How many calls may wait for their answers. A runtime makes one call at a time. */
 const MOST_CALLS = 256;
-/** Of an error's message. */
+/** How many characters of an error's message are sent. */
 const MOST_TEXT = 1024;
 const REQUEST = 1;
 const RESPONSE = 2;
