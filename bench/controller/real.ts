@@ -1,8 +1,8 @@
 /** Churn through the real API server, control plane alone: pods are bound by `spec.nodeName`, and end when deleted. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { NETNS } from '../../lib/istio/names.ts';
 import { entriesOf } from '../../lib/kube/encoding.ts';
 import { Informer } from '../../lib/kube/informer.ts';
-import { NETNS } from '../../lib/kube/status.ts';
 import { coreApi, startControlPlane } from '../../test/cluster/control-plane.ts';
 import { kubeOf } from '../../test/support/kubeconfig.ts';
 import type { Sandboxes } from './churn.ts';

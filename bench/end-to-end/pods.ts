@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { V1Container, V1Pod } from '@kubernetes/client-node';
-import { STATUS } from '../../lib/kube/status.ts';
+import { STATUS } from '../../lib/istio/names.ts';
 import { imageName } from '../../test/cluster/images/images.ts';
 import { INITIALIZE, meshPod } from '../../test/cluster/mesh-pod.ts';
 

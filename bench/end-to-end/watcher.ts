@@ -1,9 +1,9 @@
 /** What becomes known of pods from the API, as soon as it is. */
 
+import { NETNS } from '../../lib/istio/names.ts';
 import type { ApiClient } from '../../lib/kube/client.ts';
 import { elementsOf, entriesOf } from '../../lib/kube/encoding.ts';
 import { Informer } from '../../lib/kube/informer.ts';
-import { NETNS } from '../../lib/kube/status.ts';
 import { now } from './instants.ts';
 
 /** Milliseconds since 1970. */

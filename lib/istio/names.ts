@@ -1,4 +1,4 @@
-/** Names of annotations, labels and variables that decide whether a pod is in the mesh. */
+/** Names of the annotations, labels and variables that are read or written outside of the option table. */
 
 /** The prefix of this project's annotations and conditions, and its name as a reporter of Events. */
 export const DOMAIN = 'pod-network-controller.istio.io';
@@ -10,6 +10,11 @@ export const DOMAIN = 'pod-network-controller.istio.io';
 export function isOwn(name: string): boolean {
   return name.startsWith(`${DOMAIN}/`);
 }
+
+/** Annotations that the controller writes: the result, the netns for which it is valid, and a hash of the configuration. */
+export const STATUS = `${DOMAIN}/status`;
+export const NETNS = `${DOMAIN}/netns`;
+export const RULES = `${DOMAIN}/rules`;
 
 /** The original controller's annotation to enroll a pod: "true" or "false", on a pod or on its namespace. */
 export const INITIALIZE = 'istio-pod-network-controller/initialize';

@@ -14,13 +14,13 @@ import {
   programWords,
   type Words,
 } from '../istio/containers.ts';
-import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED } from '../istio/names.ts';
+import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED, NETNS, RULES, STATUS } from '../istio/names.ts';
 import { optionList } from '../istio/options.ts';
 import { type Condition, type Container, MOST_KEPT, type NamespaceRecord, type PodRecord } from '../istio/pod.ts';
 import { PROXY_VARIABLES } from '../istio/pod-sources.ts';
 import { MAX_LIST } from '../options/values.ts';
 import { elementsOf, entriesOf } from './encoding.ts';
-import { cut, NETNS, READY, RULES, STATUS } from './status.ts';
+import { cut, READY } from './status.ts';
 
 /** Annotations of the kubelet on the mirror of a static pod: that it is a mirror, and the pod's uid in the runtime. */
 const MIRROR = 'kubernetes.io/config.mirror';

@@ -4,12 +4,9 @@
  */
 
 import { asFailure, Failure } from '../errors.ts';
-import { DOMAIN } from '../istio/names.ts';
+import { DOMAIN, NETNS, RULES, STATUS } from '../istio/names.ts';
 import { ApiError } from './client.ts';
 
-export const STATUS = `${DOMAIN}/status`;
-export const NETNS = `${DOMAIN}/netns`;
-export const RULES = `${DOMAIN}/rules`;
 /** Type of the condition; a pod may list it in `spec.readinessGates`. */
 export const READY = `${DOMAIN}/ready`;
 

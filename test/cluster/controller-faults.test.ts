@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { renameSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { V1Pod } from '@kubernetes/client-node';
-import { NETNS } from '../../lib/kube/status.ts';
+import { NETNS } from '../../lib/istio/names.ts';
 import { native } from '../../lib/native/addon.ts';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { suite } from '../suite.ts';

@@ -4,8 +4,9 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { CoreV1Api, V1Container, V1Pod } from '@kubernetes/client-node';
+import { NETNS, RULES, STATUS } from '../../lib/istio/names.ts';
 import type { ApiClient } from '../../lib/kube/client.ts';
-import { NETNS, READY, RULES, STATUS } from '../../lib/kube/status.ts';
+import { READY } from '../../lib/kube/status.ts';
 import { type Identity, native } from '../../lib/native/addon.ts';
 import { kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, coreApi, startControlPlane } from './control-plane.ts';

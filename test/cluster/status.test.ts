@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { CoreV1Api, EventsV1Api, RbacAuthorizationV1Api, type V1Pod } from '@kubernetes/client-node';
 import type { Failure } from '../../lib/errors.ts';
+import { NETNS, RULES, STATUS } from '../../lib/istio/names.ts';
 import type { ApiClient } from '../../lib/kube/client.ts';
 import { EventRecorder } from '../../lib/kube/events.ts';
-import { type Mark, type MarkedPod, NETNS, PodStatusWriter, READY, RULES, STATUS } from '../../lib/kube/status.ts';
+import { type Mark, type MarkedPod, PodStatusWriter, READY } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 import { configOf, kubeOf } from '../support/kubeconfig.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';

@@ -3,8 +3,8 @@
 import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { INITIALIZE } from '../../lib/istio/names.ts';
-import { INITIALIZED, NETNS, RULES, STATUS } from '../../lib/kube/status.ts';
+import { INITIALIZE, NETNS, RULES, STATUS } from '../../lib/istio/names.ts';
+import { INITIALIZED } from '../../lib/kube/status.ts';
 import { native } from '../../lib/native/addon.ts';
 import { suite } from '../suite.ts';
 import { runController, until } from '../support/controller.ts';

@@ -2,14 +2,14 @@
 import assert from 'node:assert/strict';
 import { ConfigError } from '../../lib/errors.ts';
 import { hasOwnInit } from '../../lib/istio/containers.ts';
-import { DISABLE_ENVOY, DOMAIN, INITIALIZE, INJECT, INJECTED } from '../../lib/istio/names.ts';
+import { DISABLE_ENVOY, DOMAIN, INITIALIZE, INJECT, INJECTED, NETNS, RULES, STATUS } from '../../lib/istio/names.ts';
 import { plan } from '../../lib/istio/plan.ts';
 import { MOST_KEPT, mustBeWhole, type Pod } from '../../lib/istio/pod.ts';
 import { podRedirect, type RedirectSpec, redirect } from '../../lib/istio/redirect.ts';
 import { flagSource, type Source } from '../../lib/istio/sources.ts';
 import { encodingOf } from '../../lib/kube/encoding.ts';
 import { toNamespaceRecord, toPodRecord } from '../../lib/kube/pods.ts';
-import { NETNS, READY, RULES, STATUS } from '../../lib/kube/status.ts';
+import { READY } from '../../lib/kube/status.ts';
 import { MAX_LIST } from '../../lib/options/values.ts';
 import { suite } from '../suite.ts';
 import { fixture, fixtures } from '../support/pods.ts';

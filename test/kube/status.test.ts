@@ -1,18 +1,10 @@
 /** The requests for marks and Events. cluster/status.test.ts tests how the API server answers them. */
 import assert from 'node:assert/strict';
 import { ConfigError, Failure } from '../../lib/errors.ts';
+import { NETNS, RULES, STATUS } from '../../lib/istio/names.ts';
 import { ApiError } from '../../lib/kube/client.ts';
 import { EventRecorder } from '../../lib/kube/events.ts';
-import {
-  failed,
-  type Mark,
-  type MarkedPod,
-  NETNS,
-  PodStatusWriter,
-  READY,
-  RULES,
-  STATUS,
-} from '../../lib/kube/status.ts';
+import { failed, type Mark, type MarkedPod, PodStatusWriter, READY } from '../../lib/kube/status.ts';
 import { suite } from '../suite.ts';
 
 interface Patch {
