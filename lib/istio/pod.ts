@@ -1,6 +1,6 @@
 /** The types of a Pod, and a reader of Pods from files. */
 import { parseAllDocuments } from 'yaml';
-import { ConfigError } from '../errors.ts';
+import { ConfigError, printable } from '../errors.ts';
 
 /** The fields of a Pod that are used here (k8s.io/api/core/v1). */
 export interface Pod {
@@ -218,8 +218,4 @@ function list(value: unknown, path: string): unknown[] {
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}]/gu, '?');
 }

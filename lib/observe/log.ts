@@ -4,6 +4,7 @@
  */
 import { styleText } from 'node:util';
 import { destination, type Level, type Logger, pino, stdTimeFunctions } from 'pino';
+import { printable } from '../errors.ts';
 import type { Backend } from '../ruleset/form.ts';
 import type { Stages } from './metrics.ts';
 
@@ -133,11 +134,4 @@ function flat(prefix: string, value: unknown): [name: string, value: string][] {
   }
   const text = String(value);
   return [[printable(prefix), /^[\w./:@+-]+$/.test(text) ? text : printable(JSON.stringify(value) ?? text)]];
-}
-
-/** Escapes all characters that move the cursor, break the line or hide text. */
-function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => {
-    return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
-  });
 }
