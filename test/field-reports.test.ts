@@ -134,6 +134,17 @@ test('istio#11660: an exclusion beside a list of inbound ports has no effect, an
   assert.doesNotMatch((await ipnc(['plan', '-b', '8080'])).stderr, /warning/);
 });
 
+test('istio#38415, #20307: an annotation with a typing error has no effect, and a warning says so', async () => {
+  const pod = POD({}, { 'traffic.sidecar.istio.io/excludeOutboundPort': '9300' });
+  const { code, stdout, stderr } = await ipnc(['plan', '--pod', '-'], { input: pod });
+  assert.equal(code, 0);
+  assert.doesNotMatch(stdout, /9300/);
+  assert.match(
+    stderr,
+    /warning: annotations that are not options .*excludeOutboundPort \(did you mean \S+excludeOutboundPorts\?\)/,
+  );
+});
+
 test("istio#22893: Istio's annotations have the same effect whoever writes the rules", async () => {
   const ports = { excludeOutboundPorts: '9300', excludeInboundPorts: '9300' };
   const annotations = Object.fromEntries(

@@ -1,11 +1,10 @@
 /** Reads the controller's configuration file: YAML with one mapping, whose keys are flags without dashes. */
 import { parseDocument } from 'yaml';
 import { ConfigError } from '../errors.ts';
+import { nearest } from '../options/nearest.ts';
 
 /** The size limit of a ConfigMap (k8s.io/api/core/v1, MaxSecretSize; etcd's limit on an object is 1.5 MiB). */
 const MAX_BYTES = 1_048_576;
-/** The largest edit distance of a suggestion. Beyond it a suggestion would be a guess. */
-const NEAR = 3;
 
 /**
  * Returns the text of each key; the items of a list are joined by commas. Invalid keys and values are added to
@@ -65,29 +64,4 @@ function parse(text: string, name: string, refuse: Refuse): object {
 
 function isPlain(value: unknown): value is string | number | boolean {
   return typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean';
-}
-
-/** The known key that is most similar to `key`. Case, dashes and underscores do not matter. */
-function nearest(key: string, known: readonly string[]): string | undefined {
-  const plain = (text: string) => text.replace(/[-_]/g, '').toLowerCase();
-  const wanted = plain(key.slice(0, 64));
-  const [best] = known
-    .map((name) => ({ name, distance: distance(wanted, plain(name)) }))
-    .filter(({ name, distance }) => distance <= Math.min(NEAR, plain(name).length / 3))
-    .sort((one, other) => one.distance - other.distance);
-  return best?.name;
-}
-
-/** The Levenshtein distance. */
-function distance(one: string, other: string): number {
-  let row = Array.from({ length: other.length + 1 }, (_, at) => at);
-  for (const [at, letter] of [...one].entries()) {
-    const next = [at + 1];
-    for (let to = 0; to < other.length; to++) {
-      const changed = (row[to] ?? 0) + (letter === other[to] ? 0 : 1);
-      next.push(Math.min(changed, (row[to + 1] ?? 0) + 1, (next[to] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[other.length] ?? 0;
 }

@@ -10,6 +10,7 @@
 
 import { addresses, cidrs, loopbackCidr } from '../options/addresses.ts';
 import { groups, ownerGroups } from '../options/groups.ts';
+import { withoutPrefix } from '../options/nearest.ts';
 import type { RedirectOption } from '../options/option.ts';
 import {
   boolean,
@@ -24,7 +25,7 @@ import {
   some,
   wildcardOr,
 } from '../options/values.ts';
-import { DOMAIN } from './names.ts';
+import { DOMAIN, isOwn, NETNS, RULES, STATUS } from './names.ts';
 
 /** The most uids or gids of a proxy. A proxy usually has one, and each one leads to rules in every table. */
 const MAX_OWNERS = 16;
@@ -36,7 +37,9 @@ const DNS = 'DNS:';
 const KERNEL = 'Families and kernel:';
 
 const option = <T>(given: RedirectOption<T>): RedirectOption<T> => given;
-const traffic = (name: string): string => `traffic.sidecar.istio.io/${name}`;
+/** The prefix of Istio's annotations about captured traffic. */
+const TRAFFIC = 'traffic.sidecar.istio.io/';
+const traffic = (name: string): string => `${TRAFFIC}${name}`;
 
 export const options = {
   mode: option({
@@ -301,6 +304,30 @@ export type OptionKey = keyof typeof options;
 
 /** The keys and options of the table, in its order. */
 export const optionList = Object.entries(options) as [OptionKey, RedirectOption][];
+
+/** All annotations that are read. */
+export const annotationNames: readonly string[] = optionList.flatMap(([, { annotations = [] }]) => annotations);
+
+const KNOWN = new Set([...annotationNames, STATUS, NETNS, RULES]);
+/** People put an option's name behind another of Istio's prefixes. */
+const KNOWN_WITHOUT_PREFIX = new Set(annotationNames.map(withoutPrefix));
+const ISTIO_DOMAIN = /^([^/]+\.)?istio\.io\//;
+
+/**
+ * At most so many unknown options are reported, and none with a longer name. Kubernetes allows 63 characters after the
+ * prefix.
+ */
+export const UNKNOWN = { most: 4, length: 128 };
+
+/** Whether an annotation looks like an option and is none. Then its name probably has a typing error. */
+export function isUnknownOption(name: string): boolean {
+  if (name.length > UNKNOWN.length || KNOWN.has(name)) return false;
+  return (
+    name.startsWith(TRAFFIC) ||
+    isOwn(name) ||
+    (ISTIO_DOMAIN.test(name) && KNOWN_WITHOUT_PREFIX.has(withoutPrefix(name)))
+  );
+}
 
 /** The type of each option's value. A value is undefined if the option has no default and was not given. */
 export type OptionValues = {

@@ -8,13 +8,22 @@
  * which are what Istio injects today.
  */
 
-import { ConfigError } from '../errors.ts';
+import { ConfigError, printable } from '../errors.ts';
 import { addresses, cidrText, isLoopback } from '../options/addresses.ts';
+import { nearest } from '../options/nearest.ts';
 import { nameServers } from '../options/resolv-conf.ts';
 import type { Unserved } from '../options/values.ts';
 import type { Cidr, Family, PortRange } from '../ruleset/model.ts';
 import { PROXY } from './containers.ts';
-import { type OptionKey, type OptionValues, optionList, options } from './options.ts';
+import {
+  annotationNames,
+  isUnknownOption,
+  type OptionKey,
+  type OptionValues,
+  optionList,
+  options,
+  UNKNOWN,
+} from './options.ts';
 import type { Pod } from './pod.ts';
 import { declaredPorts, podSources } from './pod-sources.ts';
 import { MAX_RULES, rulesByOption } from './rule-count.ts';
@@ -101,6 +110,7 @@ export function redirect(
     tproxy: { mark: values.tproxyMark, table: values.tproxyTable },
   };
   checkTogether(spec, values, given);
+  if (pod !== undefined) warnings.push(...unknownOptions(pod));
   if (pod !== undefined && spec.mode !== 'NONE') warnings.push(...likeTheProxy(pod, spec));
   const excluded = given.inboundExclude;
   if (excluded !== undefined && spec.inbound.include !== '*' && meet(spec.inbound.include, values.inboundExclude)) {
@@ -151,6 +161,17 @@ function likeTheProxy({ spec: { containers = [], securityContext: ofPod } = {} }
     ([id, name]) =>
       `container ${name} has the proxy's ${id}, so nothing that it sends is captured; give it another one`,
   );
+}
+
+/** One line for all annotations that look like an option and are none, because only a few Events are sent for one pod. */
+function unknownOptions({ metadata: { annotations = {} } = {} }: Pod): string[] {
+  const unknown = Object.keys(annotations).filter(isUnknownOption).slice(0, UNKNOWN.most);
+  if (unknown.length === 0) return [];
+  const each = unknown.map((name) => {
+    const meant = nearest(name, annotationNames);
+    return meant === undefined ? printable(name) : `${printable(name)} (did you mean ${meant}?)`;
+  });
+  return [`annotations that are not options and have no effect: ${each.join(', ')}; docs/cli.md lists all options`];
 }
 
 function read(key: OptionKey, given: Given | undefined): unknown {

@@ -15,7 +15,7 @@ import {
   type Words,
 } from '../istio/containers.ts';
 import { BUILD, DEPLOYER, DISABLE_ENVOY, INITIALIZE, INJECT, INJECTED, NETNS, RULES, STATUS } from '../istio/names.ts';
-import { optionList } from '../istio/options.ts';
+import { annotationNames, isUnknownOption, optionList, UNKNOWN } from '../istio/options.ts';
 import { type Condition, type Container, MOST_KEPT, type NamespaceRecord, type PodRecord } from '../istio/pod.ts';
 import { PROXY_VARIABLES } from '../istio/pod-sources.ts';
 import { MAX_LIST } from '../options/values.ts';
@@ -29,7 +29,7 @@ const CONFIG_HASH = 'kubernetes.io/config.hash';
 const SHORT = new Set([INITIALIZE, INJECT, DEPLOYER, BUILD]);
 const STATIC = new Set([MIRROR, CONFIG_HASH]);
 const MARKS = new Set([STATUS, NETNS, RULES]);
-const OPTIONS = new Set(optionList.flatMap(([, { annotations = [] }]) => annotations));
+const OPTIONS = new Set(annotationNames);
 const LABELS = new Set([INJECT, DEPLOYER, BUILD]);
 const PROXY_NAMES = new Set([...PROXY_VARIABLES, DISABLE_ENVOY]);
 const INIT_NAMES = new Set(optionList.flatMap(([, { env = [] }]) => env));
@@ -83,12 +83,14 @@ function trimMetadata(metadata: Record<string, unknown>): PodRecord['metadata'] 
   const annotations: Record<string, string> = {};
   const marks: Record<string, string> = {};
   const ofStatic: Record<string, string> = {};
+  let unknown = 0;
   for (const [name, value] of entriesOf(metadata.annotations)) {
     if (name === INJECTED) annotations[name] = '';
     else if (SHORT.has(name)) annotations[name] = short(value);
     else if (STATIC.has(name)) ofStatic[name] = short(value);
     else if (MARKS.has(name)) marks[name] = short(value);
     else if (OPTIONS.has(name) && room.take(text(value), `annotation ${name}`)) annotations[name] = text(value);
+    else if (isUnknownOption(name) && unknown++ < UNKNOWN.most) annotations[name] = '';
   }
   const uid = text(metadata.uid);
   return {

@@ -1,5 +1,7 @@
 /** The sources of a pod's settings, and their precedence. */
 import assert from 'node:assert/strict';
+import { DOMAIN, NETNS, RULES, STATUS } from '../../lib/istio/names.ts';
+import { annotationNames, isUnknownOption } from '../../lib/istio/options.ts';
 import { type Pod, readPod } from '../../lib/istio/pod.ts';
 import { redirect } from '../../lib/istio/redirect.ts';
 import { environmentSource, flagSource } from '../../lib/istio/sources.ts';
@@ -108,6 +110,54 @@ test("a container with the proxy's uid or gid is warned of, in the record of a p
   ]);
   const many = Array.from({ length: 1000 }, (_, at) => ({ runAsUser: at + 2000 }));
   assert.deepEqual(warningsOf(undefined, { runAsUser: 1337 }, ...many), ["container app0 has the proxy's uid 1337"]);
+});
+
+test('a warning names each annotation that looks like an option and is none, also from the record of a pod', () => {
+  const warningsOf = (annotations: Record<string, string>) => {
+    const metadata = { name: 'web', uid: 'u', annotations };
+    const { warnings } = redirect({ pod: { metadata } });
+    assert.deepEqual(redirect({ pod: toPodRecord({ metadata }) }).warnings, warnings);
+    return warnings;
+  };
+  const line = (what: string) => [
+    `annotations that are not options and have no effect: ${what}; docs/cli.md lists all options`,
+  ];
+  const meant = 'traffic.sidecar.istio.io/excludeOutboundPorts';
+  for (const wrong of [
+    'excludeOutboundPort',
+    'excludeoutboundports',
+    'exclude-outbound-ports',
+    'excludeOutbuondPorts',
+  ]) {
+    const name = `traffic.sidecar.istio.io/${wrong}`;
+    assert.deepEqual(warningsOf({ [name]: '80' }), line(`${name} (did you mean ${meant}?)`));
+  }
+  for (const [wrong, right] of [
+    ['traffic.sidecar.istio.io/interceptionMode', 'sidecar.istio.io/interceptionMode'],
+    ['traffic.sidecar.istio.io/rerouteVirtualInterfaces', 'istio.io/reroute-virtual-interfaces'],
+    ['sidecar.istio.io/excludeOutboundPorts', meant],
+    ['istio.io/excludeOutboundPorts', meant],
+    [`${DOMAIN}/excludeOutboundPorts`, meant],
+    ['istio.io/envoy-port', `${DOMAIN}/envoy-port`],
+  ] as const)
+    assert.deepEqual(warningsOf({ [wrong]: '80' }), line(`${wrong} (did you mean ${right}?)`));
+  const own = `${DOMAIN}/envoy-user-ids`;
+  const far = 'traffic.sidecar.istio.io/nothing-like-it';
+  const both = `${own} (did you mean ${DOMAIN}/envoy-userid?), ${far}`;
+  assert.deepEqual(warningsOf({ [own]: '5', [far]: '80' }), line(both));
+  assert.deepEqual(warningsOf({ [`traffic.sidecar.istio.io/${'x'.repeat(500_000)}`]: '80' }), []);
+  const marks = { [STATUS]: 'initialized', [NETNS]: 'x:1', [RULES]: 'y' };
+  const others = {
+    'sidecar.istio.io/proxyCPU': '1',
+    'proxy.istio.io/config': '{}',
+    'sidecar.istio.io/interceptionModes': '',
+    'example.com/excludeOutboundPorts': '80',
+    'notistio.io/excludeOutboundPorts': '80',
+  };
+  assert.deepEqual(warningsOf({ ...marks, ...others, [meant]: '80', [`${DOMAIN}/envoy-port`]: '15001' }), []);
+  assert.deepEqual(annotationNames.filter(isUnknownOption), []);
+  const many = Object.fromEntries(Array.from({ length: 1000 }, (_, at) => [`traffic.sidecar.istio.io/n${at}`, '1']));
+  assert.equal(warningsOf(many)[0]?.match(/\/n\d/g)?.length, 4);
 });
 
 test('the gate in front of the proxy has the flags before "--"', () => {
