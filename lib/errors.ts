@@ -86,7 +86,7 @@ export const CATALOGUE = {
   ERR_BUDGET: {
     means: 'the tables of PATH are too large, or change too fast, for the limits of one job: DETAIL',
     remedy:
-      'find the process with NET_ADMIN in the pod that fills the tables, or keeps changing them. Other pods are not delayed',
+      'if the job waited for a CPU most of the time, give the controller a larger CPU request (`resources`). Otherwise find the process with NET_ADMIN in the pod that fills the tables, or keeps changing them. Other pods are not delayed',
     retry: 'costly',
     why: 'the process may end, and the controller is not notified of it',
     event: 'BudgetExceeded',

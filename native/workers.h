@@ -46,7 +46,8 @@ class Job {
 class Workers {
  public:
   using Clock = std::chrono::steady_clock;
-  // The kernel blocks a job that takes longer, because its budget would end it much earlier.
+  // The kernel blocks a job that takes longer, because its budget and that of its rollback would end it earlier, also
+  // without a free CPU.
   static constexpr std::chrono::milliseconds kBound = 5 * Budget::kTime;
 
   // How many threads are replaced while the kernel blocks them.

@@ -74,7 +74,8 @@ const POLL_MS = { told: [1_000, 10_000], untold: [100, 2_000] } satisfies Record
 const EARLY = 256;
 
 /**
- * The first pause after an attempt that used up its budget. It is short, because on a busy machine any pod may need it.
+ * The first pause after an attempt that used up its budget. It is short, because on a node without free CPU every pod may
+ * need it.
  */
 const COSTLY_MS = 1_000;
 

@@ -1,14 +1,20 @@
 // Threads and netns: who comes home, who does not, and what is left behind. Real namespaces, faults on demand.
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "native/gate/name.h"
 #include "native/install.h"
@@ -224,6 +230,66 @@ TEST("workers: netns that used up their budget share one thread until they are d
         },
         Job::Place(4, i));
   crew.WaitFor(4 + 16 + 4 + 4);
+}
+
+struct Spent {
+  std::chrono::nanoseconds cpu;
+  std::chrono::nanoseconds clock;
+};
+
+// Uses up a budget of this time on a CPU on which so many other threads of this niceness run all the time.
+Spent UseUp(std::chrono::milliseconds time, size_t others, int niceness) {
+  cpu_set_t one, before;
+  CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+  CPU_ZERO(&one);
+  int cpu = 0;
+  while (!CPU_ISSET(cpu, &before)) ++cpu;
+  CPU_SET(cpu, &one);
+  const auto now = [](clockid_t clock) {
+    timespec time;
+    CHECK(clock_gettime(clock, &time) == 0);
+    return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+  };
+  std::atomic<bool> over = false;
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < others; ++i)
+    threads.emplace_back([&] {
+      CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+      CHECK(setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), niceness) == 0);
+      while (!over) {
+      }
+    });
+  Spent spent{};
+  std::thread([&] {
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    const auto cpu_before = now(CLOCK_THREAD_CPUTIME_ID);
+    const auto clock_before = now(CLOCK_MONOTONIC);
+    const Budget budget(time);
+    std::string code;
+    try {
+      for (;;) budget.RequireTime();
+    } catch (const Error& error) {
+      code = error.code;
+    }
+    CHECK(code == kBudget);
+    spent = {.cpu = now(CLOCK_THREAD_CPUTIME_ID) - cpu_before, .clock = now(CLOCK_MONOTONIC) - clock_before};
+  }).join();
+  over = true;
+  for (std::thread& thread : threads) thread.join();
+  return spent;
+}
+
+TEST("budget: time in which the thread waits for a CPU does not count, up to a limit on the clock") {
+  constexpr std::chrono::milliseconds kTime(200);
+  constexpr auto kMost = Budget::kMostTimes * kTime;
+  // It gets three quarters of the CPU, or less on a busy machine.
+  const Spent most = UseUp(kTime, 1, 5);
+  CHECK(most.clock >= kTime);
+  CHECK(most.cpu >= kTime * 9 / 10 || most.clock >= kMost);
+  // It gets a ninth.
+  const Spent little = UseUp(kTime, 8, 0);
+  CHECK(little.clock >= kMost);
+  CHECK(little.cpu < kTime * 9 / 10);
 }
 
 TEST("workers: threads that the kernel holds up are told of, replaced, and not needed any more once they come back") {
