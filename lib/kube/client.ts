@@ -334,8 +334,10 @@ function keepAlive<A>(Agent: new (options: AgentOptions) => A): A {
   });
 }
 
-/** Ends the answer with ETIMEDOUT if the rest of it takes longer. */
-async function* within(response: IncomingMessage, limitMs: number): AsyncGenerator<Buffer, void> {
+/** Ends the answer with ERR_API_TIMEOUT if the rest of it takes longer. */
+async function* within(response: IncomingMessage, leftMs: number): AsyncGenerator<Buffer, void> {
+  // If the headers came late, nothing is left of the limit. Node warns on stderr of a timer with a negative time.
+  const limitMs = Math.max(0, leftMs);
   const timer = setTimeout(() => response.destroy(timedOut('the rest of the answer', limitMs)), limitMs);
   try {
     yield* response as AsyncIterable<Buffer>;

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { KubeConfig } from '@kubernetes/client-node';
 import { ApiClient, ApiError } from '../../lib/kube/client.ts';
 import { suite } from '../suite.ts';
@@ -68,4 +69,26 @@ test('a Retry-After of days is a minute', () => {
   const from = (retryAfter: string) => ApiError.from(undefined, { status: 429, message: '', retryAfter }).retryAfterMs;
   assert.equal(from('3'), 3000);
   assert.equal(from('99999999'), 60_000);
+});
+
+test('an answer whose head comes after the limit is a timeout, and Node has nothing to warn of', async () => {
+  let requests = 0;
+  // New credentials make a second request, whose head has the whole limit again.
+  using pair = await between(async (_, response) => {
+    await sleep(1200);
+    response.writeHead(requests++ === 0 ? 401 : 200);
+    if (requests === 1) response.end('{}');
+    else response.write('{');
+  });
+  const warnings: string[] = [];
+  const warned = ({ name, message }: Error) => warnings.push(`${name}: ${message}`);
+  process.on('warning', warned);
+  try {
+    await assert.rejects(pair.kube.list('/api/v1/pods', {}, { timeoutMs: 2000 }), { code: 'ERR_API_TIMEOUT' });
+    await sleep(10);
+  } finally {
+    process.off('warning', warned);
+  }
+  assert.equal(requests, 2);
+  assert.deepEqual(warnings, []);
 });
