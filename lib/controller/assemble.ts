@@ -53,8 +53,9 @@ export function assemble({ config, kube, locator, probe, runtime, log, version }
       return { busy, stuck, lost };
     },
     events: () => recorder.stats,
-    eventSource: () => runtime?.source ?? 'none',
+    runtimeEvents: () => ({ source: runtime?.source ?? 'none', ...(runtime?.stats ?? { losses: 0, dropped: 0 }) }),
   });
+  runtime?.onWait((ms) => metrics.runtimeWaited(ms));
   const quiet = config.marks === 'failures';
   const common = { kube, nodeName, resyncMs, concurrency, quiet, log, ...(runtime && { runtime }) };
   const controller = new Controller({ ...common, reconciler, marker, recorder, metrics });

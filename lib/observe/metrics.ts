@@ -52,8 +52,11 @@ export interface Observed {
   watches(): { resource: string; restarts: Readonly<Record<string, number>> }[];
   /** The results of Events, as their recorder counts them. */
   events(): Readonly<Record<string, number>>;
-  /** The source that reports new sandboxes before the API server does: `containerd`, `none`. */
-  eventSource(): string;
+  /**
+   * The source that reports new sandboxes before the API server does (`containerd`, `none`), how often its connection
+   * ended, and how many of its reports were dropped because too many waited.
+   */
+  runtimeEvents(): { source: string; losses: number; dropped: number };
 }
 
 export interface Metrics {
@@ -62,6 +65,8 @@ export interface Metrics {
   failed(code: Code): void;
   driftRepaired(backend: Backend): void;
   gateFailed(reason: GateReason): void;
+  /** Records how long the runtime waited for an answer. */
+  runtimeWaited(ms: number): void;
   contentType: string;
   /** The metrics in Prometheus' text format. */
   text(): Promise<string>;
@@ -93,6 +98,12 @@ export function createMetrics(version: string, observed: Observed): Metrics {
     name: `${PREFIX}init_duration_seconds`,
     help: 'Duration of each stage of an install, from the event to the mark',
     labelNames: ['stage', 'backend'],
+    buckets: BUCKETS,
+    registers,
+  });
+  const wait = new Histogram({
+    name: `${PREFIX}runtime_wait_seconds`,
+    help: 'Time that the runtime waited for the controller before it continued with a sandbox; only with NRI',
     buckets: BUCKETS,
     registers,
   });
@@ -138,6 +149,7 @@ export function createMetrics(version: string, observed: Observed): Metrics {
     failed: (code) => failures.inc({ reason: code }),
     driftRepaired: (backend) => drift.inc({ backend }),
     gateFailed: (reason) => gates.inc({ reason }),
+    runtimeWaited: (ms) => wait.observe(ms / 1000),
     contentType: registry.contentType,
     text: () => registry.metrics(),
   };
@@ -223,7 +235,17 @@ function registerObserved(registers: Registry[], observed: Observed): void {
     'runtime_event_source',
     'Always 1; the label has the source that reports new sandboxes: containerd, nri, cri, inotify or none',
     ['source'],
-    () => [[{ source: observed.eventSource() }, 1]],
+    () => [[{ source: observed.runtimeEvents().source }, 1]],
+  );
+  read(Counter, 'runtime_event_losses_total', 'Losses of the connection to the source of runtime events', [], () => [
+    [{}, observed.runtimeEvents().losses],
+  ]);
+  read(
+    Counter,
+    'runtime_hints_dropped_total',
+    'Reports of new sandboxes that were dropped because too many waited; the API server reports the same pods later',
+    [],
+    () => [[{}, observed.runtimeEvents().dropped]],
   );
   read(
     Counter,

@@ -53,6 +53,7 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
   #source = 'none';
   #reason = 'not yet asked';
   #losses = 0;
+  #onWait: (ms: number) => void = () => {};
 
   constructor(options: RuntimeEventsOptions) {
     this.#options = options;
@@ -71,6 +72,11 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
 
   get stats(): RuntimeEventsStats {
     return { losses: this.#losses, dropped: this.#queue.dropped };
+  }
+
+  /** From now on, `listener` gets the milliseconds of each wait of the runtime for an answer. */
+  onWait(listener: (ms: number) => void): void {
+    this.#onWait = listener;
   }
 
   /** Resolves when `source` was chosen for the first time, or the first attempt failed. */
@@ -106,7 +112,8 @@ export class RuntimeEvents implements AsyncIterable<SandboxHint> {
     const { cri, criSocket, netnsFolder = NETNS_FOLDER, hostRoot = '', failClosed = false } = this.#options;
     const { sources = SOURCES, signal } = this.#options;
     const version = await cri.version(signal);
-    const runtime: Runtime = { cri, version, criSocket, netnsFolder, hostRoot, failClosed };
+    const waited = (ms: number) => this.#onWait(ms);
+    const runtime: Runtime = { cri, version, criSocket, netnsFolder, hostRoot, failClosed, waited };
     const end = new AbortController();
     const ending = AbortSignal.any([signal, end.signal]);
     try {

@@ -17,6 +17,8 @@ export interface Runtime {
   hostRoot: string;
   /** The runtime is to refuse the sandbox of an enrolled pod whose rules are not installed. Only NRI can do that. */
   failClosed?: boolean;
+  /** The source calls this with the milliseconds for which the runtime waited for an answer. Only NRI does. */
+  waited?: (ms: number) => void;
 }
 
 export interface Reporter {

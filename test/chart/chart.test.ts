@@ -738,7 +738,7 @@ async function metricNames(): Promise<Set<string>> {
     threads: () => ({ busy: 0, stuck: 0, lost: 0 }),
     watches: () => [],
     events: () => ({}),
-    eventSource: () => 'none',
+    runtimeEvents: () => ({ source: 'none', losses: 0, dropped: 0 }),
   });
   const text = await metrics.text();
   const names = [...text.matchAll(/^# TYPE (\S+) (\S+)/gm)].flatMap(([, name = '', type]) =>

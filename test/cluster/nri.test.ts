@@ -60,6 +60,14 @@ async function connected(): Promise<void> {
   );
 }
 
+const losses = () => controller.metric('runtime_event_losses_total');
+
+/** Waits until the controller has counted more losses than `before`, and has a new connection. */
+async function connectedAgain(before: number): Promise<void> {
+  await until('a connection was lost', losses, (value) => value > before);
+  await connected();
+}
+
 /** Until the controller has done its work for each pod whose name begins so. */
 async function initialized(prefix: string, count: number): Promise<void> {
   await until(
@@ -183,6 +191,8 @@ test(
   'the rules are in before RunPodSandbox returns, for every pod; a pod that is not enrolled has none',
   async () => {
     assert.equal(controller.lines.find(({ msg }) => msg === 'started')?.events, 'nri');
+    const waits = () => controller.metric('runtime_wait_seconds_count');
+    const before = await waits();
     let ruled = 0;
     for (let run = 0; run < RUNS; run++) {
       const started = await starts.start(meshPod('web'), controller);
@@ -192,6 +202,7 @@ test(
     assert.equal(ruled, RUNS);
     const plain = await starts.start(plainPod('plain'), controller);
     assert.equal(plain.ruled, false);
+    assert.equal((await waits()) - before, RUNS + 1);
     await starts.end(plain);
   },
   SLOW,
@@ -267,9 +278,10 @@ test(
   'containerd is killed and comes back: the controller registers again',
   async () => {
     const containerd = starts.mesh.node.services.get('containerd') as Service;
+    const before = await losses();
     await containerd.kill();
     containerd.start();
-    await connected();
+    await connectedAgain(before);
     const started = await starts.start(meshPod('again'), controller);
     assert.equal(started.ruled, true);
     await starts.end(started);
@@ -280,6 +292,7 @@ test(
 test(
   `stopped while ${CROWD} pods start, the controller delays them once by the runtime's limit, and enrolled ones wait for it`,
   async () => {
+    const before = await losses();
     const waits = await failWhileCrowdStarts(
       'stopped',
       () => controller.signal('SIGSTOP'),
@@ -289,7 +302,7 @@ test(
         assert.ok(alone.took < RUNTIMES_LIMIT_MS * patience(), `${alone.took} ms: it was not dropped`);
         await starts.end(alone);
         controller.signal('SIGCONT');
-        await connected();
+        await connectedAgain(before);
       },
     );
     assert.equal(waits, 1);

@@ -19,7 +19,7 @@ const OBSERVED: Observed = {
   preempted: () => 1,
   threads: () => ({ busy: 2, stuck: 1, lost: 0 }),
   events: () => ({ sent: 9, dropped: 2 }),
-  eventSource: () => 'nri',
+  runtimeEvents: () => ({ source: 'nri', losses: 2, dropped: 7 }),
 };
 
 /** Values by name and labels as written, without our prefix. */
@@ -65,14 +65,32 @@ measuring('what others count is read at each scrape, and not added up', async ()
     'watch_restarts_total{resource="pods",reason="expired"}': 1,
     'events_total{result="dropped"}': 2,
     'runtime_event_source{source="nri"}': 1,
+    runtime_event_losses_total: 2,
+    runtime_hints_dropped_total: 7,
     [`build_info{version="1.2.3",node_version="${process.version}"}`]: 1,
   };
   assert.deepEqual(Object.fromEntries(Object.keys(expected).map((key) => [key, read[key]])), expected);
 });
 
+measuring("the runtime's waits are observed in seconds", async () => {
+  const metrics = createMetrics('1.2.3', OBSERVED);
+  metrics.runtimeWaited(0.4);
+  metrics.runtimeWaited(500);
+  const read = await scrape(metrics);
+  assert.deepEqual(
+    ['bucket{le="0.00025"}', 'bucket{le="0.0005"}', 'bucket{le="0.5"}', 'count'].map(
+      (of) => read[`runtime_wait_seconds_${of}`],
+    ),
+    [0, 1, 2, 2],
+  );
+});
+
 measuring('the source in use is the only one shown', async () => {
   let source = 'nri';
-  const metrics = createMetrics('1.2.3', { ...OBSERVED, eventSource: () => source });
+  const metrics = createMetrics('1.2.3', {
+    ...OBSERVED,
+    runtimeEvents: () => ({ ...OBSERVED.runtimeEvents(), source }),
+  });
   await metrics.text();
   source = 'none';
   const read = await scrape(metrics);

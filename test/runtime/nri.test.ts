@@ -199,9 +199,14 @@ for (const failClosed of [false, true]) {
 test('a runtime with a short limit is answered in a quarter of it', async () => {
   await connected(
     () => {},
-    async (runtime) => {
+    async (runtime, events) => {
+      const waits: number[] = [];
+      events.onWait((ms) => waits.push(ms));
       const took = await runtime.run(pod('a'));
       assert.ok(took >= 95 && took < 380, `${took} ms`);
+      const [wait = 0, ...others] = waits;
+      assert.deepEqual(others, []);
+      assert.ok(wait >= 95 && wait <= took, `the controller says ${wait} ms of ${took} ms`);
     },
     (runtime) => {
       runtime.requestMs = 400;

@@ -261,7 +261,7 @@ async function metrics(): Promise<string> {
     preempted: () => 0,
     threads: () => ({ busy: 0, stuck: 0, lost: 0 }),
     events: () => ({ sent: 0 }),
-    eventSource: () => '',
+    runtimeEvents: () => ({ source: '', losses: 0, dropped: 0 }),
   });
   // A metric shows its labels only once it has a value.
   observed.installed('nftables', { total: 0 });

@@ -23,7 +23,7 @@ export const nri: EventSource = {
   /** docs/decisions.md has the figures that this decision rests on. */
   caution: () => 'auto does not use it, because pods outside of the mesh would wait for the controller too',
 
-  async connect({ version, hostRoot, failClosed = false }, signal) {
+  async connect({ version, hostRoot, failClosed = false, waited }, signal) {
     const path = onNode(hostRoot, SOCKET);
     if (!existsSync(path)) throw new Error(`${path} does not exist`);
     // Only here: the command line reads the list of sources, and protobufjs takes longer to load than most verbs to run.
@@ -42,6 +42,7 @@ export const nri: EventSource = {
         onRun: async (pod) => {
           const hint = hintOf(pod, version.runtimeName);
           if (hint === undefined) return;
+          const began = performance.now();
           const answer = Promise.withResolvers<Answer>();
           let enrolled = false;
           report({
@@ -55,6 +56,7 @@ export const nri: EventSource = {
           let answered = await within(wait, answer.promise);
           const refuses = failClosed && enrolled;
           if (answered === undefined && refuses) answered = await within(longest - wait, answer.promise);
+          waited?.(performance.now() - began);
           wait = answered === undefined ? Math.min(IMPATIENT_MS, longest) : longest;
           const { problem } = answered ?? { problem: `nothing was installed within ${longest} ms` };
           if (refuses && problem !== undefined) throw new Error(`no redirect rules for the pod: ${problem}`);
