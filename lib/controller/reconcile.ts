@@ -4,6 +4,7 @@
  *     decide -> plan -> locate -> compile -> install -> verify -> release -> mark
  */
 
+import { setImmediate } from 'node:timers/promises';
 import type { RunConfig } from '../config/read.ts';
 import { asFailure, Failure } from '../errors.ts';
 import { waitsForMark } from '../istio/containers.ts';
@@ -149,8 +150,12 @@ export class Reconciler {
     watch.lap('install');
     watch.split('install', { verify: timings.verify, release: timings.release });
 
-    // The rules are installed, and the runtime must not wait for the API server.
-    task.hint?.proceed?.();
+    // The rules are installed. The runtime must not wait for the API server, so it gets its answer before the mark is
+    // written.
+    if (task.hint?.proceed !== undefined) {
+      task.hint.proceed();
+      await setImmediate();
+    }
 
     const stamp = `${bootId}:${netns.cookie}`;
     const { spec, warnings } = planned.redirect;
