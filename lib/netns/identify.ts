@@ -1,8 +1,8 @@
 /** Whether a path names a netns that can be a pod's, and this pod's. */
-import { stat } from 'node:fs/promises';
 import ipaddr from 'ipaddr.js';
 import { Failure } from '../errors.ts';
 import { type Identity, native } from '../native/addon.ts';
+import { netnsOf } from './proc.ts';
 
 export interface IdentifyOptions {
   /** A /proc with the node's processes, if they are seen here. */
@@ -20,7 +20,7 @@ export type Identify = (path: string, options: IdentifyOptions) => Promise<Ident
 export const identifyPodNetns: Identify = async (path, { proc, fresh = false }) => {
   const netns = await native().identify(path, { fresh });
   // The node may be a container: its netns is then neither the machine's nor that of this process.
-  const nodes = await stat(`${proc}/1/ns/net`).catch(() => undefined);
+  const nodes = netnsOf(proc, 1);
   if (nodes?.dev === netns.dev && nodes.ino === netns.ino) {
     throw new Failure('ERR_HOST_NETNS', { subject: path });
   }

@@ -105,7 +105,8 @@ export class Locator {
     this.#hostRoot = hostRoot;
     this.#proc = proc ?? onNode(hostRoot, '/proc');
     this.#identify = identify;
-    this.#node = cri && new NodeNetns(cri, (path) => identify(onNode(hostRoot, path), { proc: this.#proc }));
+    this.#node =
+      cri && new NodeNetns(cri, (path) => identify(onNode(hostRoot, path), { proc: this.#proc }), this.#proc);
   }
 
   /** Tries the hint first, and then searches. Never rejects. */

@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Identity } from '../native/addon.ts';
 import type { Cri } from '../runtime/cri/client.ts';
+import { netnsOf } from './proc.ts';
 
 /** A runtime that hangs delays a pod no longer than this: the netns of an ordinary node is known without it. */
 const LIMIT_MS = 1000;
@@ -18,15 +19,23 @@ export class NodeNetns {
   /** Its cookie; null if the runtime does not name the node's netns. */
   #cookie: bigint | null | undefined;
   #search: Promise<void> | undefined;
+  /** Whether `proc` shows the node's first process. If it does, identifyPodNetns() refuses the node's netns by itself. */
+  readonly #seen: boolean;
 
-  constructor(cri: Pick<Cri, 'sandboxes' | 'sandbox'>, identify: (path: string) => Promise<Identity>) {
+  constructor(cri: Pick<Cri, 'sandboxes' | 'sandbox'>, identify: (path: string) => Promise<Identity>, proc: string) {
     this.#cri = cri;
     this.#identify = identify;
+    const [first, own] = [netnsOf(proc, 1), netnsOf('/proc', 'self')];
+    // In the pid namespace of a pod, process 1 belongs to the pod and has the same netns as this process.
+    this.#seen = first !== undefined && own !== undefined && (first.dev !== own.dev || first.ino !== own.ino);
   }
 
-  /** Asks the runtime until it knows the node's netns, each sandbox once. Never rejects. */
+  /**
+   * Whether this is the node's netns. Without the node's /proc it asks the runtime for one sandbox after another, each only
+   * once, until one names the node's netns. Never rejects.
+   */
   async is({ cookie }: Pick<Identity, 'cookie'>): Promise<boolean> {
-    if (this.#cookie === undefined) {
+    if (this.#cookie === undefined && !this.#seen) {
       this.#search ??= this.#find()
         // The runtime does not answer: it is asked again at the next pod.
         .catch(() => {})

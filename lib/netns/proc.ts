@@ -1,5 +1,5 @@
 /** A pod's processes, by their cgroups: the last resort if no runtime answers. Needs the node's /proc. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, type Stats, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 
@@ -10,6 +10,18 @@ export interface PodProcess {
   pause: boolean;
   /** The id of its container, from the cgroup; absent if the cgroup's name has none. */
   containerId: string | undefined;
+}
+
+/**
+ * The netns of a process; undefined if it cannot be read. It is synchronous, because procfs answers in microseconds and an
+ * asynchronous call would first wake a thread.
+ */
+export function netnsOf(proc: string, pid: number | 'self'): Pick<Stats, 'dev' | 'ino'> | undefined {
+  try {
+    return statSync(join(proc, `${pid}`, 'ns/net'));
+  } catch {
+    return undefined;
+  }
 }
 
 /** Processes of a runtime in a pod's cgroup. They are on the host's network, and parents of the pod's processes. */

@@ -269,6 +269,29 @@ locate("the node's network is final", async () => {
   assert.equal(await reason({ hostRoot, identify }), 'host-network');
 });
 
+locate("the locator asks the runtime for the node's netns only if it does not see the node's /proc", async () => {
+  const asked: unknown[] = [];
+  const spied: LocatorOptions['cri'] = {
+    ...cri(SANDBOX),
+    sandboxes: async (which) => {
+      asked.push(which);
+      return [SANDBOX];
+    },
+  };
+  const { hostRoot, netns, process } = node();
+  const located = async () => {
+    const identify = kernel({ [netns('cni-1')]: ['10.244.1.2'] });
+    const locator = new Locator({ cri: spied, hostRoot, identify });
+    return (await locator.locate(POD, { path: NETNS, fresh: true })).path;
+  };
+  assert.equal(await located(), netns('cni-1'));
+  assert.deepEqual(asked, ['ready']);
+  mkdirSync(dirname(process(1)), { recursive: true });
+  writeFileSync(process(1), '');
+  assert.equal(await located(), netns('cni-1'));
+  assert.deepEqual(asked, ['ready']);
+});
+
 locate("the host's netns, and what is none, is refused by the kernel's word", async () => {
   const { hostRoot, netns } = node();
   for (const code of ['ERR_HOST_NETNS', 'ERR_NOT_NETNS'] as const) {
