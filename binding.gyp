@@ -103,6 +103,7 @@
         'native/gate/probe.cc',
         'native/gate/ready.cc',
         'native/gate/stamp.cc',
+        'native/netlink/message.cc',
       ],
       # What would bring in the C++ run-time library is left out: it would be a seventh of the program.
       'cflags': ['-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics', '-ffunction-sections', '-fdata-sections'],

@@ -13,6 +13,7 @@
 namespace ipnc {
 namespace {
 
+using netlink::Attributes;
 using netlink::Bytes;
 using netlink::Message;
 using netlink::TakeHeader;
@@ -73,34 +74,6 @@ class Request {
     bytes_.resize(NLMSG_ALIGN(bytes_.size()));
   }
   Bytes bytes_;
-};
-
-// Attributes by type, of a message's payload behind its fixed part.
-template <size_t kMost>
-class Attributes {
- public:
-  explicit Attributes(View data) {
-    while (const auto attribute = netlink::TakeAttribute(data))
-      if (attribute->type <= kMost) attributes_[attribute->type] = attribute->data;
-  }
-  bool Has(size_t type) const { return attributes_[type].has_value(); }
-  // `otherwise` unless there and of that size.
-  template <typename Value>
-  Value Get(size_t type, Value otherwise) const {
-    if (!Has(type) || attributes_[type]->size() != sizeof(Value)) return otherwise;
-    std::memcpy(&otherwise, attributes_[type]->data(), sizeof(otherwise));
-    return otherwise;
-  }
-  bool Is(size_t type, const void* value, size_t size) const {
-    return Has(type) && attributes_[type]->size() == size && std::memcmp(attributes_[type]->data(), value, size) == 0;
-  }
-  // Null unless there and of that size.
-  const uint8_t* Bytes(size_t type, size_t size) const {
-    return Has(type) && attributes_[type]->size() == size ? attributes_[type]->data() : nullptr;
-  }
-
- private:
-  std::array<std::optional<View>, kMost + 1> attributes_;
 };
 
 std::optional<Listed> ReadRule(View payload) {

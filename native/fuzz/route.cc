@@ -2,6 +2,7 @@
 // what we write is read as the same.
 #include <fuzzer/FuzzedDataProvider.h>
 
+#include "native/gate/network.h"
 #include "native/route_message.h"
 
 namespace {
@@ -16,6 +17,11 @@ void Read(View rest) {
     ReadItem(*message);
     const auto address = ReadGlobalAddress(*message);
     if (address && address->text.empty()) __builtin_trap();
+    gate::Addresses found;
+    gate::AddAddress(*message, found);
+    if (address && !found.global.v4 && !found.global.v6) __builtin_trap();
+    gate::IsTproxyRule(*message, 1337, 133);
+    gate::IsTproxyRoute(*message, 133);
   }
 }
 

@@ -16,7 +16,7 @@ mkdir -p build/fuzz
 for target in $targets; do
   case $target in
     annotations) sources=native/gate/annotations.cc ;;
-    route) sources='native/netlink/message.cc native/route_message.cc' ;;
+    route) sources='native/gate/network.cc native/netlink/message.cc native/route_message.cc' ;;
     iptables_rule) sources=native/istio.cc\ native/netlink/message.cc\ $(printf 'native/nftables/%s.cc ' encode iptables_rule netlink parse validate)$(printf 'native/xtables/%s.cc ' encode decode) ;;
     nft_*) sources=native/netlink/message.cc\ $(printf 'native/nftables/%s.cc ' recreate decode encode netlink parse validate write) ;;
     *) sources=native/budget.cc\ $(printf 'native/xtables/%s.cc ' encode decode layout replay) ;;

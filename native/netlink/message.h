@@ -4,7 +4,7 @@
 #include <linux/netlink.h>
 
 #include <algorithm>
-
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -41,6 +41,34 @@ std::optional<Header> TakeHeader(View& payload) {
   payload = payload.subspan(std::min<size_t>(NLMSG_ALIGN(sizeof(header)), payload.size()));
   return header;
 }
+
+// The attributes in a message's payload, behind its fixed part, by their type.
+template <size_t kMost>
+class Attributes {
+ public:
+  explicit Attributes(View data) {
+    while (const auto attribute = TakeAttribute(data))
+      if (attribute->type <= kMost) attributes_[attribute->type] = attribute->data;
+  }
+  bool Has(size_t type) const { return attributes_[type].has_value(); }
+  // Returns `otherwise` unless the attribute is there and has the size of Value.
+  template <typename Value>
+  Value Get(size_t type, Value otherwise) const {
+    if (!Has(type) || attributes_[type]->size() != sizeof(Value)) return otherwise;
+    std::memcpy(&otherwise, attributes_[type]->data(), sizeof(otherwise));
+    return otherwise;
+  }
+  bool Is(size_t type, const void* value, size_t size) const {
+    return Has(type) && attributes_[type]->size() == size && std::memcmp(attributes_[type]->data(), value, size) == 0;
+  }
+  // Returns null unless the attribute is there and has that size.
+  const uint8_t* Bytes(size_t type, size_t size) const {
+    return Has(type) && attributes_[type]->size() == size ? attributes_[type]->data() : nullptr;
+  }
+
+ private:
+  std::array<std::optional<View>, kMost + 1> attributes_;
+};
 
 // The result in an NLMSG_ERROR or an NLMSG_DONE: 0 or an errno. Empty for any other message.
 std::optional<int> ErrorOf(const Message& message);
