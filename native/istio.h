@@ -19,8 +19,8 @@ enum class IstioForm : uint8_t {
   kSure,
   // `-i net1 -j RETURN`: Istio's if its chains are in the same table and IstioInterfaces says so.
   kInterface,
-  // Of 1.22 and before: `-m conntrack --ctstate INVALID -j DROP`, and the proxy's own DNS requests in nat. Istio's
-  // if nat has the jump of that time, see IsOldJump.
+  // `-m conntrack --ctstate INVALID -j DROP` (until about 1.24), and the proxy's own DNS requests in nat (until 1.22).
+  // They are Istio's if nat has the jump of that time, see IsOldJump.
   kOld,
 };
 

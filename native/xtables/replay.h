@@ -28,7 +28,7 @@ typename F::Replace HeaderOf(const Blob& blob) {
 struct Access {
   int socket;
   Budget& budget;
-  // Istio's rules of 1.22 and before are there, also in tables whose rules alone do not show it: see native/istio.h.
+  // The netns has rules of Istio 1.24 or before, even if this table's own rules do not show it: see native/istio.h.
   bool old_istio = false;
 };
 

@@ -7,8 +7,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { native } from '../../lib/native/addon.ts';
 import type { Family } from '../../lib/ruleset/model.ts';
 import { suite } from '../suite.ts';
-import { flagsOf, type Wanted, WRITERS } from '../support/istio-rules.ts';
-import { assertAllAtHome, compile, INSTALL_NEEDS, identify, inside } from '../support/netns.ts';
+import { CHANGES, flagsOf, old, type Wanted, WRITERS, type Writer } from '../support/istio-rules.ts';
+import { assertAllAtHome, compile, Farm, INSTALL_NEEDS, identify, inside } from '../support/netns.ts';
 import { type Call, type Who, World } from '../support/world.ts';
 
 const test = suite('mesh, takeover');
@@ -140,6 +140,62 @@ for (const { version, form, write } of WRITERS) {
       }
     });
   }
+}
+
+/** A netns with the interfaces and addresses of a pod, because Istio's program reads the addresses. */
+async function podNetns(farm: Farm): Promise<string> {
+  const netns = await farm.add();
+  const commands = [
+    'ip link set lo up',
+    'ip link add eth0 type veth peer name peer0',
+    'ip address add 10.244.1.2/24 dev eth0',
+    'ip address add fd00:10:244:1::2/64 dev eth0 nodad',
+    'ip link set eth0 up',
+  ];
+  await inside(netns, ['sh', '-ec', commands.join('\n')]);
+  return netns;
+}
+
+for (const form of ['nft', 'legacy'] as const) {
+  test(`iptables-${form}: after all changes the rules are those of Istio's program`, async () => {
+    await using farm = new Farm('today');
+    const isTodays = (writer: Writer) => writer.version.endsWith('today') && writer.form === `iptables-${form}`;
+    const today = WRITERS.find(isTodays) ?? assert.fail();
+    for (const [name, wanted] of Object.entries(MODES)) {
+      const [one, other] = [await podNetns(farm), await podNetns(farm)];
+      await old(form, CHANGES)(one, wanted);
+      await today.write(other, wanted);
+      assert.equal(await state(one), await state(other), name);
+    }
+  });
+
+  test(`iptables-${form}: rules after each change that Istio made since 1.22`, async () => {
+    await using farm = new Farm('changes');
+    // As most pods have it: the name servers of /etc/resolv.conf.
+    const servers: Wanted = { mode: 'REDIRECT', dns: ['10.96.0.10', '10.96.0.11', 'fd00:10:96::a'] };
+    for (let made = 0; made <= CHANGES.length; made++) {
+      const write = old(form, CHANGES.slice(0, made));
+      for (const [name, wanted] of Object.entries({ ...MODES, servers })) {
+        const what = `${CHANGES.slice(0, made)}; ${name}`;
+        const netns = await farm.add();
+        await inside(netns, ['ip', 'link', 'set', 'lo', 'up']);
+        await installOthers(netns);
+        const before = await state(netns);
+        for (const backend of ['iptables-legacy', 'nftables']) {
+          await write(netns, wanted);
+          const compiled = await compile('--backend', backend, ...flagsOf(wanted));
+          const target = await identify(netns);
+          await compiled.apply(target);
+          assert.equal((await compiled.verify(target)).ok, true, `${what}, to ${backend}`);
+          await native().clean(target);
+          assert.equal(await state(netns), before, `${what}, to ${backend}`);
+        }
+        await write(netns, wanted);
+        await native().clean(await identify(netns));
+        assert.equal(await state(netns), before, what);
+      }
+    }
+  });
 }
 
 test('the table in docs/migrate.md says what was found', () => {
