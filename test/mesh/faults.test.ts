@@ -6,7 +6,6 @@
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { V1Pod } from '@kubernetes/client-node';
-import type { Backend } from '../../lib/ruleset/form.ts';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { ControllerProcess } from '../cluster/controller-process.ts';
 import { isInitialized } from '../cluster/mesh-pod.ts';
@@ -15,6 +14,7 @@ import { suite } from '../suite.ts';
 import { CriDriver } from '../support/cri-driver.ts';
 import { inside } from '../support/netns.ts';
 import { killCommand, pidsOf } from '../support/proc.ts';
+import { BACKENDS, backendsOf } from './backends.ts';
 import { echoObjects, echoPod, HTTP, request, requireMutualTls, runEcho } from './echo.ts';
 import { type Mesh, OUTSIDE, RESTRICTED, SYSTEM, startMesh } from './mesh.ts';
 import { usePolicy } from './policy.ts';
@@ -31,14 +31,6 @@ let web: V1Pod;
 let client: V1Pod;
 let outsider: V1Pod;
 
-/** How to remove the rules from inside the pod, and how a list of all rules shows them. */
-const BACKENDS = {
-  nftables: { remove: ['nft flush ruleset'], rule: /^\s.* redirect to :15001$/m },
-  'iptables-legacy': {
-    remove: ['iptables-legacy -t nat -F', 'ip6tables-legacy -t nat -F'],
-    rule: /^-A .* -j REDIRECT --to-ports 15001$/m,
-  },
-} satisfies Partial<Record<Backend, { remove: string[]; rule: RegExp }>>;
 const [FIRST, SECOND] = ['nftables', 'iptables-legacy'] as const;
 
 function startController(backend: keyof typeof BACKENDS): Promise<ControllerProcess> {
@@ -147,12 +139,6 @@ async function stopSandbox({ metadata }: V1Pod): Promise<void> {
   }
 }
 
-/** Those that hold rules of the pod. */
-async function backendsOf(pod: V1Pod): Promise<string[]> {
-  const rules = await mesh.cluster.rules(await now(pod));
-  return Object.entries(BACKENDS).flatMap(([backend, { rule }]) => (rule.test(rules) ? [backend] : []));
-}
-
 function rulesSurvive(backend: keyof typeof BACKENDS): void {
   test(
     `${backend}: the sandbox of a pod is stopped: nobody gets past the rules of the new one, and members are served again`,
@@ -170,7 +156,7 @@ function rulesSurvive(backend: keyof typeof BACKENDS): void {
         await recovers(client);
       });
       await mesh.cluster.marked(web, isInitialized);
-      assert.deepEqual(await backendsOf(web), [backend]);
+      assert.deepEqual(await backendsOf(mesh, web), [backend]);
     },
     SLOW,
   );
@@ -236,7 +222,7 @@ test(
     // It replaces the rules of pods that run.
     await until(
       'in the other backend: the rules of web',
-      () => backendsOf(web),
+      () => backendsOf(mesh, web),
       (found) => `${found}` === SECOND,
     );
   },

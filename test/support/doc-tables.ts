@@ -39,6 +39,7 @@ export const DOC_TABLES: readonly DocTable[] = [
   { name: 'tested-versions', file: 'docs/compatibility.md', make: testedVersions },
   { name: 'kernel-modules', file: 'docs/compatibility.md', make: kernelModules },
   { name: 'takeover', file: 'docs/migrate.md', make: takeover },
+  { name: 'moves', file: 'docs/migrate.md', make: moves },
   { name: 'values', file: `${CHART}/README.md`, make: values },
 ];
 
@@ -152,6 +153,14 @@ function takeover(): string {
       const [istio = '', form = '', mode = '', ...outcomes] = each[0]?.rest ?? [];
       return [istio, form, mode, each.map(({ to }) => to).join(', '), ...outcomes];
     }),
+  );
+}
+
+/** What test/mesh/move.test.ts found. */
+function moves(): string {
+  return table(
+    ['set up by', 'the proxy is', 'moved to, in this order', 'during each move', 'after an opt-out'],
+    golden('move'),
   );
 }
 
