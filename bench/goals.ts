@@ -110,6 +110,9 @@ export const goals: readonly Goal[] = [
   most(1, ' ms', `${SANDBOX}with NRI, beyond no runtime events, p50`, (run) => {
     return run.series('sandbox', 'run/nri') - run.series('sandbox', 'run/off');
   }),
+  most(2, ' ms', `${SANDBOX}with NRI, the runtime's wait for the controller's answer, p50`, (run) =>
+    run.series('sandbox', 'wait/nri'),
+  ),
   // What it costs a node.
   most(2500, ' us', 'CPU of the controller, each pod', (run) => run.figure('controller', 'stand-in/cpu-a-pod')),
   least(500, '/s', 'pods that a node takes each second', (run) => run.figure('controller', 'stand-in/held')),

@@ -1,10 +1,11 @@
 /**
  * RunPodSandbox on a real containerd, with each source of runtime events and with none: how long it takes, and whether the
- * rules are in the pod when it returns. Runs only where it is named.
+ * rules are in the pod when it returns. Runs only if it is named.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ControllerProcess } from '../../test/cluster/controller-process.ts';
 import { meshPod } from '../../test/cluster/mesh-pod.ts';
+import { until } from '../../test/cluster/pods.ts';
 import { clusterLack } from '../../test/cluster/programs.ts';
 import { SandboxStarts, type Started } from '../../test/cluster/sandbox-starts.ts';
 import { seriesOf } from '../method.ts';
@@ -32,7 +33,12 @@ export const sandbox: Workload = {
   },
 };
 
-type Rounds = Record<Source, Started[][]>;
+interface Pod extends Started {
+  /** NRI: how long the runtime waited for the controller's answer, milliseconds. */
+  waited: number;
+}
+
+type Rounds = Record<Source, Pod[][]>;
 
 async function measure(bench: Bench, starts: SandboxStarts): Promise<Rounds> {
   const mode = bench.quick ? 'quick' : 'full';
@@ -48,17 +54,31 @@ async function measure(bench: Bench, starts: SandboxStarts): Promise<Rounds> {
   return rounds;
 }
 
-async function turn(starts: SandboxStarts, source: Source, pods: number): Promise<Started[]> {
+async function turn(starts: SandboxStarts, source: Source, pods: number): Promise<Pod[]> {
   const { mesh } = starts;
-  await using controller = await ControllerProcess.start(mesh.node, mesh.kubeconfig, '--runtime-events', source);
-  const all: Started[] = [];
+  const flags = ['--runtime-events', source, '--log-level', 'info'];
+  await using controller = await ControllerProcess.start(mesh.node, mesh.kubeconfig, ...flags);
+  const all: Pod[] = [];
+  let before = 0;
   for (let pod = 0; pod <= pods; pod++) {
     const started = await starts.start(meshPod(source), controller);
     await starts.end(started);
-    if (pod > 0) all.push(started);
+    const sum = source === 'nri' ? await waitsOf(controller, pod + 1) : 0;
+    if (pod > 0) all.push({ ...started, waited: sum - before });
+    before = sum;
   }
   await starts.deletePods();
   return all;
+}
+
+/** The sum of all waits in milliseconds. Waits until the metric has counted `count` of them. */
+async function waitsOf(controller: ControllerProcess, count: number): Promise<number> {
+  await until(
+    `counted: ${count} waits`,
+    () => controller.metric('runtime_wait_seconds_count'),
+    (counted) => counted === count,
+  );
+  return 1000 * (await controller.metric('runtime_wait_seconds_sum'));
 }
 
 /** While no pod is on its way: during that the reference would measure our own load. */
@@ -67,17 +87,25 @@ async function atRest(bench: Bench): Promise<void> {
   await bench.atRest();
 }
 
-function times(rounds: Rounds, source: Source): number[][] {
-  return rounds[source].map((round) => round.map(({ took }) => took));
+function times(rounds: Rounds, source: Source, of: 'took' | 'waited' = 'took'): number[][] {
+  return rounds[source].map((round) => round.map(({ [of]: ms }) => ms));
 }
 
 function seriesOfRounds({ random }: Bench, rounds: Rounds): Series[] {
   const baseline = { id: 'run/off', rounds: times(rounds, 'off') };
-  return SOURCES.map((source) => {
+  const runs = SOURCES.map((source) => {
     const ours = source !== 'off';
     const named = { id: `run/${source}`, name: NAMES[source], group: 'RunPodSandbox', ours, unit: 'ms' } as const;
     return seriesOf(random, named, times(rounds, source), ours ? { baseline } : {});
   });
+  const wait = {
+    id: 'wait/nri',
+    name: NAMES.nri,
+    group: "the runtime's wait for an answer",
+    ours: true,
+    unit: 'ms',
+  } as const;
+  return [...runs, seriesOf(random, wait, times(rounds, 'nri', 'waited'), {})];
 }
 
 function figuresOf(rounds: Rounds): Figure[] {
