@@ -34,6 +34,11 @@ export function watchOthers(): () => number {
   };
 }
 
+/** Seconds of CPU that all of the machine has used since its start. */
+export function busySeconds(): number {
+  return busyTicks().all / TICKS;
+}
+
 function sample(kind: Kind) {
   const own = ticksOf(process.pid, kind) + (kind === 'all' ? ticksOf(KTHREADD) : 0);
   return { at: performance.now(), busy: busyTicks()[kind], own };

@@ -77,11 +77,34 @@ function publishStarts(results: Results, mesh: WorkloadResult, root: string): st
   const [line, table] = [runLine(results), markdownTable(head, rows)];
   const goals = markdownTable(GOAL_HEAD, goalRows(results.goals.filter(isOfStarts)));
   fill(join(root, 'README.md'), { start: `![${START_TITLE}](docs/start.svg)\n\n${table}\n\n${line}` });
+  const used = mesh.figures.length === 0 ? [] : [markdownTable(['', ''], figureRows(mesh))];
   const tables = seriesTables(mesh).map(({ head, rows }) => markdownTable(head, rows));
   fill(join(root, FIGURES), {
-    start: [`![${START_TITLE}](start.svg)`, table, line, ...tables, goals].join('\n\n'),
+    start: [`![${START_TITLE}](start.svg)`, table, line, ...tables, stagesTable(mesh), ...used, goals].join('\n\n'),
   });
   return ['docs/start.svg', 'README.md', FIGURES];
+}
+
+/** Ways whose stages are compared. */
+const STAGED = ['app/none', 'app/istio-init', 'app/template-sidecar'];
+
+/** A table of when each stage of a start ended, for some ways. */
+function stagesTable({ series, charts }: WorkloadResult): string {
+  const names = STAGED.flatMap((id) => series.filter((each) => each.id === id)).map(({ name }) => name);
+  const bars = charts.flatMap((chart) => (chart.kind === 'waterfall' ? chart.bars : []));
+  const ends = names.map((name) => {
+    const stages = bars.find((bar) => bar.name === name)?.stages ?? [];
+    return new Map(stages.map(({ name, to }) => [name, to]));
+  });
+  const rows = [...new Set(ends.flatMap((end) => [...end.keys()]))].map((stage) => {
+    const cells = ends.map((end) => end.get(stage));
+    return {
+      last: Math.max(...cells.map((at) => at ?? 0)),
+      row: [stage, ...cells.map((at) => (at === undefined ? '' : figure(at)))],
+    };
+  });
+  const sorted = rows.sort((a, b) => a.last - b.last).map(({ row }) => row);
+  return markdownTable(['end of each stage, ms, p50', ...names], sorted);
 }
 
 function publishConnections(results: Results, connection: WorkloadResult, root: string): string[] {

@@ -44,8 +44,8 @@ export interface Start {
 /** In the order in which they mostly end. */
 export const STAGES: readonly [keyof Start, string][] = [
   ['bound', 'bound to the node'],
-  ['sandbox', "sandbox's process"],
-  ['rules', 'rules'],
+  ['sandbox', "sandbox's process starts"],
+  ['rules', 'rules are installed'],
   ['returned', 'RunPodSandbox returns'],
   ['waited', 'init container ends, or gate opens'],
   ['proxy', 'proxy container starts'],

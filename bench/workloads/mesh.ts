@@ -11,6 +11,7 @@ import { meshLack } from '../../test/mesh/programs.ts';
 import { templateValues } from '../../test/mesh/template.ts';
 import { STAGES, type Start, Starts, type Way } from '../mesh/starts.ts';
 import { seriesOf } from '../method.ts';
+import { busySeconds } from '../others.ts';
 import type { Chart, Series } from '../schema.ts';
 import { percentile } from '../statistics.ts';
 import type { Bench, Measured, Workload } from './workload.ts';
@@ -90,6 +91,7 @@ async function measure(bench: Bench, starts: Starts, ways: readonly Way[]): Prom
   const mode = bench.quick ? 'quick' : 'full';
   const { pods = PODS[mode], atOnce } = bench.starts;
   const found = new Map<Way, Start[]>(ways.map((way) => [way, []]));
+  const used = new Map<Way, number[]>(ways.map((way) => [way, []]));
   const began = performance.now();
   // The first pod of each way does not count: images are unpacked, files are read for the first time.
   for (const way of ways) await starts.one(way);
@@ -100,14 +102,20 @@ async function measure(bench: Bench, starts: Starts, ways: readonly Way[]): Prom
     if (bench.starts.pods === undefined && made >= ROUND && seconds > bench.seconds - RESERVE_S[mode]) break;
     await bench.atRest();
     for (const way of bench.random.shuffled(ways)) {
+      const busy = busySeconds();
       const together = Array.from({ length: Math.min(atOnce, pods - made) }, () => starts.one(way));
       found.get(way)?.push(...(await Promise.all(together)));
+      used.get(way)?.push((busySeconds() - busy) / together.length);
       await starts.gone();
     }
     bench.progress(Math.min(1, (made + atOnce) / pods));
   }
   await bench.atRest();
-  return { series: seriesOfStarts(bench, found), figures: [], charts: [waterfall(found)] };
+  const figures = [...used].map(([{ id, name }, seconds]) => {
+    const label = `CPU of the whole machine for a pod's start: ${name}`;
+    return { id: `cpu/${id}`, label, value: 1000 * percentile(seconds, 0.5), unit: 'ms' };
+  });
+  return { series: seriesOfStarts(bench, found), figures, charts: [waterfall(found)] };
 }
 
 function seriesOfStarts(bench: Bench, found: ReadonlyMap<Way, Start[]>): Series[] {

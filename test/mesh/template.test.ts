@@ -201,7 +201,7 @@ test(
     const stages = new Map(rows.map(([stage = '', ...times]) => [stage, times]));
     for (const [stage, starts] of [
       ['bound to the node', 3],
-      ['rules', 2],
+      ['rules are installed', 2],
       ['init container ends, or gate opens', 3],
       ['proxy is ready', 3],
       ['app starts', 3],
