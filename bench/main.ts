@@ -83,7 +83,9 @@ function show(results: Results): Results {
 /** Goals are those of a whole run: a part, or a quick one, shows what it has. */
 function summarize(results: Results): void {
   console.log(`\n${machineText(results)}`);
-  const goals = results.mode === 'full' ? results.goals : results.goals.filter(({ met }) => met !== undefined);
+  const ran = new Set(results.workloads.map(({ name }) => name));
+  const whole = results.mode === 'full' && workloads.every(({ name, apart }) => apart === true || ran.has(name));
+  const goals = whole ? results.goals : results.goals.filter(({ met }) => met !== undefined);
   if (goals.length > 0) console.log(goalsText(goals));
 }
 

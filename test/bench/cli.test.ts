@@ -126,6 +126,19 @@ test('results are printed as one last line, and read again from among the others
   }
 });
 
+test('a run of some workloads prints only the goals that it measured', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'ipnc-bench-cli-'));
+  try {
+    const path = join(folder, 'x.json');
+    writeFileSync(path, JSON.stringify(sample({ seed: 1 })));
+    const { stdout } = bench('--from', path);
+    assert.match(stdout, /nsenter \+ iptables-restore to ipnc .* (met|MISSED)/);
+    assert.doesNotMatch(stdout, /not measured/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
 test('refused results are shown, marked, and end with 3', () => {
   const folder = mkdtempSync(join(tmpdir(), 'ipnc-bench-cli-'));
   try {
