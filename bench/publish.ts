@@ -8,7 +8,6 @@ import { join } from 'node:path';
 import { PUBLISHED_ALONE } from './cli.ts';
 import { isOfConnections, isOfSandboxes, isOfStarts } from './goals.ts';
 import { figureRows, goalRows, machineText, seriesTables } from './print.ts';
-import { LARGE, reckon } from './reckon.ts';
 import { connectionPicture, picture, startPicture } from './report/picture.ts';
 import type { Results, WorkloadResult } from './schema.ts';
 import { figure } from './table.ts';
@@ -51,7 +50,6 @@ function publishInstalls(results: Results, single: WorkloadResult, root: string)
     summary: summary(results, single),
     figures: figures(rest),
     goals: markdownTable(GOAL_HEAD, goalRows(goals)),
-    cluster: cluster(results),
   });
   return ['docs/performance.svg', FIGURES];
 }
@@ -172,12 +170,6 @@ function publishScale(results: Results, scale: WorkloadResult, root: string): st
 const CONNECTION_TITLE = 'What the rules add to a new connection, by each form of the rules';
 const GOAL_HEAD = ['goal', 'asked', 'measured', ''];
 const START_TITLE = 'From the creation of a pod to the start of its application, by each way';
-
-function cluster(results: Results): string {
-  const rows = reckon(results, LARGE).map(({ label, node, cluster }) => [label, node, cluster]);
-  if (rows.length === 0) return 'Not reckoned: what the controller costs could not be told in this run.';
-  return markdownTable(['', 'a node', `${figure(LARGE.nodes)} nodes`], rows);
-}
 
 /** Replaces what stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`. */
 function fill(path: string, blocks: Record<string, string>): void {

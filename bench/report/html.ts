@@ -1,9 +1,7 @@
 /** A run as one page that needs nothing else: no script, no network; light or dark as the reader has it. */
 import { readFileSync } from 'node:fs';
 import { figureRows, goalRows, machineText, seriesTables } from '../print.ts';
-import { LARGE, reckon } from '../reckon.ts';
 import type { Chart, Results, WorkloadResult } from '../schema.ts';
-import { figure } from '../table.ts';
 import { distributionChart } from './distribution.ts';
 import { linesChart } from './lines.ts';
 import { escaped } from './scale.ts';
@@ -28,7 +26,6 @@ ${machineText(results)
 distribution's thick line is the interval in which its p50 lies with 95 % confidence, the short one its p99.</p>
 ${results.workloads.map(section).join('\n')}
 ${goalSection(results)}
-${clusterSection(results)}
 </html>
 `;
 }
@@ -67,14 +64,6 @@ function goalSection({ goals }: Results): string {
   });
   const head = '<tr><th>goal<th>asked<th>measured<th></tr>';
   return `<h2>Goals</h2>\n<div class="scroll"><table>${head}${rows.join('')}</table></div>`;
-}
-
-function clusterSection(results: Results): string {
-  const rows = reckon(results, LARGE).map(({ label, node, cluster }) => [label, node, cluster]);
-  if (rows.length === 0) return '';
-  const { nodes, startsPerSecond } = LARGE;
-  const head = `<h2>${figure(nodes)} nodes, ${startsPerSecond} pod starts a second on each</h2>`;
-  return `${head}\n${htmlTable(['reckoned', 'a node', 'the cluster'], rows)}`;
 }
 
 function htmlTable(head: readonly string[], rows: readonly (readonly string[])[]): string {

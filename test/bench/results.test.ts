@@ -1,4 +1,4 @@
-/** The results of a run and their uses: the schema, goals, calculations for large clusters, and published figures. */
+/** The results of a run and their uses: the schema, goals and published figures. */
 
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -9,7 +9,6 @@ import { seriesOf } from '../../bench/method.ts';
 import { judge, OTHERS, SPREAD, STALLED } from '../../bench/noise.ts';
 import { Progress } from '../../bench/progress.ts';
 import { publish } from '../../bench/publish.ts';
-import { LARGE, reckon } from '../../bench/reckon.ts';
 import { jsonSchema, parseResults, type Results } from '../../bench/schema.ts';
 import { seeded } from '../../bench/statistics.ts';
 import { suite } from '../suite.ts';
@@ -80,25 +79,10 @@ test('goals have names of their own', () => {
   assert.equal(new Set(goals.map(({ name }) => name)).size, goals.length);
 });
 
-test('a cluster is reckoned from what a pod costs', () => {
-  const rows = reckon(sample({ seed: 1 }), LARGE);
-  const of = (label: RegExp) => rows.find((row) => label.test(row.label));
-  assert.deepEqual(of(/a patch of the status/), {
-    label: 'API writes: a patch of the status',
-    node: '10.0 /s',
-    cluster: '50,000 /s',
-  });
-  assert.equal(of(/watch traffic that the marks add/)?.cluster, '600 MB/s');
-  assert.equal(of(/controller's CPU/)?.cluster, '45.0 CPUs');
-  const without = sample({ seed: 1 });
-  without.workloads.pop();
-  assert.deepEqual(reckon(without, LARGE), []);
-});
-
 const CONNECTION_MARKS = '<!-- bench:connection -->\nold\n<!-- /bench:connection -->\n';
 const MARKED = {
   'README.md': `# x\n\n<!-- bench:start -->\nold\n<!-- /bench:start -->\n\nthe end\n${CONNECTION_MARKS}`,
-  'docs/performance-figures.md': ['connection', 'sandbox', 'start', 'scale', 'summary', 'figures', 'goals', 'cluster']
+  'docs/performance-figures.md': ['connection', 'sandbox', 'start', 'scale', 'summary', 'figures', 'goals']
     .map((name) => `<!-- bench:${name} -->\nold\n<!-- /bench:${name} -->\n`)
     .join('between\n'),
 };
@@ -121,7 +105,6 @@ test('publishing fills what is between the markers, and nothing else, however of
     const first = page();
     assert.match(first, /<!-- bench:summary -->\n\n!\[.*\]\(performance.svg\)/);
     assert.match(first, /\*\*nftables: ours/);
-    assert.match(first, /50,000 \/s/);
     assert.doesNotMatch(first, /pod start: |RunPodSandbox: /);
     assert.equal(first.match(/\nold\n/g)?.length, 4);
     publish(sample({ seed: 1 }), root);
@@ -281,7 +264,7 @@ test('what is not fit to be quoted is not published', () => {
 
 test('README.md and docs/performance-figures.md have the markers', () => {
   for (const name of ['start', 'connection']) assert.ok(read('README.md').includes(`<!-- bench:${name} -->`));
-  for (const name of ['connection', 'sandbox', 'start', 'scale', 'summary', 'figures', 'goals', 'cluster'])
+  for (const name of ['connection', 'sandbox', 'start', 'scale', 'summary', 'figures', 'goals'])
     assert.ok(read('docs/performance-figures.md').includes(`<!-- /bench:${name} -->`));
 });
 
