@@ -37,19 +37,38 @@ function termsOf({ nodes, startsPerSecond, marks, events }: Point): number[] {
   return [1, nodes, startsPerSecond, watched, marks === 'all' ? watched : 0, events];
 }
 
-/** Least squares. Throws if the points do not determine the model. */
+/**
+ * Least squares. A part that would be negative is left out, because nothing has a negative cost: the points are measured one
+ * after the other, and the machine differs a little between them. Throws if the points do not determine the model.
+ */
 export function fit(points: readonly Measured[]): Model {
-  const size = PARTS.length;
+  const parts = PARTS.map((_, at) => at);
+  for (;;) {
+    const found = leastSquares(points, parts);
+    const least = Math.min(...found);
+    if (least >= 0) {
+      const [base = 0, node = 0, pod = 0, watched = 0, mark = 0, event = 0] = PARTS.map(
+        (_, at) => found[parts.indexOf(at)] ?? 0,
+      );
+      return { base, node, pod, watched, mark, event };
+    }
+    parts.splice(found.indexOf(least), 1);
+  }
+}
+
+/** The values of these parts, by their places in PARTS. */
+function leastSquares(points: readonly Measured[], parts: readonly number[]): number[] {
+  const size = parts.length;
   const matrix = Array.from({ length: size }, () => Array.from({ length: size + 1 }, () => 0));
   for (const point of points) {
-    const terms = termsOf(point);
+    const all = termsOf(point);
+    const terms = parts.map((at) => all[at] ?? 0);
     for (const [at, row] of matrix.entries()) {
       for (const [column, term] of terms.entries()) row[column] = (row[column] ?? 0) + (terms[at] ?? 0) * term;
       row[size] = (row[size] ?? 0) + (terms[at] ?? 0) * point.value;
     }
   }
-  const [base = 0, node = 0, pod = 0, watched = 0, mark = 0, event = 0] = solved(matrix);
-  return { base, node, pod, watched, mark, event };
+  return solved(matrix);
 }
 
 /** Gauss and Jordan, with the largest pivot of each column. Changes `matrix`. */

@@ -36,6 +36,16 @@ test('its parts are found again, and it predicts a cluster that was not measured
   assert.ok(Math.abs(without - 315) < 1e-6, `${without}`);
 });
 
+test('no part is negative, whatever the machine did between two points', () => {
+  // Without controllers the API server was slower, so watching a pod seems to save CPU.
+  const points = measured().map((point) => (point.nodes === 0 ? { ...point, value: 1.5 * point.value } : point));
+  const found = fit(points);
+  for (const [part, value] of Object.entries(found)) assert.ok(value >= 0, `${part}: ${value}`);
+  assert.equal(found.watched, 0);
+  assert.ok(found.pod > MODEL.pod && found.mark > 0, JSON.stringify(found));
+  assert.equal(fit(measured().map((point) => ({ ...point, value: 0 }))).pod, 0);
+});
+
 test('its error is that of points that it was not made of', () => {
   assert.ok(errorOf(measured()) < 1e-9);
   const error = errorOf(measured(0.05));
