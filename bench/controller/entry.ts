@@ -34,6 +34,8 @@ export interface State {
   heapUsed: number;
   /** Milliseconds, since it was asked last. */
   loopP99: number;
+  /** How many watches started again with a list, because the API server no longer had their version. */
+  expired: number;
 }
 
 const RESOLUTION_MS = 1;
@@ -115,7 +117,8 @@ function state(): State {
   const { heapUsed } = process.memoryUsage();
   const loopP99 = loop.percentile(99) / 1e6 - 10;
   loop.reset();
-  return { heapUsed, loopP99 };
+  const expired = controller.watches().reduce((sum, { restarts }) => sum + restarts.expired, 0);
+  return { heapUsed, loopP99, expired };
 }
 
 /** Resolves with the milliseconds since 1970 at which every pod has been examined once, as /readyz has it. */

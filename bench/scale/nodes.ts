@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ControlPlane, startControlPlane } from '../../test/cluster/control-plane.ts';
+import { isOver } from '../../test/support/patience.ts';
 import { Sandboxes } from '../controller/churn.ts';
 import { NAMESPACE, podToCreate } from '../controller/pods.ts';
 import { Subject } from '../controller/subject.ts';
@@ -16,6 +17,9 @@ import type { Point } from './model.ts';
 
 /** How long a pod lives, in milliseconds. */
 const LIFE_MS = 3_000;
+/** In this time after its first answer the API server has no other work left, and the controllers have connected again. */
+const RESTART_MS = 20_000;
+const RESTART_LIMIT_MS = 120_000;
 /** How many controllers start at a time, so that a start has the CPU that it has on a node of its own. */
 const STARTING = 4;
 const PODS = `/api/v1/namespaces/${NAMESPACE}/pods`;
@@ -45,6 +49,16 @@ export interface Herd {
   examined: number;
   /** Seconds of CPU of kube-apiserver for each controller. */
   apiServer: number;
+}
+
+/** What a restart of the API server cost. */
+export interface Restarted {
+  /** Milliseconds from its first answer until it had as many watches of pods as before. */
+  watching: number;
+  /** Seconds of its CPU since its start, RESTART_MS after its first answer. */
+  apiServer: number;
+  /** How many watches of controllers had to start again with a list. */
+  expired: number;
 }
 
 interface Usage {
@@ -129,6 +143,40 @@ export class ManyNodes implements AsyncDisposable {
       writes: rate(({ writes }) => writes),
       watchBytes: rate(({ watchBytes }) => watchBytes),
     };
+  }
+
+  /**
+   * Kills kube-apiserver and starts it again. Just before, a pod of another node is created. So every watch asks for an
+   * older version than the new process has: 410 for all.
+   */
+  async restartApiServer(): Promise<Restarted> {
+    const service = this.#controlPlane.services.get('kube-apiserver');
+    if (service === undefined) throw new Error('kube-apiserver does not run');
+    const watches = async () =>
+      sumOf(
+        await this.#client.send('GET', '/metrics'),
+        /^apiserver_longrunning_requests\{.*resource="pods".*verb="WATCH"/,
+      );
+    const expired = async () => {
+      const states = await Promise.all(this.#subjects.map((subject) => subject.state()));
+      return states.reduce((sum, state) => sum + state.expired, 0);
+    };
+    const [before, known] = [await watches(), await expired()];
+    const name = `unseen-${this.#made++}`;
+    await this.#client.send('POST', PODS, podToCreate(name, name));
+    await service.kill();
+    service.start();
+    await service.ready(async () => (await this.#client.send('GET', '/readyz')) === 'ok');
+    const answered = performance.now();
+    while ((await watches()) < before) {
+      if (isOver(answered, RESTART_LIMIT_MS)) throw new Error(`of ${before} watches only ${await watches()} came back`);
+      await sleep(50);
+    }
+    const watching = performance.now() - answered;
+    await sleep(Math.max(0, RESTART_MS - watching));
+    const used = cpu(this.#pid('kube-apiserver'));
+    await this.#client.send('DELETE', `${PODS}/${name}?gracePeriodSeconds=0`);
+    return { watching, apiServer: used, expired: (await expired()) - known };
   }
 
   /** Bytes of etcd's database, as kube-apiserver has it. */

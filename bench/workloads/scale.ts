@@ -37,6 +37,8 @@ const CLUSTERS = [
   [5000, 10],
 ] as const;
 const MARKS = ['all', 'failures'] as const;
+/** Of a controller: pods and namespaces. */
+const WATCHES = 2;
 /** The most Events of one type that a controller creates in a second (lib/kube/events.ts). */
 const EVENTS = 1;
 
@@ -193,6 +195,7 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
     await bench.atRest();
   };
   await measure(0, starts);
+  const alone = await cluster.restartApiServer();
   // One controller limits its Events, so that they are not as many as marks. Two such points, because the error leaves each out once.
   await cluster.use(1, 'all');
   await measure(starts / 2, starts);
@@ -206,6 +209,9 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
     await cluster.use(nodes / 2, 'failures');
     await measure(starts);
   }
+  await cluster.use(nodes, 'all');
+  const restarted = await cluster.restartApiServer();
+  await bench.atRest();
   const stored = await cluster.stored();
   return {
     series: [],
@@ -222,6 +228,24 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
         label: "the API server's CPU for the start of a controller",
         value: 1000 * herd.apiServer,
         unit: 'ms',
+      },
+      {
+        id: 'many/restart',
+        label: `the API server is killed, with ${nodes} controllers: all watch again after its first answer`,
+        value: restarted.watching,
+        unit: 'ms',
+      },
+      {
+        id: 'many/restart-cpu',
+        label: "the API server's CPU for a controller that connects again",
+        value: (1000 * (restarted.apiServer - alone.apiServer)) / nodes,
+        unit: 'ms',
+      },
+      {
+        id: 'many/restart-expired',
+        label: 'watches that had to start again with a list (410)',
+        value: (100 * restarted.expired) / (WATCHES * nodes),
+        unit: '%',
       },
       { id: 'many/stored', label: "etcd's database at the end", value: stored / 2 ** 20, unit: 'MiB' },
     ],
