@@ -136,6 +136,8 @@ export class DenseNode implements AsyncDisposable {
     const used = (this.#subject.cpu() - cpu) / ((performance.now() - began) / 1000);
     stop.abort();
     await Promise.all(background);
+    // What was removed since the last resync belongs to this phase.
+    if (trouble) await this.#subject.sweep();
     const { latencies, repaired } = await this.#latencies(members);
     for (const name of refused) {
       this.#standIn.change('delete', name);
