@@ -1,6 +1,7 @@
 /** The benchmark's command line. */
 import { parseArgs } from 'node:util';
 import type { External } from './drivers/external.ts';
+import { WAYS, type WayId } from './mesh/ways.ts';
 import type { Extent } from './workloads/workload.ts';
 
 export const HELP = `Measures what it costs to install a pod's rules on this machine: with this project, with the bare system calls (the
@@ -29,6 +30,9 @@ A FILE of results may also be the log of a run with --output -.
   --pods N          mesh: pods of each way, however long that takes
   --at-once N       mesh: pods of one way that start at the same time; default: 1
   --resident N      mesh: pods that run on each node before; default: 0
+  --ways A,B        mesh: measures only these ways. There are
+                    ${WAYS.join(', ')}.
+                    With "away" ipnc is not installed; this way is measured only if it is named
   --rate N          controller and scale: pods a second; default: 500 and 50. Near the most that a machine can do, one
                     run differs from the next many times over
   --profile FOLDER  writes CPU profiles of the controller into the folder
@@ -72,6 +76,13 @@ export function parse(words: string[], workloads: readonly string[]): Request | 
       throw new UsageError(`--only: "${name}" is no workload; there are ${workloads.join(', ')}`);
   }
   const part = only !== undefined && !(PUBLISHED_ALONE as readonly string[]).includes(only.join());
+  for (const flag of ['ways', 'at-once', 'resident'] as const) {
+    const value = values[flag];
+    if (values.publish && value !== undefined)
+      throw new UsageError(
+        `--${flag}: "${value}": cannot be combined with --publish, which measures all ways, one pod at a time, on an empty node`,
+      );
+  }
   if (values.publish && values.from === undefined && (values.quick || part))
     throw new UsageError(
       '--publish: needs a full run; without --quick, and without --only unless it is --only mesh, connection, sandbox or scale',
@@ -112,6 +123,7 @@ function read(words: string[]) {
         pods: { type: 'string' },
         'at-once': { type: 'string' },
         resident: { type: 'string' },
+        ways: { type: 'string' },
         rate: { type: 'string' },
       },
     });
@@ -144,15 +156,31 @@ function plantOf(value: string): [string, number] {
 /** A kubelet of the test cluster runs 200 pods at most. */
 const MOST = { pods: 10_000, 'at-once': 50, resident: 100 };
 
-function startsOf(values: Partial<Record<keyof typeof MOST, string>>, only: string[] | undefined): Extent {
-  const read = (flag: keyof typeof MOST, least: number) => {
+function startsOf(values: Partial<Record<keyof typeof MOST | 'ways', string>>, only: string[] | undefined): Extent {
+  const given = (flag: keyof typeof values) => {
     const value = values[flag];
     if (value !== undefined && !only?.includes('mesh'))
       throw new UsageError(`--${flag}: "${value}": goes with --only mesh alone`);
+    return value;
+  };
+  const read = (flag: keyof typeof MOST, least: number) => {
+    const value = given(flag);
     return value === undefined ? undefined : whole(`--${flag}`, value, MOST[flag], least);
   };
   const pods = read('pods', 1);
-  return { ...(pods !== undefined && { pods }), atOnce: read('at-once', 1) ?? 1, resident: read('resident', 0) ?? 0 };
+  const ways = given('ways')?.split(',').map(wayOf);
+  return {
+    ...(pods !== undefined && { pods }),
+    atOnce: read('at-once', 1) ?? 1,
+    resident: read('resident', 0) ?? 0,
+    ...(ways && { ways }),
+  };
+}
+
+function wayOf(id: string): WayId {
+  const way = WAYS.find((known) => known === id);
+  if (way === undefined) throw new UsageError(`--ways: "${id}": not a way; expected some of ${WAYS.join(', ')}`);
+  return way;
 }
 
 function rateOf(value: string, only: string[] | undefined): number {

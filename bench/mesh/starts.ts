@@ -20,8 +20,10 @@ export interface Way {
   waiter?: string;
   /** Whether the pod has an istio-proxy; `gated`: the gate is in front of it, in its container. */
   proxy: boolean | 'gated';
-  /** The controller whose log says when the rules were verified. */
-  controller?: ControllerProcess;
+  /** Returns the controller whose log says when the rules were verified. */
+  controller?: () => ControllerProcess;
+  /** This project is not installed: the node has no controller, and the API server has none of its policies. */
+  away?: boolean;
 }
 
 /** Milliseconds since the pod was requested. */
@@ -99,7 +101,7 @@ export class Starts implements AsyncDisposable {
     ]);
     const sandbox = sandboxesOf(node.services.get('containerd')?.log ?? '', node.path(STATE)).get(name);
     if (sandbox === undefined) throw new Error(`containerd's log does not mention the sandbox of ${name}`);
-    const rules = way.controller && rulesAt(way.controller, `${namespace}/${name}`);
+    const rules = way.controller && rulesAt(way.controller(), `${namespace}/${name}`);
     await core.deleteNamespacedPod({ namespace, name, gracePeriodSeconds: 1 });
     const since = (at: number) => at - created;
     return {

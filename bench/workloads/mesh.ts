@@ -4,12 +4,14 @@
  *
  * istio-cni changes how a node starts every pod, so its pods have a node of their own.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ControllerProcess } from '../../test/cluster/controller-process.ts';
 import { type Mesh, OUTSIDE, PRIVILEGED, RESTRICTED, startMesh } from '../../test/mesh/mesh.ts';
-import { usePolicy } from '../../test/mesh/policy.ts';
+import { usePolicy, withdrawPolicies } from '../../test/mesh/policy.ts';
 import { meshLack } from '../../test/mesh/programs.ts';
 import { templateValues } from '../../test/mesh/template.ts';
 import { STAGES, type Start, Starts, type Way } from '../mesh/starts.ts';
+import type { WayId } from '../mesh/ways.ts';
 import { seriesOf } from '../method.ts';
 import { busySeconds } from '../others.ts';
 import type { Chart, Series } from '../schema.ts';
@@ -34,28 +36,72 @@ export const mesh: Workload = {
   async run(bench) {
     const started = await startMesh({ images: ['toolbox', 'pod-network-gate'] });
     try {
-      const { node, kubeconfig } = started.cluster;
-      await usePolicy(started, { only: RESTRICTED });
-      await usePolicy(started, { only: PRIVILEGED, wait: 'sidecar' });
+      const { node } = started.cluster;
       await started.installRevision('cni', { pilot: { cni: { enabled: true } } });
       for (const wait of ['sidecar', 'init'] as const) await started.installRevision(wait, await templateValues(wait));
       const other = await started.addNode({ images: ['toolbox'] });
       await started.installIstioCni(other);
-      await using controller = await ControllerProcess.start(node, kubeconfig, '--enroll=istio');
+      await using ours = new Ours(started);
       await using starts = new Starts(started);
       await starts.fill([node, other], bench.starts.resident);
-      return await measure(bench, starts, waysOf(started, other, controller));
+      const { ways: named } = bench.starts;
+      const ways = waysOf(started, other, ours).filter(({ id, away }) => named?.includes(id) ?? away !== true);
+      return await measure(bench, starts, ours, ways);
     } finally {
       await started.stop();
     }
   },
 };
 
-function waysOf({ cluster: { node } }: Mesh, other: Way['node'], controller: ControllerProcess): Way[] {
-  const ours = { node, controller, ours: true };
+/** After the controller was started or stopped it takes so long until pods start as usual. */
+const SETTLE_MS = 2000;
+
+/** The controller of the first node, and the policies. */
+class Ours implements AsyncDisposable {
+  readonly #mesh: Mesh;
+  #controller: ControllerProcess | undefined;
+
+  constructor(mesh: Mesh) {
+    this.#mesh = mesh;
+  }
+
+  /** Throws while it is away. */
+  get controller(): ControllerProcess {
+    if (this.#controller === undefined) throw new Error('the controller does not run');
+    return this.#controller;
+  }
+
+  async come(): Promise<void> {
+    if (this.#controller !== undefined) return;
+    const { node, kubeconfig } = this.#mesh.cluster;
+    await usePolicy(this.#mesh, { only: RESTRICTED });
+    await usePolicy(this.#mesh, { only: PRIVILEGED, wait: 'sidecar' });
+    this.#controller = await ControllerProcess.start(node, kubeconfig, '--enroll=istio');
+    await sleep(SETTLE_MS);
+  }
+
+  async leave(): Promise<void> {
+    if (this.#controller === undefined) return;
+    await withdrawPolicies(this.#mesh);
+    await this[Symbol.asyncDispose]();
+    await sleep(SETTLE_MS);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#controller?.[Symbol.asyncDispose]();
+    this.#controller = undefined;
+  }
+}
+
+function waysOf({ cluster: { node } }: Mesh, other: Way['node'], here: Ours): (Way & { id: WayId })[] {
+  const ours = { node, controller: () => here.controller, ours: true };
   const by = (revision: string) => ({ namespace: OUTSIDE, labels: { 'istio.io/rev': revision } });
   return [
     { id: 'none', name: 'no mesh: the app alone', namespace: OUTSIDE, node, ours: false, proxy: false },
+    {
+      ...{ id: 'away', name: 'no mesh, and ipnc is not installed: the app alone', away: true },
+      ...{ namespace: OUTSIDE, node, ours: false, proxy: false },
+    },
     {
       ...{ id: 'istio-init', name: "Istio's istio-init", waiter: 'istio-init' },
       ...{ namespace: OUTSIDE, labels: INJECTED, node, ours: false, proxy: true },
@@ -87,14 +133,15 @@ function waysOf({ cluster: { node } }: Mesh, other: Way['node'], controller: Con
   ];
 }
 
-async function measure(bench: Bench, starts: Starts, ways: readonly Way[]): Promise<Measured> {
+async function measure(bench: Bench, starts: Starts, ours: Ours, ways: readonly Way[]): Promise<Measured> {
   const mode = bench.quick ? 'quick' : 'full';
   const { pods = PODS[mode], atOnce } = bench.starts;
   const found = new Map<Way, Start[]>(ways.map((way) => [way, []]));
   const used = new Map<Way, number[]>(ways.map((way) => [way, []]));
   const began = performance.now();
   // The first pod of each way does not count: images are unpacked, files are read for the first time.
-  for (const way of ways) await starts.one(way);
+  await ours.come();
+  for (const way of ways) if (!way.away) await starts.one(way);
   await starts.gone();
   for (let made = 0; made < pods; made += atOnce) {
     const seconds = (performance.now() - began) / 1000;
@@ -102,6 +149,7 @@ async function measure(bench: Bench, starts: Starts, ways: readonly Way[]): Prom
     if (bench.starts.pods === undefined && made >= ROUND && seconds > bench.seconds - RESERVE_S[mode]) break;
     await bench.atRest();
     for (const way of bench.random.shuffled(ways)) {
+      await (way.away ? ours.leave() : ours.come());
       const busy = busySeconds();
       const together = Array.from({ length: Math.min(atOnce, pods - made) }, () => starts.one(way));
       found.get(way)?.push(...(await Promise.all(together)));
@@ -125,12 +173,12 @@ function seriesOfStarts(bench: Bench, found: ReadonlyMap<Way, Start[]>): Series[
     Array.from({ length: Math.ceil(starts.length / size) }, (_, at) =>
       starts.slice(at * size, (at + 1) * size).map(({ [stage]: ended }) => ended),
     );
-  const baseline = [...found].find(([{ id }]) => id === 'istio-init');
+  const [baseline] = ['istio-init', 'away'].flatMap((id) => [...found].filter(([way]) => way.id === id));
   return (['app', 'ready'] as const).flatMap((stage) =>
     [...found].map(([{ id, name, ours }, starts]) => {
       const group = stage === 'app' ? 'from created to app started' : 'from created to Ready';
       const named = { id: `${stage}/${id}`, name, group, ours, unit: 'ms' } as const;
-      const to = baseline && { baseline: { id: `${stage}/istio-init`, rounds: rounds(baseline[1], stage) } };
+      const to = baseline && { baseline: { id: `${stage}/${baseline[0].id}`, rounds: rounds(baseline[1], stage) } };
       return seriesOf(bench.random, named, rounds(starts, stage), to ?? {});
     }),
   );

@@ -2,6 +2,7 @@
 import type { Driver } from '../drivers/driver.ts';
 import type { Floors } from '../drivers/floors.ts';
 import type { Farm } from '../farm.ts';
+import type { WayId } from '../mesh/ways.ts';
 import type { Method } from '../method.ts';
 import type { Chart, Figure, Series } from '../schema.ts';
 
@@ -13,6 +14,8 @@ export interface Extent {
   atOnce: number;
   /** Pods that each node runs already. */
   resident: number;
+  /** If given, `mesh` measures only these ways. */
+  ways?: WayId[];
 }
 
 /** What every workload gets. */

@@ -5,7 +5,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parse, type Request } from '../../bench/cli.ts';
+import { HELP, parse, type Request } from '../../bench/cli.ts';
+import { WAYS } from '../../bench/mesh/ways.ts';
 import { suite } from '../suite.ts';
 import { runSync } from '../support/process.ts';
 import { sample } from './sample.ts';
@@ -55,8 +56,30 @@ test('what is asked for rightly is understood', () => {
 });
 
 test('the number of pods of a mesh is understood', () => {
-  const words = ['--only', 'mesh', '--pods', '3', '--at-once', '2', '--resident', '30'];
-  assert.deepEqual((parse(words, NAMES) as Request).starts, { pods: 3, atOnce: 2, resident: 30 });
+  const words = ['--only', 'mesh', '--pods', '3', '--at-once', '2', '--resident', '30', '--ways', 'none,away'];
+  const expected = { pods: 3, atOnce: 2, resident: 30, ways: ['none', 'away'] };
+  assert.deepEqual((parse(words, NAMES) as Request).starts, expected);
+});
+
+test('some of the ways can be measured, but are not published', () => {
+  const refused = (message: string | RegExp, ...words: string[]) =>
+    assert.throws(() => parse(words, NAMES), { message });
+  refused('--ways: "none": goes with --only mesh alone', '--only', 'single', '--ways', 'none');
+  refused(`--ways: "ours": not a way; expected some of ${WAYS.join(', ')}`, '--only', 'mesh', '--ways', 'none,ours');
+  for (const [flag = '', value = ''] of [
+    ['--ways', 'none'],
+    ['--at-once', '10'],
+    ['--resident', '100'],
+  ])
+    refused(
+      new RegExp(`^${flag}: "${value}": cannot be combined with --publish`),
+      '--only',
+      'mesh',
+      '--publish',
+      flag,
+      value,
+    );
+  for (const way of WAYS) assert.ok(HELP.includes(way), way);
 });
 
 test('a rate is understood', () => {

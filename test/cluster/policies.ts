@@ -35,6 +35,16 @@ export async function applyPolicyAs(
   const flags = ['--dry-run=server', '--take-ownership', '--kubeconfig', kubeconfig];
   const rendered = await renderPolicy(template, ['injection.wait=init', ...values], flags);
   const text = rendered.replaceAll(/^ +(name|policyName): istio-pod-network-controller-\w+$/gm, `$&${suffix}`);
-  const kubectl = (await programs(['kubectl'])).path('kubectl');
-  await output([kubectl, '--kubeconfig', kubeconfig, 'apply', '--server-side', '--filename', '-'], { input: text });
+  const kubectl = await kubectlOf(kubeconfig);
+  await output([...kubectl, 'apply', '--server-side', '--filename', '-'], { input: text });
+}
+
+/** Deletes every policy that changes objects. The API server can still apply it for a moment. */
+export async function deletePolicies({ kubeconfig }: ControlPlane): Promise<void> {
+  const kinds = 'mutatingadmissionpolicybindings,mutatingadmissionpolicies';
+  await output([...(await kubectlOf(kubeconfig)), 'delete', kinds, '--all']);
+}
+
+async function kubectlOf(kubeconfig: string): Promise<string[]> {
+  return [(await programs(['kubectl'])).path('kubectl'), '--kubeconfig', kubeconfig];
 }

@@ -116,11 +116,11 @@ export async function showMesh(io: Io, mesh: Mesh, wanted: 'auto' | Backend): Pr
     },
     {
       ...{ id: 'policy', name: 'gate as init container', namespace: RESTRICTED, waiter: 'pod-network-gate' },
-      ...{ node, controller, ours: true, proxy: true },
+      ...{ node, controller: () => controller, ours: true, proxy: true },
     },
     {
       ...{ id: 'sidecar', name: 'gate in the sidecar', namespace: OUTSIDE, labels: { 'istio.io/rev': TEMPLATE } },
-      ...{ node, controller, ours: true, proxy: 'gated' },
+      ...{ node, controller: () => controller, ours: true, proxy: 'gated' },
     },
   ];
   const found: Start[] = [];

@@ -1,8 +1,8 @@
 /** Our admission policy in the mesh. */
-import type { V1Container } from '@kubernetes/client-node';
+import type { V1Container, V1Pod } from '@kubernetes/client-node';
 import { imageName } from '../cluster/images/images.ts';
 import { until } from '../cluster/pods.ts';
-import { applyPolicyAs } from '../cluster/policies.ts';
+import { applyPolicyAs, deletePolicies } from '../cluster/policies.ts';
 import { echoPod } from './echo.ts';
 import { type Mesh, OUTSIDE, PRIVILEGED, RESTRICTED } from './mesh.ts';
 
@@ -33,13 +33,25 @@ export async function usePolicy(mesh: Mesh, { wait = 'init', only, except = [] }
     `excludeNamespaces={${['kube-system', ...others, ...except]}}`,
     ...[`gateImage.repository=${repository}`, `gateImage.tag=${tag}`, 'image.pullPolicy=Never'],
   );
-  const namespace = only ?? RESTRICTED;
-  const change = (spec: { serviceAccountName?: string }) => Object.assign(spec, { serviceAccountName: 'default' });
-  const body = echoPod('probe', { namespace, change });
-  const probe = () => mesh.cluster.core.createNamespacedPod({ namespace, body, dryRun: 'All' }).catch(() => undefined);
   const name = wait === 'init' ? 'pod-network-gate' : 'istio-proxy';
-  await until(`in force: the injection policy, ${wait}`, probe, (made) => {
+  await until(`in force: the injection policy, ${wait}`, prober(mesh, only ?? RESTRICTED), (made) => {
     const [first] = made?.spec?.initContainers ?? [];
     return first?.name === name && isGated(first);
   });
+}
+
+/** Deletes the policies and waits until no pod gets a gate. Pod Security may then refuse what istiod injects. */
+export async function withdrawPolicies(mesh: Mesh): Promise<void> {
+  await deletePolicies(mesh.cluster.controlPlane);
+  for (const namespace of [RESTRICTED, PRIVILEGED]) {
+    const ungated = (made?: V1Pod) => !made?.spec?.initContainers?.some(isGated);
+    await until(`withdrawn: the injection policies, ${namespace}`, prober(mesh, namespace), ungated);
+  }
+}
+
+/** Returns a function that asks what a pod of this namespace would become; undefined if it was refused. */
+function prober({ cluster: { core } }: Mesh, namespace: string): () => Promise<V1Pod | undefined> {
+  const change = (spec: { serviceAccountName?: string }) => Object.assign(spec, { serviceAccountName: 'default' });
+  const body = echoPod('probe', { namespace, change });
+  return () => core.createNamespacedPod({ namespace, body, dryRun: 'All' }).catch(() => undefined);
 }
