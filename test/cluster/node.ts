@@ -1,7 +1,7 @@
 /** A node of a cluster: containerd, a bridge for its pods, kubelet and kube-proxy, in a sandbox of its own. */
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
 import { join } from 'node:path';
+import { Cri } from '../../lib/runtime/cri/client.ts';
 import { type ControlPlane, coreApi } from './control-plane.ts';
 import { type Image, writeArchive } from './images/archive.ts';
 import { type ImageName, images } from './images/images.ts';
@@ -143,14 +143,14 @@ async function inTurn<T>(items: T[], work: (item: T) => Promise<unknown>): Promi
   for (const item of items) await work(item);
 }
 
-function answers(socket: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const connection = connect(socket, () => {
-      connection.destroy();
-      resolve(true);
-    });
-    connection.on('error', () => resolve(false));
-  });
+/** Its socket is there before the CRI is, and a kubelet that comes too early ends. */
+async function answers(socket: string): Promise<boolean> {
+  const cri = new Cri(socket);
+  try {
+    return (await cri.version()).runtimeName === 'containerd';
+  } finally {
+    cri.close();
+  }
 }
 
 /** Ready, and without the taint that a node has until the controllers have seen that. */

@@ -14,6 +14,8 @@ export interface Service {
   log: string;
   /** Its pid on this machine. */
   pid(): number;
+  /** Whether it has ended, for any reason. */
+  ended(): boolean;
   /** Waits until `probe` is true; throws with the end of the log when the program ends before, or time runs out. */
   ready(probe: () => Promise<boolean>, limitMs?: number): Promise<void>;
   /** Kills it and waits for its end. */
@@ -74,6 +76,7 @@ function startService(sandbox: Sandbox, name: string, argv: string[], env: NodeJ
     name,
     log,
     pid,
+    ended,
     start,
     async ready(probe, limitMs = READY_LIMIT_MS) {
       const began = performance.now();
