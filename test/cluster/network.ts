@@ -20,6 +20,8 @@ export interface Dual {
 export interface ClusterNetwork {
   /** Of the control plane, for nodes and for this process. */
   address: Dual;
+  /** Of this process, for the same. */
+  here: Dual;
   /** Links a node's sandbox to the control plane. */
   attach(node: Sandbox, index: number): Promise<NodeNetwork>;
 }
@@ -62,6 +64,7 @@ export async function createNetwork(controlPlane: Sandbox): Promise<ClusterNetwo
   await forward(controlPlane);
   return {
     address: at(1),
+    here: at(254),
     async attach(node, nodeIndex) {
       if (nodeIndex > MAX_NODES) throw new Error(`more than ${MAX_NODES} nodes in one cluster`);
       const address = at(10 + nodeIndex);

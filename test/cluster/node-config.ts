@@ -4,18 +4,28 @@ import { imageName } from './images/images.ts';
 import { DNS_ADDRESS, type Dual, PODS } from './network.ts';
 import type { KeyPair } from './pki.ts';
 
+interface ContainerdFolders {
+  cni: { plugins: string; config: string };
+  opt: string;
+  /** A folder for each registry, with its hosts.toml. */
+  registries: string;
+}
+
 /** TOML, for containerd 2. */
-export function containerdConfig(socket: string, cni: { plugins: string; config: string }, optFolder: string): string {
+export function containerdConfig(socket: string, { cni, opt, registries }: ContainerdFolders): string {
   return `version = 3
 
 [grpc]
   address = '${socket}'
 
 [plugins.'io.containerd.internal.v1.opt']
-  path = '${optFolder}'
+  path = '${opt}'
 
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = '${imageName('pause')}'
+
+[plugins.'io.containerd.cri.v1.images'.registry]
+  config_path = '${registries}'
 
 [plugins.'io.containerd.cri.v1.runtime']
   disable_apparmor = true

@@ -1,5 +1,5 @@
 /** A node of a cluster: containerd, a bridge for its pods, kubelet and kube-proxy, in a sandbox of its own. */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { type ControlPlane, coreApi } from './control-plane.ts';
@@ -9,7 +9,7 @@ import type { NodeNetwork } from './network.ts';
 import { bridgeConfig, containerdConfig, kubeletConfig, kubeProxyConfig } from './node-config.ts';
 import { type KeyPair, writeKubeconfig } from './pki.ts';
 import { programs } from './programs.ts';
-import { createCgroup } from './sandbox/cgroup.ts';
+import { createCgroup, removeCgroup } from './sandbox/cgroup.ts';
 import { openSandbox, type Sandbox } from './sandbox/sandbox.ts';
 import { launcher, type Service } from './sandbox/service.ts';
 import { type Progress, stopwatch } from './stopwatch.ts';
@@ -40,7 +40,13 @@ export interface ClusterNode {
   cni: { plugins: string; config: string };
   /** By name: containerd, kubelet, kube-proxy. */
   services: ReadonlyMap<string, Service>;
+  /** Where containerd looks for the addresses of registries, empty at first (hosts.toml) */
+  registries: string;
   sandbox: Sandbox;
+  /** Ends every process at once, as a power failure does, and removes what is not on a disk: see POWER_OFF. */
+  powerOff(): Promise<void>;
+  /** Starts the services again, and returns when containerd answers and the kubelet has been started. */
+  boot(): Promise<void>;
   /** Ends it with its pods, and returns when nothing is left of it. The control plane keeps its Node object. */
   stop(): Promise<void>;
 }
@@ -50,6 +56,28 @@ const CRI_SOCKET = '/run/containerd/containerd.sock';
 
 /** runc is found by containerd's shim, and that by containerd. */
 const PROGRAMS = ['containerd', 'containerd-shim-runc-v2', 'runc', 'ctr', 'kubelet', 'kube-proxy'];
+
+/**
+ * Ends every process but the node's first. Then it takes away what the kernel and memory hold in the place of a disk. The
+ * veth pairs of pods end with their network namespaces, so that none but the node's own is left of a node without pods.
+ * $1 is the inode of the node's pid namespace. It refuses to run in any other.
+ */
+const POWER_OFF = `
+[ "$(stat -L -c %i /proc/self/ns/pid)" = "$1" ] || { echo 'this is not the pid namespace of the node' >&2; exit 1; }
+kill -s KILL -- -1
+sed -E -n 's,^([^ ]+ ){4}(/(run|var/lib)/[^ ]+) .*,\\2,p' /proc/self/mountinfo | grep -v '^/run/proc$' | sort -r |
+  xargs -r umount --lazy
+find /run -mindepth 1 -maxdepth 1 ! -name proc ! -name parameters -exec rm -r {} +
+mkdir /run/netns /run/lock
+ip link show cni0 >/dev/null 2>&1 && ip link delete cni0
+nft flush ruleset
+for attempt in $(seq 600); do
+  [ "$(ip -oneline link show type veth | wc -l)" -gt 1 ] || exit 0
+  sleep 0.1
+done
+echo 'network namespaces of pods are left' >&2
+exit 1
+`;
 
 const nodesOf = new WeakMap<ControlPlane, number>();
 
@@ -63,6 +91,7 @@ export async function startNode(controlPlane: ControlPlane, options: NodeOptions
   const name = options.name ?? `node-${index}`;
   const sandbox = await timed(`sandbox of ${name}`, openSandbox());
   controlPlane.onStop(sandbox.close);
+  const { ino } = statSync(`/proc/${sandbox.pid}/ns/pid`);
   try {
     createCgroup(sandbox.name);
     const network = await controlPlane.network.attach(sandbox, index);
@@ -91,13 +120,27 @@ export async function startNode(controlPlane: ControlPlane, options: NodeOptions
       'hostname-override': name,
       'node-ip': `${network.address.v4},${network.address.v6}`,
     });
-    start('kube-proxy', { config: files.kubeProxy });
+    const kubeProxy = start('kube-proxy', { config: files.kubeProxy });
     const core = coreApi(controlPlane.kubeconfig);
     const schedulable = kubelet.ready(async () => isSchedulable(await core.readNode({ name })));
     await Promise.all([timed('images', loaded), timed('kubelet, node ready', schedulable)]);
 
+    const powerOff = async () => {
+      await Promise.all([...services.values()].map((service) => service.kill()));
+      await sandbox.exec(['sh', '-uc', POWER_OFF, 'sh', String(ino)]);
+      removeCgroup(sandbox.name);
+      createCgroup(sandbox.name);
+    };
+    const boot = async () => {
+      containerd.start();
+      await containerd.ready(() => answers(criSocket));
+      kubelet.start();
+      kubeProxy.start();
+    };
+
     const { path, exec, close: stop } = sandbox;
-    return { name, network, criSocket, path, exec, load, cni: files.cni, services, sandbox, stop };
+    const { cni, registries } = files;
+    return { name, network, criSocket, path, exec, load, cni, services, registries, sandbox, powerOff, boot, stop };
   } catch (error) {
     await sandbox.close();
     throw error;
@@ -125,14 +168,15 @@ async function writeFiles(
     writeKubeconfig(join(folder, `${user}.kubeconfig`), server, authority.cert, pair);
 
   const cni = { plugins: join(folder, 'cni-plugins'), config: join(folder, 'cni') };
-  mkdirSync(cni.plugins);
-  mkdirSync(cni.config);
+  const registries = join(folder, 'registries');
+  for (const path of [cni.plugins, cni.config, registries]) mkdirSync(path);
   write('cni/bridge.conflist', bridgeConfig(pods));
   const resolvConf = write('resolv.conf', '');
   const settings = { criSocket: CRI_SOCKET, cgroup, clientCa: authority.cert, serving, resolvConf };
   return {
     cni,
-    containerd: write('containerd.toml', containerdConfig(CRI_SOCKET, cni, join(folder, 'opt'))),
+    registries,
+    containerd: write('containerd.toml', containerdConfig(CRI_SOCKET, { cni, opt: join(folder, 'opt'), registries })),
     kubelet: write('kubelet.json', { ...kubeletConfig(settings), ...kubeletConfiguration }),
     kubeletKubeconfig: kubeconfig('kubelet', serving),
     kubeProxy: write('kube-proxy.json', kubeProxyConfig(kubeconfig('kube-proxy', proxy), node)),

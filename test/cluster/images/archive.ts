@@ -1,6 +1,7 @@
 /** OCI image archives, as `ctr images import` takes them. Equal inputs make equal archives, and equal digests. */
 import { createHash } from 'node:crypto';
 import { closeSync, openSync, writevSync } from 'node:fs';
+import { gzipSync } from 'node:zlib';
 import { type Entry, tar, withFolders } from './tar.ts';
 
 export interface Image {
@@ -14,30 +15,44 @@ export interface Image {
   user?: string;
 }
 
-interface Blob {
+export interface Blob {
   digest: string;
   size: number;
   pieces: Buffer[];
 }
 
+export interface PackedImage {
+  manifest: Blob;
+  config: Blob;
+  layers: Blob[];
+}
+
 const MEDIA = 'application/vnd.oci.image';
+export const MANIFEST = `${MEDIA}.manifest.v1+json`;
 const ARCHITECTURE = { x64: 'amd64', arm64: 'arm64' }[process.arch as string];
 
-/** Writes the archive and returns the digest of its manifest. */
-export function writeArchive(path: string, image: Image): string {
-  const layers = image.layers.map((layer) => blob(tar(withFolders(layer))));
+/** `compressed`: as in a registry. */
+export function pack(image: Image, compressed: boolean): PackedImage {
+  const plain = image.layers.map((layer) => blob(tar(withFolders(layer))));
+  const layers = compressed ? plain.map(({ pieces }) => blob([gzipSync(Buffer.concat(pieces))])) : plain;
   const config = json({
     architecture: ARCHITECTURE,
     os: 'linux',
     config: { Entrypoint: image.entrypoint, Env: image.env ?? [], WorkingDir: '/', User: image.user ?? '' },
-    rootfs: { type: 'layers', diff_ids: layers.map(({ digest }) => digest) },
+    rootfs: { type: 'layers', diff_ids: plain.map(({ digest }) => digest) },
   });
   const manifest = json({
     schemaVersion: 2,
-    mediaType: `${MEDIA}.manifest.v1+json`,
+    mediaType: MANIFEST,
     config: describe(config, 'config.v1+json'),
-    layers: layers.map((layer) => describe(layer, 'layer.v1.tar')),
+    layers: layers.map((layer) => describe(layer, compressed ? 'layer.v1.tar+gzip' : 'layer.v1.tar')),
   });
+  return { manifest, config, layers };
+}
+
+/** Writes the archive and returns the digest of its manifest. */
+export function writeArchive(path: string, image: Image): string {
+  const { manifest, config, layers } = pack(image, false);
   const index = json({
     schemaVersion: 2,
     mediaType: `${MEDIA}.index.v1+json`,
