@@ -11,7 +11,7 @@ baseline), and with the usual programs, in one run.
   npm run bench -- --quick                 a first look, in at most 2 minutes
   npm run bench -- --only single,churn     only these workloads: WORKLOADS;
                                            soak (10 minutes), connection (8), sandbox (10), scale
-                                           (35) and mesh (45) run only if they are named
+                                           (35), cold (15) and mesh (45) run only if they are named
   npm run bench -- --driver NAME=COMMAND   measures another program, too. It must install Istio's default rules in the
                                            network namespace in which it starts, or in {netns} if that is one of its
                                            arguments; repeatable
@@ -19,7 +19,7 @@ baseline), and with the usual programs, in one run.
   npm run bench -- --publish               a full run; writes its figures and picture into docs/. With --only mesh or
                                            --only connection it writes those of a pod's start or of a connection,
                                            also into README.md; with --only sandbox those of RunPodSandbox, and with
-                                           --only scale the figures of that workload
+                                           --only scale or --only cold the figures of that workload
   npm run bench -- --from FILE.json        does not run; prints, reports or publishes the results in the file
 
 A FILE of results may also be the log of a run with --output -.
@@ -58,7 +58,7 @@ export interface Request {
 }
 
 /** Workloads that `--only` may name for `--publish`: a run of one of them is published by itself. */
-export const PUBLISHED_ALONE = ['mesh', 'connection', 'sandbox', 'scale'] as const;
+export const PUBLISHED_ALONE = ['mesh', 'connection', 'sandbox', 'scale', 'cold'] as const;
 
 export class UsageError extends Error {}
 
@@ -85,7 +85,7 @@ export function parse(words: string[], workloads: readonly string[]): Request | 
   }
   if (values.publish && values.from === undefined && (values.quick || part))
     throw new UsageError(
-      '--publish: needs a full run; without --quick, and without --only unless it is --only mesh, connection, sandbox or scale',
+      '--publish: needs a full run; without --quick, and without --only unless it is --only mesh, connection, sandbox, scale or cold',
     );
   return {
     quick: values.quick ?? false,

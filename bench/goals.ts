@@ -86,6 +86,14 @@ export function isOfSandboxes({ name }: Pick<Goal, 'name'>): boolean {
   return name.startsWith(SANDBOX);
 }
 
+/** Of the workload `cold`, which is a run of its own, too. */
+const COLD = 'a reboot: ';
+
+/** Whether a goal is of the workload `cold`. */
+export function isOfColdNodes({ name }: Pick<Goal, 'name'>): boolean {
+  return name.startsWith(COLD);
+}
+
 const LEGACY = 'iptables-legacy';
 const NFT = 'nftables';
 
@@ -112,6 +120,13 @@ export const goals: readonly Goal[] = [
   }),
   most(2, ' ms', `${SANDBOX}with NRI, the runtime's wait for the controller's answer, p50`, (run) =>
     run.series('sandbox', 'wait/nri'),
+  ),
+  // What a reboot brings about.
+  most(0, '', `${COLD}needless repairs, and restarts of gates that are init containers`, (run) =>
+    ['init/restarts', 'init/repairs', 'sidecar/repairs'].reduce(
+      (sum, id) => sum + run.figure('cold', `reboot/${id}`),
+      0,
+    ),
   ),
   // What it costs a node.
   most(2500, ' us', 'CPU of the controller, each pod', (run) => run.figure('controller', 'stand-in/cpu-a-pod')),

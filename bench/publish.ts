@@ -1,15 +1,15 @@
 /**
- * A full run's figures and pictures into README.md and docs/: between markers, so that nobody copies by hand. What a pod's
- * start costs is a run of its own (`--only mesh`), what a connection costs is another (`--only connection`), what NRI costs
- * RunPodSandbox a third (`--only sandbox`), and how far a node and a cluster go a fourth (`--only scale`). So are their tables.
+ * A full run's figures and pictures into README.md and docs/: between markers, so that nobody copies by hand. Five workloads
+ * are runs of their own, with tables of their own: a pod's start (`--only mesh`), a connection (`--only connection`),
+ * RunPodSandbox (`--only sandbox`), a dense node and a cluster (`--only scale`), and a cold node (`--only cold`).
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { PUBLISHED_ALONE } from './cli.ts';
-import { isOfConnections, isOfSandboxes, isOfStarts } from './goals.ts';
+import { isOfColdNodes, isOfConnections, isOfSandboxes, isOfStarts } from './goals.ts';
 import { figureRows, goalRows, machineText, seriesTables } from './print.ts';
 import { connectionPicture, picture, startPicture } from './report/picture.ts';
-import type { Results, WorkloadResult } from './schema.ts';
+import type { GoalResult, Results, WorkloadResult } from './schema.ts';
 import { figure } from './table.ts';
 
 /** The text that explains them is docs/performance.md, which no run changes. */
@@ -20,12 +20,12 @@ const ESSENTIAL: readonly string[] = ['single', ...PUBLISHED_ALONE];
 /** `root`: the folder of README.md. Throws where a run is not fit to be quoted. */
 export function publish(results: Results, root: string): string[] {
   const of = (name: string) => results.workloads.find((workload) => workload.name === name);
-  const [single, mesh, connection, sandbox, scale] = ESSENTIAL.map(of);
+  const [single, mesh, connection, sandbox, scale, cold] = ESSENTIAL.map(of);
   // Another part that was refused is reported without its figures.
   const unfit = results.workloads.filter(
     ({ name, refused, failed, skipped }) => failed ?? skipped ?? (ESSENTIAL.includes(name) ? refused : undefined),
   );
-  if (results.mode !== 'full' || (single ?? mesh ?? connection ?? sandbox ?? scale) === undefined)
+  if (results.mode !== 'full' || (single ?? mesh ?? connection ?? sandbox ?? scale ?? cold) === undefined)
     throw new Error('--publish: the run is not a full one');
   if (unfit.length > 0)
     throw new Error(`--publish: refused, failed or skipped in this run: ${unfit.map(({ name }) => name).join(', ')}`);
@@ -34,7 +34,8 @@ export function publish(results: Results, root: string): string[] {
     ...(mesh === undefined ? [] : publishStarts(results, mesh, root)),
     ...(connection === undefined ? [] : publishConnections(results, connection, root)),
     ...(sandbox === undefined ? [] : publishSandboxes(results, sandbox, root)),
-    ...(scale === undefined ? [] : publishScale(results, scale, root)),
+    ...(scale === undefined ? [] : publishTables(results, scale, root)),
+    ...(cold === undefined ? [] : publishTables(results, cold, root, results.goals.filter(isOfColdNodes))),
   ];
 }
 
@@ -43,7 +44,7 @@ function publishInstalls(results: Results, single: WorkloadResult, root: string)
     ...results,
     workloads: results.workloads.filter(({ name }) => name === 'single' || !ESSENTIAL.includes(name)),
   };
-  const apart = [isOfStarts, isOfConnections, isOfSandboxes];
+  const apart = [isOfStarts, isOfConnections, isOfSandboxes, isOfColdNodes];
   const goals = results.goals.filter((goal) => !apart.some((isOf) => isOf(goal)));
   writeFileSync(join(root, 'docs/performance.svg'), picture(single));
   fill(join(root, FIGURES), {
@@ -160,10 +161,12 @@ function publishSandboxes(results: Results, sandbox: WorkloadResult, root: strin
   return [FIGURES];
 }
 
-function publishScale(results: Results, scale: WorkloadResult, root: string): string[] {
-  const tables = seriesTables(scale).map(({ head, rows }) => markdownTable(head, rows));
-  const figures = markdownTable(['', ''], figureRows(scale));
-  fill(join(root, FIGURES), { scale: [runLine(results), ...tables, figures].join('\n\n') });
+/** Into the block of the workload's name. */
+function publishTables(results: Results, workload: WorkloadResult, root: string, goals: GoalResult[] = []): string[] {
+  const tables = seriesTables(workload).map(({ head, rows }) => markdownTable(head, rows));
+  const figures = markdownTable(['', ''], figureRows(workload));
+  const checked = goals.length === 0 ? [] : [markdownTable(GOAL_HEAD, goalRows(goals))];
+  fill(join(root, FIGURES), { [workload.name]: [runLine(results), ...checked, ...tables, figures].join('\n\n') });
   return [FIGURES];
 }
 

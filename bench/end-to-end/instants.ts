@@ -1,5 +1,5 @@
 /** When what happened, on one clock: milliseconds since 1970, of the machine that node and harness share. */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { globSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -27,25 +27,34 @@ export async function containerLines(logs: string, pod: PodName, container: stri
   return { first: at(lines[0]), last: at(lines.at(-1)) };
 }
 
-/** Of the first line of a container that says this. */
-export async function containerSaid(logs: string, pod: PodName, container: string, what: RegExp): Promise<number> {
-  const lines = await linesOf(logs, pod, container, (line) => what.test(line));
-  return at(lines.find((line) => what.test(line)));
+/** Of the first line of a container that says this; `since`: not before that instant. */
+export async function containerSaid(
+  logs: string,
+  pod: PodName,
+  container: string,
+  what: RegExp,
+  since = 0,
+): Promise<number> {
+  const wanted = (line: string) => what.test(line) && at(line) >= since;
+  return at((await linesOf(logs, pod, container, wanted)).find(wanted));
 }
 
 const at = (line = '') => instant(line.slice(0, line.indexOf(' ')));
 
 /**
- * What a container has written, as the runtime kept it (the CRI's log format). A pod is ready before its container has
- * said anything, so such a line is waited for.
+ * What a container has written, in the CRI's log format. The runtime keeps a file for each restart. A pod is ready before
+ * its container has written anything, so this waits for a wanted line.
  */
 async function linesOf(logs: string, pod: PodName, container: string, wanted: (line: string) => boolean) {
-  const path = join(logs, `${pod.namespace}_${pod.name}_${pod.uid}`, container, '0.log');
+  const folder = join(logs, `${pod.namespace}_${pod.name}_${pod.uid}`, container);
+  let lines: string[] = [];
   for (const limit = performance.now() + WRITTEN_MS; performance.now() < limit; await sleep(20)) {
-    const lines = existsSync(path) ? readFileSync(path, 'utf8').split('\n').filter(Boolean) : [];
+    const files = globSync('*.log', { cwd: folder }).sort((a, b) => Number.parseInt(a, 10) - Number.parseInt(b, 10));
+    lines = files.flatMap((file) => readFileSync(join(folder, file), 'utf8').split('\n').filter(Boolean));
     if (lines.some(wanted)) return lines;
   }
-  throw new Error(`${container} of ${pod.name} did not write what is waited for`);
+  const written = lines.slice(0, 20).join('\n');
+  throw new Error(`${container} of ${pod.name} did not write the expected line; its first lines are:\n${written}`);
 }
 
 export interface Sandbox {
@@ -54,6 +63,12 @@ export interface Sandbox {
   /** It told the kubelet that the sandbox is ready. */
   returned: number;
 }
+
+/** Where the kubelet keeps what containers wrote. */
+export const LOGS = '/var/log/pods';
+
+/** Where containerd keeps what runs, a folder each. */
+export const STATE = '/run/containerd/io.containerd.runtime.v2.task/k8s.io';
 
 /** Quotes are escaped there. */
 const RETURNED = /RunPodSandbox for name:\W+([\w-]+).*returns sandbox id \W+(\w+)/;

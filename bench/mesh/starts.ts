@@ -4,7 +4,7 @@ import type { ControllerProcess } from '../../test/cluster/controller-process.ts
 import type { ClusterNode } from '../../test/cluster/node.ts';
 import { pod, runPod, toolbox, until } from '../../test/cluster/pods.ts';
 import { type Mesh, OUTSIDE } from '../../test/mesh/mesh.ts';
-import { containerLines, containerSaid, now, sandboxesOf } from '../end-to-end/instants.ts';
+import { containerLines, containerSaid, LOGS, now, STATE, sandboxesOf } from '../end-to-end/instants.ts';
 import { Watcher } from '../end-to-end/watcher.ts';
 
 /** A way of joining the mesh, or of staying outside. Another way is another object of this type. */
@@ -57,8 +57,6 @@ export const STAGES: readonly [keyof Start, string][] = [
 ];
 
 const LIMIT_MS = 120_000;
-/** The folder in which containerd keeps a folder for each running container. */
-const STATE = '/run/containerd/io.containerd.runtime.v2.task/k8s.io';
 /** All measured pods have it. */
 const LABEL = { app: 'start' };
 /** Resident pods are created so many at a time. */
@@ -90,7 +88,7 @@ export class Starts implements AsyncDisposable {
       const { status } = await core.readNamespacedPod({ namespace, name });
       throw new Error(`${error.message}: ${JSON.stringify(status)}`);
     });
-    const logs = node.path('/var/log/pods');
+    const logs = node.path(LOGS);
     const which = { namespace, name, uid };
     const proxied = way.proxy !== false;
     const [waited, proxy, proxyReady, app] = await Promise.all([

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ControllerProcess } from '../../test/cluster/controller-process.ts';
 import { Mesh, NAMESPACE } from '../../test/cluster/mesh-pod.ts';
 import { clusterLack } from '../../test/cluster/programs.ts';
-import { containerLines, now, sandboxesOf } from '../end-to-end/instants.ts';
+import { containerLines, LOGS, now, STATE, sandboxesOf } from '../end-to-end/instants.ts';
 import { GATE, type Kind, podOf, WAITER, waits } from '../end-to-end/pods.ts';
 import { Watcher } from '../end-to-end/watcher.ts';
 import { seriesOf } from '../method.ts';
@@ -24,8 +24,6 @@ const UNTOLD = { quick: 0, full: 20 };
 /** On their way at a time, beside those that poll, which mostly sleep. */
 const LANES = 3;
 const LIMIT_MS = 120_000;
-/** Where containerd keeps what runs, a folder each. */
-const STATE = '/run/containerd/io.containerd.runtime.v2.task/k8s.io';
 /** Into rounds of as many. */
 const ROUND = 4;
 
@@ -69,7 +67,7 @@ async function measure(bench: Bench, mesh: Mesh) {
     const created = now();
     await mesh.core.createNamespacedPod({ namespace: NAMESPACE, body: podOf(kind, name) });
     const { uid, bound = 0, marked } = await ready;
-    const logs = mesh.node.path('/var/log/pods');
+    const logs = mesh.node.path(LOGS);
     const pod = { namespace: NAMESPACE, name, uid };
     const since = (at: number) => at - created;
     const [waiter, proxy, app] = await Promise.all([

@@ -1,5 +1,6 @@
 /** All workloads, in the order in which they run. Another one is a file beside these, and a line here. */
 import { churn } from './churn.ts';
+import { cold } from './cold.ts';
 import { concurrency } from './concurrency.ts';
 import { connection } from './connection.ts';
 import { controller } from './controller.ts';
@@ -29,5 +30,6 @@ export const workloads: readonly Workload[] = [
   sandbox,
   mesh,
   scale,
+  cold,
   soak,
 ];

@@ -96,7 +96,7 @@ test('usage errors end with 2 and say nothing else', () => {
   assert.deepEqual({ status, stdout }, { status: 2, stdout: '' });
   assert.match(
     stderr,
-    /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, sandbox, mesh, scale, soak\n$/,
+    /^--only: "nothing" is no workload; there are single, .*controller, end-to-end, sandbox, mesh, scale, cold, soak\n$/,
   );
 });
 

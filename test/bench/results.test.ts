@@ -82,7 +82,7 @@ test('goals have names of their own', () => {
 const CONNECTION_MARKS = '<!-- bench:connection -->\nold\n<!-- /bench:connection -->\n';
 const MARKED = {
   'README.md': `# x\n\n<!-- bench:start -->\nold\n<!-- /bench:start -->\n\nthe end\n${CONNECTION_MARKS}`,
-  'docs/performance-figures.md': ['connection', 'sandbox', 'start', 'scale', 'summary', 'figures', 'goals']
+  'docs/performance-figures.md': ['connection', 'sandbox', 'start', 'scale', 'cold', 'summary', 'figures', 'goals']
     .map((name) => `<!-- bench:${name} -->\nold\n<!-- /bench:${name} -->\n`)
     .join('between\n'),
 };
@@ -106,7 +106,7 @@ test('publishing fills what is between the markers, and nothing else, however of
     assert.match(first, /<!-- bench:summary -->\n\n!\[.*\]\(performance.svg\)/);
     assert.match(first, /\*\*nftables: ours/);
     assert.doesNotMatch(first, /pod start: |RunPodSandbox: /);
-    assert.equal(first.match(/\nold\n/g)?.length, 4);
+    assert.equal(first.match(/\nold\n/g)?.length, 5);
     publish(sample({ seed: 1 }), root);
     assert.equal(page(), first);
     assert.equal(readFileSync(join(root, 'README.md'), 'utf8'), MARKED['README.md']);
@@ -235,18 +235,22 @@ function startsOf(ways: Record<string, number>): Results {
   return runOf({ name: 'mesh', series, figures: [], charts });
 }
 
-test('figures of the workload scale go into a block of their own', () => {
-  inFolder((root) => {
-    const { workloads, ...rest } = sample({ seed: 1 });
-    const figures = [{ id: 'many/mark', label: 'more, if the pod gets a mark', value: 9.5, unit: 'ms' }];
-    const scale = { name: 'scale', title: 'x', seconds: 1, series: workloads[0]?.series ?? [], figures, charts: [] };
-    assert.deepEqual(publish({ ...rest, workloads: [scale] }, root), ['docs/performance-figures.md']);
-    const text = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
-    assert.match(text, /<!-- bench:scale -->.*more, if the pod gets a mark \| 9.50 ms.*<!-- \/bench:scale -->/s);
-    assert.match(text, /<!-- bench:figures -->\nold/);
-    assert.throws(() => publish({ ...rest, workloads: [{ ...scale, refused: 'noise' }] }, root), /refused.*scale/);
+for (const name of ['scale', 'cold']) {
+  test(`figures of the workload ${name} go into a block of their own`, () => {
+    inFolder((root) => {
+      const { workloads, ...rest } = sample({ seed: 1 });
+      const figures = [{ id: 'many/mark', label: 'more, if the pod gets a mark', value: 9.5, unit: 'ms' }];
+      const apart = { name, title: 'x', seconds: 1, series: workloads[0]?.series ?? [], figures, charts: [] };
+      assert.deepEqual(publish({ ...rest, workloads: [apart] }, root), ['docs/performance-figures.md']);
+      const text = readFileSync(join(root, 'docs/performance-figures.md'), 'utf8');
+      const block = `<!-- bench:${name} -->.*more, if the pod gets a mark \\| 9.50 ms.*<!-- /bench:${name} -->`;
+      assert.match(text, new RegExp(block, 's'));
+      assert.match(text, /<!-- bench:figures -->\nold/);
+      const refused = { ...apart, refused: 'noise' };
+      assert.throws(() => publish({ ...rest, workloads: [refused] }, root), new RegExp(`refused.*${name}`));
+    });
   });
-});
+}
 
 test('what is not fit to be quoted is not published', () => {
   inFolder((root) => {
@@ -264,7 +268,7 @@ test('what is not fit to be quoted is not published', () => {
 
 test('README.md and docs/performance-figures.md have the markers', () => {
   for (const name of ['start', 'connection']) assert.ok(read('README.md').includes(`<!-- bench:${name} -->`));
-  for (const name of ['connection', 'sandbox', 'start', 'scale', 'summary', 'figures', 'goals'])
+  for (const name of ['connection', 'sandbox', 'start', 'scale', 'cold', 'summary', 'figures', 'goals'])
     assert.ok(read('docs/performance-figures.md').includes(`<!-- /bench:${name} -->`));
 });
 
