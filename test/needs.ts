@@ -3,10 +3,11 @@ import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { canBecome, UID_MAP_REMEDY } from '../lib/demo/userns.ts';
+import { alertPrograms } from './alerts/programs.ts';
 import { clusterImpossible, clusterLack, clusterPrograms, helmLack, prepareCluster } from './cluster/programs.ts';
 import { networkNamespaceLack } from './cluster/sandbox/sandbox.ts';
 import { buildDockerfile, dockerfileImpossible, dockerfileLack } from './dockerfile/images.ts';
-import { actionlintLack, lintPrograms } from './lint/programs.ts';
+import { lintPrograms } from './lint/programs.ts';
 import { meshImpossible, meshLack, prepareMesh } from './mesh/programs.ts';
 
 export interface SetUp {
@@ -16,7 +17,7 @@ export interface SetUp {
   bring(): Promise<void>;
 }
 
-export type SetUpName = 'actionlint' | 'cluster' | 'dockerfile' | 'helm' | 'mesh';
+export type SetUpName = 'actionlint' | 'cluster' | 'dockerfile' | 'helm' | 'mesh' | 'promtool';
 
 /** What the runner brings if a test needs it and lacks it. */
 export const setUps: Record<SetUpName, SetUp> = {
@@ -25,6 +26,7 @@ export const setUps: Record<SetUpName, SetUp> = {
   dockerfile: { impossible: dockerfileImpossible, bring: buildDockerfile },
   helm: { impossible: () => clusterPrograms.impossible(['helm']), bring: () => clusterPrograms.build(['helm']) },
   mesh: { impossible: meshImpossible, bring: prepareMesh },
+  promtool: { impossible: () => alertPrograms.impossible(), bring: () => alertPrograms.build() },
 };
 
 /** What can be asked for by name; any other name is a command to be found in PATH. */
@@ -59,7 +61,8 @@ const probes: Record<string, () => string | undefined> = {
   cluster: () => (withoutCluster() ? '--no-cluster skips it' : clusterLack()),
   dockerfile: () => (withoutCluster() ? 'left out by --no-cluster' : dockerfileLack()),
   helm: helmLack,
-  actionlint: actionlintLack,
+  actionlint: () => lintPrograms.lack('actionlint'),
+  promtool: () => alertPrograms.lack('promtool'),
   mesh: () => (withoutCluster() ? '--no-cluster skips it' : meshLack()),
   browser: () =>
     chromium() === undefined

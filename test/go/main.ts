@@ -1,7 +1,8 @@
 /** `npm run programs`: sets up the Go programs that tests, bench and demo use, where they are not there yet. */
 import { parseArgs, styleText } from 'node:util';
+import { alertPrograms } from '../alerts/programs.ts';
 import { clusterLack, clusterPrograms, prepareCluster } from '../cluster/programs.ts';
-import { actionlintLack, lintPrograms } from '../lint/programs.ts';
+import { lintPrograms } from '../lint/programs.ts';
 import { meshLack, meshPrograms, prepareMesh } from '../mesh/programs.ts';
 import type { ProgramSet } from './program-set.ts';
 
@@ -16,7 +17,8 @@ interface Choice {
 const CHOICES: Choice[] = [
   { set: clusterPrograms, prepare: prepareCluster, lack: clusterLack },
   { set: meshPrograms, prepare: prepareMesh, lack: meshLack },
-  { set: lintPrograms, prepare: () => lintPrograms.build(), lack: actionlintLack },
+  { set: lintPrograms, prepare: () => lintPrograms.build(), lack: () => lintPrograms.lack('actionlint') },
+  { set: alertPrograms, prepare: () => alertPrograms.build(), lack: () => alertPrograms.lack('promtool') },
 ];
 const NAMES = CHOICES.map(({ set }) => set.name).join(', ');
 

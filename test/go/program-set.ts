@@ -74,6 +74,12 @@ export class ProgramSet {
     );
   }
 
+  /** Why there is no such program, in words; undefined if there is. */
+  lack(name: string): string | undefined {
+    if (this.missing([name]).length === 0) return undefined;
+    return `no ${name}: it is not built; run "npm run programs -- ${this.name}"`;
+  }
+
   /** Why build() cannot succeed for want of packages, or undefined. */
   impossible(names: readonly string[] = []): string | undefined {
     return packagesImpossible(packagesFor(this.missing(names)));
