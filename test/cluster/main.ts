@@ -7,7 +7,7 @@ import { ECHO } from '../mesh/images.ts';
 import { PRIVILEGED, RESTRICTED, startMesh } from '../mesh/mesh.ts';
 import { prepareMesh } from '../mesh/programs.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
-import type { ImageName } from './images/images.ts';
+import { type ImageName, images } from './images/images.ts';
 import { startNode } from './node.ts';
 import { prepareCluster } from './programs.ts';
 import { networkNamespaceLack } from './sandbox/sandbox.ts';
@@ -17,9 +17,13 @@ const HELP = `Runs a real Kubernetes on this machine until Ctrl-C.
   npm run cluster                          a control plane and a node
   npm run cluster -- --nodes 2             the number of nodes; 0 for a control plane without a node
   npm run cluster -- --image toolbox,istio-pod-network-controller
-                                           the images on the nodes, in addition to pause (default: toolbox)
+                                           the images on the nodes, in addition to pause (default: toolbox):
+                                           ${Object.keys(images).join(', ')}
   npm run cluster -- --mesh                adds Istio: istiod, its injector and Envoy
-  npm run cluster -- -- kubectl get pods   runs a command in the cluster, then stops the cluster`;
+  npm run cluster -- -- kubectl get pods   runs a command in the cluster, then stops the cluster
+
+It needs root. The first time it installs Debian packages and builds Kubernetes, and with --mesh Istio, in about eight
+minutes each.`;
 
 const MESH = `
 Pods in ${RESTRICTED} and ${PRIVILEGED} are injected, and ${RESTRICTED} enforces Pod Security "restricted". This node has Istio's echo
@@ -38,12 +42,24 @@ const { values, positionals } = parseArgs({
     mesh: { type: 'boolean', default: false },
   },
 });
+const names = values.image.split(',').filter(Boolean);
+const wrong = wrongArgument();
 if (values.help) console.log(HELP);
-else process.exitCode = await main();
+else if (wrong !== undefined) {
+  console.error(styleText('red', wrong));
+  process.exitCode = 2;
+} else process.exitCode = await main(names as ImageName[]);
 
-async function main(): Promise<number> {
+function wrongArgument(): string | undefined {
+  const unknown = names.find((name) => !Object.hasOwn(images, name));
+  if (unknown !== undefined)
+    return `--image: "${unknown}" is no image; expected some of ${Object.keys(images).join(', ')}`;
+  if (!/^\d{1,2}$/.test(values.nodes)) return `--nodes: "${values.nodes}": expected a number from 0 to 99`;
+  return undefined;
+}
+
+async function main(names: ImageName[]): Promise<number> {
   const stopped = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM'), once(process, 'SIGHUP')]);
-  const began = performance.now();
   const lack = networkNamespaceLack();
   if (lack !== undefined) {
     console.error(styleText('red', lack));
@@ -55,8 +71,8 @@ async function main(): Promise<number> {
     console.error(styleText('red', (error as Error).message));
     return 1;
   }
-  const images = values.image.split(',').filter(Boolean) as ImageName[];
-  const { controlPlane, logs } = await (values.mesh ? startWithMesh(images) : start(images));
+  const began = performance.now();
+  const { controlPlane, logs } = await (values.mesh ? startWithMesh(names) : start(names));
   try {
     progress('total', performance.now() - began);
     if (positionals.length > 0) return await runCommand(controlPlane, positionals);
@@ -84,12 +100,12 @@ interface Started {
   logs: string[];
 }
 
-async function start(images: ImageName[]): Promise<Started> {
+async function start(names: ImageName[]): Promise<Started> {
   const controlPlane = await startControlPlane({ controllers: true, progress });
   try {
     const logs = [controlPlane.sandbox.folder];
     for (let left = Number(values.nodes); left > 0; left--) {
-      logs.push((await startNode(controlPlane, { images, progress })).sandbox.folder);
+      logs.push((await startNode(controlPlane, { images: names, progress })).sandbox.folder);
     }
     return { controlPlane, logs };
   } catch (error) {
@@ -99,13 +115,13 @@ async function start(images: ImageName[]): Promise<Started> {
 }
 
 /** The mesh has a node of its own, in which istiod runs. */
-async function startWithMesh(images: ImageName[]): Promise<Started> {
-  const mesh = await startMesh({ images, progress });
+async function startWithMesh(names: ImageName[]): Promise<Started> {
+  const mesh = await startMesh({ images: names, progress });
   const { controlPlane, node } = mesh.cluster;
   try {
     const logs = [controlPlane.sandbox.folder, node.sandbox.folder];
     for (let left = Number(values.nodes) - 1; left > 0; left--) {
-      logs.push((await mesh.addNode({ images, progress })).sandbox.folder);
+      logs.push((await mesh.addNode({ images: names, progress })).sandbox.folder);
     }
     return { controlPlane, logs };
   } catch (error) {
