@@ -1,11 +1,11 @@
 /** `npm run cluster`: a cluster to play with, until Ctrl-C. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { delimiter, dirname } from 'node:path';
+import { delimiter, dirname, join } from 'node:path';
 import { parseArgs, styleText } from 'node:util';
 import { ECHO } from '../mesh/images.ts';
 import { PRIVILEGED, RESTRICTED, startMesh } from '../mesh/mesh.ts';
-import { prepareMesh } from '../mesh/programs.ts';
+import { istioFiles, prepareMesh } from '../mesh/programs.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { type ImageName, images } from './images/images.ts';
 import { startNode } from './node.ts';
@@ -31,6 +31,10 @@ server and client as the image ${ECHO}:
 
   kubectl run -n ${PRIVILEGED} web --image=${ECHO} --image-pull-policy=Never -- --port 8080
   kubectl exec -n ${PRIVILEGED} web -c web -- /client http://localhost:8080/
+
+To give istiod other values, in a file FILE:
+
+  helm upgrade istiod CHART -n istio-system --reuse-values -f FILE
 `;
 
 const { values, positionals } = parseArgs({
@@ -81,7 +85,7 @@ In another shell:
 
   export KUBECONFIG=${controlPlane.kubeconfig} PATH=${dirname(controlPlane.programs.path('kubectl'))}:$PATH
   kubectl get nodes,pods -A
-${values.mesh ? MESH : ''}
+${values.mesh ? MESH.replace('CHART', join(istioFiles().charts, 'istio-control/istio-discovery')) : ''}
 Logs are in ${logs.join(' and ')}. Ctrl-C stops the cluster and removes all of its files.`);
     const alive = setInterval(() => {}, 60_000);
     await stopped;

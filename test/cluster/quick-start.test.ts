@@ -52,6 +52,21 @@ async function shell(command: string): Promise<string> {
 }
 
 test(
+  'a Debian machine: the commands after the start of the cluster end with a captured pod',
+  async () => {
+    const [start, ...commands] = commandsOf('A Debian machine, without Docker');
+    // This cluster is started in the same way.
+    assert.match(start ?? '', new RegExp(`^npm run cluster -- --image ${NAME},pod-network-gate$`));
+    assert.equal(commands.length, 2);
+    const said: string[] = [];
+    for (const command of commands) said.push(await shell(command));
+    assert.match(said.at(-1) ?? '', /captured: IPv4/);
+    await shell(`helm uninstall ${NAME} --namespace istio-system --wait`);
+  },
+  SLOW,
+);
+
+test(
   'kind: the commands in their order end with a captured pod',
   async () => {
     const commands = commandsOf('kind');
