@@ -802,14 +802,16 @@ test('NOTES say how to go on, for each way of injection', async () => {
   };
   assert.match(await notes('injection.mode=policy'), /A MutatingAdmissionPolicy replaces/);
   assert.match(await notes('injection.mode=istio'), /helm upgrade istiod .*istiod-values.yaml/);
-  assert.match(await notes('injection.mode=none'), /injection.mode is none/);
+  const none = await notes('injection.mode=none');
+  assert.match(none, /still need its privileges, because injection\.mode is none/);
+  assert.doesNotMatch(none, /no longer need privileges/);
   const [policy, istio] = await Promise.all(['policy', 'istio'].map((mode) => notes(`injection.mode=${mode}`)));
   for (const told of [policy, istio])
     assert.match(told ?? '', /in an init container: helm template cannot see the nodes/);
   const sidecar = await notes('injection.mode=istio', 'injection.wait=sidecar');
   assert.match(sidecar, /in the container of their native sidecar: injection\.wait=sidecar\.\n +Nodes that join later/);
   assert.match(await notes('marks=failures'), /would wait forever\. Use marks=all/);
-  assert.match(await notes('kubernetesDistribution=OpenShift'), /nonroot-v2/);
+  assert.match(await notes('kubernetesDistribution=OpenShift', 'injection.mode=istio'), /nonroot-v2/);
   assert.match(await notes('Namespace=kube-system'), /"helm test" is not available/);
   assert.doesNotMatch(await notes('enroll=istio'), /initialize=true/);
   assert.doesNotMatch(await notes(), /bench/);
