@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { until } from './cluster/pods.ts';
 import { suite } from './suite.ts';
-import { runToEnd } from './support/process.ts';
+import { launch, runToEnd } from './support/process.ts';
 
 const FOLDER = fileURLToPath(new URL('./fixtures/suite/', import.meta.url));
 const RUNNER = fileURLToPath(new URL('./run.ts', import.meta.url));
@@ -152,12 +154,16 @@ setUp.before.each(() => {
 });
 setUp.after.each(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Runs a test that needs helm, with an empty cache and a stand-in for Go. */
-function withGo(build: string, ...args: string[]): Promise<Outcome> {
+/** Writes a stand-in for Go that builds with this script. Returns the variables to use it, with an empty cache. */
+function standInForGo(build: string): NodeJS.ProcessEnv {
   const script = `case $1 in env) echo go1.99.0 ;; build) ${build} ;; esac`;
   writeFileSync(join(folder, 'go'), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
-  const variables = { XDG_CACHE_HOME: folder, KUBEBUILDER_ASSETS: '', PATH: `${folder}:${process.env.PATH}` };
-  return runFixtures(['needs-helm', 'passes'], args, variables);
+  return { XDG_CACHE_HOME: folder, KUBEBUILDER_ASSETS: '', PATH: `${folder}:${process.env.PATH}` };
+}
+
+/** Runs a test that needs helm. */
+function withGo(build: string, ...args: string[]): Promise<Outcome> {
+  return runFixtures(['needs-helm', 'passes'], args, standInForGo(build));
 }
 
 setUp('a program that a test needs is built before the test, and no other', async () => {
@@ -172,6 +178,19 @@ setUp('a set-up that fails is a failure, which shows why', async () => {
   assert.match(output, /SKIPPED 1, because no helm: not built: helm; run "npm run programs -- cluster helm":/);
   assert.equal(lastLine, '2 passed, 1 failed, 1 skipped', output);
   assert.equal(code, 1);
+});
+
+setUp('a build ends with the run, however that ends', async () => {
+  const said = join(folder, 'pid');
+  const env = { ...process.env, IPNC_SANDBOX: 'none', ...standInForGo(`echo $$ >${said}; exec sleep 1000`) };
+  const runner = launch(process.execPath, [RUNNER, `${FOLDER}needs-helm.ts`], { env, stdio: 'ignore' });
+  const ended = once(runner, 'exit');
+  const builder = async () => (existsSync(said) ? readFileSync(said, 'utf8').trim() : '');
+  const pid = await until('started: the build', builder, (text) => text !== '');
+  runner.kill('SIGKILL');
+  await ended;
+  const isThere = async () => existsSync(`/proc/${pid}`);
+  await until('ended: the build', isThere, (there) => !there);
 });
 
 setUp(

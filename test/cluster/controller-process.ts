@@ -73,9 +73,14 @@ export class ControllerProcess {
     const own = ['--node-name', node.name, '--kubeconfig', kubeconfig, '--host-root', node.path('/')];
     const free = () => `127.0.0.1:${nextPort++}`;
     const http = ['--metrics-address', free(), '--health-address', free()];
-    const child = launch(process.execPath, [MAIN, 'run', ...own, ...http, '--log-level', 'debug', ...flags], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
+    // It ends with this process, even if this process is killed.
+    const child = launch(
+      'setpriv',
+      ['--pdeathsig', 'TERM', process.execPath, MAIN, 'run', ...own, ...http, '--log-level', 'debug', ...flags],
+      {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      },
+    );
     const controller = new ControllerProcess(child);
     const started = Promise.withResolvers<void>();
     createInterface(child.stdout).on('line', (line) => {

@@ -44,7 +44,9 @@ export async function buildDockerfile(): Promise<void> {
   process.stderr.write(`dockerfile: building ${TARGETS.join(', ')} into ${FOLDER}\n`);
   const began = performance.now();
   mkdirSync(FOLDER, { recursive: true });
-  const child = spawn(join(import.meta.dirname, 'build'), [FOLDER], { stdio: ['ignore', 'pipe', 'pipe'] });
+  // It ends with this process, however that ends, and removes what it made.
+  const command = ['--pdeathsig', 'TERM', join(import.meta.dirname, 'build'), FOLDER];
+  const child = spawn('setpriv', command, { stdio: ['ignore', 'pipe', 'pipe'] });
   let said = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (text: string) => {

@@ -64,7 +64,9 @@ async function compile(
   const flags = ['-trimpath', '-buildvcs=false', '-mod=readonly', '-o', file];
   if (program.tags.length > 0) flags.push('-tags', program.tags.join(','));
   if (program.ldflags.length > 0) flags.push('-ldflags', program.ldflags.join(' '));
-  const child = spawn('nice', ['-n', '10', 'go', 'build', ...flags, program.package], {
+  // It ends with this process, however that ends. At SIGINT Go removes its work folder; at SIGTERM it does not.
+  const command = ['--pdeathsig', 'INT', 'nice', '-n', '10', 'go', 'build', ...flags, program.package];
+  const child = spawn('setpriv', command, {
     cwd: set.source,
     env: { ...environment, CGO_ENABLED: program.cgo === undefined ? '0' : '1' },
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -43,8 +43,6 @@ export async function meshDemo(io: Io, wanted: 'auto' | Backend): Promise<void> 
 export async function showMesh(io: Io, mesh: Mesh, wanted: 'auto' | Backend): Promise<void> {
   const { node, kubeconfig } = mesh.cluster;
   await using controller = await ControllerProcess.start(node, kubeconfig, '--enroll=istio', '--backend', wanted);
-  // However this ends, the controller must not outlive the demo.
-  process.once('exit', () => void controller.stop('SIGKILL'));
   let failed = 0;
   const check = (right: boolean) => {
     if (!right) failed++;
