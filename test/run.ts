@@ -4,7 +4,7 @@
  * The last line is `N passed, N failed, N skipped`; the exit code is 1 if anything failed or nothing ran. A file that
  * crashed, ran out of time, left no report or holds no test counts as a failure.
  */
-import { existsSync, globSync, statSync } from 'node:fs';
+import { globSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import { parseArgs, styleText } from 'node:util';
@@ -28,7 +28,7 @@ const HELP = `Runs tests, and installs or builds what they need if possible.
 A test that fails with random input prints the seed, and the command that runs the file with this seed.`;
 
 interface Options {
-  chosen: string[];
+  files: string[];
   grep: string | undefined;
   cluster: boolean;
   jobs: number;
@@ -58,7 +58,7 @@ function parse(args: string[]): Options | number {
       return 0;
     }
     return {
-      chosen: positionals,
+      files: positionals.length === 0 ? globSync('test/**/*.test.ts', { cwd: ROOT }) : positionals.flatMap(expand),
       grep: values.grep,
       cluster: !values['no-cluster'],
       // Many files wait for most of their time.
@@ -79,7 +79,7 @@ function whole(name: string, value: string | undefined, least: number): number |
   return Number(value);
 }
 
-async function main({ chosen, grep, cluster, jobs, busy }: Options): Promise<number> {
+async function main({ files, grep, cluster, jobs, busy }: Options): Promise<number> {
   const sandbox = inSandbox() ? undefined : await findSandbox();
   if (sandbox !== undefined && 'lack' in sandbox) {
     console.log(styleText('yellow', `This user cannot create network namespaces; ${sandbox.lack}.\n`));
@@ -94,7 +94,6 @@ async function main({ chosen, grep, cluster, jobs, busy }: Options): Promise<num
     });
   }
 
-  const files = chosen.length === 0 ? globSync('test/**/*.test.ts', { cwd: ROOT }) : chosen.flatMap(expand);
   const queue = [...new Set(files)].sort();
   const where = sandbox !== undefined && 'command' in sandbox ? sandbox : undefined;
   // A variable that is undefined is not passed on, even if a test runs this.
@@ -115,10 +114,12 @@ async function main({ chosen, grep, cluster, jobs, busy }: Options): Promise<num
 
 function expand(name: string): string[] {
   const path = resolve(name);
-  if (existsSync(path) && statSync(path).isDirectory()) {
-    return globSync('**/*.test.ts', { cwd: path }).map((file) => relative(ROOT, join(path, file)));
-  }
-  return [relative(ROOT, path)];
+  const kind = statSync(path, { throwIfNoEntry: false });
+  if (kind === undefined) throw new Error(`"${name}": there is no such file or folder; expected one with tests`);
+  if (!kind.isDirectory()) return [relative(ROOT, path)];
+  const found = globSync('**/*.test.ts', { cwd: path });
+  if (found.length === 0) throw new Error(`"${name}": the folder has no test; expected a name that ends with .test.ts`);
+  return found.map((file) => relative(ROOT, join(path, file)));
 }
 
 function print({ file, output, seconds, passed, failed, skipped }: FileResult): void {

@@ -54,7 +54,6 @@ expect('throws-at-load', 1, '0 passed, 1 failed, 0 skipped', /at load/);
 expect('rejects-unhandled', 1, '0 passed, 1 failed, 0 skipped', /nobody waits for this/);
 expect('empty-suite', 1, '1 passed, 1 failed, 0 skipped', /the suite has no test/);
 expect('no-suite', 1, '0 passed, 1 failed, 0 skipped', /no suite/);
-expect('no-such-file', 1, '0 passed, 1 failed, 0 skipped', /Cannot find module/);
 expect('registers-late', 1, '1 passed, 1 failed, 0 skipped', /would never run/);
 expect('loads-slowly', 0, '2 passed, 0 failed, 0 skipped', /^ok /m);
 expect('skips', 0, '1 passed, 0 failed, 1 skipped', /SKIPPED 1, because the command no-such-command is not in PATH/);
@@ -122,6 +121,18 @@ test('an option that is unknown or makes no sense ends with 2', async () => {
     const { code, output } = await runFixtures(['passes'], args);
     assert.equal(code, 2, output);
     assert.match(output, /--help lists the options/);
+  }
+});
+
+test('a name without a file, and a folder without tests, end with 2 before any test runs', async () => {
+  for (const [name, says] of [
+    [join(FOLDER, 'no-such-file.ts'), 'there is no such file or folder'],
+    [FOLDER, 'the folder has no test'],
+  ]) {
+    const { code, output } = await runFixtures(['passes'], [`${name}`]);
+    assert.equal(code, 2, output);
+    assert.ok(output.includes(`"${name}": ${says}`), output);
+    assert.doesNotMatch(output, /passed/);
   }
 });
 
