@@ -99,6 +99,29 @@ test('documents that the source names are there', () => {
   assert.deepEqual(broken, []);
 });
 
+test('each row of a table has as many cells as its heading', () => {
+  const wrong: string[] = [];
+  let rows = 0;
+  const cells = (line: string) =>
+    line
+      .replaceAll('\\|', '')
+      .replace(/`[^`]*`/g, '')
+      .split('|').length;
+  for (const document of DOCUMENTS) {
+    let heading: string | undefined;
+    for (const line of read(document).split('\n')) {
+      if (!line.startsWith('|')) heading = undefined;
+      else if (heading === undefined) heading = line;
+      else {
+        rows++;
+        if (cells(line) !== cells(heading)) wrong.push(`${document}: ${line}`);
+      }
+    }
+  }
+  assert.ok(rows > 500, `${rows}`);
+  assert.deepEqual(wrong, []);
+});
+
 test('files and folders that the documents name in code are there', () => {
   const broken: string[] = [];
   let names = 0;
