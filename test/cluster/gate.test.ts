@@ -4,6 +4,7 @@ import type { V1Container, V1ContainerStatus, V1Pod, V1PodSpec } from '@kubernet
 import { Cri } from '../../lib/runtime/cri/client.ts';
 import { suite } from '../suite.ts';
 import { CriDriver } from '../support/cri-driver.ts';
+import { patience } from '../support/patience.ts';
 import { ControllerProcess } from './controller-process.ts';
 import { type GatedPodOptions, gatedPod, isInitialized, Mesh, NAMESPACE, plainPod } from './mesh-pod.ts';
 import { toolbox, until } from './pods.ts';
@@ -150,7 +151,9 @@ test(
 test(
   'without its controller it waits and says so where "kubectl describe" shows it; with one again it goes on',
   async () => {
-    const made = await create(gatedPod('waits', { gate: ['--timeout', '4s'] }));
+    // The kubelet starts the gate again, and its second run must last until the controller has started.
+    const seconds = 2 * patience();
+    const made = await create(gatedPod('waits', { gate: ['--timeout', `${seconds}s`] }));
     const waiting = await becomes(made, 'waiting', (pod) => gateOf(pod)?.state?.running !== undefined);
     assert.deepEqual([...new Set(after(waiting))], ['waiting']);
     const told = await becomes(made, 'told', (pod) => gateOf(pod)?.lastState?.terminated !== undefined);
@@ -158,7 +161,9 @@ test(
     assert.equal(ended?.exitCode, 126);
     assert.match(
       ended?.message ?? '',
-      /^not redirected within 4\.0 s: IPv4: the connection to 127\.0\.0\.6:15002 was refused; IPv6: /,
+      RegExp(
+        `^not redirected within ${seconds}\\.0 s: IPv4: the connection to 127\\.0\\.0\\.6:15002 was refused; IPv6: `,
+      ),
     );
     assert.match(ended?.message ?? '', /Check that istio-pod-network-controller runs on this node/);
     assert.deepEqual([...new Set(after(told))], ['waiting']);

@@ -6,6 +6,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { type RequestOptions, request } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type CoreV1Api, KubeConfig } from '@kubernetes/client-node';
@@ -193,13 +194,16 @@ for (const [what, count, changes, spec] of SHAPES) {
   );
 }
 
-/** Results of `work` for each of `count`, eight at a time. */
+/**
+ * Results of `work` for each of `count`, at most eight at a time and no more than there are CPUs, because the API server
+ * ends a request after a minute.
+ */
 async function lanes<T>(count: number, work: (at: number) => Promise<T>): Promise<T[]> {
   const results: T[] = [];
   let next = 0;
   const lane = async () => {
     for (let at = next++; at < count; at = next++) results[at] = await work(at);
   };
-  await Promise.all(Array.from({ length: 8 }, lane));
+  await Promise.all(Array.from({ length: Math.min(8, availableParallelism()) }, lane));
   return results;
 }

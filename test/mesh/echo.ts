@@ -62,11 +62,15 @@ export function echoObjects(name: string, namespace = RESTRICTED): object[] {
   ];
 }
 
-/** Creates all of it and waits until the pod is ready. */
+/** Creates all of it and waits until the pod is ready, and its server answers. */
 export async function runEcho(mesh: Mesh, name: string, options: EchoOptions = {}): Promise<V1Pod> {
   const namespace = options.namespace ?? RESTRICTED;
   await mesh.apply(echoObjects(name, namespace));
-  return runPod(mesh.cluster.core, echoPod(name, options), namespace);
+  const pod = await runPod(mesh.cluster.core, echoPod(name, options), namespace);
+  // A pod without probes is ready before its server listens. No rule captures what an app sends to 127.0.0.1.
+  const answer = () => request(mesh, pod, `http://127.0.0.1:${HTTP}/`);
+  await until(`answered: a request of ${name} to itself`, answer, ({ status }) => status === '200');
+  return pod;
 }
 
 /** What the server says of one request. */

@@ -85,11 +85,15 @@ test('the log level changes without a restart', async () => {
   assert.equal(debug(), 0);
   const { code, stdout, stderr } = await inspect('--log-level', 'debug');
   assert.deepEqual([code, stdout, stderr], [0, 'the log level was warn, and is debug now\n', '']);
-  assert.ok(lines.some(({ detail }) => detail === 'from warn to debug'));
+  await until(
+    'logged: the change',
+    () => lines.some(({ detail }) => detail === 'from warn to debug'),
+    () => lines,
+  );
   // The controller has no runtime here, so the pod waits, and a line of the level debug says so.
   api.put('web', { [INITIALIZE]: 'true' });
   await until(
-    'logged',
+    'logged: the pod that waits',
     () => debug() > 0,
     () => lines,
   );
