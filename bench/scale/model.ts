@@ -17,6 +17,19 @@ export interface Measured extends Point {
   value: number;
 }
 
+/** The mean of each number, for all measurements of the same nodes, pods and marks. */
+export function meansOf<T extends Point>(points: readonly T[]): T[] {
+  const same = ({ nodes, startsPerSecond, marks }: Point) => `${nodes} ${startsPerSecond} ${marks}`;
+  return Object.values(Object.groupBy(points, same)).map((group = []) => {
+    const [first] = group as [T, ...T[]];
+    const mean = ([name, value]: [string, unknown]) =>
+      typeof value === 'number'
+        ? [name, group.reduce((sum, point) => sum + Number(point[name as keyof T]), 0) / group.length]
+        : [name, value];
+    return Object.fromEntries(Object.entries(first).map(mean)) as T;
+  });
+}
+
 /** The value is the sum of these. */
 export interface Model {
   base: number;

@@ -9,7 +9,7 @@ import { clusterLack } from '../../test/cluster/programs.ts';
 import { bundleSubject, COLLECTABLE } from '../controller/subject.ts';
 import { seriesOf } from '../method.ts';
 import { DenseNode, type Phase, type Restart } from '../scale/dense.ts';
-import { errorOf, fit, type Model, type Point, predict } from '../scale/model.ts';
+import { errorOf, fit, type Model, meansOf, type Point, predict } from '../scale/model.ts';
 import { type Load, ManyNodes } from '../scale/nodes.ts';
 import type { Figure, Series } from '../schema.ts';
 import { percentile } from '../statistics.ts';
@@ -25,10 +25,10 @@ const DENSE = {
 const RESYNCS = 10;
 /** As in a cluster: the default of --resync. */
 const RESYNC_S = 30;
-/** `starts`: pods of the whole cluster that start in a second. */
+/** `starts`: pods of the whole cluster that start in a second. Each point has a turn of `seconds` in each round. */
 const MANY = {
-  quick: { nodes: 8, starts: 10, seconds: 5 },
-  full: { nodes: 50, starts: 30, seconds: 30 },
+  quick: { nodes: 8, starts: 10, seconds: 5, rounds: 1 },
+  full: { nodes: 50, starts: 30, seconds: 10, rounds: 3 },
 };
 /** The clusters for which the model is asked: nodes, and pods that start on each in a second. */
 const CLUSTERS = [
@@ -46,7 +46,7 @@ const EVENTS = 1;
 export const scale: Workload = {
   name: 'scale',
   title: 'A node with up to 1,000 pods, the replacement of its controller, and many nodes on one API server',
-  budget: { quick: 120, full: 2100 },
+  budget: { quick: 120, full: 2400 },
   apart: true,
   async run(bench) {
     const folder = mkdtempSync(join(bench.folder, 'scale-'));
@@ -186,38 +186,51 @@ function denseFigures(
   ];
 }
 
+/** Controllers of the cluster, and the rates at which pods start. */
+interface Setup {
+  nodes: number;
+  marks: Point['marks'];
+  rates: number[];
+}
+
+function setupsOf(nodes: number, starts: number): Setup[] {
+  return [
+    { nodes: 0, marks: 'all', rates: [0, starts] },
+    // One controller limits its Events, so that they are not as many as marks. Two such points, because the error leaves each
+    // out once.
+    { nodes: 1, marks: 'all', rates: [starts / 2, starts] },
+    { nodes: nodes / 2, marks: 'all', rates: [0, starts] },
+    { nodes: nodes / 2, marks: 'failures', rates: [starts] },
+    { nodes, marks: 'all', rates: [0, starts / 2, starts] },
+    { nodes, marks: 'failures', rates: [starts] },
+  ];
+}
+
 async function many(bench: Bench, given: Given): Promise<Measured> {
-  const { nodes, starts, seconds } = MANY[bench.quick ? 'quick' : 'full'];
+  const { nodes, starts, seconds, rounds } = MANY[bench.quick ? 'quick' : 'full'];
   await using cluster = await ManyNodes.start(given);
-  const loads: Load[] = [];
-  const measure = async (...rates: number[]) => {
-    for (const rate of rates) loads.push(await cluster.load(rate, seconds));
-    bench.progress(Math.min(0.95, 0.5 + loads.length / 20));
-    await bench.atRest();
-  };
-  await measure(0, starts);
   const alone = await cluster.restartApiServer();
-  // One controller limits its Events, so that they are not as many as marks. Two such points, because the error leaves each out once.
-  await cluster.use(1, 'all');
-  await measure(starts / 2, starts);
-  await cluster.use(nodes / 2, 'all');
-  await measure(0, starts);
-  await cluster.use(nodes, 'all');
-  await measure(0, starts / 2, starts);
-  const herd = await cluster.use(nodes, 'failures', nodes);
-  await measure(starts);
-  if (!bench.quick) {
-    await cluster.use(nodes / 2, 'failures');
-    await measure(starts);
+  const setups = setupsOf(nodes, starts);
+  const loads: Load[] = [];
+  for (let round = 0; round < rounds; round++) {
+    for (const { nodes, marks, rates } of bench.random.shuffled(setups)) {
+      await cluster.use(nodes, marks);
+      for (const rate of bench.random.shuffled(rates)) {
+        loads.push(await cluster.load(rate, seconds));
+        await bench.atRest();
+      }
+      bench.progress(0.5 + (0.4 * loads.length) / (rounds * setups.flatMap(({ rates }) => rates).length));
+    }
   }
-  await cluster.use(nodes, 'all');
+  const herd = await cluster.use(nodes, 'all', nodes);
+  await bench.atRest();
   const restarted = await cluster.restartApiServer();
   await bench.atRest();
   const stored = await cluster.stored();
   return {
     series: [],
     figures: [
-      ...apiServerFigures(loads),
+      ...apiServerFigures(meansOf(loads)),
       {
         id: 'many/herd',
         label: `${nodes} controllers start at once: all pods examined after`,

@@ -1,6 +1,6 @@
 /** The model of a cluster's costs (bench/scale/model.ts). */
 import assert from 'node:assert/strict';
-import { errorOf, fit, type Measured, type Model, type Point, predict } from '../../bench/scale/model.ts';
+import { errorOf, fit, type Measured, type Model, meansOf, type Point, predict } from '../../bench/scale/model.ts';
 import { suite } from '../suite.ts';
 
 const test = suite('bench, model of a cluster');
@@ -44,6 +44,19 @@ test('no part is negative, whatever the machine did between two points', () => {
   assert.equal(found.watched, 0);
   assert.ok(found.pod > MODEL.pod && found.mark > 0, JSON.stringify(found));
   assert.equal(fit(measured().map((point) => ({ ...point, value: 0 }))).pod, 0);
+});
+
+test('the measurements of a point in several rounds count as their mean', () => {
+  const other = { nodes: 50, startsPerSecond: 30, marks: 'all' as const, events: 20, value: 1 };
+  const means = meansOf([
+    { ...other, value: 3 },
+    { ...other, marks: 'failures', events: 0, value: 8 },
+    { ...other, events: 40, value: 5 },
+  ]);
+  assert.deepEqual(means, [
+    { ...other, events: 30, value: 4 },
+    { ...other, marks: 'failures', events: 0, value: 8 },
+  ]);
 });
 
 test('its error is that of points that it was not made of', () => {
