@@ -274,7 +274,7 @@ function apiServerFigures(loads: readonly Load[]): Figure[] {
   const etcd = fit(pointsOf(({ etcd }) => etcd));
   const writes = fit(pointsOf(({ writes }) => writes));
   const bytes = fit(pointsOf(({ watchBytes }) => watchBytes));
-  const memory = fit(pointsOf(({ rss }) => rss));
+  const memory = fit(pointsOf(({ memory }) => memory));
   const figure = (id: string, label: string, value: number, unit: string): Figure => ({
     id: `many/${id}`,
     label,
@@ -298,7 +298,7 @@ function apiServerFigures(loads: readonly Load[]): Figure[] {
     figure('writes-watched', 'other writes of a controller for a pod', writes.watched, ''),
     figure('bytes-watched', 'watch bytes for a pod that gets no mark', bytes.watched, 'B'),
     figure('bytes-mark', 'in addition, if it gets a mark', bytes.mark, 'B'),
-    figure('memory-node', 'memory of the API server for a node', 1024 * memory.node, 'KiB'),
+    figure('memory-node', 'memory of the API server for a node, after a garbage collection', 1024 * memory.node, 'KiB'),
     ...CLUSTERS.flatMap(([nodes, each]) =>
       MARKS.map((marks) =>
         figure(
