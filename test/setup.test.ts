@@ -51,7 +51,7 @@ test("prints where Node's headers are", async () => {
 test('refuses an argument it does not know', async () => {
   const { code, stderr } = await setup(['--frobnicate']);
   assert.equal(code, 1);
-  assert.ok(stderr.includes('unknown argument --frobnicate'), stderr);
+  assert.ok(stderr.includes('unknown argument --frobnicate; expected --build'), stderr);
 });
 
 test('an ordinary user is told the exact command', async () => {
@@ -87,6 +87,16 @@ test('root installs all of it, and is told if that did not help', async () => {
   assert.ok(stdout.includes('setup: installing system packages: g++ make'), stdout);
   assert.match(readFileSync(aptLog, 'utf8'), /^update\ninstall -y --no-install-recommends g\+\+ .*clang/m);
   assert.ok(stderr.includes('files of them are missing: g++'), stderr);
+});
+
+test('root gets no linters and no browser for a build', async () => {
+  standIn('id', 'echo 0');
+  standIn('apt-get', `echo "$@" >>${aptLog}`);
+  const { code, stdout } = await setup(['--build'], bare);
+  assert.equal(code, 1);
+  assert.match(stdout, /installing system packages: g\+\+ make/);
+  assert.match(readFileSync(aptLog, 'utf8'), /^update\ninstall -y --no-install-recommends g\+\+ /);
+  assert.doesNotMatch(readFileSync(aptLog, 'utf8'), /clang|shellcheck|chromium/);
 });
 
 test('root is told what to run if installing fails', async () => {
