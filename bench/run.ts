@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { External } from './drivers/external.ts';
 import { Floors } from './drivers/floors.ts';
 import { prepareDrivers } from './drivers/index.ts';
@@ -81,7 +82,8 @@ export async function run({
       reference: async () => {
         units.push(await floors.do('reference'));
       },
-      atRest: async () => {
+      atRest: async (pauseMs = 0) => {
+        await sleep(pauseMs);
         for (let unit = 0; unit < AT_REST.waking; unit++) await floors.do('reference');
         for (let unit = 0; unit < AT_REST.counted; unit++) await bench.reference();
       },

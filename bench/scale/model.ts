@@ -43,6 +43,9 @@ export interface Model {
   event: number;
 }
 
+/** A measured value counts as at least this share of the largest one: the error of a value near zero is not relative. */
+const LEAST_SHARE = 0.01;
+
 const PARTS = ['base', 'node', 'pod', 'watched', 'mark', 'event'] as const;
 
 function termsOf({ nodes, startsPerSecond, marks, events }: Point): number[] {
@@ -51,8 +54,9 @@ function termsOf({ nodes, startsPerSecond, marks, events }: Point): number[] {
 }
 
 /**
- * Least squares. A part that would be negative is left out, because nothing has a negative cost: the points are measured one
- * after the other, and the machine differs a little between them. Throws if the points do not determine the model.
+ * Least squares of relative errors, because a machine that is slower for a while makes every cost larger by the same share. A
+ * part that would be negative is left out, because nothing has a negative cost: the points are measured one after the
+ * other, and the machine differs a little between them. Throws if the points do not determine the model.
  */
 export function fit(points: readonly Measured[]): Model {
   const parts = PARTS.map((_, at) => at);
@@ -72,13 +76,15 @@ export function fit(points: readonly Measured[]): Model {
 /** The values of these parts, by their places in PARTS. */
 function leastSquares(points: readonly Measured[], parts: readonly number[]): number[] {
   const size = parts.length;
+  const largest = Math.max(...points.map(({ value }) => Math.abs(value)));
   const matrix = Array.from({ length: size }, () => Array.from({ length: size + 1 }, () => 0));
   for (const point of points) {
     const all = termsOf(point);
-    const terms = parts.map((at) => all[at] ?? 0);
+    const weight = 1 / (Math.max(Math.abs(point.value), LEAST_SHARE * largest) || 1);
+    const terms = parts.map((at) => weight * (all[at] ?? 0));
     for (const [at, row] of matrix.entries()) {
       for (const [column, term] of terms.entries()) row[column] = (row[column] ?? 0) + (terms[at] ?? 0) * term;
-      row[size] = (row[size] ?? 0) + (terms[at] ?? 0) * point.value;
+      row[size] = (row[size] ?? 0) + (terms[at] ?? 0) * weight * point.value;
     }
   }
   return solved(matrix);

@@ -36,8 +36,6 @@ export interface Load extends Point {
   /** Seconds of CPU of kube-apiserver, and of etcd. */
   apiServer: number;
   etcd: number;
-  /** MiB that kube-apiserver uses after a garbage collection: heap and stacks. RSS does not fall when controllers end. */
-  memory: number;
   /** Requests that change something, and the bytes of events that watchers got. */
   writes: number;
   watchBytes: number;
@@ -133,7 +131,6 @@ export class ManyNodes implements AsyncDisposable {
     const begin = await this.#usage();
     await sleep(seconds * 1000);
     const end = await this.#usage();
-    const memory = await this.#memory();
     await churning;
     const rate = (pick: (usage: Usage) => number) => ((pick(end) - pick(begin)) / (end.at - begin.at)) * 1000;
     return {
@@ -143,7 +140,6 @@ export class ManyNodes implements AsyncDisposable {
       apiServer: rate(({ apiServer }) => apiServer),
       etcd: rate(({ etcd }) => etcd),
       events: rate(({ events }) => events),
-      memory,
       writes: rate(({ writes }) => writes),
       watchBytes: rate(({ watchBytes }) => watchBytes),
     };
@@ -183,6 +179,14 @@ export class ManyNodes implements AsyncDisposable {
     return { watching, apiServer: used, expired: (await expired()) - known };
   }
 
+  /** MiB that kube-apiserver uses after a garbage collection: heap and stacks. Its RSS does not fall when controllers end. */
+  async memory(): Promise<number> {
+    // The API server collects, if it lets itself be profiled.
+    await this.#client.send('GET', '/debug/pprof/heap?gc=1');
+    const metrics = await this.#client.send('GET', '/metrics');
+    return sumOf(metrics, /^go_memstats_(heap_alloc|stack_inuse)_bytes /) / 2 ** 20;
+  }
+
   /** Bytes of etcd's database, as kube-apiserver has it. */
   async stored(): Promise<number> {
     return sumOf(await this.#client.send('GET', '/metrics'), /^apiserver_storage_size_bytes\{/);
@@ -220,13 +224,6 @@ export class ManyNodes implements AsyncDisposable {
     const service = this.#controlPlane.services.get(name);
     if (service === undefined) throw new Error(`${name} does not run`);
     return service.pid();
-  }
-
-  async #memory(): Promise<number> {
-    // Collects, if the API server lets itself be profiled.
-    await this.#client.send('GET', '/debug/pprof/heap?gc=1');
-    const metrics = await this.#client.send('GET', '/metrics');
-    return sumOf(metrics, /^go_memstats_(heap_alloc|stack_inuse)_bytes /) / 2 ** 20;
   }
 
   async #usage(): Promise<Usage> {

@@ -2,7 +2,6 @@
  * A cold node: all pods of a node that reboots, and a pod whose gate's image the node has to pull. Runs only if it is
  * named.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { clusterLack } from '../../test/cluster/programs.ts';
 import { type Back, ColdNode, type Reboot } from '../cold/node.ts';
 import { KINDS, type Kind, NAMES } from '../cold/pods.ts';
@@ -10,13 +9,12 @@ import { type Pulled, Pulls } from '../cold/pull.ts';
 import { seriesOf } from '../method.ts';
 import type { Figure, Series } from '../schema.ts';
 import { percentile } from '../statistics.ts';
-import type { Bench, Measured, Workload } from './workload.ts';
+import { type Bench, type Measured, SETTLE_MS, type Workload } from './workload.ts';
 
 /** Pods that a rebooting node runs, and how often it reboots with pods of each kind. */
 const REBOOTS = { quick: { pods: 10, rounds: 1 }, full: { pods: 100, rounds: 2 } };
 /** Each way has a turn in each round. */
 const PULLS = { quick: { pods: 1, rounds: 4 }, full: { pods: 5, rounds: 10 } };
-const REST_MS = 2000;
 
 export const cold: Workload = {
   name: 'cold',
@@ -44,23 +42,17 @@ async function reboots(bench: Bench, node: ColdNode): Promise<Measured> {
     // The budget is used up: the finished rounds are the result.
     if (round > 0 && (performance.now() - began) / 1000 > bench.seconds) break;
     for (const kind of bench.random.shuffled(KINDS)) {
-      await atRest(bench);
+      await bench.atRest(SETTLE_MS);
       all[kind].push(await node.reboot(kind, pods));
       bench.progress(0.2 + (0.8 * KINDS.reduce((sum, each) => sum + all[each].length, 0)) / rounds / KINDS.length);
     }
   }
-  await atRest(bench);
+  await bench.atRest(SETTLE_MS);
   return {
     series: rebootSeries(bench, all, pods),
     figures: KINDS.flatMap((kind) => rebootFigures(all, kind)),
     charts: [],
   };
-}
-
-/** While no pod is on its way: during that the reference would measure our own load. */
-async function atRest(bench: Bench): Promise<void> {
-  await sleep(REST_MS);
-  await bench.atRest();
 }
 
 function rebootSeries({ random }: Bench, all: Record<Kind, Reboot[]>, pods: number): Series[] {
@@ -152,7 +144,7 @@ async function pulls(bench: Bench, node: ColdNode): Promise<Measured> {
     return values;
   };
   for (let round = 0; round < rounds; round++) {
-    await atRest(bench);
+    await bench.atRest(SETTLE_MS);
     for (const way of bench.random.shuffled(['pulled', 'present'] as const)) {
       if (way === 'pulled') pulled.push(await times(() => images.pulled()));
       else present.push(await times(() => images.present()));

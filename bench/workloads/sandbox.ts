@@ -2,7 +2,6 @@
  * RunPodSandbox on a real containerd, with each source of runtime events and with none: how long it takes, and whether the
  * rules are in the pod when it returns. Runs only if it is named.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { ControllerProcess } from '../../test/cluster/controller-process.ts';
 import { meshPod } from '../../test/cluster/mesh-pod.ts';
 import { until } from '../../test/cluster/pods.ts';
@@ -10,7 +9,7 @@ import { clusterLack } from '../../test/cluster/programs.ts';
 import { SandboxStarts, type Started } from '../../test/cluster/sandbox-starts.ts';
 import { seriesOf } from '../method.ts';
 import type { Figure, Series } from '../schema.ts';
-import type { Bench, Workload } from './workload.ts';
+import { type Bench, SETTLE_MS, type Workload } from './workload.ts';
 
 const NAMES = { off: 'no runtime events', containerd: "containerd's events", nri: 'NRI' } as const;
 type Source = keyof typeof NAMES;
@@ -43,14 +42,14 @@ type Rounds = Record<Source, Pod[][]>;
 async function measure(bench: Bench, starts: SandboxStarts): Promise<Rounds> {
   const mode = bench.quick ? 'quick' : 'full';
   const rounds: Rounds = { off: [], containerd: [], nri: [] };
-  await atRest(bench);
+  await bench.atRest(SETTLE_MS);
   for (let round = 0; round < ROUNDS[mode]; round++) {
     for (const source of bench.random.shuffled(SOURCES)) {
       rounds[source].push(await turn(starts, source, PODS[mode]));
     }
     bench.progress((round + 1) / ROUNDS[mode]);
   }
-  await atRest(bench);
+  await bench.atRest(SETTLE_MS);
   return rounds;
 }
 
@@ -79,12 +78,6 @@ async function waitsOf(controller: ControllerProcess, count: number): Promise<nu
     (counted) => counted === count,
   );
   return 1000 * (await controller.metric('runtime_wait_seconds_sum'));
-}
-
-/** While no pod is on its way: during that the reference would measure our own load. */
-async function atRest(bench: Bench): Promise<void> {
-  await sleep(2000);
-  await bench.atRest();
 }
 
 function times(rounds: Rounds, source: Source, of: 'took' | 'waited' = 'took'): number[][] {

@@ -13,7 +13,7 @@ import { errorOf, fit, type Model, meansOf, type Point, predict } from '../scale
 import { type Load, ManyNodes } from '../scale/nodes.ts';
 import type { Figure, Series } from '../schema.ts';
 import { percentile } from '../statistics.ts';
-import type { Bench, Measured, Workload } from './workload.ts';
+import { type Bench, type Measured, SETTLE_MS, type Workload } from './workload.ts';
 
 /** Pods a second that start on the dense node, and as many that end, unless `--rate` says otherwise. */
 const RATE = 50;
@@ -76,7 +76,7 @@ async function dense(bench: Bench, given: Given & { pods: number }): Promise<Mea
   const { pods } = given;
   const { rounds, seconds, restarts } = DENSE[bench.quick ? 'quick' : 'full'];
   const { rate = RATE } = bench;
-  await bench.atRest();
+  await bench.atRest(SETTLE_MS);
   const { node, servedMs } = await DenseNode.start({ ...given, rate });
   await using _node = node;
   const resyncCpu = await node.resyncCpu(RESYNCS);
@@ -85,14 +85,14 @@ async function dense(bench: Bench, given: Given & { pods: number }): Promise<Mea
   // The first phase warms up: code is compiled, connections are opened.
   await node.phase(Math.min(seconds, 5), false);
   for (let round = 0; round < rounds; round++) {
-    await bench.atRest();
+    await bench.atRest(SETTLE_MS);
     for (const trouble of bench.random.shuffled([false, true]))
       (trouble ? troubled : calm).push(await node.phase(seconds, trouble));
     bench.progress((0.4 * (round + 1)) / rounds);
   }
   const replaced: Restart[] = [];
   while (replaced.length < restarts) replaced.push(await node.restart());
-  await bench.atRest();
+  await bench.atRest(SETTLE_MS);
   return {
     series: denseSeries(bench, pods, calm, troubled, replaced),
     figures: denseFigures(given.pods, rate, { calm, troubled, replaced, servedMs, resyncCpu }),
@@ -217,15 +217,18 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
       await cluster.use(nodes, marks);
       for (const rate of bench.random.shuffled(rates)) {
         loads.push(await cluster.load(rate, seconds));
-        await bench.atRest();
+        await bench.atRest(SETTLE_MS);
       }
       bench.progress(0.5 + (0.4 * loads.length) / (rounds * setups.flatMap(({ rates }) => rates).length));
     }
   }
+  await cluster.use(0, 'all');
+  const before = await cluster.memory();
   const herd = await cluster.use(nodes, 'all', nodes);
-  await bench.atRest();
+  const memory = (await cluster.memory()) - before;
+  await bench.atRest(SETTLE_MS);
   const restarted = await cluster.restartApiServer();
-  await bench.atRest();
+  await bench.atRest(SETTLE_MS);
   const stored = await cluster.stored();
   return {
     series: [],
@@ -242,6 +245,12 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
         label: "the API server's CPU for the start of a controller",
         value: 1000 * herd.apiServer,
         unit: 'ms',
+      },
+      {
+        id: 'many/memory-node',
+        label: 'memory of the API server for a controller, after garbage collections',
+        value: (1024 * memory) / nodes,
+        unit: 'KiB',
       },
       {
         id: 'many/restart',
@@ -274,7 +283,6 @@ function apiServerFigures(loads: readonly Load[]): Figure[] {
   const etcd = fit(pointsOf(({ etcd }) => etcd));
   const writes = fit(pointsOf(({ writes }) => writes));
   const bytes = fit(pointsOf(({ watchBytes }) => watchBytes));
-  const memory = fit(pointsOf(({ memory }) => memory));
   const figure = (id: string, label: string, value: number, unit: string): Figure => ({
     id: `many/${id}`,
     label,
@@ -282,6 +290,14 @@ function apiServerFigures(loads: readonly Load[]): Figure[] {
     unit,
   });
   return [
+    ...loads.map(({ nodes, startsPerSecond, marks, apiServer }) =>
+      figure(
+        `point/${nodes}x${startsPerSecond}/${marks}`,
+        `the API server's CPU, measured: ${nodes} controllers, ${startsPerSecond} starts/s in all, marks: ${marks}`,
+        100 * apiServer,
+        '%',
+      ),
+    ),
     figure('node', "the API server's CPU for a node without changes", 1e6 * model.node, 'us/s'),
     figure(
       'pod',
@@ -298,7 +314,6 @@ function apiServerFigures(loads: readonly Load[]): Figure[] {
     figure('writes-watched', 'other writes of a controller for a pod', writes.watched, ''),
     figure('bytes-watched', 'watch bytes for a pod that gets no mark', bytes.watched, 'B'),
     figure('bytes-mark', 'in addition, if it gets a mark', bytes.mark, 'B'),
-    figure('memory-node', 'memory of the API server for a node, after a garbage collection', 1024 * memory.node, 'KiB'),
     ...CLUSTERS.flatMap(([nodes, each]) =>
       MARKS.map((marks) =>
         figure(

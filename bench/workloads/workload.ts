@@ -18,6 +18,9 @@ export interface Extent {
   ways?: WayId[];
 }
 
+/** In this time pods and controllers have ended what they were doing, so that the reference does not measure our own load. */
+export const SETTLE_MS = 2000;
+
 /** What every workload gets. */
 export interface Bench extends Method {
   quick: boolean;
@@ -25,8 +28,11 @@ export interface Bench extends Method {
   folder: string;
   farm: Farm;
   floors: Floors;
-  /** Times the reference unit where nothing of ours is under way, often enough that it is no matter of one moment. */
-  atRest(): Promise<void>;
+  /**
+   * Times the reference unit where nothing of ours is under way, often enough that it is no matter of one moment. It first
+   * pauses for `pauseMs`.
+   */
+  atRest(pauseMs?: number): Promise<void>;
   /** Made at the first call. */
   drivers(): Promise<readonly Driver[]>;
   /** A folder for CPU profiles of the controller. */

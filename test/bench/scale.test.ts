@@ -36,6 +36,14 @@ test('its parts are found again, and it predicts a cluster that was not measured
   assert.ok(Math.abs(without - 315) < 1e-6, `${without}`);
 });
 
+test('a large cost that is a little wrong does not hide a small one', () => {
+  const points = measured().map((point) =>
+    point.startsPerSecond === 30 ? { ...point, value: 1.03 * point.value } : point,
+  );
+  const { node } = fit(points);
+  assert.ok(Math.abs(node / MODEL.node - 1) < 0.02, `${node}`);
+});
+
 test('no part is negative, whatever the machine did between two points', () => {
   // Without controllers the API server was slower, so watching a pod seems to save CPU.
   const points = measured().map((point) => (point.nodes === 0 ? { ...point, value: 1.5 * point.value } : point));
