@@ -22,10 +22,10 @@ export const SKIP_REASONS = {
   'opted-out': `its annotation \`${INITIALIZE}\`, or that of its namespace, is "false"`,
   'own-init': 'its own privileged init container `istio-init` writes its rules',
   'envoy-disabled': `\`${DISABLE_ENVOY}\` is set for \`${PROXY}\``,
-  'no-proxy': `it has no container \`${PROXY}\`, and its annotation \`${INITIALIZE}\` is not "true"`,
+  'no-proxy': `it has no container \`${PROXY}\`. Only the annotation \`${INITIALIZE}: "true"\` on the pod itself enrolls such a pod, not that on its namespace`,
   'not-a-sidecar': 'its proxy is not a sidecar, but for example a gateway',
   'inject-false': `its label or annotation \`${INJECT}\` is "false"`,
-  'not-injected': `it has no annotation \`${INJECTED}\`, which Istio's injector writes, and \`${INITIALIZE}\` is not "true"`,
+  'not-injected': `it has no annotation \`${INJECTED}\`, which Istio's injector writes, and neither it nor its namespace has the annotation \`${INITIALIZE}: "true"\``,
   'not-annotated': `neither it nor its namespace has the annotation \`${INITIALIZE}\`, and \`enroll\` is "annotation"`,
 };
 
@@ -55,12 +55,12 @@ export interface PolicyOptions {
  *    "false" opts the pod out in every mode. "true" enrolls it if `enroll` is annotation or both. With any other value
  *    the pod gets no rules until the value is corrected.
  * 3. "true" on the pod itself is enough. "true" on a namespace concerns all of its pods, even those that already run.
- *    It does not enroll the pods that rule 4 excludes: they have no proxy for the traffic, or redirect it themselves,
- * and    our rules would cut them off.
+ *    It does not enroll the pods that rule 4 excludes: they have no proxy for the traffic, or redirect it themselves, and
+ *    our rules would cut them off.
  * 4. Istio's own exclusions, in istio-cni's order (istio/cni/pkg/plugin/plugin.go): the pod has its own istio-init;
- *    DISABLE_ENVOY is set; there is no istio-proxy, neither container nor native sidecar; the proxy is not a sidecar,
- * but    for example a gateway; `sidecar.istio.io/inject` is false, where the label takes precedence over the
- * annotation; and,    unless the annotation enrolls the pod, Istio has not injected it.
+ *    DISABLE_ENVOY is set; there is no istio-proxy, neither container nor native sidecar; the proxy is not a sidecar, but
+ *    for example a gateway; `sidecar.istio.io/inject` is false, where the label takes precedence over the annotation; and,
+ *    unless the annotation enrolls the pod, Istio has not injected it.
  *
  * The original controller's istio-init only waits, so it does not count as the pod's own istio-init.
  */
