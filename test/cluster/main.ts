@@ -1,11 +1,11 @@
 /** `npm run cluster`: a cluster to play with, until Ctrl-C. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { delimiter, dirname, join } from 'node:path';
+import { delimiter, dirname } from 'node:path';
 import { parseArgs, styleText } from 'node:util';
 import { ECHO } from '../mesh/images.ts';
 import { PRIVILEGED, RESTRICTED, startMesh } from '../mesh/mesh.ts';
-import { istioFiles, prepareMesh } from '../mesh/programs.ts';
+import { prepareMesh } from '../mesh/programs.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { type ImageName, images } from './images/images.ts';
 import { startNode } from './node.ts';
@@ -22,19 +22,19 @@ const HELP = `Runs a real Kubernetes on this machine until Ctrl-C.
   npm run cluster -- --mesh                adds Istio: istiod, its injector and Envoy
   npm run cluster -- -- kubectl get pods   runs a command in the cluster, then stops the cluster
 
-It needs root. The first time it installs Debian packages and builds Kubernetes, and with --mesh Istio, in about eight
-minutes each.`;
+It needs root. The first time it installs Debian packages and builds Kubernetes in about eleven minutes, and with --mesh
+Istio in about eight more.`;
 
 const MESH = `
 Pods in ${RESTRICTED} and ${PRIVILEGED} are injected, and ${RESTRICTED} enforces Pod Security "restricted". This node has Istio's echo
 server and client as the image ${ECHO}:
 
   kubectl run -n ${PRIVILEGED} web --image=${ECHO} --image-pull-policy=Never -- --port 8080
-  kubectl exec -n ${PRIVILEGED} web -c web -- /client http://localhost:8080/
+  kubectl exec -n ${PRIVILEGED} web -c web -- /client http://$(kubectl get pod -n ${PRIVILEGED} web -o jsonpath={.status.podIP}):8080/
 
 To give istiod other values, in a file FILE:
 
-  helm upgrade istiod CHART -n istio-system --reuse-values -f FILE
+  helm upgrade istiod "$ISTIOD_CHART" -n istio-system --reuse-values -f FILE
 `;
 
 const { values, positionals } = parseArgs({
@@ -76,16 +76,17 @@ async function main(names: ImageName[]): Promise<number> {
     return 1;
   }
   const began = performance.now();
-  const { controlPlane, logs } = await (values.mesh ? startWithMesh(names) : start(names));
+  const { controlPlane, logs, istiodChart } = await (values.mesh ? startWithMesh(names) : start(names));
   try {
     progress('total', performance.now() - began);
     if (positionals.length > 0) return await runCommand(controlPlane, positionals);
+    const chart = istiodChart === undefined ? '' : ` ISTIOD_CHART=${istiodChart}`;
     console.log(`
 In another shell:
 
-  export KUBECONFIG=${controlPlane.kubeconfig} PATH=${dirname(controlPlane.programs.path('kubectl'))}:$PATH
+  export KUBECONFIG=${controlPlane.kubeconfig} PATH=${dirname(controlPlane.programs.path('kubectl'))}:$PATH${chart}
   kubectl get nodes,pods -A
-${values.mesh ? MESH.replace('CHART', join(istioFiles().charts, 'istio-control/istio-discovery')) : ''}
+${values.mesh ? MESH : ''}
 Logs are in ${logs.join(' and ')}. Ctrl-C stops the cluster and removes all of its files.`);
     const alive = setInterval(() => {}, 60_000);
     await stopped;
@@ -102,6 +103,8 @@ interface Started {
   controlPlane: ControlPlane;
   /** Folders. */
   logs: string[];
+  /** A folder. */
+  istiodChart?: string;
 }
 
 async function start(names: ImageName[]): Promise<Started> {
@@ -127,7 +130,7 @@ async function startWithMesh(names: ImageName[]): Promise<Started> {
     for (let left = Number(values.nodes) - 1; left > 0; left--) {
       logs.push((await mesh.addNode({ images: names, progress })).sandbox.folder);
     }
-    return { controlPlane, logs };
+    return { controlPlane, logs, istiodChart: mesh.chart('istio-control/istio-discovery') };
   } catch (error) {
     await mesh.stop();
     throw error;

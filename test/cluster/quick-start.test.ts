@@ -1,25 +1,21 @@
 /** The commands of docs/quick-start.md that need no other tool than helm and kubectl, read from it and run as they are. */
 import assert from 'node:assert/strict';
-import { readFileSync, symlinkSync } from 'node:fs';
-import { delimiter, dirname, join } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { parse } from 'yaml';
 import { suite } from '../suite.ts';
-import { run } from '../support/process.ts';
-import { scratchFolder } from '../support/scratch.ts';
 import { imageName } from './images/images.ts';
 import { Mesh, NAMESPACE } from './mesh-pod.ts';
 import { programs } from './programs.ts';
+import { commandsOf, folderWithChart, shellIn } from './quick-start.ts';
 
-const ROOT = join(import.meta.dirname, '../..');
 const NAME = 'istio-pod-network-controller';
 const SLOW = { timeoutMs: 120_000 };
 
 const test = suite('cluster, quick start');
 test.needs('cluster', 'addon');
 
-/** In place of the clone, so that no command writes a file into it. */
-const folder = scratchFolder('quick-start');
-symlinkSync(join(ROOT, 'chart'), join(folder, 'chart'));
+const folder = folderWithChart();
 let mesh: Mesh;
 test.before(async () => {
   mesh = await Mesh.start([NAME]);
@@ -28,28 +24,7 @@ test.after(async () => {
   await mesh?.stop();
 });
 
-/** Each line of the section's blocks of code. */
-function commandsOf(heading: string): string[] {
-  const [, section = ''] = readFileSync(join(ROOT, 'docs/quick-start.md'), 'utf8').split(`\n## ${heading}\n`);
-  const [before = ''] = section.split('\n## ');
-  const commands = [...before.matchAll(/^```sh\n(.*?)^```/gms)].flatMap(([, block = '']) => block.trim().split('\n'));
-  assert.notEqual(commands.length, 0, heading);
-  return commands;
-}
-
-async function shell(command: string): Promise<string> {
-  const { path } = await programs(['helm', 'kubectl']);
-  const env = {
-    ...process.env,
-    PATH: [dirname(path('helm')), dirname(path('kubectl')), process.env.PATH].join(delimiter),
-    KUBECONFIG: mesh.controlPlane.kubeconfig,
-    HELM_CONFIG_HOME: folder,
-    HELM_CACHE_HOME: folder,
-    KUBECACHEDIR: folder,
-  };
-  const { stdout } = await run('/bin/sh', ['-ec', command], { env, cwd: folder });
-  return stdout;
-}
+const shell = (command: string) => shellIn(folder, mesh.controlPlane, command);
 
 test(
   'a Debian machine: the commands after the start of the cluster end with a captured pod',
