@@ -14,7 +14,7 @@ import { Informer, type InformerEvent } from '../kube/informer.ts';
 import { toNamespaceRecord, toPodRecord } from '../kube/pods.ts';
 import { failed, INITIALIZED, type PodStatusWriter } from '../kube/status.ts';
 import type { VerifyResult } from '../native/addon.ts';
-import { type Logger, podLine } from '../observe/log.ts';
+import { type Logger, podLine, rounded } from '../observe/log.ts';
 import type { GateReason, Metrics, PodState, QueueStats } from '../observe/metrics.ts';
 import type { PodView } from '../observe/page.ts';
 import type { PodRules } from '../observe/rules.ts';
@@ -378,7 +378,12 @@ export class Controller {
     delete entry.drifted;
     entry.installed = installed;
     if (news || entry.view.state !== 'initialized') {
-      entry.view = { state: 'initialized', stages, since, ...(unmarked && { reason: unmarked.message }) };
+      entry.view = {
+        state: 'initialized',
+        stages: rounded(stages),
+        since,
+        ...(unmarked && { reason: unmarked.message }),
+      };
     }
     if (news) metrics.installed(installed.backend, stages);
     if (repaired) metrics.driftRepaired(installed.backend);

@@ -107,7 +107,8 @@ export function podLine(log: Logger, line: PodLine): void {
   );
 }
 
-function rounded(stages: Stages): Stages {
+/** With three significant digits. */
+export function rounded(stages: Stages): Stages {
   return Object.fromEntries(Object.entries(stages).map(([stage, us]) => [stage, Number(us.toPrecision(3))]));
 }
 
