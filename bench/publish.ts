@@ -67,8 +67,8 @@ function publishStarts(results: Results, mesh: WorkloadResult, root: string): st
   });
   const head = [
     'from created to app started',
-    "to Istio's istio-init",
-    'beyond no mesh, ms',
+    'compared with istio-init',
+    'more than without a mesh, ms',
     'p50, ms',
     'p90, ms',
     'p99, ms',
@@ -131,8 +131,8 @@ function publishConnections(results: Results, connection: WorkloadResult, root: 
   const [[legacy, nftables, istio] = [], [ownLegacy, ownNftables, ownIstio] = []] = said;
   const sentence =
     `The rules cost each new connection some time as well. With 1,000 excluded ports, a connection of the app takes ${legacy} us ` +
-    `more than without rules (nftables: ${nftables} us), and with Istio's iptables rules ${istio} us more. A connection of the ` +
-    `proxy's own takes ${ownLegacy} us more (nftables: ${ownNftables} us), and with Istio's ${ownIstio} us more.`;
+    `more than without rules (nftables: ${nftables} us), and with Istio's iptables rules ${istio} us more. A connection that the ` +
+    `proxy itself opens takes ${ownLegacy} us more (nftables: ${ownNftables} us), and with Istio's ${ownIstio} us more.`;
   const line = runLine(results);
   fill(join(root, 'README.md'), {
     connection: `${sentence}\n\n![${CONNECTION_TITLE}](docs/connection.svg)\n\n${line}`,

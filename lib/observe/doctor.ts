@@ -205,7 +205,8 @@ function netnsFolder(folder: string): Check {
     return { name, status: 'warn', detail: 'does not exist; the first "ip netns add" creates it', remedy };
   }
   const propagation = holder?.propagation.join(' ') ?? '';
-  const detail = `${count} namespaces; mounted on ${holder?.point ?? '?'}, ${propagation === '' ? 'private' : propagation}`;
+  const namespaces = `${count} ${count === 1 ? 'namespace' : 'namespaces'}`;
+  const detail = `${namespaces}; mounted on ${holder?.point ?? '?'}, propagation: ${propagation === '' ? 'private' : propagation}`;
   if (propagation !== '') return { name, status: 'ok', detail };
   return {
     name,

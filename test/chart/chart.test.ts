@@ -803,7 +803,7 @@ test('NOTES say how to go on, for each way of injection', async () => {
   assert.match(await notes('injection.mode=policy'), /A MutatingAdmissionPolicy replaces/);
   assert.match(await notes('injection.mode=istio'), /helm upgrade istiod .*istiod-values.yaml/);
   const none = await notes('injection.mode=none');
-  assert.match(none, /still need its privileges, because injection\.mode is none/);
+  assert.match(none, /Pods with istio-init keep it, and need its privileges/);
   assert.doesNotMatch(none, /no longer need privileges/);
   const [policy, istio] = await Promise.all(['policy', 'istio'].map((mode) => notes(`injection.mode=${mode}`)));
   for (const told of [policy, istio])

@@ -98,7 +98,7 @@ async function goEnvironment(set: ProgramSet): Promise<NodeJS.ProcessEnv> {
   // For an older Go it is a module like any other, but for the permissions of its files.
   const arch = (await output('go', ['env', 'GOARCH'], here)).trim();
   const toolchain = `golang.org/toolchain@v0.0.1-go${wanted}.linux-${arch}`;
-  say(set, `fetching ${toolchain} with ${version}`);
+  say(set, `${version} is too old, so ${toolchain} is used`);
   const { Dir } = JSON.parse(await output('go', ['mod', 'download', '-json', toolchain], here)) as { Dir: string };
   for (const file of globSync(['bin/*', 'pkg/tool/**'], { cwd: Dir }).map((name) => join(Dir, name))) {
     const { mode } = statSync(file);
