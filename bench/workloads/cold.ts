@@ -19,7 +19,7 @@ const PULLS = { quick: { pods: 1, rounds: 4 }, full: { pods: 5, rounds: 10 } };
 export const cold: Workload = {
   name: 'cold',
   title: 'A node that reboots with up to 100 pods, and the pull of the image of a gate',
-  budget: { quick: 120, full: 900 },
+  budget: { quick: 120, full: 1500 },
   apart: true,
   lack: clusterLack,
   async run(bench) {
