@@ -177,7 +177,8 @@ export class Controller {
       const { uid, namespace, name } = pod.metadata;
       const { backend, stamp, rules } = installed ?? {};
       const reason = view.state === 'initialized' ? preemption(entry) : undefined;
-      const known = { ...view, ...(reason !== undefined && { reason }) };
+      const stages = view.stages && { stages: rounded(view.stages) };
+      const known = { ...view, ...stages, ...(reason !== undefined && { reason }) };
       return { uid, namespace, name, ...known, ...(installed && { backend, netns: stamp, rules }) } as PodView;
     });
   }
@@ -378,12 +379,7 @@ export class Controller {
     delete entry.drifted;
     entry.installed = installed;
     if (news || entry.view.state !== 'initialized') {
-      entry.view = {
-        state: 'initialized',
-        stages: rounded(stages),
-        since,
-        ...(unmarked && { reason: unmarked.message }),
-      };
+      entry.view = { state: 'initialized', stages, since, ...(unmarked && { reason: unmarked.message }) };
     }
     if (news) metrics.installed(installed.backend, stages);
     if (repaired) metrics.driftRepaired(installed.backend);

@@ -107,7 +107,7 @@ export function podLine(log: Logger, line: PodLine): void {
   );
 }
 
-/** With three significant digits. */
+/** The same durations with three significant digits, which is what people and programs get. */
 export function rounded(stages: Stages): Stages {
   return Object.fromEntries(Object.entries(stages).map(([stage, us]) => [stage, Number(us.toPrecision(3))]));
 }

@@ -350,6 +350,14 @@ test('rules come only when the init containers before the gate have ended, in ea
   assert.deepEqual((await native().identify(file)).installedBackends, ['iptables-legacy']);
 });
 
+test('the list of pods has durations with three significant digits', async () => {
+  await using way = await Way.start();
+  await way.putMarked();
+  const stages = Object.entries(way.view?.stages ?? {});
+  assert.ok(stages.length > 3, `${stages}`);
+  for (const [stage, us] of stages) assert.equal(us, Number(us.toPrecision(3)), stage);
+});
+
 test('the rules of a pod can be compared with its plan', async () => {
   await using way = await Way.start();
   const { uid, file } = await way.putMarked();
