@@ -16,7 +16,7 @@ import { seriesOf } from '../method.ts';
 import { busySeconds } from '../others.ts';
 import type { Chart, Series } from '../schema.ts';
 import { percentile } from '../statistics.ts';
-import type { Bench, Measured, Workload } from './workload.ts';
+import { type Bench, type Measured, SETTLE_MS, type Workload } from './workload.ts';
 
 /** Of each way, unless `--pods` says otherwise. */
 const PODS = { quick: 4, full: 40 };
@@ -52,9 +52,6 @@ export const mesh: Workload = {
     }
   },
 };
-
-/** After the controller was started or stopped it takes so long until pods start as usual. */
-const SETTLE_MS = 2000;
 
 /** The controller of the first node, and the policies. */
 class Ours implements AsyncDisposable {

@@ -18,7 +18,10 @@ export interface Extent {
   ways?: WayId[];
 }
 
-/** In this time pods and controllers have ended what they were doing, so that the reference does not measure our own load. */
+/**
+ * So long after pods, controllers or policies came or went, none of them works any more: pods start as usual, and the
+ * reference does not measure our own load.
+ */
 export const SETTLE_MS = 2000;
 
 /** What every workload gets. */

@@ -130,7 +130,7 @@ async function startWithMesh(names: ImageName[]): Promise<Started> {
     for (let left = Number(values.nodes) - 1; left > 0; left--) {
       logs.push((await mesh.addNode({ images: names, progress })).sandbox.folder);
     }
-    return { controlPlane, logs, istiodChart: mesh.chart('istio-control/istio-discovery') };
+    return { controlPlane, logs, istiodChart: mesh.istiodChart };
   } catch (error) {
     await mesh.stop();
     throw error;

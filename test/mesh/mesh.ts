@@ -138,7 +138,7 @@ export class Mesh {
   async installRevision(revision: string, values: Values): Promise<void> {
     const all = merged(this.#values, values, { revision });
     const name = releaseOf(revision);
-    await this.helm('install', name, this.chart('istio-control/istio-discovery'), '--values', this.#write(name, all));
+    await this.helm('install', name, this.istiodChart, '--values', this.#write(name, all));
     await this.rolledOut(SYSTEM, `deployment/${name}`);
   }
 
@@ -148,7 +148,7 @@ export class Mesh {
    */
   async configure(values: Values, revision?: string): Promise<void> {
     const all = this.#next(values, revision !== undefined ? { revision } : {});
-    const [name, chart] = [releaseOf(revision), this.chart('istio-control/istio-discovery')];
+    const [name, chart] = [releaseOf(revision), this.istiodChart];
     const only = INJECTION.flatMap((template) => ['--show-only', `templates/${template}.yaml`]);
     const text = await this.helm('template', name, chart, '--values', this.#write(name, all), ...only);
     await this.apply(parseAllDocuments(text).map((document) => document.toJS() as object));
@@ -159,8 +159,12 @@ export class Mesh {
     return this.kubectl('rollout', 'status', '--namespace', namespace, what, `--timeout=${LIMIT_MS * patience()}ms`);
   }
 
-  chart(name: 'base' | 'istio-cni' | 'gateway' | 'istio-control/istio-discovery'): string {
+  chart(name: 'base' | 'istio-cni' | 'gateway'): string {
     return join(istioFiles().charts, name);
+  }
+
+  get istiodChart(): string {
+    return join(istioFiles().charts, 'istio-control/istio-discovery');
   }
 
   /** In istio-system, unless `--namespace` is among the words. */
@@ -206,7 +210,7 @@ export class Mesh {
     await this.apply(dnsObjects());
     await this.helm('install', 'istio-base', this.chart('base'));
     const values = this.#write('istiod', this.#next());
-    await this.helm('install', 'istiod', this.chart('istio-control/istio-discovery'), '--values', values);
+    await this.helm('install', 'istiod', this.istiodChart, '--values', values);
   }
 
   async #ready(): Promise<void> {

@@ -21,7 +21,7 @@ test(
     // This cluster is started in the same way.
     assert.equal(start, 'npm run cluster -- --mesh --image istio-pod-network-controller,pod-network-gate');
     const { controlPlane } = mesh.cluster;
-    const env = { ISTIOD_CHART: mesh.chart('istio-control/istio-discovery') };
+    const env = { ISTIOD_CHART: mesh.istiodChart };
     const said = await shellIn(folder, controlPlane, commands.join('\n'), env);
     assert.match(said, /captured: IPv4/);
     assert.match(said, /pod\/web condition met/);
