@@ -17,7 +17,7 @@ export interface Measured extends Point {
   value: number;
 }
 
-/** The mean of each number, for all measurements of the same nodes, pods and marks. */
+/** One point for all measurements of the same nodes, starts and marks. Each of its numbers is the mean of theirs. */
 export function meansOf<T extends Point>(points: readonly T[]): T[] {
   const same = ({ nodes, startsPerSecond, marks }: Point) => `${nodes} ${startsPerSecond} ${marks}`;
   return Object.values(Object.groupBy(points, same)).map((group = []) => {
@@ -43,7 +43,7 @@ export interface Model {
   event: number;
 }
 
-/** A measured value counts as at least this share of the largest one: the error of a value near zero is not relative. */
+/** All values below this share of the largest one weigh the same, because the error of a value near zero is not relative. */
 const LEAST_SHARE = 0.01;
 
 const PARTS = ['base', 'node', 'pod', 'watched', 'mark', 'event'] as const;
@@ -54,9 +54,9 @@ function termsOf({ nodes, startsPerSecond, marks, events }: Point): number[] {
 }
 
 /**
- * Least squares of relative errors, because a machine that is slower for a while makes every cost larger by the same share. A
- * part that would be negative is left out, because nothing has a negative cost: the points are measured one after the
- * other, and the machine differs a little between them. Throws if the points do not determine the model.
+ * Least squares of relative errors, because a machine that is slow for a while makes every cost larger by the same share. A
+ * part that would be negative is left out, because nothing has a negative cost. Such a part comes from the machine, which
+ * differs a little between two points. Throws if the points do not determine the model.
  */
 export function fit(points: readonly Measured[]): Model {
   const parts = PARTS.map((_, at) => at);

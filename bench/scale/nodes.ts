@@ -181,7 +181,7 @@ export class ManyNodes implements AsyncDisposable {
 
   /** MiB that kube-apiserver uses after a garbage collection: heap and stacks. Its RSS does not fall when controllers end. */
   async memory(): Promise<number> {
-    // The API server collects, if it lets itself be profiled.
+    // This request starts a garbage collection. The API server accepts it only with --profiling.
     await this.#client.send('GET', '/debug/pprof/heap?gc=1');
     const metrics = await this.#client.send('GET', '/metrics');
     return sumOf(metrics, /^go_memstats_(heap_alloc|stack_inuse)_bytes /) / 2 ** 20;
