@@ -11,7 +11,7 @@ baseline), and with the usual programs, in one run.
   npm run bench -- --quick                 a first look, in at most 2 minutes
   npm run bench -- --only single,churn     only these workloads: WORKLOADS;
                                            soak (10 minutes), connection (8), sandbox (10), scale
-                                           (40), cold (25) and mesh (45) run only if they are named
+                                           (50), cold (25) and mesh (45) run only if they are named
   npm run bench -- --driver NAME=COMMAND   measures another program, too. It must install Istio's default rules in the
                                            network namespace in which it starts, or in {netns} if that is one of its
                                            arguments; repeatable

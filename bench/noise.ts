@@ -17,6 +17,8 @@ export const STALLED = 0.1;
 export const OTHERS = 0.15;
 /** Fewer say nothing. */
 const LEAST = 16;
+/** How often one turn is repeated, and how many turns of a workload. */
+const REPEATS = { turn: 2, workload: 16 };
 
 /** `others`: the share of all CPUs that other programs had. `timed`: as a workload has it. */
 export function judge(
@@ -32,8 +34,7 @@ export function judge(
           percentile(units.slice(Math.floor(at * quarter), Math.floor((at + 1) * quarter)), 0.5),
         );
   const spread = quarters.length === 0 ? 1 : Math.max(...quarters) / Math.min(...quarters);
-  const middle = percentile(units, 0.5);
-  const stalled = quarters.length === 0 ? 0 : units.filter((unit) => unit > 2 * middle).length / units.length;
+  const stalled = quarters.length === 0 ? 0 : stalledShare(units, percentile(units, 0.5));
   const noise = { quarters, spread, stalled, others };
   const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
   if (others > OTHERS) return { noise, refused: `other programs had ${percent(others)} of the CPUs` };
@@ -42,4 +43,41 @@ export function judge(
   if (stalled > STALLED)
     return { noise, refused: `${percent(stalled)} of all fixed work took more than twice as long as usual` };
   return { noise };
+}
+
+/**
+ * Turns of a workload that are long enough for the machine to change during one. A turn is repeated if the units after it
+ * are too slow, compared with the units before. So what the turn measured has no part in the choice.
+ */
+export class Turns {
+  readonly #units: number[];
+  /** How many turns were repeated. */
+  repeated = 0;
+
+  /** `units`: those of the workload, in microseconds. Those of a turn that is repeated are removed from it. */
+  constructor(units: number[]) {
+    this.#units = units;
+  }
+
+  /** `turn` appends its units. Resolves with what the last attempt resolved with. */
+  async take<T>(turn: () => Promise<T>): Promise<T> {
+    for (let repeats = 0; ; repeats++) {
+      const from = this.#units.length;
+      const result = await turn();
+      const disturbed = isDisturbed(this.#units.slice(from), this.#units.slice(0, from));
+      if (!disturbed || repeats === REPEATS.turn || this.repeated === REPEATS.workload) return result;
+      this.#units.length = from;
+      this.repeated++;
+    }
+  }
+}
+
+function isDisturbed(units: readonly number[], before: readonly number[]): boolean {
+  const usual = percentile(before, 0.5);
+  return percentile(units, 0.5) > SPREAD * usual || stalledShare(units, usual) > STALLED;
+}
+
+/** The share of units that took more than twice as long as usual. */
+function stalledShare(units: readonly number[], usual: number): number {
+  return units.filter((unit) => unit > 2 * usual).length / units.length;
 }

@@ -18,9 +18,10 @@ export function workloadText(workload: WorkloadResult): string {
   ].join('');
 }
 
-function noiseText({ quarters, stalled, others }: Noise): string {
+function noiseText({ quarters, stalled, others, repeated }: Noise): string {
   const work = `fixed work ${quarters.map(figure).join(', ')} us by quarter, ${percent(stalled)} stalled`;
-  return `${work}; others had ${percent(others)} of the CPUs`;
+  const again = repeated === undefined ? '' : `; turns measured again: ${repeated}`;
+  return `${work}; others had ${percent(others)} of the CPUs${again}`;
 }
 
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;

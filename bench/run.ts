@@ -11,12 +11,12 @@ import { rulesetOf } from './drivers/rules.ts';
 import { Farm } from './farm.ts';
 import { checkGoals } from './goals.ts';
 import { describeMachine } from './machine.ts';
-import { judge } from './noise.ts';
+import { judge, Turns } from './noise.ts';
 import { watchOthers } from './others.ts';
 import { Progress } from './progress.ts';
 import type { Results, WorkloadResult } from './schema.ts';
 import { seeded } from './statistics.ts';
-import type { Bench, Extent, Workload } from './workloads/workload.ts';
+import { type Bench, type Extent, SETTLE_MS, type Workload } from './workloads/workload.ts';
 
 export interface RunOptions {
   quick: boolean;
@@ -64,6 +64,7 @@ export async function run({
     await using floors = new Floors();
     const random = seeded(seed);
     let units: number[] = [];
+    let turns = new Turns(units);
     let prepared: ReturnType<Bench['drivers']> | undefined;
     const bench: Omit<Bench, 'seconds'> = {
       quick,
@@ -87,12 +88,19 @@ export async function run({
         for (let unit = 0; unit < AT_REST.waking; unit++) await floors.do('reference');
         for (let unit = 0; unit < AT_REST.counted; unit++) await bench.reference();
       },
+      turn: (run) =>
+        turns.take(async () => {
+          const result = await run();
+          await bench.atRest(SETTLE_MS);
+          return result;
+        }),
       progress: (share) => progress.update(share),
     };
     // The first units start a thread and warm up.
     for (let warm = 0; warm < 20; warm++) await bench.reference();
     const attempt = async (workload: Workload): Promise<WorkloadResult> => {
       units = [];
+      turns = new Turns(units);
       progress.start(workload.name);
       const start = performance.now();
       const others = watchOthers();
@@ -100,7 +108,16 @@ export async function run({
       const seconds = () => (performance.now() - start) / 1000;
       try {
         const measured = await workload.run({ ...bench, seconds: workload.budget[mode] });
-        return { name, title, seconds: seconds(), ...measured, ...judge(units, others(), workload) };
+        const { noise, ...refused } = judge(units, others(), workload);
+        const { repeated } = turns;
+        return {
+          name,
+          title,
+          seconds: seconds(),
+          ...measured,
+          noise: { ...noise, ...(repeated > 0 && { repeated }) },
+          ...refused,
+        };
       } catch (error) {
         // The others' figures are not lost for that.
         const failed = error instanceof Error ? (error.stack ?? error.message) : String(error);

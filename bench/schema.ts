@@ -80,6 +80,8 @@ const noise = z.strictObject({
   stalled: number,
   /** Share of all CPUs that other programs had. */
   others: number,
+  /** Turns that were measured again because the machine was slow; absent if there was none. */
+  repeated: number.optional(),
 });
 
 const workload = z.strictObject({

@@ -46,7 +46,7 @@ const EVENTS = 1;
 export const scale: Workload = {
   name: 'scale',
   title: 'A node with up to 1,000 pods, the replacement of its controller, and many nodes on one API server',
-  budget: { quick: 120, full: 2400 },
+  budget: { quick: 120, full: 3000 },
   apart: true,
   async run(bench) {
     const folder = mkdtempSync(join(bench.folder, 'scale-'));
@@ -85,9 +85,8 @@ async function dense(bench: Bench, given: Given & { pods: number }): Promise<Mea
   // The first phase warms up: code is compiled, connections are opened.
   await node.phase(Math.min(seconds, 5), false);
   for (let round = 0; round < rounds; round++) {
-    await bench.atRest(SETTLE_MS);
     for (const trouble of bench.random.shuffled([false, true]))
-      (trouble ? troubled : calm).push(await node.phase(seconds, trouble));
+      (trouble ? troubled : calm).push(await bench.turn(() => node.phase(seconds, trouble)));
     bench.progress((0.4 * (round + 1)) / rounds);
   }
   const replaced: Restart[] = [];
@@ -216,8 +215,7 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
     for (const { nodes, marks, rates } of bench.random.shuffled(setups)) {
       await cluster.use(nodes, marks);
       for (const rate of bench.random.shuffled(rates)) {
-        loads.push(await cluster.load(rate, seconds));
-        await bench.atRest(SETTLE_MS);
+        loads.push(await bench.turn(() => cluster.load(rate, seconds)));
       }
       bench.progress(0.5 + (0.4 * loads.length) / (rounds * setups.flatMap(({ rates }) => rates).length));
     }

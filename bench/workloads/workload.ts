@@ -36,6 +36,8 @@ export interface Bench extends Method {
    * pauses for `pauseMs`.
    */
   atRest(pauseMs?: number): Promise<void>;
+  /** Runs a turn and then times the reference at rest. Repeats both if the machine was slow: see Turns in bench/noise.ts. */
+  turn<T>(run: () => Promise<T>): Promise<T>;
   /** Made at the first call. */
   drivers(): Promise<readonly Driver[]>;
   /** A folder for CPU profiles of the controller. */

@@ -126,7 +126,13 @@ async function measured(plant: ReadonlyMap<string, number>): Promise<Series[]> {
     await using farm = new Farm(folder);
     await using floors = new Floors();
     const random = seeded(5);
-    const method = { random, reference: async () => {}, atRest: async () => {}, progress: () => {} };
+    const method = {
+      random,
+      reference: async () => {},
+      atRest: async () => {},
+      turn: <T>(run: () => Promise<T>) => run(),
+      progress: () => {},
+    };
     const freshNetns = () => farm.one();
     const all = await prepareDrivers({ floors, folder, ruleset: rulesetOf(), freshNetns, externals: [], plant });
     const drivers = async () => all.filter(({ name }) => name === 'floor' || name === 'ours');

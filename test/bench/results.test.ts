@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { checkGoals, goals } from '../../bench/goals.ts';
 import { seriesOf } from '../../bench/method.ts';
-import { judge, OTHERS, SPREAD, STALLED } from '../../bench/noise.ts';
+import { judge, OTHERS, SPREAD, STALLED, Turns } from '../../bench/noise.ts';
 import { Progress } from '../../bench/progress.ts';
 import { publish } from '../../bench/publish.ts';
 import { jsonSchema, parseResults, type Results } from '../../bench/schema.ts';
@@ -291,6 +291,31 @@ test('a machine is too noisy when it was faster at one time than at another, or 
   assert.equal(refused(faster, 0.05, false), undefined);
   assert.match(refused(stalling(STALLED + 0.03), 0.05, false) ?? '', /more than twice/);
   assert.match(refused(faster, OTHERS + 0.02, false) ?? '', /other programs/);
+});
+
+test('a turn after which the machine is slow or stalls is measured again, but not for ever', async () => {
+  const quiet = () => units(100, () => 75);
+  const kept = quiet();
+  const turns = new Turns(kept);
+  /** A turn for each list of units, until the list of the last one. */
+  const take = async (...after: number[][]) => {
+    let at = 0;
+    const turn = async () => {
+      kept.push(...(after[Math.min(at, after.length - 1)] ?? []));
+      return ++at;
+    };
+    return turns.take(turn);
+  };
+  const slow = units(100, () => 75 * (SPREAD + 0.1));
+  const stalls = units(100, (at) => (at < 100 * (STALLED + 0.02) ? 500 : 75));
+  assert.equal(await take(quiet()), 1);
+  assert.equal(await take(slow, quiet()), 2);
+  assert.equal(await take(stalls, slow, quiet()), 3);
+  assert.deepEqual([turns.repeated, kept.length], [3, 400], 'units of repeated turns are dropped');
+  assert.equal(await take(slow), 3, 'the third attempt counts');
+  for (let turn = 0; turn < 10; turn++) await take(slow, slow, quiet());
+  assert.equal(turns.repeated, 16);
+  assert.equal(await take(slow), 1, 'the workload has used up its repeats');
 });
 
 test('progress is shown on a terminal only, and says how long it will take', () => {
