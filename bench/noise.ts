@@ -18,7 +18,7 @@ export const OTHERS = 0.15;
 /** Fewer say nothing. */
 const LEAST = 16;
 /** How often one turn is repeated, and how many turns of a workload. */
-const REPEATS = { turn: 2, workload: 16 };
+const REPEATS = { turn: 2, workload: 32 };
 
 /** `others`: the share of all CPUs that other programs had. `timed`: as a workload has it. */
 export function judge(

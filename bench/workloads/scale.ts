@@ -82,19 +82,33 @@ async function dense(bench: Bench, given: Given & { pods: number }): Promise<Mea
   const resyncCpu = await node.resyncCpu(RESYNCS);
   const calm: Phase[] = [];
   const troubled: Phase[] = [];
+  const faults: Faults = { unserved: 0, needless: 0, restart: 0 };
   // The first phase warms up: code is compiled, connections are opened.
   await node.phase(Math.min(seconds, 5), false);
   for (let round = 0; round < rounds; round++) {
     for (const trouble of bench.random.shuffled([false, true]))
-      (trouble ? troubled : calm).push(await bench.turn(() => node.phase(seconds, trouble)));
+      (trouble ? troubled : calm).push(
+        await bench.turn(async () => {
+          const phase = await node.phase(seconds, trouble);
+          faults.unserved += phase.unserved;
+          if (!trouble) faults.needless += phase.repaired;
+          return phase;
+        }),
+      );
     bench.progress((0.4 * (round + 1)) / rounds);
   }
   const replaced: Restart[] = [];
-  while (replaced.length < restarts) replaced.push(await node.restart());
-  await bench.atRest(SETTLE_MS);
+  while (replaced.length < restarts)
+    replaced.push(
+      await bench.turn(async () => {
+        const restart = await node.restart();
+        faults.restart += restart.needless;
+        return restart;
+      }),
+    );
   return {
     series: denseSeries(bench, pods, calm, troubled, replaced),
-    figures: denseFigures(given.pods, rate, { calm, troubled, replaced, servedMs, resyncCpu }),
+    figures: denseFigures(given.pods, rate, { calm, troubled, replaced, faults, servedMs, resyncCpu }),
     charts: [],
   };
 }
@@ -118,10 +132,21 @@ function denseSeries(bench: Bench, pods: number, calm: Phase[], troubled: Phase[
   ];
 }
 
+/** Also those of turns that were measured again, because a busy machine does not excuse them. */
+interface Faults {
+  /** Pods that ended before they were served. */
+  unserved: number;
+  /** Repairs where nothing was removed. */
+  needless: number;
+  /** Repairs and marks that a new process made needlessly. */
+  restart: number;
+}
+
 interface DenseRun {
   calm: Phase[];
   troubled: Phase[];
   replaced: Restart[];
+  faults: Faults;
   servedMs: number;
   resyncCpu: number;
 }
@@ -129,7 +154,7 @@ interface DenseRun {
 function denseFigures(
   pods: number,
   rate: number,
-  { calm, troubled, replaced, servedMs, resyncCpu }: DenseRun,
+  { calm, troubled, replaced, faults, servedMs, resyncCpu }: DenseRun,
 ): Figure[] {
   const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
   const p99 = (phases: readonly Phase[]) => percentile(latenciesOf(phases).flat(), 0.99);
@@ -150,7 +175,7 @@ function denseFigures(
   const all = [...calm, ...troubled];
   return [
     figure('fairness', 'p99 with pods that flap and fail, to p99 without', p99(troubled) / p99(calm), 'x'),
-    figure('unserved', 'pods that ended before they were served', sum(all.map(({ unserved }) => unserved)), 'pods', 0),
+    figure('unserved', 'pods that ended before they were served', faults.unserved, 'pods', 0),
     figure('cpu', 'CPU of the controller, resyncs included', 100 * (withoutResyncs + inCluster), '%'),
     figure(
       'resync-share',
@@ -160,16 +185,10 @@ function denseFigures(
     ),
     figure('resync', 'a resync takes, p50', p50(calm.flatMap(({ resyncs }) => resyncs)), 'ms'),
     figure('repaired', 'repairs of pods whose rules are removed', sum(troubled.map(({ repaired }) => repaired)), ''),
-    figure('needless', 'repairs where nothing was removed', sum(calm.map(({ repaired }) => repaired)), '', 0),
+    figure('needless', 'repairs where nothing was removed', faults.needless, '', 0),
     figure('rss', 'highest RSS', Math.max(...all.map(({ rss }) => rss)), 'MiB', 0.15),
     figure('cold', 'from the start of the process until all pods were marked for the first time', servedMs, 'ms'),
-    figure(
-      'restart-needless',
-      'repairs and marks that a new process made needlessly',
-      sum(replaced.map(({ needless }) => needless)),
-      '',
-      0,
-    ),
+    figure('restart-needless', 'repairs and marks that a new process made needlessly', faults.restart, '', 0),
     figure(
       'restart-first',
       'a new process serves its first pod after, p50',
@@ -210,15 +229,18 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
   await using cluster = await ManyNodes.start(given);
   const alone = await cluster.restartApiServer();
   const setups = setupsOf(nodes, starts);
-  const loads: Load[] = [];
-  for (let round = 0; round < rounds; round++) {
+  const measured: Load[][] = [];
+  while (measured.length < rounds) {
+    const loads: Load[] = [];
     for (const { nodes, marks, rates } of bench.random.shuffled(setups)) {
       await cluster.use(nodes, marks);
       for (const rate of bench.random.shuffled(rates)) {
         loads.push(await bench.turn(() => cluster.load(rate, seconds)));
       }
-      bench.progress(0.5 + (0.4 * loads.length) / (rounds * setups.flatMap(({ rates }) => rates).length));
+      const share = loads.length / setups.flatMap(({ rates }) => rates).length;
+      bench.progress(0.5 + (0.4 * (measured.length + share)) / rounds);
     }
+    measured.push(loads);
   }
   await cluster.use(0, 'all');
   const before = await cluster.memory();
@@ -231,7 +253,7 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
   return {
     series: [],
     figures: [
-      ...apiServerFigures(meansOf(loads)),
+      ...apiServerFigures(measured),
       {
         id: 'many/herd',
         label: `${nodes} controllers start at once: all pods examined after`,
@@ -274,10 +296,14 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
   };
 }
 
-function apiServerFigures(loads: readonly Load[]): Figure[] {
-  const pointsOf = (pick: (load: Load) => number) => loads.map((load) => ({ ...load, value: pick(load) }));
-  const points = pointsOf(({ apiServer }) => apiServer);
+/** Each round has each point of the model once. */
+function apiServerFigures(rounds: readonly Load[][]): Figure[] {
+  const loads = meansOf(rounds.flat());
+  const pointsOf = (pick: (load: Load) => number, of = loads) => of.map((load) => ({ ...load, value: pick(load) }));
+  const cpuOf = ({ apiServer }: Load) => apiServer;
+  const points = pointsOf(cpuOf);
   const model = fit(points);
+  const modelsOfRounds = rounds.map((round) => fit(pointsOf(cpuOf, round)));
   const etcd = fit(pointsOf(({ etcd }) => etcd));
   const writes = fit(pointsOf(({ writes }) => writes));
   const bytes = fit(pointsOf(({ watchBytes }) => watchBytes));
@@ -313,25 +339,23 @@ function apiServerFigures(loads: readonly Load[]): Figure[] {
     figure('bytes-watched', 'watch bytes for a pod that gets no mark', bytes.watched, 'B'),
     figure('bytes-mark', 'in addition, if it gets a mark', bytes.mark, 'B'),
     ...CLUSTERS.flatMap(([nodes, each]) =>
-      MARKS.map((marks) =>
-        figure(
-          `model/${nodes}x${each}/${marks}`,
-          `${nodes} nodes, ${each} starts/s on each, marks: ${marks}: cores that the controllers add`,
-          added(model, {
-            nodes,
-            startsPerSecond: nodes * each,
-            marks,
-            events: marks === 'all' ? nodes * Math.min(each, EVENTS) : 0,
-          }),
-          'cores',
-        ),
-      ),
+      MARKS.flatMap((marks) => {
+        const events = marks === 'all' ? nodes * Math.min(each, EVENTS) : 0;
+        const cluster = { nodes, startsPerSecond: nodes * each, marks, events };
+        const id = `model/${nodes}x${each}/${marks}`;
+        const label = `${nodes} nodes, ${each} starts/s on each, marks: ${marks}: cores that the controllers add`;
+        // A part may be smaller than its error, and thousands of nodes multiply both.
+        const most = Math.max(...modelsOfRounds.map((ofRound) => added(ofRound, cluster)));
+        return [
+          figure(id, label, added(model, cluster), 'cores'),
+          figure(`${id}/most`, `${label}, the most by one round alone`, most, 'cores'),
+        ];
+      }),
     ),
   ];
 }
 
 /** What the controllers add to a cluster that has these pods anyway. */
 function added(model: Model, point: Point): number {
-  // A part that is smaller than its error can be negative, and thousands of nodes would multiply that.
-  return predict({ ...model, base: 0, pod: 0, node: Math.max(0, model.node) }, point);
+  return predict({ ...model, base: 0, pod: 0 }, point);
 }

@@ -313,8 +313,8 @@ test('a turn after which the machine is slow or stalls is measured again, but no
   assert.equal(await take(stalls, slow, quiet()), 3);
   assert.deepEqual([turns.repeated, kept.length], [3, 400], 'units of repeated turns are dropped');
   assert.equal(await take(slow), 3, 'the third attempt counts');
-  for (let turn = 0; turn < 10; turn++) await take(slow, slow, quiet());
-  assert.equal(turns.repeated, 16);
+  for (let turn = 0; turn < 20; turn++) await take(slow, slow, quiet());
+  assert.equal(turns.repeated, 32);
   assert.equal(await take(slow), 1, 'the workload has used up its repeats');
 });
 
