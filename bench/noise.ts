@@ -17,7 +17,7 @@ export const STALLED = 0.1;
 export const OTHERS = 0.15;
 /** Fewer say nothing. */
 const LEAST = 16;
-/** How often one turn is repeated, and how many turns of a workload. */
+/** The most repeats of one turn, and of all turns of a workload. */
 const REPEATS = { turn: 2, workload: 32 };
 
 /** `others`: the share of all CPUs that other programs had. `timed`: as a workload has it. */
@@ -46,27 +46,23 @@ export function judge(
 }
 
 /**
- * Turns of a workload that are long enough for the machine to change during one. A turn is repeated if the units after it
- * are too slow, compared with the units before. So what the turn measured has no part in the choice.
+ * The turns of a workload, and its units. The machine may change during a long turn. A turn is repeated if the units after it
+ * are slower than the units before. What the turn measured has no part in this choice.
  */
 export class Turns {
-  readonly #units: number[];
-  /** How many turns were repeated. */
+  /** Microseconds, without the units of the attempts that were repeated. */
+  readonly units: number[] = [];
+  /** How many attempts were repeated. */
   repeated = 0;
 
-  /** `units`: those of the workload, in microseconds. Those of a turn that is repeated are removed from it. */
-  constructor(units: number[]) {
-    this.#units = units;
-  }
-
-  /** `turn` appends its units. Resolves with what the last attempt resolved with. */
+  /** `turn` appends its units. Resolves with the result of the last attempt. */
   async take<T>(turn: () => Promise<T>): Promise<T> {
     for (let repeats = 0; ; repeats++) {
-      const from = this.#units.length;
+      const from = this.units.length;
       const result = await turn();
-      const disturbed = isDisturbed(this.#units.slice(from), this.#units.slice(0, from));
+      const disturbed = isDisturbed(this.units.slice(from), this.units.slice(0, from));
       if (!disturbed || repeats === REPEATS.turn || this.repeated === REPEATS.workload) return result;
-      this.#units.length = from;
+      this.units.length = from;
       this.repeated++;
     }
   }

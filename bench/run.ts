@@ -63,8 +63,7 @@ export async function run({
     await using farm = new Farm(folder);
     await using floors = new Floors();
     const random = seeded(seed);
-    let units: number[] = [];
-    let turns = new Turns(units);
+    let turns = new Turns();
     let prepared: ReturnType<Bench['drivers']> | undefined;
     const bench: Omit<Bench, 'seconds'> = {
       quick,
@@ -81,7 +80,7 @@ export async function run({
         return prepared;
       },
       reference: async () => {
-        units.push(await floors.do('reference'));
+        turns.units.push(await floors.do('reference'));
       },
       atRest: async (pauseMs = 0) => {
         await sleep(pauseMs);
@@ -99,8 +98,7 @@ export async function run({
     // The first units start a thread and warm up.
     for (let warm = 0; warm < 20; warm++) await bench.reference();
     const attempt = async (workload: Workload): Promise<WorkloadResult> => {
-      units = [];
-      turns = new Turns(units);
+      turns = new Turns();
       progress.start(workload.name);
       const start = performance.now();
       const others = watchOthers();
@@ -108,7 +106,7 @@ export async function run({
       const seconds = () => (performance.now() - start) / 1000;
       try {
         const measured = await workload.run({ ...bench, seconds: workload.budget[mode] });
-        const { noise, ...refused } = judge(units, others(), workload);
+        const { noise, ...refused } = judge(turns.units, others(), workload);
         const { repeated } = turns;
         return {
           name,

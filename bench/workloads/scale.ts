@@ -83,29 +83,27 @@ async function dense(bench: Bench, given: Given & { pods: number }): Promise<Mea
   const calm: Phase[] = [];
   const troubled: Phase[] = [];
   const faults: Faults = { unserved: 0, needless: 0, restart: 0 };
+  // The faults of repeated turns count too, because a busy machine does not excuse them.
+  const phase = async (trouble: boolean) => {
+    const measured = await node.phase(seconds, trouble);
+    faults.unserved += measured.unserved;
+    if (!trouble) faults.needless += measured.repaired;
+    return measured;
+  };
+  const restart = async () => {
+    const measured = await node.restart();
+    faults.restart += measured.needless;
+    return measured;
+  };
   // The first phase warms up: code is compiled, connections are opened.
   await node.phase(Math.min(seconds, 5), false);
   for (let round = 0; round < rounds; round++) {
     for (const trouble of bench.random.shuffled([false, true]))
-      (trouble ? troubled : calm).push(
-        await bench.turn(async () => {
-          const phase = await node.phase(seconds, trouble);
-          faults.unserved += phase.unserved;
-          if (!trouble) faults.needless += phase.repaired;
-          return phase;
-        }),
-      );
+      (trouble ? troubled : calm).push(await bench.turn(() => phase(trouble)));
     bench.progress((0.4 * (round + 1)) / rounds);
   }
   const replaced: Restart[] = [];
-  while (replaced.length < restarts)
-    replaced.push(
-      await bench.turn(async () => {
-        const restart = await node.restart();
-        faults.restart += restart.needless;
-        return restart;
-      }),
-    );
+  while (replaced.length < restarts) replaced.push(await bench.turn(restart));
   return {
     series: denseSeries(bench, pods, calm, troubled, replaced),
     figures: denseFigures(given.pods, rate, { calm, troubled, replaced, faults, servedMs, resyncCpu }),
@@ -132,7 +130,7 @@ function denseSeries(bench: Bench, pods: number, calm: Phase[], troubled: Phase[
   ];
 }
 
-/** Also those of turns that were measured again, because a busy machine does not excuse them. */
+/** What must not happen. */
 interface Faults {
   /** Pods that ended before they were served. */
   unserved: number;
@@ -234,9 +232,7 @@ async function many(bench: Bench, given: Given): Promise<Measured> {
     const loads: Load[] = [];
     for (const { nodes, marks, rates } of bench.random.shuffled(setups)) {
       await cluster.use(nodes, marks);
-      for (const rate of bench.random.shuffled(rates)) {
-        loads.push(await bench.turn(() => cluster.load(rate, seconds)));
-      }
+      for (const rate of bench.random.shuffled(rates)) loads.push(await bench.turn(() => cluster.load(rate, seconds)));
       const share = loads.length / setups.flatMap(({ rates }) => rates).length;
       bench.progress(0.5 + (0.4 * (measured.length + share)) / rounds);
     }
@@ -344,11 +340,11 @@ function apiServerFigures(rounds: readonly Load[][]): Figure[] {
         const cluster = { nodes, startsPerSecond: nodes * each, marks, events };
         const id = `model/${nodes}x${each}/${marks}`;
         const label = `${nodes} nodes, ${each} starts/s on each, marks: ${marks}: cores that the controllers add`;
-        // A part may be smaller than its error, and thousands of nodes multiply both.
+        // A part of the model may be smaller than its error, and a large cluster multiplies the error too.
         const most = Math.max(...modelsOfRounds.map((ofRound) => added(ofRound, cluster)));
         return [
           figure(id, label, added(model, cluster), 'cores'),
-          figure(`${id}/most`, `${label}, the most by one round alone`, most, 'cores'),
+          figure(`${id}/most`, `${label}, the highest prediction from one round`, most, 'cores'),
         ];
       }),
     ),

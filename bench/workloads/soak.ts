@@ -7,14 +7,12 @@ import { startBusyNode } from '../controller/busy-node.ts';
 import { churn } from '../controller/churn.ts';
 import { bundleSubject, COLLECTABLE } from '../controller/subject.ts';
 import { growth } from '../statistics.ts';
-import type { Workload } from './workload.ts';
+import { SETTLE_MS, type Workload } from './workload.ts';
 
 const PODS = 250;
 /** Pods a second. */
 const RATE = 100;
 const SECONDS = { quick: 60, full: 600 };
-/** Until the last pods' work is done; idle connections stay for a minute, and are among the descriptors. */
-const SETTLE_MS = 2000;
 
 export const soak: Workload = {
   name: 'soak',
@@ -42,6 +40,7 @@ export const soak: Workload = {
     const samples = [...subject.samples];
     await sleep(SETTLE_MS);
     const heap = (await subject.heapKept()) - before.heap;
+    // Idle connections stay open for a minute, and count here.
     const descriptors = subject.descriptors() - before.descriptors;
     await bench.atRest();
     return {

@@ -36,7 +36,7 @@ export interface Bench extends Method {
    * pauses for `pauseMs`.
    */
   atRest(pauseMs?: number): Promise<void>;
-  /** Runs a turn and then times the reference at rest. Repeats both if the machine was slow: see Turns in bench/noise.ts. */
+  /** Runs a turn and then times the reference at rest. Repeats both if the machine was slow; see Turns in bench/noise.ts. */
   turn<T>(run: () => Promise<T>): Promise<T>;
   /** Made at the first call. */
   drivers(): Promise<readonly Driver[]>;

@@ -295,13 +295,13 @@ test('a machine is too noisy when it was faster at one time than at another, or 
 
 test('a turn after which the machine is slow or stalls is measured again, but not for ever', async () => {
   const quiet = () => units(100, () => 75);
-  const kept = quiet();
-  const turns = new Turns(kept);
-  /** A turn for each list of units, until the list of the last one. */
+  const turns = new Turns();
+  turns.units.push(...quiet());
+  /** Each attempt of the turn has the next of these lists of units. Further attempts have the last one. */
   const take = async (...after: number[][]) => {
     let at = 0;
     const turn = async () => {
-      kept.push(...(after[Math.min(at, after.length - 1)] ?? []));
+      turns.units.push(...(after[Math.min(at, after.length - 1)] ?? []));
       return ++at;
     };
     return turns.take(turn);
@@ -311,7 +311,7 @@ test('a turn after which the machine is slow or stalls is measured again, but no
   assert.equal(await take(quiet()), 1);
   assert.equal(await take(slow, quiet()), 2);
   assert.equal(await take(stalls, slow, quiet()), 3);
-  assert.deepEqual([turns.repeated, kept.length], [3, 400], 'units of repeated turns are dropped');
+  assert.deepEqual([turns.repeated, turns.units.length], [3, 400], 'units of repeated turns are dropped');
   assert.equal(await take(slow), 3, 'the third attempt counts');
   for (let turn = 0; turn < 20; turn++) await take(slow, slow, quiet());
   assert.equal(turns.repeated, 32);

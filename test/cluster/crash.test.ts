@@ -13,7 +13,7 @@ import { until } from './pods.ts';
 import { openSandbox } from './sandbox/sandbox.ts';
 
 const LIMIT_MS = 60_000;
-/** The kernel removes network namespaces in the background, one after the other, and later on a busy machine. */
+/** The kernel removes network namespaces in the background, one after the other. On a busy machine this takes longer. */
 const GONE_MS = 30_000;
 
 const test = suite('cluster, crash');

@@ -55,7 +55,7 @@ function logged(pod: V1Pod, line: RegExp): Promise<string> {
 /** A probe that STRICT refuses fails at once. On a busy machine an answer may be late, and that must not fail. */
 const OFTEN = { periodSeconds: 1, timeoutSeconds: 60 };
 const PROBES = {
-  // All pods of one form start together, so the app may need long until it listens. A refusal by STRICT never ends.
+  // All pods of one form start together, so it may take long until the app listens. The liveness probe finds a refusal.
   startupProbe: { httpGet: { path: '/startup', port: HTTP }, ...OFTEN, failureThreshold: 60 },
   readinessProbe: { tcpSocket: { port: TCP }, ...OFTEN },
   livenessProbe: { httpGet: { path: '/live', port: HTTP }, ...OFTEN, failureThreshold: 1 },
